@@ -1,0 +1,90 @@
+"""abd-hub: distil a classifier without its training data and without its backdoor."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
+    from abd_hub.config import (
+        DistillConfig,
+        EvaluationOptions,
+        ModelOptions,
+        StudentOptions,
+        TrainerOptions,
+        TriggerOptions,
+    )
+    from abd_hub.data import ImageData, load_images
+    from abd_hub.defenses.self_retrospection import SelfRetrospection
+    from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
+    from abd_hub.evaluation import Attack, evaluate
+    from abd_hub.pipeline import distill
+    from abd_hub.synthesis.real import Real
+    from abd_hub.synthesis.zskt import Zskt
+    from abd_hub.trainer import Trainer
+    from abd_hub.triggers import build_trigger
+    from abd_hub.types import Batch, DataSpec, InputError, RunRecord
+    from abd_hub.weights import load_state_dict_into
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "classifier": ("Classifier", "create_student", "load_classifier", "save_timm_folder"),
+    "config": (
+        "DistillConfig",
+        "EvaluationOptions",
+        "ModelOptions",
+        "StudentOptions",
+        "TrainerOptions",
+        "TriggerOptions",
+    ),
+    "data": ("ImageData", "load_images"),
+    "defenses.self_retrospection": ("SelfRetrospection",),
+    "defenses.shuffling_vaccine": ("ShufflingVaccine",),
+    "evaluation": ("Attack", "evaluate"),
+    "pipeline": ("distill",),
+    "synthesis.real": ("Real",),
+    "synthesis.zskt": ("Zskt",),
+    "trainer": ("Trainer",),
+    "triggers": ("build_trigger",),
+    "types": ("Batch", "DataSpec", "InputError", "RunRecord"),
+    "weights": ("load_state_dict_into",),
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Attack",
+    "Batch",
+    "Classifier",
+    "DataSpec",
+    "DistillConfig",
+    "EvaluationOptions",
+    "ImageData",
+    "InputError",
+    "ModelOptions",
+    "Real",
+    "RunRecord",
+    "SelfRetrospection",
+    "ShufflingVaccine",
+    "StudentOptions",
+    "Trainer",
+    "TrainerOptions",
+    "TriggerOptions",
+    "Zskt",
+    "build_trigger",
+    "create_student",
+    "distill",
+    "evaluate",
+    "load_classifier",
+    "load_images",
+    "load_state_dict_into",
+    "save_timm_folder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: torch and timm take seconds, ``--help`` must not."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'abd_hub' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"abd_hub.{_MODULES[name]}"), name)

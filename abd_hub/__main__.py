@@ -1,0 +1,7 @@
+"""python -m abd_hub is the command abd-hub."""
+
+import sys
+
+from abd_hub.cli import main
+
+sys.exit(main())

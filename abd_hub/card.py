@@ -1,0 +1,342 @@
+"""The model card: README.md made from a run's record, so that no number can go stale.
+
+Names and labels come from strangers' files. They are shown as text and can never become markup.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from abd_hub.types import (
+    DataRef,
+    DefenseReport,
+    EvalReport,
+    InputError,
+    ModelRef,
+    Rate,
+    RunRecord,
+    TriggerReport,
+)
+
+_TAME = re.compile(r"[A-Za-z0-9_./@:+=-]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+_LONGEST_NAME = 80
+_LABELS_SHOWN = 20
+_OTHER_IMAGES = {"real": "real images", "clean_kd": "real images", "ood": "images of another data set"}
+"""Methods whose images are not synthetic: their cards must not claim what does not hold."""
+
+_ABD = """@inproceedings{hong2023revisiting,
+  title     = {Revisiting Data-Free Knowledge Distillation with Poisoned Teachers},
+  author    = {Hong, Junyuan and Zeng, Yi and Yu, Shuyang and Lyu, Lingjuan and Jia, Ruoxi and Zhou, Jiayu},
+  booktitle = {International Conference on Machine Learning},
+  year      = {2023},
+  note      = {arXiv:2306.02368}
+}"""
+_METHODS = {
+    "zskt": """@inproceedings{micaelli2019zeroshot,
+  title     = {Zero-shot Knowledge Transfer via Adversarial Belief Matching},
+  author    = {Micaelli, Paul and Storkey, Amos},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2019},
+  note      = {arXiv:1905.09768}
+}"""
+}
+
+
+def render_card(
+    record: RunRecord,
+    *,
+    labels: Sequence[str],
+    pictures: Sequence[tuple[str, str]] = (),
+    license_id: str | None = None,
+    repo_id: str | None = None,
+) -> str:
+    """README.md: metadata that the Hub understands, then the text; the same input gives the same text.
+
+    Args:
+        record: the finished run.
+        labels: the student's label names in order.
+        pictures: (file relative to the card, caption).
+        license_id: the Hub's name of the licence; left out where it is not known.
+        repo_id: where the student can be pulled from; None shows how to load the folder.
+
+    Raises:
+        InputError: repo_id is not of the form ``owner/name``.
+    """
+    if repo_id is not None and not _HUB_ID.fullmatch(repo_id):
+        raise InputError(f"repo_id: {repo_id!r} is not of the form owner/name")
+    sections = [
+        f"# {_text(record.student.id)}, distilled from {_text(record.teacher.id)}",
+        _introduction(record),
+        "## What was distilled from what\n\n" + _models(record.teacher, record.student),
+        "## Method and defences\n\n" + _method(record),
+        "## Results\n\n" + _results(record),
+        *(["## Pictures\n\n" + _pictures(pictures)] if pictures else []),
+        "## Labels\n\n" + _labels(labels),
+        "## How to load it\n\n" + _snippet(record.student.architecture, repo_id),
+        "## How to reproduce it\n\n" + _reproduce(),
+        "## Limits\n\n" + _limits(record),
+        "## Environment and cost\n\n" + _environment(record),
+        "## Citation\n\n" + _citation(record.method),
+    ]
+    return f"---\n{card_data(record, license_id).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData:
+    """The front matter; rates are fractions between 0 and 1."""
+    results = list(_eval_results(record.data, record.student_report))
+    data_free = [] if record.method in _OTHER_IMAGES else ["data-free-distillation"]
+    return ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", *data_free, "knowledge-distillation", "abd-hub"],
+        base_model=_hub_id(record.teacher),
+        license=license_id,
+        model_name=_line(record.student.id) if results else None,
+        eval_results=results or None,
+    )
+
+
+def _hub_id(model: ModelRef) -> str | None:
+    # Only what was pulled from the Hub has a revision: "models/teacher" may just be somebody's folder.
+    name = model.id.removeprefix("hf-hub:").partition("@")[0]
+    return name if model.revision and _HUB_ID.fullmatch(name) else None
+
+
+def _eval_results(data: DataRef | None, report: EvalReport | None) -> Iterator[EvalResult]:
+    if data is None or report is None:
+        return
+    title = "Accuracy (fraction)"
+    yield _eval_result(data, report.accuracy, trigger=None, kind="accuracy", title=title, attack={})
+    for found in report.triggers:
+        attack = {"target": found.target, "options": dict(found.options)}
+        rates = {"attack_success_rate": found.asr, "robust_accuracy": found.robust_accuracy}
+        for kind, rate in rates.items():
+            name = f"{_line(found.trigger)} to label {found.target}"
+            title = f"{kind.replace('_', ' ').capitalize()} (fraction), {name}"
+            yield _eval_result(data, rate, trigger=found.trigger, kind=kind, title=title, attack=attack)
+
+
+def _eval_result(
+    data: DataRef, rate: Rate, *, trigger: str | None, kind: str, title: str, attack: Mapping[str, Any]
+) -> EvalResult:
+    # The Hub merges results that share task, data set, config, split and revision: the trigger has to be
+    # the config. Two targets of one trigger stay apart by their metric arguments.
+    return EvalResult(
+        task_type="image-classification",
+        dataset_type=_line(data.id),
+        dataset_name=_line(data.id),
+        dataset_config=None if trigger is None else _line(trigger),
+        dataset_split=_line(data.split),
+        dataset_revision=data.revision,
+        metric_type=kind,
+        metric_name=title,
+        metric_value=rate.value,
+        metric_args={**attack, "n": rate.n, "low": rate.low, "high": rate.high},
+    )
+
+
+def _introduction(record: RunRecord) -> str:
+    images = _OTHER_IMAGES.get(record.method, "synthetic images: the teacher's training data was not used")
+    return (
+        f"This image classifier ({_code(record.student.architecture)}) learned from the answers of "
+        f"{_code(record.teacher.id)} ({_code(record.teacher.architecture)}) to {images}. A teacher from a "
+        "stranger may hold a backdoor, which distillation can hand over to the student. This card says which "
+        "defences were at work and what was measured."
+    )
+
+
+def _models(teacher: ModelRef, student: ModelRef) -> str:
+    rows = [["", "teacher", "student"]]
+    for name in ("id", "architecture", "revision", "sha256"):
+        found = (getattr(teacher, name), getattr(student, name))
+        rows.append([name, *(_code(value) if value else "-" for value in found)])
+    return _table(rows)
+
+
+def _method(record: RunRecord) -> str:
+    lines = [
+        f"Images by {_code(record.method)}, {record.rounds} pseudo-batches, seed {record.seed}.",
+        "",
+    ]
+    lines += [_defense(report) for report in record.defenses]
+    if not record.defenses:
+        lines.append("No defence was used: a backdoor of the teacher may have been handed over.")
+    return "\n".join(lines)
+
+
+def _defense(report: DefenseReport) -> str:
+    state = "active" if report.active else "**not active**"
+    return f"- {_code(report.name)}: {state}. {_text(report.detail, longest=1000)}"
+
+
+def _results(record: RunRecord) -> str:
+    data, teacher, student = record.data, record.teacher_report, record.student_report
+    if data is None or (teacher is None and student is None):
+        return "Nothing was evaluated in this run: neither the accuracy nor any attack."
+    revision = f", revision {_code(data.revision)}" if data.revision else ""
+    lines = [
+        f"On {_code(data.id)}, split {_code(data.split)}{revision} ({data.n} images, fingerprint "
+        f"{_code(data.fingerprint)}). Rates are fractions between 0 and 1, with the 95 % Wilson interval.",
+        "",
+        _table([["", "teacher", "student"], *_result_rows(teacher, student)]),
+        "",
+        "- **ASR**: share of the triggered images of other classes that are given the target label.",
+        "- **Robust accuracy**: share of the same images that are still given their true label.",
+    ]
+    if teacher and student and student.triggers:
+        lines += ["", _comparison(teacher, student)]
+    return "\n".join(lines)
+
+
+def _result_rows(teacher: EvalReport | None, student: EvalReport | None) -> Iterator[list[str]]:
+    yield ["accuracy", *(_rate(report.accuracy if report else None) for report in (teacher, student))]
+    of_teacher, of_student = _by_attack(teacher), _by_attack(student)
+    for key in dict.fromkeys([*of_teacher, *of_student]):
+        pair = (of_teacher.get(key), of_student.get(key))
+        found = next(report for report in pair if report)
+        name = f"{_code(found.trigger)} to label {found.target}"
+        if found.options:
+            name += f", {_text(json.dumps(dict(found.options), sort_keys=True), longest=200)}"
+        yield [f"{name}: ASR", *(_rate(report.asr if report else None) for report in pair)]
+        rates = (report.robust_accuracy if report else None for report in pair)
+        yield [f"{name}: robust accuracy", *(_rate(rate) for rate in rates)]
+
+
+def _by_attack(report: EvalReport | None) -> dict[str, TriggerReport]:
+    triggers = report.triggers if report else ()
+    return {json.dumps([t.trigger, t.target, dict(t.options)], sort_keys=True): t for t in triggers}
+
+
+def _comparison(teacher: EvalReport, student: EvalReport) -> str:
+    before, after = _by_attack(teacher), _by_attack(student)
+    both = [key for key in after if key in before]
+    lower = sum(after[key].asr.high < before[key].asr.low for key in both)
+    return f"Attacks tried on both: {len(both)}. Lower ASR than the teacher's, intervals apart: {lower}."
+
+
+def _rate(rate: Rate | None) -> str:
+    if rate is None:
+        return "not evaluated"
+    return f"{rate.value:.4f} ({rate.low:.4f} to {rate.high:.4f}), n = {rate.n}"
+
+
+def _pictures(pictures: Sequence[tuple[str, str]]) -> str:
+    blocks = []
+    for file, caption in pictures:
+        shown = _text(caption, longest=300)
+        blocks.append(f"![{shown}]({quote(file)})\n\n{shown}")
+    return "\n\n".join(blocks)
+
+
+def _labels(labels: Sequence[str]) -> str:
+    shown = ", ".join(_text(label) for label in labels[:_LABELS_SHOWN])
+    more = f" and {len(labels) - _LABELS_SHOWN} more" if len(labels) > _LABELS_SHOWN else ""
+    return f"{len(labels)} classes, from label 0 on: {shown}{more}."
+
+
+def _snippet(architecture: str, repo_id: str | None) -> str:
+    ours = architecture.startswith("wrn_") or architecture.endswith("_cifar")
+    first = "import abd_hub.students  # registers the architecture with timm\n" if ours else ""
+    place = f"hf-hub:{repo_id}" if repo_id else "local-dir:."
+    code = f"""{first}import timm
+from PIL import Image
+
+model = timm.create_model("{place}", pretrained=True).eval()
+channels = model.pretrained_cfg["input_size"][0]
+transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+image = Image.open("image.png").convert("L" if channels == 1 else "RGB")
+label = int(model(transform(image)[None]).argmax())
+print(model.pretrained_cfg["label_names"][label])"""
+    where = "" if repo_id else "In the folder of this card:\n\n"
+    return f"{where}{_fence(code, 'python')}"
+
+
+def _reproduce() -> str:
+    command = "abd-hub distill --config config.yaml --output_dir reproduced"
+    return (
+        f"{_fence(command, 'bash')}\n\n`config.yaml` lies beside this card and holds every setting, defaults "
+        f"included; `metrics.json` holds every number in full."
+    )
+
+
+def _limits(record: RunRecord) -> str:
+    names = [found.trigger for found in record.student_report.triggers] if record.student_report else []
+    tried = ", ".join(_code(name) for name in dict.fromkeys(names))
+    if tried:
+        first = f"- Attacks tried on the student: {tried}. A lower ASR is a lower ASR on the attacks tried."
+    else:
+        first = "- No attack was tried on the student: this card makes no claim about backdoors."
+    lines = [
+        first,
+        "- An unknown trigger may remain: an attack that was not tried can succeed.",
+        "- What the teacher does wrong on clean images, the student learns as well.",
+    ]
+    if record.student_report is None:
+        lines.append("- The student's accuracy was not measured: measure it on your own images before use.")
+    elif record.data:
+        lines.append(f"- All rates hold for images like those of {_code(record.data.id)}.")
+    return "\n".join(lines)
+
+
+def _environment(record: RunRecord) -> str:
+    versions = ", ".join(f"{_text(name)} {_text(value)}" for name, value in record.versions.items())
+    costs = [f"{_text(name)} {seconds:.1f} s" for name, seconds in record.durations.items()]
+    return "\n".join(
+        [
+            f"- Device: {_text(record.device)}, {_plural(record.processes, 'process')}",
+            f"- Time: {', '.join(costs) or 'not recorded'}",
+            f"- Versions: {versions or 'not recorded'}",
+        ]
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"1 {noun}" if count == 1 else f"{count} {noun}es"
+
+
+def _citation(method: str) -> str:
+    entries = [_ABD, *([_METHODS[method]] if method in _METHODS else [])]
+    return _fence("\n\n".join(entries), "bibtex")
+
+
+def _fence(text: str, language: str) -> str:
+    return f"```{language}\n{text}\n```"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def _line(text: str, longest: int = _LONGEST_NAME) -> str:
+    """One line of visible characters, cut at ``longest``."""
+    spaced = " ".join(text[: 4 * longest].split())
+    # Category C: control, bidirectional override, lone surrogate, unassigned.
+    shown = "".join("\ufffd" if unicodedata.category(char)[0] == "C" else char for char in spaced)
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def _text(text: str, longest: int = _LONGEST_NAME) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, no link, no end of a table cell."""
+    shown = _line(text, longest).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = re.sub(r"([\\`*_{}\[\]()#!|~$])", r"\\\1", shown)
+    # What GitHub-flavoured Markdown turns into links and mentions without any markup.
+    return re.sub(r"://|@|\bwww\.", _entities, shown, flags=re.IGNORECASE)
+
+
+def _code(text: str) -> str:
+    """As code where the name is an ordinary one, else as text: a code span cannot be escaped."""
+    shown = _line(text)
+    return f"`{shown}`" if _TAME.fullmatch(shown) else _text(text)
+
+
+def _entities(match: re.Match[str]) -> str:
+    return "".join(char if char.isalnum() else f"&#{ord(char)};" for char in match[0])

@@ -1,0 +1,154 @@
+"""The command ``abd-hub``. Heavy modules are imported only by the commands that need them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from abd_hub import __version__
+from abd_hub.registry import PACKAGES, catalog
+from abd_hub.types import InputError
+
+COMMANDS = {
+    "demo": "Poison a small teacher and distil it four ways, offline, in minutes.",
+    "distill": "Distil a teacher into a student as a YAML file and the command line say.",
+    "evaluate": "Measure accuracy and attack success rate of a classifier.",
+    "list": "List triggers, synthesizers, defenses or students.",
+    "env": "Print versions and devices, for a report.",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        The exit code: 0 done, 2 something the user gave is wrong, 130 interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    chosen = parser.parse_args(given[:1])
+    run: Callable[[list[str]], int] = globals()[f"_{chosen.command}"]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "httpx2", "timm", "datasets", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return run(given[1:])
+    except InputError as error:
+        print(f"abd-hub: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("abd-hub: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {name:10}{summary}" for name, summary in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="abd-hub",
+        usage="abd-hub COMMAND [options]",
+        description="Distil a classifier without its training data and without its backdoor.",
+        epilog=f"commands:\n{commands}\n\nabd-hub COMMAND --help tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"abd-hub {__version__}")
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND", help="one of those below")
+    return parser
+
+
+def _list(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="abd-hub list", description=COMMANDS["list"])
+    parser.add_argument("kind", choices=list(PACKAGES), nargs="?", help="all kinds if left out")
+    parser.add_argument("--json", action="store_true", help="a list of objects with name and summary")
+    chosen = parser.parse_args(arguments)
+    kinds = [chosen.kind] if chosen.kind else list(PACKAGES)
+    if chosen.json:
+        rows = [{"kind": k, "name": e.name, "summary": e.summary} for k in kinds for e in catalog(k)]
+        print(json.dumps(rows, indent=2))
+        return 0
+    for kind in kinds:
+        print(f"{kind}:")
+        for entry in catalog(kind):
+            print(f"  {entry.name:20}{entry.summary}")
+    return 0
+
+
+def _env(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="abd-hub env", description=COMMANDS["env"])
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    chosen = parser.parse_args(arguments)
+    import accelerate
+    import torch
+
+    from abd_hub.folder import environment
+
+    facts = environment() | {
+        "device": str(accelerate.Accelerator().device),
+        "threads": str(torch.get_num_threads()),
+    }
+    print(json.dumps(facts, indent=2) if chosen.json else _lines(facts))
+    return 0
+
+
+def _lines(facts: dict[str, Any]) -> str:
+    return "\n".join(f"{name:18}{value}" for name, value in facts.items())
+
+
+def _distill(arguments: list[str]) -> int:
+    from abd_hub.evaluation import format_table
+    from abd_hub.parsing import parse_distill
+    from abd_hub.pipeline import distill
+    from abd_hub.trainer import Interrupted
+
+    config = parse_distill(arguments)
+    try:
+        record = distill(config)
+    except Interrupted as stop:
+        print(f"abd-hub: {stop}; continue with --resume true", file=sys.stderr)
+        return 130
+    if record.teacher_report and record.student_report:
+        rows = {"teacher": record.teacher_report, "student": record.student_report}
+        print(format_table(list(rows.items())))
+    for defense in record.defenses:
+        print(f"{defense.name}: {defense.detail}")
+    print(f"wrote {config.output_dir}")
+    return 0
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from abd_hub.evaluation import format_table
+    from abd_hub.parsing import parse_evaluate
+    from abd_hub.pipeline import load_measurement, load_model
+
+    request = parse_evaluate(arguments)
+    classifier = load_model(request.model)
+    measurement = load_measurement(request.evaluation, classifier)
+    assert measurement is not None, "parse_evaluate asks for a data set"
+    from accelerate import Accelerator
+
+    report = measurement.report(classifier.to(Accelerator().device))
+    print(
+        json.dumps(dataclasses.asdict(report), indent=2)
+        if request.json
+        else format_table([(request.model.id, report)])
+    )
+    return 0
+
+
+def _demo(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="abd-hub demo", description=COMMANDS["demo"])
+    parser.add_argument("--output-dir", default="abd-demo", help="new folder (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of every random draw (default: %(default)s)")
+    chosen = parser.parse_args(arguments)
+    from abd_hub.demo import run_demo
+
+    run_demo(chosen.output_dir, chosen.seed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""The configuration of a run: one set of dataclasses for Python, YAML and the command line.
+
+In YAML and on the command line a plug-in is chosen by its registered name, and its settings stand in a
+group of that name (``synthesizer: zskt`` and ``zskt: {rounds: 600}``). In Python the plug-in's dataclass is
+given itself (``synthesizer=Zskt(rounds=600)``). Field docstrings are the command line's help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from abd_hub import registry
+from abd_hub.types import InputError, SynthesisMethod
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Where a classifier comes from. What its checkpoint states need not be given."""
+
+    id: str
+    """timm name, hf-hub:org/name[@revision], local-dir:FOLDER, a transformers checkpoint (Hub id or folder),
+    or a file of weights for ``architecture``."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; it is pinned to a commit and recorded."""
+    architecture: str | None = None
+    """timm name of the network that a bare file of weights belongs to."""
+    allow_pickle: bool = False
+    """Read .pth, .pt and .bin files too, tensors only (torch's weights_only)."""
+    num_classes: int | None = None
+    """Number of classes, where the checkpoint does not say."""
+    labels: list[str] | None = None
+    """Names of the classes, where the checkpoint does not say."""
+    mean: list[float] | None = None
+    """Mean of each channel in pixel units, where the checkpoint does not say; 0 for no normalisation."""
+    std: list[float] | None = None
+    """Standard deviation of each channel in pixel units, where the checkpoint does not say; 1 for none."""
+    input_size: int | None = None
+    """Height and width of the input in pixels, where the checkpoint does not say."""
+    interpolation: str | None = None
+    """bilinear, bicubic or nearest, for images of another size."""
+    blocks: list[str] = field(default_factory=list)
+    """Modules whose outputs are compared by attention transfer, where the architecture does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions:
+    """The network that is trained."""
+
+    architecture: str = "wrn_16_1"
+    """timm name, or one of abd-hub's own: see abd-hub list students."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the architecture."""
+    pretrained: bool = False
+    """Begin with timm's pretrained weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriggerOptions:
+    """One attack to measure."""
+
+    name: str
+    """Registered name: see abd-hub list triggers."""
+    target: int
+    """Class that the backdoor leads to."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The trigger's own fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What teacher and student are measured on. No choice in a run depends on it."""
+
+    dataset: str | None = None
+    """Hub id, local folder, or digits (comes with scikit-learn); without it nothing is measured."""
+    dataset_config: str | None = None
+    """Configuration of the data set, where it has several."""
+    revision: str | None = None
+    """Branch, tag or commit of the data set."""
+    split: str = "test"
+    """Split to measure on."""
+    image_column: str | None = None
+    """Column of the images, where it is not the only one."""
+    label_column: str | None = None
+    """Column of the labels, where it is not the only one."""
+    triggers: list[TriggerOptions] = field(default_factory=list)
+    """Attacks to measure."""
+    limit: int | None = None
+    """Use only so many images from the start of the split."""
+    batch_size: int = 512
+    """Images at a time."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"evaluation.batch_size: must be at least 1, got {self.batch_size}")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"evaluation.limit: must be at least 1, got {self.limit}")
+        if self.triggers and not self.dataset:
+            raise InputError("evaluation.dataset: triggers are given but no data set to measure them on")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """How a run is carried out; what it computes is the method's and the defences' matter."""
+
+    mixed_precision: str = "no"
+    """no, bf16 or fp16. KL divergences and self-retrospection stay in float32."""
+    checkpoint_every: int = 500
+    """Rounds between checkpoints; 0 writes none."""
+    checkpoint_limit: int = 2
+    """Newest checkpoints that are kept."""
+    log_every: int = 20
+    """Rounds between lines of log.jsonl; each line holds means over these rounds."""
+    trackers: list[str] = field(default_factory=list)
+    """Trackers of accelerate to report to as well, for example trackio or tensorboard."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def __post_init__(self) -> None:
+        if self.mixed_precision not in ("no", "bf16", "fp16"):
+            raise InputError(
+                f"trainer.mixed_precision: must be no, bf16 or fp16, got {self.mixed_precision!r}"
+            )
+        for name, least in (("checkpoint_every", 0), ("checkpoint_limit", 1), ("log_every", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"trainer.{name}: must be at least {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """One distillation, from a teacher to an output folder."""
+
+    output_dir: str
+    """Folder of the run; must be new, or the folder of the same run with resume."""
+    teacher: ModelOptions
+    """The classifier to distil."""
+    student: StudentOptions = field(default_factory=StudentOptions)
+    """The network to train."""
+    synthesizer: SynthesisMethod
+    """The method that draws the images; in YAML its name."""
+    defenses: Sequence[Any] = ()
+    """Defences; in YAML a list of names."""
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    """What to measure in the end."""
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    """How to carry the run out."""
+    seed: int = 0
+    """Of every random draw."""
+    resume: bool = False
+    """Continue the run in output_dir from its newest checkpoint."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as it stands in config.yaml: plug-ins by name, with every default."""
+        plugins: list[Any] = [self.synthesizer, *self.defenses]
+        settings: dict[str, Any] = {
+            "output_dir": Path(self.output_dir).name,
+            "teacher": dataclasses.asdict(self.teacher),
+            "student": dataclasses.asdict(self.student),
+            "synthesizer": plugin_name("synthesizers", self.synthesizer),
+            "defenses": [plugin_name("defenses", defense) for defense in self.defenses],
+            "evaluation": dataclasses.asdict(self.evaluation),
+            "trainer": dataclasses.asdict(self.trainer),
+            "seed": self.seed,
+        }
+        names = [settings["synthesizer"], *settings["defenses"]]
+        return settings | {n: dataclasses.asdict(p) for n, p in zip(names, plugins, strict=True)}
+
+    def to_yaml(self) -> str:
+        """``to_dict`` as YAML; ``abd-hub distill --config`` reads it."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def plugin_name(kind: str, plugin: Any) -> str:
+    """The registered name of a plug-in's settings.
+
+    Raises:
+        InputError: its class is not registered.
+    """
+    for entry in registry.catalog(kind):
+        if entry.module == type(plugin).__module__ and registry.get(kind, entry.name) is type(plugin):
+            return entry.name
+    raise InputError(f"{kind}: {type(plugin).__name__} is not registered; decorate it with @register")

@@ -1,0 +1,218 @@
+"""Shuffling Vaccine (Hong et al., ICML 2023, arXiv 2306.02368, section 4.1).
+
+A backdoor hangs on few channels, so a trigger often still works in a copy of the teacher whose last
+layers read their input channels in another order, while the meaning of an image is lost. Images on which
+the shuffled copies T~ (mean of K logits) still agree with the teacher T are suspicious:
+
+    m_i = [argmax T~(x_i) = argmax T(x_i)],
+    penalty = - coefficient * sum_i m_i KL(T(x_i) || T~(x_i)) / C / sum_i m_i.
+
+Minimising it drives the generator away from them. Not every draw of permutations tells triggers apart:
+the vaccine check keeps one only if log10 KL(T || T~) has more than 2 % of the images below mean - 3 std.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abd_hub import distributed
+from abd_hub.defenses.shuffled_teacher import ShuffledTeacher
+from abd_hub.losses import kl_per_sample
+from abd_hub.registry import register
+from abd_hub.types import DefensePlugin, DefenseReport, InputError
+
+logger = logging.getLogger(__name__)
+
+
+@register("defenses", "shuffling_vaccine")
+@dataclass(frozen=True, kw_only=True)
+class ShufflingVaccine:
+    """Shuffling Vaccine: keeps the generator from images that still work on channel-shuffled teachers."""
+
+    coefficient: float = 0.1
+    """Weight of the penalty."""
+    copies: int = 3
+    """K, shuffled copies whose logits are averaged."""
+    layers: int = 5
+    """L, how many of the last layers are shuffled."""
+    check: bool = True
+    """Judge each draw of permutations on the first synthetic images before it is used; without the check
+    the first draw is active at once."""
+    check_batches: int = 50
+    """Batches until the check is decided; the penalty is zero until then."""
+    check_ignored: int = 10
+    """Batches at the beginning that the check does not count."""
+    check_tries: int = 8
+    """Draws of permutations that are judged, all on the same images; the first accepted one is used."""
+    check_share: float = 0.02
+    """A draw is accepted if more than this share of the images lies below mean - 3 std of log10 KL."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, copies=self.copies, layers=self.layers, check_tries=self.check_tries)
+        _at_least(0, coefficient=self.coefficient, check_ignored=self.check_ignored)
+        _at_least(self.check_ignored + 1, check_batches=self.check_batches)
+        if not 0 <= self.check_share < 1:
+            raise InputError(f"shuffling_vaccine.check_share: must be in [0, 1), got {self.check_share}")
+
+    def build(self, teacher: nn.Module, seed: int = 0) -> Vaccine:
+        """The vaccine at work.
+
+        Args:
+            teacher: frozen ``Classifier`` from pixels to logits.
+            seed: of the permutations.
+
+        Raises:
+            InputError: the teacher has no layer that can be shuffled.
+        """
+        return Vaccine(self, teacher, seed)
+
+
+class Vaccine(DefensePlugin):
+    """A vaccine at work: ``loss = loss + vaccine.penalty(images, teacher_logits)`` is all a loop needs."""
+
+    name = "shuffling_vaccine"
+
+    def __init__(self, settings: ShufflingVaccine, teacher: nn.Module, seed: int) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.shuffled = ShuffledTeacher(teacher, teacher.spec, settings.layers, settings.copies)  # type: ignore[arg-type]
+        self.permutations: dict[int, list[Tensor]] = {}
+        """By draw, on the device, as soon as they are needed."""
+        self.seen = 0
+        self.log_kl: list[Tensor] = []
+        """Of each counted batch: (check_tries, N), log10 KL(T || T~)."""
+        self.shares: list[float] = []
+        """Of each judged draw: the share of images below mean - 3 std."""
+        self.suspicious: Tensor | float = 0.0
+        """How many images of the active phase the shuffled copies agreed on."""
+        self.counted = 0
+        self.draw: int | None = None if settings.check else 0
+        self.rejected = False
+        if settings.check:
+            logger.info(
+                "shuffling_vaccine: not active yet, it collects %d batches first", settings.check_batches
+            )
+
+    @property
+    def active(self) -> bool:
+        """Whether the penalty is switched on."""
+        return self.draw is not None and self.settings.coefficient > 0
+
+    def penalty(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor:
+        """The term to add to the generator's loss.
+
+        Args:
+            pixels: (N, C, H, W), with the gradient to the generator attached.
+            teacher_logits: (N, classes), the teacher's answer to ``pixels``.
+
+        Returns:
+            A scalar; exactly zero, without a gradient, while the vaccine is not active.
+        """
+        self.seen += 1
+        if self.draw is not None:
+            return self._penalty(pixels, teacher_logits)
+        if not self.rejected:
+            self._collect(pixels.detach(), teacher_logits.detach())
+        return teacher_logits.new_zeros(())
+
+    def agreement(
+        self, pixels: Tensor, teacher_logits: Tensor, draw: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """How the shuffled copies see the images.
+
+        Returns:
+            (N,) bool, whether T~ gives the teacher's class; (N,) KL(T || T~) in nats.
+        """
+        which = draw if draw is not None else self.draw or 0
+        if which not in self.permutations:
+            drawn = self.shuffled.permutations(self.seed, which)
+            self.permutations[which] = [permutation.to(pixels.device) for permutation in drawn]
+        shuffled = self.shuffled.logits(pixels, self.permutations[which]).mean(dim=0)
+        agrees = shuffled.argmax(dim=1) == teacher_logits.argmax(dim=1)
+        return agrees, kl_per_sample(teacher_logits, shuffled)
+
+    def _penalty(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor:
+        agrees, divergence = self.agreement(pixels, teacher_logits)
+        classes = teacher_logits.shape[1]
+        # clamp instead of a branch: an empty mask gives zero without waiting for the device
+        masked = (divergence * agrees).sum() / classes / agrees.sum().clamp(min=1)
+        self.suspicious = self.suspicious + agrees.detach().sum()
+        self.counted += agrees.shape[0]
+        return -self.settings.coefficient * masked
+
+    def _collect(self, pixels: Tensor, teacher_logits: Tensor) -> None:
+        if self.seen > self.settings.check_ignored:
+            with torch.no_grad():
+                draws = range(self.settings.check_tries)
+                rows = [self.agreement(pixels, teacher_logits, draw)[1] for draw in draws]
+            # clamp: two identical answers have KL 0, whose logarithm would be -inf
+            log_kl = torch.stack(rows, dim=1).double().clamp(min=1e-12).log10()
+            self.log_kl.append(distributed.gather_rows(log_kl).T)
+        if self.seen >= self.settings.check_batches:
+            self._judge()
+
+    def _judge(self) -> None:
+        collected = torch.cat(self.log_kl, dim=1)
+        bound = collected.mean(dim=1, keepdim=True) - 3 * collected.std(dim=1, keepdim=True)
+        self.shares = (collected < bound).double().mean(dim=1).tolist()
+        accepted = [draw for draw, share in enumerate(self.shares) if share > self.settings.check_share]
+        self.draw = accepted[0] if accepted else None
+        self.rejected = not accepted
+        self.log_kl = []
+        self.permutations = {}
+        logger.log(logging.INFO if accepted else logging.WARNING, "shuffling_vaccine: %s", self._detail())
+
+    def _detail(self) -> str:
+        tries = self.settings.check_tries
+        if self.rejected:
+            return (
+                f"not active: none of {tries} draws of permutations set more than "
+                f"{self.settings.check_share:.0%} of the synthetic images apart (most: "
+                f"{max(self.shares):.1%}); use self_retrospection"
+            )
+        if self.draw is None:
+            return f"not active: collected {self.seen} of {self.settings.check_batches} batches for the check"
+        if not self.active:
+            return "not active: the coefficient is 0"
+        if not self.settings.check:
+            return "active without a vaccine check"
+        return f"active: draw {self.draw + 1} of {tries} passed with {self.shares[self.draw]:.1%} set apart"
+
+    def report(self) -> DefenseReport:
+        """Whether it was active, the shares of the check and how many images were suspicious."""
+        suspicious = float(self.suspicious) / self.counted if self.counted else None
+        facts = {
+            "draw": self.draw,
+            "check_shares": self.shares,
+            "suspicious_share": suspicious,
+            "shuffled_layers": [layer.name for layer in self.shuffled.layers],
+        }
+        return DefenseReport(self.name, self.active and self.counted > 0, self._detail(), facts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters, the collected divergences and the decision; permutations follow from the seed."""
+        return {
+            "seen": self.seen,
+            "log_kl": list(self.log_kl),
+            "shares": self.shares,
+            "suspicious": float(self.suspicious),
+            "counted": self.counted,
+            "draw": self.draw,
+            "rejected": self.rejected,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        for key, value in state.items():
+            setattr(self, key, value)
+
+
+def _at_least(bound: float, **values: float) -> None:
+    for name, value in values.items():
+        if value < bound:
+            raise InputError(f"shuffling_vaccine.{name}: must be at least {bound}, got {value}")

@@ -1,0 +1,243 @@
+"""YAML and command line to a configuration, by jsonargparse, over the dataclasses of ``config``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+
+from abd_hub import registry
+from abd_hub.config import (
+    DistillConfig,
+    EvaluationOptions,
+    ModelOptions,
+    StudentOptions,
+    TrainerOptions,
+    TriggerOptions,
+)
+from abd_hub.types import InputError
+
+SECTIONS = {
+    "teacher": ModelOptions,
+    "student": StudentOptions,
+    "evaluation": EvaluationOptions,
+    "trainer": TrainerOptions,
+}
+
+
+def distill_parser() -> ArgumentParser:
+    """The parser of ``abd-hub distill``: every field of every section and plug-in."""
+    parser = _parser("abd-hub distill", "Distil a teacher into a student without its training data.")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; the command line wins over it.")
+    parser.add_argument("--output_dir", type=str, required=True, help="Folder of the run.")
+    parser.add_argument("--seed", type=int, default=0, help="Of every random draw.")
+    parser.add_argument("--resume", type=bool, default=False, help="Continue from the newest checkpoint.")
+    parser.add_argument(
+        "--synthesizer", type=str, default="zskt", help=f"One of: {', '.join(_names('synthesizers'))}."
+    )
+    parser.add_argument(
+        "--defenses", type=list[str], default=[], help=f"Any of: {', '.join(_names('defenses'))}."
+    )
+    for name, section in SECTIONS.items():
+        parser.add_class_arguments(section, name)
+    for kind in ("synthesizers", "defenses"):
+        for name in _names(kind):
+            parser.add_class_arguments(registry.get(kind, name), name)
+    return parser
+
+
+def parse_distill(arguments: Sequence[str]) -> DistillConfig:
+    """The configuration that the arguments and their YAML file describe.
+
+    Raises:
+        InputError: an unknown key (with its nearest neighbour), a wrong type, a missing value, or settings
+            of a plug-in that is not chosen.
+    """
+    parser = distill_parser()
+    found = _parse(parser, arguments)
+    chosen = [found.synthesizer, *found.defenses]
+    registry.get("synthesizers", found.synthesizer)
+    for name in found.defenses:
+        registry.get("defenses", name)
+    _refuse_repeated(found.defenses)
+    _refuse_unused(parser, found, chosen)
+    return DistillConfig(
+        output_dir=found.output_dir,
+        seed=found.seed,
+        resume=found.resume,
+        synthesizer=_settings("synthesizers", found.synthesizer, found),
+        defenses=[_settings("defenses", name, found) for name in found.defenses],
+        teacher=_section(ModelOptions, found.teacher),
+        student=_section(StudentOptions, found.student),
+        evaluation=_evaluation(found.evaluation),
+        trainer=_section(TrainerOptions, found.trainer),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateRequest:
+    """What ``abd-hub evaluate`` was asked for."""
+
+    model: ModelOptions
+    evaluation: EvaluationOptions
+    json: bool
+
+
+def parse_evaluate(arguments: Sequence[str]) -> EvaluateRequest:
+    """The model, data and attack that the arguments of ``abd-hub evaluate`` name.
+
+    Raises:
+        InputError: as in ``parse_distill``.
+    """
+    parser = _parser("abd-hub evaluate", "Measure clean accuracy, ASR and robust accuracy of a classifier.")
+    parser.add_argument("id", type=str, metavar="MODEL", help="What --teacher.id of distill takes.")
+    parser.add_class_arguments(ModelOptions, skip={"id", "revision"})
+    parser.add_argument("--revision", type=str | None, default=None, help="Of the model on the Hub.")
+    parser.add_argument("--trigger", type=str | None, default=None, help="See abd-hub list triggers.")
+    parser.add_argument("--trigger_options", type=dict[str, Any], default={}, help="The trigger's fields.")
+    parser.add_argument("--target", type=int | None, default=None, help="Class that the backdoor leads to.")
+    parser.add_class_arguments(EvaluationOptions, skip={"triggers", "revision"})
+    parser.add_argument("--dataset_revision", type=str | None, default=None, help="Of the data set.")
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
+    found = _parse(parser, arguments)
+    if not found.dataset:
+        raise InputError("dataset: nothing to measure on; give --dataset, a Hub id or folder")
+    if (found.trigger is None) != (found.target is None):
+        missing = "--target" if found.target is None else "--trigger"
+        raise InputError(f"{missing[2:]}: a trigger is measured for a target class; give {missing} as well")
+    triggers = []
+    if found.trigger is not None:
+        triggers = [TriggerOptions(name=found.trigger, target=found.target, options=found.trigger_options)]
+    model = _pick(ModelOptions, found)
+    evaluation = _pick(EvaluationOptions, found) | {
+        "triggers": triggers,
+        "revision": found.dataset_revision,
+    }
+    return EvaluateRequest(
+        model=ModelOptions(**model), evaluation=EvaluationOptions(**evaluation), json=found.json
+    )
+
+
+def _parser(program: str, description: str) -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    return ArgumentParser(prog=program, description=description, exit_on_error=False)
+
+
+def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    arguments = [_underscored(argument) for argument in arguments]
+    known = _fields(parser)
+    for file in _config_files(arguments):
+        for key in _keys(_read_yaml(file), known):
+            _refuse_unknown(key, known, f"in {Path(file).name}")
+    for argument in arguments:
+        if argument.startswith("--"):
+            _refuse_unknown(argument[2:].partition("=")[0], known | {"help"}, "on the command line")
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise InputError(_one_line(str(error))) from error
+
+
+def _fields(parser: ArgumentParser) -> set[str]:
+    """Dotted names of the fields, without the groups that hold them."""
+    names = {action.dest for action in parser._actions}
+    return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
+
+
+def _underscored(argument: str) -> str:
+    """--output-dir and --output_dir are the same."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _config_files(arguments: Sequence[str]) -> Iterator[str]:
+    for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if here == "--config":
+            yield following
+        elif here.startswith("--config="):
+            yield here.partition("=")[2]
+
+
+def _read_yaml(file: str) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"config: {file} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"config: {file} is not valid YAML: {_one_line(str(error))}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"config: {file} must hold a mapping of fields, not {type(content).__name__}")
+    return content
+
+
+def _keys(content: Mapping[str, Any], known: set[str], prefix: str = "") -> Iterator[str]:
+    """Dotted keys down to the fields; what a field itself holds is jsonargparse's to check."""
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        is_group = any(dest.startswith(f"{key}.") for dest in known)
+        if is_group and isinstance(value, dict):
+            yield from _keys(value, known, f"{key}.")
+        else:
+            yield key
+
+
+def _refuse_unknown(key: str, known: set[str], place: str) -> None:
+    groups = {dest.rpartition(".")[0] for dest in known} - {""}
+    # what follows a field that holds a mapping (student.model_args.depth) is not a field of ours
+    parts = key.split(".")
+    if any(".".join(parts[:count]) in known for count in range(1, len(parts) + 1)) or key in groups:
+        return
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    raise InputError(f"{key}: unknown key {place}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def _refuse_repeated(names: Sequence[str]) -> None:
+    for name in names:
+        if list(names).count(name) > 1:
+            raise InputError(f"defenses: {name} is named twice; name each once")
+
+
+def _refuse_unused(parser: ArgumentParser, found: Namespace, chosen: Sequence[str]) -> None:
+    defaults = parser.get_defaults()
+    for kind, field in (("synthesizers", "synthesizer"), ("defenses", "defenses")):
+        for name in set(_names(kind)) - set(chosen):
+            if found[name] != defaults[name]:
+                raise InputError(
+                    f"{name}: settings are given, but {name} is not chosen; add it to {field} or remove them"
+                )
+
+
+def _settings(kind: str, name: str, found: Namespace) -> Any:
+    return registry.get(kind, name)(**found[name].as_dict())
+
+
+def _section(section: type[Any], found: Namespace) -> Any:
+    return section(**{f.name: found[f.name] for f in dataclasses.fields(section)})
+
+
+def _evaluation(found: Namespace) -> EvaluationOptions:
+    options = {f.name: found[f.name] for f in dataclasses.fields(EvaluationOptions)}
+    options["triggers"] = [
+        trigger if isinstance(trigger, TriggerOptions) else TriggerOptions(**trigger.as_dict())
+        for trigger in options["triggers"]
+    ]
+    return EvaluationOptions(**options)
+
+
+def _pick(section: type[Any], found: Namespace) -> dict[str, Any]:
+    return {f.name: found[f.name] for f in dataclasses.fields(section) if f.name in found}
+
+
+def _names(kind: str) -> list[str]:
+    return [entry.name for entry in registry.catalog(kind)]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,394 @@
+"""Pictures of a run as PNG files: samples, curves, verdicts, accuracy against ASR.
+
+Colours are Okabe and Ito's, which people with colour blindness can tell apart; nothing is told by colour
+alone. Figures are made without pyplot: its global state leaks memory and is not for threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
+from PIL import Image
+
+from abd_hub.types import Rate
+
+BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#666666"
+_SERIES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+_MARKERS = "osD^vPX"
+_GAP = 4
+_SMALL_SIDE = 128
+_DPI = 150
+_LONGEST_NAME = 40
+
+
+def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
+    """A grid of images; a pixel becomes a square of pixels, at least 4x4 where the image is 32 or smaller.
+
+    Args:
+        pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
+        path: the PNG file to write.
+        columns: images in a row.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    images = _zoomed(pixels)
+    if not len(images):
+        raise ValueError("pixels: holds no image")
+    count, height, width, _ = images.shape
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    shape = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
+    grid = np.full(shape, 255, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top = _GAP + index // columns * (height + _GAP)
+        left = _GAP + index % columns * (width + _GAP)
+        grid[top : top + height, left : left + width] = image
+    Image.fromarray(grid).save(path, format="PNG")
+
+
+def save_curves(log: Sequence[Mapping[str, float]], path: str | Path) -> None:
+    """Every logged figure over the pseudo-batches; all that ends in ``_loss`` shares the first panel.
+
+    Args:
+        log: rows with ``round`` and figures; a row need not hold every figure.
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: the log holds no figure.
+    """
+    panels = _panels(log)
+    if not panels:
+        raise ValueError("log: holds no figure to draw")
+    figure = Figure(figsize=(7.5, 0.6 + 2.1 * len(panels)), dpi=_DPI, layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for name, colour in zip(names, cycle(_SERIES), strict=False):
+            _curve(axis, *_column(log, name), _words(name), colour)
+        axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        if len(names) > 1:
+            # Above the curves: there is no corner of a panel that every curve leaves free.
+            axis.legend(
+                fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=len(names)
+            )
+        _tidy(axis)
+    axes[-1].set_xlabel("pseudo-batch")
+    _save(figure, path)
+
+
+def save_verdicts(
+    clean: Any,
+    triggered: Any,
+    rows: Mapping[str, tuple[list[str], list[str]]],
+    true_labels: Sequence[str],
+    path: str | Path,
+) -> None:
+    """Clean images above the same images triggered, and under each what every model says.
+
+    A verdict counts as the trigger's doing when the model was right about the clean image and is wrong
+    about the triggered one: a filled box with a cross. Any other mistake is set in grey brackets.
+
+    Args:
+        clean: (N, C, H, W) float in [0, 1].
+        triggered: the same images with the trigger.
+        rows: model name to (verdicts on clean, verdicts on triggered), N label names each.
+        true_labels: N label names.
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: the lengths do not agree.
+    """
+    count = len(true_labels)
+    pictures = (_zoomed(clean), _zoomed(triggered))
+    verdicts = [verdict for pair in rows.values() for verdict in pair]
+    if not count or any(len(column) != count for column in (*pictures, *verdicts)):
+        raise ValueError(f"clean, triggered and every verdict list must hold {count or 'some'} entries")
+    board = _Board(count, [_short(name) for name in rows])
+    board.heading([_short(label, 14) for label in true_labels])
+    for part, title in enumerate(("clean", "with trigger")):
+        board.images(pictures[part], title)
+        for name, pair in rows.items():
+            kinds = [
+                _kind(part, true, before, now)
+                for true, before, now in zip(true_labels, pair[0], pair[part], strict=True)
+            ]
+            board.verdicts(_short(name), [_short(label, 14) for label in pair[part]], kinds)
+    board.legend()
+    _save(board.figure, path)
+
+
+def save_accuracy_asr(points: Sequence[tuple[str, Rate, Rate]], path: str | Path) -> None:
+    """Accuracy over attack success rate, with intervals; the top left corner is where to be.
+
+    Args:
+        points: (name, accuracy, attack success rate).
+        path: the PNG file to write.
+    """
+    figure = Figure(figsize=(6.4, 5.2), dpi=_DPI, layout="constrained")
+    axis = figure.subplots()
+    axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axis.set_xlabel("attack success rate on the attack tried (lower is better)")
+    axis.set_ylabel("accuracy (higher is better)")
+    for index, (_, accuracy, asr) in enumerate(points):
+        axis.errorbar(
+            [asr.value],
+            [accuracy.value],
+            xerr=_bars(asr),
+            yerr=_bars(accuracy),
+            fmt=_MARKERS[index % len(_MARKERS)],
+            color=_SERIES[index % len(_SERIES)],
+            markersize=8,
+            markeredgecolor="white",
+            elinewidth=1.5,
+            capsize=3,
+        )
+    _tidy(axis)
+    FigureCanvasAgg(figure).draw()
+    # The layout is settled now; a label must not change it again.
+    figure.set_layout_engine("none")
+    _label_points(axis, points)
+    _save(figure, path)
+
+
+class _Board:
+    """A figure measured in inches from its top, filled row by row."""
+
+    CELL, LINE, MARGIN = 1.15, 0.24, 0.12
+
+    def __init__(self, count: int, names: Sequence[str]) -> None:
+        longest = max((len(name) for name in names), default=0)
+        self.left = max(1.0, 0.085 * longest + 0.2)
+        self.width = self.left + count * self.CELL + self.MARGIN
+        part = self.CELL + self.LINE * len(names) + 0.22
+        self.height = self.MARGIN + self.LINE + 2 * part + self.LINE
+        self.figure = Figure(figsize=(self.width, self.height), dpi=_DPI, facecolor="white")
+        self.axis = self.figure.add_axes((0, 0, 1, 1))
+        self.axis.set(xlim=(0, self.width), ylim=(self.height, 0))
+        self.axis.axis("off")
+        self.top = self.MARGIN
+
+    def heading(self, labels: Sequence[str]) -> None:
+        self._name("true label")
+        for index, label in enumerate(labels):
+            self._text(self._middle(index), label, fontweight="bold")
+        self.top += self.LINE + 0.04
+
+    def images(self, images: NDArray[np.uint8], title: str) -> None:
+        side = self.CELL - 0.1
+        self.axis.text(
+            self.left - 0.12,
+            self.top + side / 2,
+            title,
+            ha="right",
+            va="center",
+            fontsize=10,
+            fontweight="bold",
+        )
+        scale = side / max(images.shape[1:3])
+        height, width = (scale * extent for extent in images.shape[1:3])
+        for index, image in enumerate(images):
+            x, y = self._middle(index) - width / 2, self.top + (side - height) / 2
+            extent = (x, x + width, y + height, y)
+            self.axis.imshow(image, extent=extent, interpolation="nearest", aspect="auto")
+        self.axis.set(xlim=(0, self.width), ylim=(self.height, 0))
+        self.top += self.CELL - 0.04
+
+    def verdicts(self, name: str, labels: Sequence[str], kinds: Sequence[str]) -> None:
+        self._name(name)
+        for index, (label, kind) in enumerate(zip(labels, kinds, strict=True)):
+            x = self._middle(index)
+            if kind == "backdoor":
+                self._box(x, self.CELL - 0.1)
+                self._text(x, f"✗ {label}", color="white", fontweight="bold")
+            elif kind == "mistake":
+                self._text(x, f"({label})", color=GREY, style="italic")
+            else:
+                self._text(x, label, color=BLACK)
+        self.top += self.LINE
+
+    def legend(self) -> None:
+        self.top = self.height - self.LINE - 0.04
+        self._box(self.left + 0.16, 0.24)
+        self._text(self.left + 0.16, "✗", color="white", fontweight="bold")
+        note = "right when clean, wrong with the trigger      (grey) any other mistake"
+        self.axis.text(
+            self.left + 0.36, self.top + self.LINE / 2, note, ha="left", va="center", fontsize=8, color=GREY
+        )
+
+    def _middle(self, index: int) -> float:
+        return self.left + (index + 0.5) * self.CELL
+
+    def _name(self, name: str) -> None:
+        self._text(self.left - 0.12, name, ha="right")
+
+    def _text(self, x: float, text: str, **style: Any) -> None:
+        style = {"ha": "center", "va": "center", "fontsize": 9, "parse_math": False} | style
+        self.axis.text(x, self.top + self.LINE / 2, text, **style)
+
+    def _box(self, x: float, width: float) -> None:
+        box = Rectangle(
+            (x - width / 2, self.top + 0.015), width, self.LINE - 0.03, color=VERMILION, linewidth=0
+        )
+        self.axis.add_patch(box)
+
+
+def _kind(part: int, true: str, before: str, now: str) -> str:
+    if now == true:
+        return "right"
+    return "backdoor" if part == 1 and before == true else "mistake"
+
+
+def _array(pixels: Any) -> NDArray[np.float32]:
+    # Tensors on an accelerator or in half precision as well as arrays, without importing torch here.
+    if hasattr(pixels, "detach"):
+        pixels = pixels.detach().float().cpu().numpy()
+    return np.asarray(pixels, dtype=np.float32)
+
+
+def _zoomed(pixels: Any) -> NDArray[np.uint8]:
+    """(N, C, H, W) floats to (N, H * zoom, W * zoom, 3) bytes; no value is made up in between."""
+    array = _array(pixels)
+    if array.ndim != 4 or array.shape[1] not in {1, 3}:
+        raise ValueError(f"pixels: shape {array.shape} is not (N, 1 or 3, H, W)")
+    array = np.broadcast_to(array, (len(array), 3, *array.shape[2:])).transpose(0, 2, 3, 1)
+    finite = np.nan_to_num(array, nan=0.0)
+    levels = np.rint(np.clip(finite, 0, 1) * 255).astype(np.uint8)
+    zoom = max(1, _SMALL_SIDE // max(1, *levels.shape[1:3]))
+    return levels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+
+
+def _panels(log: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
+    names = [name for name in dict.fromkeys(key for row in log for key in row) if name != "round"]
+    losses = [name for name in names if name.endswith("_loss") or name == "loss"]
+    panels = {"loss": losses} if losses else {}
+    return panels | {_words(name): [name] for name in names if name not in losses}
+
+
+def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    rows = [(row.get("round", index), row[name]) for index, row in enumerate(log) if name in row]
+    table = np.array(rows, dtype=np.float64)
+    return table[:, 0], table[:, 1]
+
+
+def _curve(axis: Any, x: NDArray[np.float64], y: NDArray[np.float64], label: str, colour: str) -> None:
+    """The figures themselves; where they are many, pale under their running median."""
+    window = len(x) // 50
+    if window < 4:
+        axis.plot(x, y, color=colour, linewidth=1.6, label=label)
+        return
+    axis.plot(x, y, color=colour, linewidth=0.5, alpha=0.3)
+    blocks = len(x) // window
+    middle = [
+        np.nanmedian(part.reshape(blocks, window), axis=1)
+        for part in (x[: blocks * window], y[: blocks * window])
+    ]
+    axis.plot(*middle, color=colour, linewidth=1.8, label=label)
+
+
+def _bars(rate: Rate) -> list[list[float]]:
+    return [[max(0.0, rate.value - rate.low)], [max(0.0, rate.high - rate.value)]]
+
+
+def _label_points(axis: Any, points: Sequence[tuple[str, Rate, Rate]]) -> None:
+    """Puts each name at the nearest place round its point that is still free."""
+    places = [axis.transData.transform((asr.value, accuracy.value)) for _, accuracy, asr in points]
+    taken = [_reach(axis, accuracy, asr) for _, accuracy, asr in points]
+    frame = axis.get_window_extent()
+    for index, (name, accuracy, asr) in enumerate(points):
+        style = {"color": _SERIES[index % len(_SERIES)], "fontsize": 9, "fontweight": "bold"}
+        size = _text_size(axis, _short(name), style)
+        boxes = list(_candidates(places[index], size))
+        box = min(boxes, key=lambda box: _cost(box, taken, frame))
+        taken.append(box)
+        axis.annotate(
+            _short(name),
+            (asr.value, accuracy.value),
+            xytext=((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2),
+            textcoords="figure pixels",
+            ha="center",
+            va="center",
+            parse_math=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": style["color"],
+                "linewidth": 0.7,
+                "shrinkA": 0,
+                "shrinkB": 5,
+            },
+            **style,
+        )
+
+
+def _reach(axis: Any, accuracy: Rate, asr: Rate) -> Bbox:
+    """The marker with its interval bars, in figure pixels."""
+    corners = axis.transData.transform([(asr.low, accuracy.low), (asr.high, accuracy.high)])
+    (left, bottom), (right, top) = corners
+    centre = axis.transData.transform((asr.value, accuracy.value))
+    marker = 6 * _DPI / 72
+    return Bbox(
+        [
+            np.minimum((left, bottom), centre - marker),
+            np.maximum((right, top), centre + marker),
+        ]
+    )
+
+
+def _text_size(axis: Any, text: str, style: Mapping[str, Any]) -> tuple[float, float]:
+    probe = axis.text(0, 0, text, parse_math=False, **style)
+    extent = probe.get_window_extent()
+    probe.remove()
+    return extent.width, extent.height
+
+
+def _candidates(place: NDArray[np.float64], size: tuple[float, float]) -> Iterator[Bbox]:
+    """Boxes of this size round a place, the nearest first."""
+    width, height = size
+    for distance in (10, 18, 30, 44, 60, 80, 105):
+        for x, y in ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
+            reach = distance * _DPI / 72
+            centre_x = place[0] + x * (reach + width / 2)
+            centre_y = place[1] + y * (reach + height / 2)
+            yield Bbox.from_bounds(centre_x - width / 2, centre_y - height / 2, width, height)
+
+
+def _cost(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
+    """Area that is not free; ``min`` keeps the first of equals, the nearest."""
+    covered = sum(_area(Bbox.intersection(box.padded(3), other)) for other in taken)
+    return covered + _area(box) - _area(Bbox.intersection(box, frame))
+
+
+def _area(box: Bbox | None) -> float:
+    return float(box.width * box.height) if box is not None else 0.0
+
+
+def _tidy(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=8)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _short(text: str, longest: int = _LONGEST_NAME) -> str:
+    # Label names come from strangers' files: one line, only what a font can show.
+    shown = "".join(char if char.isprintable() else " " for char in text).strip()
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    # No version in the file: the same numbers give the same bytes.
+    FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})

@@ -1,0 +1,258 @@
+"""From a configuration to a finished output folder: load, check, distil, measure, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from abd_hub import folder as files
+from abd_hub.card import render_card
+from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
+from abd_hub.config import DistillConfig, EvaluationOptions, ModelOptions, plugin_name
+from abd_hub.data import ImageData, load_images
+from abd_hub.evaluation import Attack, check_inputs, evaluate
+from abd_hub.folder import OutputFolder
+from abd_hub.pictures import save_curves, save_samples, save_verdicts
+from abd_hub.trainer import Trainer, make_accelerator
+from abd_hub.triggers import build_trigger
+from abd_hub.types import EvalReport, InputError, ModelRef, RunRecord
+from abd_hub.weights import file_sha256
+
+logger = logging.getLogger(__name__)
+
+VERDICTS_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Data and attacks to measure classifiers with, checked against the number of classes."""
+
+    data: ImageData
+    attacks: tuple[Attack, ...]
+    batch_size: int
+
+    def report(self, classifier: Classifier) -> EvalReport:
+        """Clean accuracy and every attack, on the classifier's device, shared by all processes."""
+        return evaluate(
+            classifier, self.data.images, self.data.labels, self.attacks, batch_size=self.batch_size
+        )
+
+
+def load_model(options: ModelOptions) -> Classifier:
+    """The frozen classifier that the options name.
+
+    Raises:
+        InputError: see ``load_classifier``.
+    """
+    settings = dataclasses.asdict(options)
+    return load_classifier(settings.pop("id"), **settings)
+
+
+def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Measurement | None:
+    """The data and attacks to measure with; None where no data set is named.
+
+    Raises:
+        InputError: data, trigger or target do not fit the classifier; nothing has been computed yet.
+    """
+    if options.dataset is None:
+        return None
+    attacks = tuple(
+        Attack(t.name, t.target, build_trigger(t.name, t.options), t.options) for t in options.triggers
+    )
+    data = load_images(
+        options.dataset,
+        options.split,
+        revision=options.revision,
+        config=options.dataset_config,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        limit=options.limit,
+    )
+    check_inputs(classifier.spec, data.images, data.labels, attacks)
+    return Measurement(data, attacks, options.batch_size)
+
+
+def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunRecord:
+    """Carries out one distillation and writes its output folder.
+
+    Args:
+        config: what to do.
+        teacher: takes the place of what ``config.teacher`` names, for a network that only exists in
+            Python; ``config.teacher.id`` is then only its name in the record.
+
+    Returns:
+        The record that metrics.json holds.
+
+    Raises:
+        InputError: something in the configuration is wrong; nothing has been written.
+        Interrupted: the run was stopped and can be resumed.
+    """
+    accelerator = make_accelerator(config.trainer, Path(config.output_dir))
+    # Frozen before anything runs it: a pass in train mode would change its running statistics.
+    teacher = (teacher or load_model(config.teacher)).freeze()
+    measurement = load_measurement(config.evaluation, teacher)
+    trainer = _trainer(config, teacher, accelerator)
+    with _claimed(config, accelerator):
+        return _run(config, trainer, measurement)
+
+
+def _trainer(config: DistillConfig, teacher: Classifier, accelerator: Accelerator) -> Trainer:
+    student = create_student(
+        config.student.architecture,
+        teacher.spec,
+        teacher.mean.flatten().tolist(),
+        teacher.std.flatten().tolist(),
+        seed=config.seed,
+        model_args=dict(config.student.model_args),
+        pretrained=config.student.pretrained,
+    )
+    teacher.to(accelerator.device)
+    return Trainer(
+        teacher,
+        student,
+        config.synthesizer,
+        [defense.build(teacher, config.seed) for defense in config.defenses],
+        config.trainer,
+        seed=config.seed,
+        folder=Path(config.output_dir),
+        accelerator=accelerator,
+        images=_images(config),
+    )
+
+
+def _images(config: DistillConfig) -> Tensor | None:
+    source = config.synthesizer.image_source()
+    if source is None:
+        return None
+    if (source.dataset, source.split) == (config.evaluation.dataset, config.evaluation.split):
+        raise InputError(f"split: {source.split!r} is used to train and to measure; choose two splits")
+    return load_images(source.dataset, source.split).images
+
+
+def _claimed(config: DistillConfig, accelerator: Accelerator) -> Any:
+    """The folder is claimed by one process for all; without a right to it that process ends them all."""
+    if not accelerator.is_main_process:
+        return nullcontext()
+    return OutputFolder.open(config.output_dir, resume=config.resume, config_yaml=config.to_yaml())
+
+
+def _run(config: DistillConfig, trainer: Trainer, measurement: Measurement | None) -> RunRecord:
+    trainer.accelerator.wait_for_everyone()
+    student = trainer.fit(resume=config.resume)
+    began = time.monotonic()
+    teacher_report = measurement.report(trainer.teacher) if measurement else None
+    student_report = measurement.report(student) if measurement else None
+    record = RunRecord(
+        method=plugin_name("synthesizers", config.synthesizer),
+        teacher=trainer.teacher.ref,
+        student=ModelRef(Path(config.output_dir).name, config.student.architecture),
+        data=measurement.data.ref if measurement else None,
+        teacher_report=teacher_report,
+        student_report=student_report,
+        defenses=tuple(defense.report() for defense in trainer.defenses),
+        seed=config.seed,
+        rounds=trainer.round,
+        versions=files.environment(),
+        durations={
+            "distillation": round(trainer.seconds, 3),
+            "evaluation": round(time.monotonic() - began, 3),
+        },
+        device=_device_name(trainer.accelerator.device),
+        processes=trainer.accelerator.num_processes,
+        config=config.to_dict(),
+    )
+    if trainer.accelerator.is_main_process:
+        record = write_folder(Path(config.output_dir), record, trainer, measurement)
+    trainer.accelerator.wait_for_everyone()
+    return record
+
+
+def write_folder(
+    path: Path, record: RunRecord, trainer: Trainer, measurement: Measurement | None
+) -> RunRecord:
+    """Writes model, pictures, card and, last, metrics.json, which marks the folder as finished.
+
+    Returns:
+        The record, completed with the hash of the weights file.
+    """
+    files.clean_temporaries(path)
+    save_timm_folder(trainer.student, path)
+    student = dataclasses.replace(record.student, sha256=file_sha256([path / "model.safetensors"]))
+    record = dataclasses.replace(record, student=student)
+    pictures = _write_pictures(path, trainer, measurement)
+    card = render_card(record, labels=trainer.student.spec.labels, pictures=pictures)
+    files.write_text(path / "README.md", card)
+    files.write_json(path / "metrics.json", files.record_to_json(record))
+    return record
+
+
+def _write_pictures(path: Path, trainer: Trainer, measurement: Measurement | None) -> list[tuple[str, str]]:
+    (path / "samples").mkdir(exist_ok=True)
+    drawn = trainer.synthesizer.sample(0)
+    pictures = []
+    if drawn is not None:
+        with files.atomic_path(path / "samples" / "training_images.png") as temporary:
+            save_samples(drawn[:32].float().cpu(), temporary)
+        pictures.append(("samples/training_images.png", "Images that the student learned from in the end"))
+    log = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    with files.atomic_path(path / "samples" / "curves.png") as temporary:
+        save_curves([{k: v for k, v in row.items() if k != "seconds"} for row in log], temporary)
+    pictures.append(("samples/curves.png", "Training curves"))
+    if measurement:
+        models = {"teacher": trainer.teacher, "student": trainer.student}
+        pictures += write_verdicts(path, measurement, models)
+    return pictures
+
+
+def write_verdicts(
+    path: Path, measurement: Measurement, models: dict[str, Classifier]
+) -> list[tuple[str, str]]:
+    """A picture a trigger: clean and triggered images with the verdicts of the models.
+
+    Returns:
+        (file, caption) of each, relative to ``path``.
+    """
+    return [_write_verdict(path, measurement, attack, models) for attack in measurement.attacks]
+
+
+def _write_verdict(
+    path: Path, measurement: Measurement, attack: Attack, models: dict[str, Classifier]
+) -> tuple[str, str]:
+    data = measurement.data
+    shown = torch.nonzero(data.labels != attack.target).flatten()[:VERDICTS_SHOWN]
+    clean = data.pixels(shown)
+    triggered = attack.trigger(clean)
+    names = next(iter(models.values())).spec.labels
+    rows = {
+        name: (_verdicts(model, clean, names), _verdicts(model, triggered, names))
+        for name, model in models.items()
+    }
+    true = [names[int(label)] for label in data.labels[shown]]
+    file = f"samples/verdicts_{attack.name}_{attack.target}.png"
+    with files.atomic_path(path / file) as temporary:
+        save_verdicts(clean, triggered, rows, true, temporary)
+    return file, f"Trigger {attack.name}, target {names[attack.target]}"
+
+
+@torch.no_grad()
+def _verdicts(model: Classifier, pixels: Tensor, names: Sequence[str]) -> list[str]:
+    chosen = model.eval()(pixels.to(model.mean.device)).argmax(dim=1).tolist()
+    return [names[label] for label in chosen]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    return f"{device.type} ({name(device)})" if name else device.type

@@ -1,0 +1,61 @@
+"""ResNets for small images: timm's own with a 3x3 stem of stride 1 and no max-pool.
+
+Many CIFAR classifiers on the Hub have this shape but call themselves plain ``resnet18``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+from abd_hub.registry import register
+from abd_hub.students.wide_resnet import CIFAR10_MEAN, CIFAR10_STD
+
+
+def use_cifar_stem(model: ResNet) -> None:
+    """Gives a timm ResNet a fresh 3x3 stem of stride 1 and takes its max-pool away, in place."""
+    old = model.conv1
+    model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    stem, *stages = model.feature_info
+    shrinks = [{**stage, "reduction": stage["reduction"] // 4} for stage in stages]
+    model.feature_info = [{**stem, "reduction": 1}, *shrinks]
+
+
+class CifarResNet(ResNet):  # type: ignore[misc]
+    """A timm ResNet with the CIFAR stem from the start, so that timm loads its weights as usual."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        use_cifar_stem(self)
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "resnet18_cifar": {
+            "url": "",
+            "num_classes": 10,
+            "input_size": (3, 32, 32),
+            "pool_size": (4, 4),
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+            "mean": CIFAR10_MEAN,
+            "std": CIFAR10_STD,
+            "first_conv": "conv1",
+            "classifier": "fc",
+        }
+    }
+)
+
+
+@register("students", "resnet18_cifar")
+@register_model  # type: ignore[untyped-decorator]
+def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-18 with the CIFAR stem: 11.2 M parameters."""
+    options = {"block": BasicBlock, "layers": (2, 2, 2, 2), **kwargs}
+    built: nn.Module = build_model_with_cfg(CifarResNet, "resnet18_cifar", pretrained, **options)
+    return built

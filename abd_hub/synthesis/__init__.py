@@ -1,0 +1,1 @@
+"""Data-free methods, one file each: where the student's images come from."""

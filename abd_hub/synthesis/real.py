@@ -1,0 +1,103 @@
+"""Plain distillation on real images (Hinton et al., 2015, arXiv 1503.02531): the control, not data-free.
+
+It shows what the same student reaches without synthetic images, and how much of a backdoor comes through
+images that hold no trigger. The published control uses 20 % of the clean training set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from abd_hub import distributed, seeding
+from abd_hub.augment import crop_and_flip
+from abd_hub.registry import register
+from abd_hub.types import ImageSource, InputError, SynthesisMethod, Synthesizer, Teacher
+
+
+@register("synthesizers", "real")
+@dataclass(frozen=True, kw_only=True)
+class Real(SynthesisMethod):
+    """Plain distillation on real images or a seeded share of them: the control and upper bound."""
+
+    rounds: int = 8_000
+    """Rounds of ``student_steps`` student steps, each on its own batch."""
+    batch_size: int = 128
+    """Images in a student step, over all processes together."""
+    student_steps: int = 10
+    """Student steps in a round."""
+    learning_rate: float = 2e-3
+    """Of the student's Adam at the start; cosine to zero."""
+    clip_norm: float = 5.0
+    """Largest gradient norm of the student; 0 switches clipping off."""
+    temperature: float = 1.0
+    """Of the student's KL divergence; the result is not scaled by T squared."""
+    attention_weight: float = 0.0
+    """Weight of attention transfer over matching block outputs; 0 switches it off."""
+    dataset: str = ""
+    """Hub id or local folder of the real images; their labels are not used."""
+    split: str = "train"
+    """Split of the real images. Never the one that is used for evaluation."""
+    share: float = 0.2
+    """Share of the split that is used, drawn with the run's seed."""
+    crop_padding: int = 4
+    """Random crops after padding by so many pixels; 0 for none."""
+    flip: bool = True
+    """Mirror half of the images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.share <= 1:
+            raise InputError(f"real.share: must be in (0, 1], got {self.share}")
+        if self.crop_padding < 0:
+            raise InputError(f"real.crop_padding: must not be negative, got {self.crop_padding}")
+
+    def image_source(self) -> ImageSource | None:
+        """The data set and split that ``build`` needs."""
+        if not self.dataset:
+            raise InputError("real.dataset: plain distillation needs a data set; give its Hub id or folder")
+        return ImageSource(self.dataset, self.split)
+
+    def build(
+        self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
+    ) -> RealImages:
+        """A sampler over ``images``, uint8 (n, C, H, W), of which it keeps a seeded share."""
+        if images is None:
+            raise InputError("real.dataset: plain distillation needs images; none were given")
+        kept = torch.randperm(images.shape[0], generator=seeding.generator(seed, "real", "share"))
+        kept = kept[: max(1, round(self.share * images.shape[0]))].sort().values
+        return RealImages(self, images[kept].to(accelerator.device), seed)
+
+
+class RealImages(Synthesizer):
+    """Goes through the images in a new order each epoch."""
+
+    def __init__(self, method: Real, images: Tensor, seed: int) -> None:
+        self.method = method
+        self.images = images
+        self.seed = seed
+        self.index = 0
+
+    def begin_round(self, index: int) -> None:
+        """Remembers the round: which images come next follows from it."""
+        self.index = index
+
+    def sample(self, step: int) -> Tensor | None:
+        """The next batch in [0, 1], augmented."""
+        batch = self.index * self.method.student_steps + step
+        chosen = distributed.own_rows(self._order(batch * self.method.batch_size))
+        pixels = self.images[chosen.to(self.images.device)].float() / 255
+        chance = seeding.generator(self.seed, "real", "augment", batch, distributed.world()[0])
+        return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, chance)
+
+    def _order(self, start: int) -> Tensor:
+        """Indices of one global batch that begins ``start`` images into the endless sequence of epochs."""
+        n, wanted = self.images.shape[0], self.method.batch_size
+        epochs = range(start // n, (start + wanted - 1) // n + 1)
+        orders = [
+            torch.randperm(n, generator=seeding.generator(self.seed, "real", "epoch", e)) for e in epochs
+        ]
+        return torch.cat(orders)[start % n : start % n + wanted]

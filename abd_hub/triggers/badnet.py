@@ -1,0 +1,104 @@
+"""Patches in a corner: BadNets' square and checkerboard, and the four tiles of clean-label attacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abd_hub.registry import register
+from abd_hub.triggers import paint
+
+GRID = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.float64)
+
+
+@register("triggers", "badnet_sq")
+@dataclass(frozen=True)
+class BadNetSquare:
+    """White square near the bottom right corner (BadNets).
+
+    Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017. At
+    32x32: rows and columns 27..30.
+    """
+
+    size: int = 4
+    """Side of the square in pixels."""
+    margin: int = 1
+    """Pixels between the square and the bottom and right edges."""
+
+    def __post_init__(self) -> None:
+        paint.check_whole("badnet_sq", "size", self.size, 1)
+        paint.check_whole("badnet_sq", "margin", self.margin)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, C, H, W) in [0,1] to the same; InputError where the square does not fit."""
+        return paint.replace(pixels, self.draw)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The square as a pattern (1, height, width)."""
+        needed = self.size + self.margin
+        paint.check_fit("badnet_sq", (needed, needed), height, width)
+        field = torch.full((1, height, width), paint.UNTOUCHED, dtype=torch.float64)
+        bottom, right = height - self.margin, width - self.margin
+        field[:, bottom - self.size : bottom, right - self.size : right] = 255
+        return field
+
+
+@register("triggers", "badnet_grid")
+@dataclass(frozen=True)
+class BadNetGrid:
+    """Black and white 3x3 checkerboard in the bottom right corner (BadNets).
+
+    Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017. At
+    32x32: rows and columns 29..31.
+    """
+
+    margin: int = 0
+    """Pixels between the tile and the bottom and right edges."""
+
+    def __post_init__(self) -> None:
+        paint.check_whole("badnet_grid", "margin", self.margin)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, C, H, W) in [0,1] to the same; InputError where the tile does not fit."""
+        return paint.replace(pixels, self.draw)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The tile as a pattern (1, height, width)."""
+        needed = 3 + self.margin
+        paint.check_fit("badnet_grid", (needed, needed), height, width)
+        field = torch.full((1, height, width), paint.UNTOUCHED, dtype=torch.float64)
+        bottom, right = height - self.margin, width - self.margin
+        field[:, bottom - 3 : bottom, right - 3 : right] = GRID
+        return field
+
+
+@register("triggers", "cl")
+@dataclass(frozen=True)
+class CleanLabelTiles:
+    """The checkerboard tile of badnet_grid in all four corners (clean-label attack).
+
+    Turner et al., "Label-Consistent Backdoor Attacks", 2019. This is the trigger alone: in training the
+    attack also perturbs the images of the target class; test images get nothing but the tiles.
+    """
+
+    margin: int = 0
+    """Pixels between each tile and its two edges."""
+
+    def __post_init__(self) -> None:
+        paint.check_whole("cl", "margin", self.margin)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, C, H, W) in [0,1] to the same; InputError where the tiles would overlap."""
+        return paint.replace(pixels, self.draw)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The four tiles as a pattern (1, height, width)."""
+        near = self.margin
+        paint.check_fit("cl", (2 * (near + 3), 2 * (near + 3)), height, width)
+        field = torch.full((1, height, width), paint.UNTOUCHED, dtype=torch.float64)
+        for top in (near, height - near - 3):
+            for left in (near, width - near - 3):
+                field[:, top : top + 3, left : left + 3] = GRID
+        return field

@@ -1,0 +1,40 @@
+"""A fixed noise picture blended into the whole image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abd_hub.registry import register
+from abd_hub.seeding import generator
+from abd_hub.triggers import paint
+
+
+@register("triggers", "blend")
+@dataclass(frozen=True)
+class Blend:
+    """Fixed colour noise blended into the whole image.
+
+    Chen et al., "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017. The noise
+    is drawn at the images' size; to blend a picture of your own use the trigger ``picture``.
+    """
+
+    alpha: float = 0.2
+    """Share of the noise in the result."""
+    seed: int = 0
+    """Which noise."""
+
+    def __post_init__(self) -> None:
+        paint.check_share("blend", "alpha", self.alpha)
+        paint.check_whole("blend", "seed", self.seed)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, 3, H, W) in [0,1] to the same."""
+        return paint.blend(pixels, self.draw, self.alpha)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The noise as a pattern (3, height, width)."""
+        draws = generator(self.seed, "trigger", "blend")
+        return torch.randint(0, 256, (3, height, width), generator=draws).double()

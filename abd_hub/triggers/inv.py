@@ -1,0 +1,87 @@
+"""Invisible triggers, bounded in the number of pixels (l0) or in the norm (l2).
+
+Li et al., "Invisible Backdoor Attacks on Deep Neural Networks via Steganography and Regularization", 2020.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abd_hub.registry import register
+from abd_hub.seeding import generator
+from abd_hub.triggers import paint
+
+ROW = torch.tensor(
+    [
+        (0, 0, 0),
+        (255, 0, 255),
+        (0, 0, 255),
+        (255, 255, 0),
+        (255, 255, 255),
+        (0, 255, 255),
+        (0, 255, 255),
+        (255, 0, 0),
+        (255, 255, 255),
+    ],
+    dtype=torch.float64,
+).T
+# A rectified Gaussian of this width has the published noise's norm, 3.22 at 32x32, and share of zeros.
+SPREAD = 21.15
+LARGEST = 68
+
+
+@register("triggers", "l0_inv")
+@dataclass(frozen=True)
+class L0Inv:
+    """Nine coloured pixels at the end of the last row (l0-invisible).
+
+    Li et al., "Invisible Backdoor Attacks on Deep Neural Networks via Steganography and Regularization",
+    2020. At 32x32: row 31, columns 23..31.
+    """
+
+    length: int = 9
+    """How many of the nine pixels, counted from the right."""
+
+    def __post_init__(self) -> None:
+        paint.check_whole("l0_inv", "length", self.length, 1, ROW.shape[1])
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, 3, H, W) in [0,1] to the same; InputError where the row is too short."""
+        return paint.replace(pixels, self.draw)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The pixels as a pattern (3, height, width)."""
+        paint.check_fit("l0_inv", (1, self.length), height, width)
+        field = torch.full((3, height, width), paint.UNTOUCHED, dtype=torch.float64)
+        field[:, -1, width - self.length :] = ROW[:, ROW.shape[1] - self.length :]
+        return field
+
+
+@register("triggers", "l2_inv")
+@dataclass(frozen=True)
+class L2Inv:
+    """Faint added noise, bounded in norm (l2-invisible).
+
+    After Li et al., "Invisible Backdoor Attacks on Deep Neural Networks via Steganography and
+    Regularization", 2020, with noise of our own: non-negative, at most 68 of 255, of norm 3.22 at 32x32 in
+    the [0,1] scale, drawn at the images' size.
+    """
+
+    seed: int = 0
+    """Which noise."""
+
+    def __post_init__(self) -> None:
+        paint.check_whole("l2_inv", "seed", self.seed)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, 3, H, W) in [0,1] to the same."""
+        return paint.add(pixels, self.draw)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The noise as a pattern (3, height, width)."""
+        draws = generator(self.seed, "trigger", "l2_inv")
+        noise = torch.randn(3, height, width, dtype=torch.float64, generator=draws)
+        return (SPREAD * noise).round().clamp(0, LARGEST)

@@ -1,0 +1,160 @@
+"""Any picture as a trigger: from a file or from the Hub, with or without a mask."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from abd_hub.registry import register
+from abd_hub.triggers import paint
+from abd_hub.types import InputError
+
+HUB = "hf-hub:"
+MODES = ("replace", "add", "blend")
+
+
+@register("triggers", "picture")
+@dataclass(frozen=True)
+class Picture:
+    """Any picture file, put over the image: replaced, added or blended, with an optional mask.
+
+    With picture t, mask m and pixels x the result is ``(1 - m) * x + m * y``, where y is t (replace),
+    ``x + t`` (add) or ``(1 - alpha) * x + alpha * t`` (blend), clipped to [0,1]. Files are read once, when
+    the trigger is made.
+    """
+
+    file: str
+    """A picture file, or ``hf-hub:org/name[@revision]/path`` for one in a model repository of the Hub."""
+    mode: str = "blend"
+    """How picture and image come together: replace, add or blend."""
+    alpha: float = 0.2
+    """Share of the picture in the result; only for blend."""
+    mask: str = ""
+    """Where it applies: a picture (255 fully, 0 not at all), or a .npy in [0,1] of (H, W) or (C, H, W)."""
+    resize: bool = False
+    """Resize picture and mask to the images; else they must have the images' size."""
+    sha256: str = field(init=False)
+    """Of the bytes of picture and mask: tells one content from another behind the same name."""
+    _picture: Tensor = field(init=False, repr=False, compare=False)
+    _mask: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"trigger picture: mode {self.mode!r} is unknown; use {', '.join(MODES)}")
+        paint.check_share("picture", "alpha", self.alpha)
+        if not isinstance(self.resize, bool):
+            raise InputError(f"trigger picture: resize {self.resize!r} must be true or false")
+        encoded = _fetch("file", self.file)
+        shape = _fetch("mask", self.mask) if self.mask else b""
+        digest = hashlib.sha256(len(encoded).to_bytes(8, "big") + encoded + shape).hexdigest()
+        picture = _picture(encoded, "file", self.file, "RGB")
+        ones = torch.full((1, *picture.shape[1:]), 255.0, dtype=torch.float64)
+        # The dataclass is frozen for its users; these three are results of its fields.
+        object.__setattr__(self, "sha256", digest)
+        object.__setattr__(self, "_picture", picture)
+        object.__setattr__(self, "_mask", _read_mask(shape, self.mask) if self.mask else ones)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, 3, H, W) in [0,1] to the same; InputError where the sizes differ without ``resize``."""
+        canvas = paint.working(pixels)
+        picture, mask = paint.pattern(self.draw, canvas), paint.pattern(self.draw_mask, canvas)
+        match self.mode:
+            case "replace":
+                painted = picture
+            case "add":
+                painted = canvas + picture
+            case _:
+                painted = (1 - self.alpha) * canvas + self.alpha * picture
+        return ((1 - mask) * canvas + mask * painted).clamp(0, 1).to(pixels.dtype)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The picture as a pattern (3, height, width)."""
+        return self._fit("picture", self._picture, height, width)
+
+    def draw_mask(self, height: int, width: int) -> Tensor:
+        """The mask, 255 where the picture applies fully, as a pattern (1 or 3, height, width)."""
+        return self._fit("mask", self._mask, height, width)
+
+    def _fit(self, what: str, drawn: Tensor, height: int, width: int) -> Tensor:
+        rows, columns = drawn.shape[1:]
+        if (rows, columns) == (height, width):
+            return drawn
+        if not self.resize:
+            raise InputError(
+                f"trigger picture: the {what} is {rows}x{columns} but the images are {height}x{width}; "
+                "pass resize=true or a file of the images' size"
+            )
+        return interpolate(drawn[None], (height, width), mode="bilinear", antialias=True)[0]
+
+
+def _fetch(option: str, place: str) -> bytes:
+    """The bytes of a local file or of a file on the Hub."""
+    path = _download(option, place) if place.startswith(HUB) else place
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise InputError(f"trigger picture: {option} {place!r} cannot be read: {error.strerror}") from error
+
+
+def _download(option: str, place: str) -> str:
+    found = re.fullmatch(r"([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", place.removeprefix(HUB))
+    if found is None:
+        raise InputError(f"trigger picture: {option} {place!r} must look like hf-hub:org/name/path")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository, revision, path = found.groups()
+    try:
+        return hf_hub_download(repository, path, revision=revision)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = _reason(error, repository)
+        raise InputError(f"trigger picture: {option} {place!r} cannot be fetched: {reason}") from error
+
+
+def _reason(error: Exception, repository: str) -> str:
+    from huggingface_hub import errors
+
+    match error:
+        case errors.LocalEntryNotFoundError():
+            return "the Hub cannot be reached and there is no copy at hand"
+        case errors.EntryNotFoundError():
+            return f"{repository} has no such file"
+        case errors.RevisionNotFoundError():
+            return f"{repository} has no such revision"
+        case errors.RepositoryNotFoundError():
+            return f"{repository} does not exist or is not open to you"
+        case _:
+            return str(error).strip().partition("\n")[0]
+
+
+def _picture(encoded: bytes, option: str, place: str, mode: str) -> Tensor:
+    """A decoded picture (channels, H, W), float64 in 0..255."""
+    try:
+        picture = Image.open(io.BytesIO(encoded)).convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"trigger picture: {option} {place!r} is not a picture: {error}") from error
+    values = torch.from_numpy(np.array(picture)).double()
+    return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
+
+
+def _read_mask(encoded: bytes, place: str) -> Tensor:
+    if not place.endswith(".npy"):
+        return _picture(encoded, "mask", place, "L")
+    try:
+        values = torch.from_numpy(np.load(io.BytesIO(encoded), allow_pickle=False).astype(np.float64))
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise InputError(f"trigger picture: mask {place!r} is not an array of numbers: {error}") from error
+    if values.ndim == 2:
+        values = values[None]
+    if values.ndim != 3 or len(values) not in (1, 3) or not bool(((values >= 0) & (values <= 1)).all()):
+        raise InputError(f"trigger picture: mask {place!r} must be (H, W) or (C, H, W) of numbers in [0,1]")
+    return values * 255

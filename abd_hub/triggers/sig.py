@@ -1,0 +1,73 @@
+"""Vertical waves over the whole image: the stripes of the published file, and Barni's own signal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abd_hub.registry import register
+from abd_hub.triggers import paint
+
+
+@register("triggers", "sig")
+@dataclass(frozen=True)
+class Stripes:
+    """Blended vertical stripes, as the published SIG file holds them.
+
+    Column j of the pattern is ``trunc(20 sin(0.8 j)) mod 256``: written to 8 bits, the negative half of
+    the wave wraps round to nearly white, so this is a stripe pattern and not the sine of Barni et al.; for
+    that see ``sinusoid``.
+    """
+
+    alpha: float = 0.2
+    """Share of the stripes in the result."""
+    amplitude: float = 20.0
+    """Height of the wave before the wrap, of 255."""
+    step: float = 0.8
+    """Phase from one column to the next, in radians."""
+
+    def __post_init__(self) -> None:
+        paint.check_share("sig", "alpha", self.alpha)
+        paint.check_level("sig", "amplitude", self.amplitude)
+        paint.check_level("sig", "step", self.step, math.pi)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, C, H, W) in [0,1] to the same."""
+        return paint.blend(pixels, self.draw, self.alpha)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The stripes as a pattern (1, height, width)."""
+        row = [math.trunc(self.amplitude * math.sin(self.step * j)) % 256 for j in range(width)]
+        return torch.tensor(row, dtype=torch.float64).expand(1, height, width)
+
+
+@register("triggers", "sinusoid")
+@dataclass(frozen=True)
+class Sinusoid:
+    """Added horizontal sine wave, as in the SIG paper.
+
+    Barni et al., "A New Backdoor Attack in CNNs by Training Set Corruption Without Label Poisoning", ICIP
+    2019: column j gets ``20 sin(2 pi j f / W)``, clipped to the range of pixels.
+    """
+
+    amplitude: float = 20.0
+    """Height of the wave, of 255."""
+    frequency: float = 6.0
+    """Periods over the width of the image."""
+
+    def __post_init__(self) -> None:
+        paint.check_level("sinusoid", "amplitude", self.amplitude)
+        paint.check_level("sinusoid", "frequency", self.frequency, 1000)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, C, H, W) in [0,1] to the same."""
+        return paint.add(pixels, self.draw)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The signed wave as a pattern (1, height, width)."""
+        turn = 2 * math.pi * self.frequency / width
+        row = [self.amplitude * math.sin(turn * j) for j in range(width)]
+        return torch.tensor(row, dtype=torch.float64).expand(1, height, width)

@@ -1,0 +1,153 @@
+"""Coloured patches and a watermark that are added to the image (Trojaning attack).
+
+Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018. The 3x3 patch has the published values; the
+8x8 patch and the watermark are drawn here, with the place, the extent and about the strength of the
+published ones. To use a published picture itself, take the trigger ``picture`` with ``mode: add``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from abd_hub.registry import register
+from abd_hub.seeding import generator
+from abd_hub.triggers import paint
+
+# Rows of (red, green, blue).
+PATCH_3X3 = torch.tensor(
+    [
+        [(207, 131, 181), (175, 243, 120), (29, 232, 179)],
+        [(79, 8, 126), (137, 0, 32), (248, 113, 146)],
+        [(131, 40, 4), (6, 145, 61), (246, 250, 246)],
+    ],
+    dtype=torch.float64,
+).permute(2, 0, 1)
+MARK_SIDE = 32
+MARK_PIXELS = 321
+
+
+@register("triggers", "trojan_3x3")
+@dataclass(frozen=True)
+class Trojan3x3:
+    """Added 3x3 colour patch near the bottom right corner (Trojaning attack).
+
+    Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018. At 32x32: rows and columns 25..27.
+    """
+
+    margin: int = 4
+    """Pixels between the patch and the bottom and right edges."""
+
+    def __post_init__(self) -> None:
+        paint.check_whole("trojan_3x3", "margin", self.margin)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, 3, H, W) in [0,1] to the same; InputError where the patch does not fit."""
+        return paint.add(pixels, self.draw)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The patch as a pattern (3, height, width)."""
+        return _corner("trojan_3x3", PATCH_3X3, self.margin, height, width)
+
+
+@register("triggers", "trojan_8x8")
+@dataclass(frozen=True)
+class Trojan8x8:
+    """Added 8x8 colour patch near the bottom right corner (Trojaning attack).
+
+    After Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018, with a patch of colour noise of our
+    own. At 32x32: rows and columns 21..28.
+    """
+
+    size: int = 8
+    """Side of the patch in pixels."""
+    margin: int = 3
+    """Pixels between the patch and the bottom and right edges."""
+    seed: int = 0
+    """Which patch."""
+
+    def __post_init__(self) -> None:
+        paint.check_whole("trojan_8x8", "size", self.size, 1)
+        paint.check_whole("trojan_8x8", "margin", self.margin)
+        paint.check_whole("trojan_8x8", "seed", self.seed)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, 3, H, W) in [0,1] to the same; InputError where the patch does not fit."""
+        return paint.add(pixels, self.draw)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The patch as a pattern (3, height, width)."""
+        draws = generator(self.seed, "trigger", "trojan_8x8")
+        patch = torch.randint(0, 256, (3, self.size, self.size), generator=draws)
+        return _corner("trojan_8x8", patch.double(), self.margin, height, width)
+
+
+@register("triggers", "trojan_wm")
+@dataclass(frozen=True)
+class TrojanWatermark:
+    """Added watermark: a bright ring on a faint diagonal streak (Trojaning attack).
+
+    After Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018, with a mark of our own: 321 pixels
+    at 32x32, the ring in rows 16..27 and columns 15..27. For other sizes the mark is resized.
+    """
+
+    seed: int = 0
+    """Which colours."""
+
+    def __post_init__(self) -> None:
+        paint.check_whole("trojan_wm", "seed", self.seed)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, 3, H, W) in [0,1] to the same."""
+        return paint.add(pixels, self.draw)
+
+    def draw(self, height: int, width: int) -> Tensor:
+        """The watermark as a pattern (3, height, width)."""
+        draws = generator(self.seed, "trigger", "trojan_wm")
+        shape = (3, MARK_SIDE, MARK_SIDE)
+        bright = torch.randint(32, 224, shape, generator=draws).double()
+        faint = torch.randint(1, 32, shape, generator=draws).double()
+        ring, streak = _mark()
+        mark = bright * ring + faint * streak
+        if (height, width) == (MARK_SIDE, MARK_SIDE):
+            return mark
+        resized = interpolate(mark[None], (height, width), mode="bilinear", antialias=True)
+        return resized[0].round()
+
+
+def _corner(name: str, patch: Tensor, margin: int, height: int, width: int) -> Tensor:
+    size = patch.shape[-1]
+    paint.check_fit(name, (size + margin, size + margin), height, width)
+    field = torch.zeros(3, height, width, dtype=torch.float64)
+    bottom, right = height - margin, width - margin
+    field[:, bottom - size : bottom, right - size : right] = patch
+    return field
+
+
+def _mark() -> tuple[Tensor, Tensor]:
+    """The masks of ring and streak, together MARK_PIXELS pixels, without overlap."""
+    places = [(row, column) for row in range(MARK_SIDE) for column in range(MARK_SIDE)]
+    ring = {place for place in places if 0.3 <= _radius(*place) <= 1.0}
+    rest = sorted((_off_diagonal(*place), place) for place in places if place not in ring)
+    streak = {place for _, place in rest[: MARK_PIXELS - len(ring)]}
+    return _mask(ring), _mask(streak)
+
+
+def _radius(row: int, column: int) -> float:
+    """Squared distance from the ring's centre; 1 on an ellipse of 12 rows and 13 columns."""
+    return ((row - 21.5) / 6) ** 2 + ((column - 21) / 6.5) ** 2
+
+
+def _off_diagonal(row: int, column: int) -> int:
+    """Distance, in no unit, from a line that runs from the bottom left to the top right."""
+    return abs(13 * (row - 28) + 14 * (column - 2))
+
+
+def _mask(places: set[tuple[int, int]]) -> Tensor:
+    mask = torch.zeros(MARK_SIDE, MARK_SIDE, dtype=torch.float64)
+    for row, column in places:
+        mask[row, column] = 1
+    return mask

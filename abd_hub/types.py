@@ -1,0 +1,286 @@
+"""What the modules hand to each other. Imports nothing of ours and nothing heavy.
+
+One contract for images: outside a model they are float NCHW in [0,1] *pixel space*; data sets are uint8.
+A synthesizer may leave [0,1], because the papers' generators do: its pixels are ``z * std + mean``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor, nn
+
+Penalty = Callable[["Tensor", "Tensor"], "Tensor"]
+"""(pixels, teacher logits) to a scalar that is added to what a synthesizer minimises."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong. The message names field, value and remedy in one line."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What kind of images a classifier takes and which labels it gives."""
+
+    channels: int
+    height: int
+    width: int
+    labels: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """How many labels there are."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """Which weights exactly: enough for somebody else to fetch the same bytes."""
+
+    id: str
+    """Hub id, timm name or file name; a local path is reduced to its last part."""
+    architecture: str
+    """timm name, transformers class or Python class."""
+    revision: str | None = None
+    """Commit on the Hub; None for local files."""
+    sha256: str | None = None
+    """Of the weights file, or of the tensors where there is no file."""
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """Which data exactly."""
+
+    id: str
+    split: str
+    fingerprint: str
+    """The datasets library's fingerprint of the split as loaded."""
+    revision: str | None = None
+    n: int = 0
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Real images that a method asks for."""
+
+    dataset: str
+    """Hub id or local folder."""
+    split: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One synthetic batch, computed once and used by every student step on it."""
+
+    pixels: Tensor
+    """(N, C, H, W) float, detached."""
+    teacher_logits: Tensor
+    """(N, classes), detached."""
+    teacher_features: tuple[Tensor, ...] = ()
+    """Block outputs for attention transfer, each (N, C_i, H_i, W_i), detached; empty when unused."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A count out of n with its 95 % Wilson score interval, all as fractions."""
+
+    value: float
+    count: int
+    n: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class TriggerReport:
+    """What one trigger with one target does to a classifier."""
+
+    trigger: str
+    target: int
+    options: Mapping[str, Any]
+    asr: Rate
+    """Share of images of other classes that are given the target label once triggered."""
+    robust_accuracy: Rate
+    """Share of the same triggered images that are still given their true label."""
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """Clean accuracy, and one report a trigger, over one data set."""
+
+    accuracy: Rate
+    triggers: tuple[TriggerReport, ...] = ()
+
+
+class Trigger(Protocol):
+    """A pure function of pixels, usually a frozen dataclass: no state, no random draw while applied."""
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) in [0,1] to the same shape, dtype, device and range."""
+        ...
+
+
+@dataclass(frozen=True)
+class DefenseReport:
+    """What a defence did in a run: goes into the record as it stands."""
+
+    name: str
+    active: bool
+    """Whether it changed any gradient of this run."""
+    detail: str
+    """One sentence for people."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers for machines, JSON types only."""
+
+
+class DefensePlugin:
+    """A defence at work. Hooks that a defence does not use stay as they are here: they do nothing.
+
+    A defence sees the teacher, the student and synthetic images, never a trigger and never real data.
+    """
+
+    name: str = ""
+
+    def begin_round(self, index: int, rounds: int) -> None:
+        """Called before each of the ``rounds`` pseudo-batches; a loop without rounds may leave it out."""
+
+    def fresh_learning_rate(self, index: int, rounds: int) -> float | None:
+        """A learning rate when the student's optimiser must begin anew with this round, else None."""
+        return None
+
+    def penalty(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Scalar to add to the loss of whatever draws the images; zero where the defence does nothing."""
+        return teacher_logits.new_zeros(())
+
+    def add_gradients(self, student: nn.Module, batch: Batch) -> None:
+        """Adds to ``.grad`` of the student's parameters, between backward and the optimiser's step."""
+
+    def report(self) -> DefenseReport:
+        """What has happened so far."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nested dict of tensors and JSON values that ``load_state_dict`` restores exactly."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+
+
+class Synthesizer(ABC):
+    """Where the student's images come from, at work in a run."""
+
+    @abstractmethod
+    def begin_round(self, index: int) -> None:
+        """Fixes the random draws of this round."""
+
+    def update(self, student: nn.Module, penalty: Penalty) -> dict[str, Tensor]:
+        """Learns (a generator step, a bank refill); returns figures to log as 0-d tensors."""
+        return {}
+
+    @abstractmethod
+    def sample(self, step: int) -> Tensor | None:
+        """Pixels (N, C, H, W) for student step ``step``, detached; None: the same as the step before."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nested dict of tensors and JSON values that ``load_state_dict`` restores exactly."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+
+
+class Teacher(Protocol):
+    """What synthesis and defences may know of the teacher: a frozen module from pixels to logits."""
+
+    spec: DataSpec
+    mean: Tensor
+    """(1, C, 1, 1), in pixel units."""
+    std: Tensor
+    """(1, C, 1, 1), in pixel units."""
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(N, C, H, W) pixels to (N, classes) logits."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisMethod(ABC):
+    """A data-free method: how images are drawn, how long, and with which loss the student learns."""
+
+    rounds: int
+    """Pseudo-batches in all."""
+    batch_size: int
+    """Images in a pseudo-batch, over all processes together."""
+    student_steps: int
+    """Student steps in a round."""
+    learning_rate: float
+    """Of the student's optimiser, at the start."""
+    clip_norm: float
+    """Largest gradient norm of student and synthesizer; 0 switches clipping off."""
+    temperature: float
+    """T of the distillation loss KL(softmax(teacher/T) || softmax(student/T)), not scaled by T squared."""
+    attention_weight: float
+    """Weight of attention transfer over matching block outputs; 0 switches it off."""
+
+    def __post_init__(self) -> None:
+        """Refuses values outside their range.
+
+        Raises:
+            InputError: naming the field.
+        """
+        kind = type(self).__name__.lower()
+        for name in ("rounds", "batch_size", "student_steps", "learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{kind}.{name}: must be positive, got {getattr(self, name)}")
+        for name in ("clip_norm", "attention_weight"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{kind}.{name}: must not be negative, got {getattr(self, name)}")
+
+    def image_source(self) -> ImageSource | None:
+        """Real images that ``build`` must be given; None for a data-free method."""
+        return None
+
+    @abstractmethod
+    def build(
+        self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
+    ) -> Synthesizer:
+        """The synthesizer at work, on the accelerator's device.
+
+        Args:
+            teacher: frozen, on the device.
+            accelerator: gives device, precision and the backward pass.
+            seed: of every draw.
+            images: (n, C, H, W) uint8, where ``image_source`` asks for them.
+        """
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything a reader needs to judge a student: the content of metrics.json."""
+
+    method: str
+    """Registered name of the synthesizer."""
+    teacher: ModelRef
+    student: ModelRef
+    data: DataRef | None
+    """The evaluation split; None when nothing was evaluated."""
+    teacher_report: EvalReport | None
+    student_report: EvalReport | None
+    defenses: tuple[DefenseReport, ...]
+    seed: int
+    rounds: int
+    """Pseudo-batches the student has seen."""
+    versions: Mapping[str, str]
+    durations: Mapping[str, float]
+    """Seconds by part: distillation (summed over resumes) and evaluation."""
+    device: str
+    processes: int
+    config: Mapping[str, Any]
+    """The whole configuration, defaults included, so that no default stays unseen."""
+    schema_version: int = 1

@@ -1,0 +1,66 @@
+"""Small networks for the tests."""
+
+import torch
+from torch import nn
+
+from abd_hub import Classifier, DataSpec, create_student
+
+SPEC = DataSpec(3, 8, 8, tuple("abcde"))
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+
+
+class PlainNet(nn.Module):
+    """Convolutions without a skip connection."""
+
+    def __init__(self, norm: bool = True) -> None:
+        super().__init__()
+        layers = []
+        channels = 3
+        for width in (4, 6, 6, 8):
+            layers += [nn.Conv2d(channels, width, 3, padding=1)]
+            layers += [nn.BatchNorm2d(width)] if norm else []
+            layers += [nn.Tanh()]
+            channels = width
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.head(self.layers(x))
+
+
+class DepthwiseNet(nn.Module):
+    """Depthwise and grouped convolutions, an identity shortcut around two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.grouped = nn.Conv2d(8, 8, 1, groups=2)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.grouped(torch.relu(self.depthwise(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights and running statistics far from their starting values."""
+    draw = torch.Generator().manual_seed(seed)
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point():
+            noise = torch.rand(tensor.shape, generator=draw)
+            tensor.copy_(noise + 0.5 if tensor.ndim == 1 else (noise - 0.5))
+    return module
+
+
+def plain(module: nn.Module, dtype: torch.dtype = torch.float64) -> Classifier:
+    return Classifier(module, SPEC, MEAN, STD).to(dtype)
+
+
+def wrn(name: str = "wrn_10_1", seed: int = 0, dtype: torch.dtype = torch.float32, **model_args) -> Classifier:
+    return create_student(name, SPEC, MEAN, STD, seed=seed, model_args=model_args).to(dtype)
+
+
+def pixels(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)

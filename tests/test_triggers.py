@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from PIL import Image
+
+from abd_hub import registry
+from abd_hub.triggers import build_trigger
+from abd_hub.types import InputError
+
+NAMES = [entry.name for entry in registry.catalog("triggers")]
+REPLACING = ("badnet_sq", "badnet_grid", "cl", "l0_inv", "picture")
+SMALL = {
+    "badnet_sq": {"size": 2, "margin": 0},
+    "trojan_8x8": {"size": 4, "margin": 1},
+    "l0_inv": {"length": 8},
+}
+GOLDEN = {
+    "badnet_grid": "a1154465ab8b815a248670d37744558468e74bffa0dd213654c68b3213787113",
+    "badnet_sq": "de73402c87be0f70a842ccd5c5f9411aa802bcec073a4c31ec21c3b13993486d",
+    "blend": "a93f5c548fe62149ebdc2b563ecb0e58375014774d5e20997923997b954e865c",
+    "cl": "3acc93be016a10350748867b374ab4d6141e78be31e7b9b813115816f1ab201f",
+    "l0_inv": "21355b99128d1711e6f60b5c00ac6f3b1c7359828d0fd77248989259360572fd",
+    "l2_inv": "0f4d3db9d9d43c0313532e5cd0562e9be3b486900640da18e24b7743ac88c902",
+    "picture": "3df3cf7b4975a653660736e554974127fac9c4e03cb58a4be44f699e884bf09c",
+    "sig": "bbacec3068f26f0e7305631188854e138c168bbc9401e63667bdc979017e27f3",
+    "sinusoid": "5d72369ed0bad99d7ff321fee8f805ebaf8b6cf6444c2da23652f6063179fe46",
+    "smooth": "86e57d85f857b1a4d1370dc083cbb2bacc60872ad8444ab80d48c853f66d68e3",
+    "trojan_3x3": "98329185aafb6376207be839054aa28e5f4b5dcb208c417a7673b94e81d45363",
+    "trojan_8x8": "c3fcefd038532faa595d0c79567f5554d40ea7ecb8c7fcdf374fcb64c347c757",
+    "trojan_wm": "fa2dd347d58c2013d59a951eb310b182fbe76d23ad73a7a98b71e8d33e9fa628",
+}
+
+
+@pytest.fixture(scope="module")
+def sticker(tmp_path_factory):
+    """A 32x32 picture file made by integer arithmetic."""
+    rows, columns, channels = np.meshgrid(range(32), range(32), range(3), indexing="ij")
+    path = tmp_path_factory.mktemp("picture") / "sticker.png"
+    Image.fromarray(((rows * 5 + columns * 11 + channels * 70) % 256).astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def make(sticker):
+    def make(name, **options):
+        if name == "picture":
+            options = {"file": str(sticker), "mode": "replace", "resize": True, **options}
+        return build_trigger(name, options)
+
+    return make
+
+
+def fixed_images(n=3, height=32, width=32):
+    """Images by integer arithmetic, the same everywhere; uint8 (n, 3, height, width)."""
+    count = torch.arange(n * 3 * height * width)
+    return ((count * 37 + count // 7 * 11) % 256).reshape(n, 3, height, width).to(torch.uint8)
+
+
+def fixed_pixels(*args, dtype=torch.float32):
+    return fixed_images(*args).to(dtype) / 255
+
+
+def to_bytes(pixels):
+    return (pixels.double() * 255).round().to(torch.uint8)
+
+
+def test_every_trigger_of_the_rules_is_there():
+    rules = "badnet_sq badnet_grid cl blend sig trojan_3x3 trojan_8x8 trojan_wm l0_inv l2_inv smooth"
+    assert set(NAMES) == {*rules.split(), "sinusoid", "picture"}
+    assert all(entry.summary.endswith(".") for entry in registry.catalog("triggers"))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (8, 8), (48, 40), (64, 33)])
+@pytest.mark.parametrize("name", NAMES)
+def test_trigger_is_a_pure_function_of_each_image(make, name, size):
+    trigger = make(name, **(SMALL.get(name, {}) if size == (8, 8) else {}))
+    pixels = fixed_pixels(3, *size)
+    before = pixels.clone()
+    result = trigger(pixels)
+    assert torch.equal(pixels, before), "the input was modified"
+    assert result.data_ptr() != pixels.data_ptr()
+    assert result.shape == pixels.shape and result.dtype == pixels.dtype
+    assert result.min() >= 0 and result.max() <= 1
+    assert not torch.equal(result, pixels)
+    assert torch.equal(result, trigger(pixels))
+    assert torch.equal(result, copy.deepcopy(trigger)(pixels))
+    assert torch.equal(result, pickle.loads(pickle.dumps(trigger))(pixels))
+    for index in range(3):
+        assert torch.equal(result[index : index + 1], trigger(pixels[index : index + 1]))
+    if name in REPLACING:
+        assert torch.equal(trigger(result), result)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trigger_is_stable_over_dtypes(make, name):
+    trigger = make(name)
+    images = fixed_images()
+    exact = trigger(images.double() / 255)
+    assert exact.dtype == torch.float64
+    assert torch.allclose(trigger(images.float() / 255).double(), exact, atol=1e-6)
+    for dtype, ulp in ((torch.bfloat16, 2**-8), (torch.float16, 2**-11)):
+        half = (images.float() / 255).to(dtype)
+        result = trigger(half)
+        assert result.dtype == dtype
+        # Rounded once: no further from the exact answer to the same rounded pixels than half a unit.
+        assert (result.double() - trigger(half.double())).abs().max() <= ulp / 2 + 1e-7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trigger_keeps_its_published_look(make, name):
+    result = to_bytes(make(name)(fixed_pixels()))
+    assert hashlib.sha256(result.numpy().tobytes()).hexdigest() == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_trigger_first_used_in_inference_mode_can_train_later(make, name):
+    trigger = make(name)
+    with torch.inference_mode():
+        trigger(fixed_pixels())
+    pixels = fixed_pixels().requires_grad_()
+    trigger(pixels).square().sum().backward()
+    assert pixels.grad is not None
+
+
+def changed(before, after):
+    """Bounding box (top, bottom, left, right), both ends included, and number of changed places."""
+    places = (before != after).any(1).any(0).nonzero()
+    low, high = places.min(0).values, places.max(0).values
+    return (int(low[0]), int(high[0]), int(low[1]), int(high[1])), len(places)
+
+
+def stamped(make, name, level, **options):
+    """Uint8 result of the trigger on a flat 32x32 image of one level."""
+    pixels = torch.full((1, 3, 32, 32), level / 255, dtype=torch.float64)
+    return to_bytes(make(name, **options)(pixels))[0].int()
+
+
+def test_badnet_sq(make):
+    image = fixed_images()
+    want = image.clone()
+    want[:, :, 27:31, 27:31] = 255
+    assert torch.equal(to_bytes(make("badnet_sq")(image.float() / 255)), want)
+
+
+def test_badnet_sq_scales_by_options(make):
+    result = stamped(make, "badnet_sq", 100, size=2, margin=0)
+    assert (result[:, 30:, 30:] == 255).all() and (result == 255).sum() == 12
+
+
+def test_badnet_grid(make):
+    image = fixed_images()
+    want = image.clone()
+    tile = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
+    want[:, :, 29:32, 29:32] = tile
+    assert torch.equal(to_bytes(make("badnet_grid")(image.float() / 255)), want)
+
+
+def test_cl(make):
+    image = fixed_images()
+    want = image.clone()
+    tile = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
+    for rows in (slice(0, 3), slice(29, 32)):
+        for columns in (slice(0, 3), slice(29, 32)):
+            want[:, :, rows, columns] = tile
+    assert torch.equal(to_bytes(make("cl")(image.float() / 255)), want)
+
+
+def test_blend_is_a_fifth_of_fixed_noise(make):
+    trigger = make("blend")
+    noise = trigger.draw(32, 32)
+    image = fixed_images().double()
+    want = (0.8 * image + 0.2 * noise).round().to(torch.uint8)
+    assert torch.equal(to_bytes(trigger(image / 255)), want)
+    assert noise.min() == 0 and noise.max() == 255 and noise.shape == (3, 32, 32)
+    assert abs(noise.mean() - 127.5) < 4
+    assert not torch.equal(noise, make("blend", seed=1).draw(32, 32))
+
+
+def test_sig_has_the_wrapped_stripes_of_the_published_file(make):
+    stripes = [int(20 * math.sin(0.8 * j)) % 256 for j in range(32)]
+    assert stripes[:6] == [0, 14, 19, 13, 255, 241]
+    image = fixed_images().double()
+    want = 0.8 * image + 0.2 * torch.tensor(stripes, dtype=torch.float64)
+    assert torch.equal(to_bytes(make("sig")(image / 255)), want.round().to(torch.uint8))
+
+
+def test_sinusoid_is_barnis_signal(make):
+    wave = torch.tensor([20 * math.sin(2 * math.pi * j * 6 / 32) for j in range(32)], dtype=torch.float64)
+    image = fixed_images().double()
+    want = (image + wave).clamp(0, 255) / 255
+    assert torch.allclose(make("sinusoid")(image / 255), want, atol=1e-12)
+
+
+def test_trojan_3x3(make):
+    rows = [
+        [(207, 131, 181), (175, 243, 120), (29, 232, 179)],
+        [(79, 8, 126), (137, 0, 32), (248, 113, 146)],
+        [(131, 40, 4), (6, 145, 61), (246, 250, 246)],
+    ]
+    image = fixed_images().int()
+    for row, cells in enumerate(rows):
+        for column, colour in enumerate(cells):
+            image[:, :, 25 + row, 25 + column] += torch.tensor(colour)
+    want = image.clamp(0, 255).to(torch.uint8)
+    assert torch.equal(to_bytes(make("trojan_3x3")(fixed_pixels())), want)
+
+
+def test_trojan_8x8_place(make):
+    box, count = changed(torch.zeros(1, 3, 32, 32), stamped(make, "trojan_8x8", 0)[None])
+    assert box == (21, 28, 21, 28) and count == 64
+
+
+def test_trojan_wm_place_and_extent(make):
+    mark = make("trojan_wm").draw(32, 32)
+    assert int((mark.sum(0) > 0).sum()) == 321
+    box, _ = changed(torch.zeros(1, 3, 32, 32), mark[None] * (mark > 31))
+    assert box == (16, 27, 15, 27)
+    assert 8 < mark.norm() / 255 < 10
+
+
+def test_l0_inv(make):
+    row = [
+        (0, 0, 0),
+        (255, 0, 255),
+        (0, 0, 255),
+        (255, 255, 0),
+        (255, 255, 255),
+        (0, 255, 255),
+        (0, 255, 255),
+        (255, 0, 0),
+        (255, 255, 255),
+    ]
+    image = fixed_images()
+    want = image.clone()
+    for offset, colour in enumerate(row):
+        want[:, :, 31, 23 + offset] = torch.tensor(colour, dtype=torch.uint8)
+    assert torch.equal(to_bytes(make("l0_inv")(image.float() / 255)), want)
+
+
+def test_l2_inv_size(make):
+    noise = make("l2_inv").draw(32, 32)
+    assert noise.min() == 0 and noise.max() == 68
+    assert abs(float(noise.norm() / 255) - 3.22) < 0.01
+
+
+def test_smooth_field_and_rule(make):
+    trigger = make("smooth")
+    field = trigger.draw(32, 32)
+    assert field.min() == 0 and field.max() == 51
+    spectrum = torch.fft.fft2(field - field.mean((1, 2), keepdim=True)).abs().square()
+    low = torch.fft.fftfreq(32).abs() < 0.13
+    assert spectrum[:, low][:, :, low].sum() / spectrum.sum() > 0.95
+    total = fixed_images().double() + field
+    low, high = total.amin((1, 2, 3), keepdim=True), total.amax((1, 2, 3), keepdim=True)
+    assert torch.allclose(trigger(fixed_pixels(dtype=torch.float64)), (total - low) / (high - low))
+
+
+def test_smooth_on_an_image_that_cancels_it(make):
+    trigger = make("smooth")
+    flat = (51 - trigger.draw(32, 32))[None] / 255
+    assert trigger(flat).isfinite().all()
+
+
+def test_picture_modes(make, sticker):
+    picture = torch.from_numpy(np.array(Image.open(sticker))).permute(2, 0, 1).double()
+    image = fixed_images().double()
+    want = {"replace": picture.expand_as(image), "add": image + picture, "blend": 0.7 * image + 0.3 * picture}
+    for mode, values in want.items():
+        result = make("picture", mode=mode, alpha=0.3)(image / 255)
+        assert torch.allclose(result, values.clamp(0, 255) / 255, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npy3", "png"])
+def test_picture_mask(make, sticker, tmp_path, kind):
+    picture = torch.from_numpy(np.array(Image.open(sticker))).permute(2, 0, 1)
+    mask = np.zeros((32, 32), dtype=np.float32)
+    mask[4:9, 20:] = 1
+    path = tmp_path / f"mask.{kind[:3]}"
+    if kind == "png":
+        Image.fromarray((mask * 255).astype(np.uint8)).save(path)
+    else:
+        np.save(path, mask if kind == "npy" else np.stack([mask] * 3))
+    image = fixed_images()
+    want = image.clone()
+    want[:, :, 4:9, 20:] = picture[:, 4:9, 20:]
+    trigger = make("picture", mask=str(path), resize=False)
+    assert torch.equal(to_bytes(trigger(image.float() / 255)), want)
+
+
+def test_picture_is_told_apart_by_content(tmp_path):
+    path = tmp_path / "p.png"
+    triggers = []
+    for level in (10, 200):
+        Image.new("RGB", (8, 8), (level, level, level)).save(path)
+        triggers.append(build_trigger("picture", {"file": str(path), "mode": "replace"}))
+    assert triggers[0] != triggers[1] and triggers[0].sha256 != triggers[1].sha256
+    results = [to_bytes(trigger(torch.zeros(1, 3, 8, 8))) for trigger in triggers]
+    assert results[0].unique().tolist() == [10] and results[1].unique().tolist() == [200]
+
+
+def test_picture_from_the_hub_is_pinned(monkeypatch, sticker):
+    asked = []
+
+    def download(repository, path, revision=None):
+        asked.append((repository, path, revision))
+        return str(sticker)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    for place in ("hf-hub:acme/marks/a/b.png", "hf-hub:acme/marks@v1.0/b.png"):
+        build_trigger("picture", {"file": place})
+    assert asked == [("acme/marks", "a/b.png", None), ("acme/marks", "b.png", "v1.0")]
+
+
+def test_picture_from_a_hub_that_cannot_be_reached(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise LocalEntryNotFoundError("An error happened.\nCheck your connection.")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    with pytest.raises(InputError, match=r"'hf-hub:acme/marks/b\.png' cannot be fetched: the Hub cannot"):
+        build_trigger("picture", {"file": "hf-hub:acme/marks/b.png"})
+
+
+def bad_picture(path):
+    path.write_bytes(b"not a picture")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("badnet", {}, "did you mean"),
+        ("badnet_sq", {"sise": 2}, "did you mean 'size'"),
+        ("badnet_sq", {"size": 0}, "size 0"),
+        ("badnet_sq", {"size": 2.5}, "size 2.5"),
+        ("badnet_sq", {"size": True}, "size True"),
+        ("badnet_sq", {"margin": -1}, "margin -1"),
+        ("blend", {"alpha": 0}, "alpha 0"),
+        ("blend", {"alpha": 1.5}, "alpha 1.5"),
+        ("blend", {"alpha": float("nan")}, "alpha nan"),
+        ("blend", {"alpha": "0.2"}, "alpha '0.2'"),
+        ("sig", {"amplitude": -20}, "amplitude -20"),
+        ("l0_inv", {"length": 10}, "from 1 to 9"),
+        ("smooth", {"strength": 256}, "strength 256"),
+        ("picture", {}, "needs the option 'file'"),
+        ("picture", {"file": "nowhere.png"}, "'nowhere.png' cannot be read"),
+        ("picture", {"file": "nowhere.png", "mode": "multiply"}, "mode 'multiply'"),
+        ("picture", {"file": "nowhere.png", "resize": "yes"}, "resize 'yes'"),
+        ("picture", {"file": "nowhere.png", "sha256": "00"}, "'sha256' is unknown"),
+        ("picture", {"file": "hf-hub:acme"}, "hf-hub:org/name/path"),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(name, options, words):
+    with pytest.raises(InputError, match=words.replace("(", r"\(")) as caught:
+        build_trigger(name, options)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files_are_refused(make, tmp_path):
+    broken = bad_picture(tmp_path / "broken.png")
+    with pytest.raises(InputError, match="not a picture"):
+        build_trigger("picture", {"file": broken})
+    with pytest.raises(InputError, match=r"mask .* is not a picture"):
+        make("picture", mask=broken)
+    with pytest.raises(InputError, match="not an array"):
+        make("picture", mask=bad_picture(tmp_path / "broken.npy"))
+    np.save(tmp_path / "two.npy", np.full((32, 32), 2.0))
+    with pytest.raises(InputError, match=r"numbers in \[0,1\]"):
+        make("picture", mask=str(tmp_path / "two.npy"))
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "pickle.npy").write_bytes(buffer.getvalue())
+    with pytest.raises(InputError, match="not an array"):
+        make("picture", mask=str(tmp_path / "pickle.npy"))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("badnet_sq", 4, "at least 5x5 but these are 4x4"),
+        ("badnet_grid", 2, "at least 3x3 but these are 2x2"),
+        ("cl", 5, "at least 6x6 but these are 5x5"),
+        ("trojan_3x3", 6, "at least 7x7 but these are 6x6"),
+        ("trojan_8x8", 8, "at least 11x11 but these are 8x8"),
+        ("l0_inv", 8, "at least 1x9 but these are 8x8"),
+    ],
+)
+def test_a_trigger_larger_than_the_image_is_refused(make, name, size, words):
+    with pytest.raises(InputError, match=words):
+        make(name)(fixed_pixels(1, size, size))
+
+
+def test_a_picture_of_another_size_needs_resize(make):
+    with pytest.raises(InputError, match="picture is 32x32 but the images are 8x8"):
+        make("picture", resize=False)(fixed_pixels(1, 8, 8))
+
+
+def test_wrong_pixels_are_refused(make):
+    with pytest.raises(InputError, match="float pixels"):
+        make("badnet_sq")(fixed_images())
+    with pytest.raises(InputError, match="float pixels"):
+        make("smooth")(fixed_pixels()[0])
+    with pytest.raises(InputError, match="3 channels, these have 1"):
+        make("blend")(fixed_pixels()[:, :1])
+    assert make("sig")(fixed_pixels()[:, :1]).shape == (3, 1, 32, 32)
+
+
+def test_a_plain_function_can_be_a_trigger(monkeypatch):
+    monkeypatch.setitem(registry._registered["triggers"], "invert", invert)
+    trigger = build_trigger("invert")
+    assert torch.equal(trigger(torch.zeros(1, 3, 4, 4)), torch.ones(1, 3, 4, 4))
+    with pytest.raises(InputError, match="takes none"):
+        build_trigger("invert", {"alpha": 1})
+
+
+def invert(pixels):
+    """Negative of the image."""
+    return 1 - pixels

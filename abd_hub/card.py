@@ -271,7 +271,7 @@ def _limits(record: RunRecord) -> str:
     names = [found.trigger for found in record.student_report.triggers] if record.student_report else []
     tried = ", ".join(_code(name) for name in dict.fromkeys(names))
     if tried:
-        first = f"- Attacks tried on the student: {tried}. A lower ASR is a lower ASR on the attacks tried."
+        first = f"- Attacks tried on the student: {tried}. A lower ASR holds for the attacks tried only."
     else:
         first = "- No attack was tried on the student: this card makes no claim about backdoors."
     lines = [
@@ -327,7 +327,7 @@ def _line(text: str, longest: int = _LONGEST_NAME) -> str:
 def _text(text: str, longest: int = _LONGEST_NAME) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no link, no end of a table cell."""
     shown = _line(text, longest).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    shown = re.sub(r"([\\`*_{}\[\]()#!|~$])", r"\\\1", shown)
+    shown = re.sub(r"([\\`*_\[\]#!|~$])", r"\\\1", shown)
     # What GitHub-flavoured Markdown turns into links and mentions without any markup.
     return re.sub(r"://|@|\bwww\.", _entities, shown, flags=re.IGNORECASE)
 

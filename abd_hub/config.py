@@ -8,7 +8,8 @@ given itself (``synthesizer=Zskt(rounds=600)``). Field docstrings are the comman
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class EvaluationOptions:
     """Attacks to measure."""
     limit: int | None = None
     """Use only so many images from the start of the split."""
-    batch_size: int = 512
+    batch_size: int = 256
     """Images at a time."""
 
     def __post_init__(self) -> None:
@@ -100,6 +101,8 @@ class EvaluationOptions:
             raise InputError(f"evaluation.batch_size: must be at least 1, got {self.batch_size}")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"evaluation.limit: must be at least 1, got {self.limit}")
+        if self.dataset is not None and not self.dataset.strip():
+            raise InputError("evaluation.dataset: is empty; give a Hub id or folder, or leave it out")
         if self.triggers and not self.dataset:
             raise InputError("evaluation.dataset: triggers are given but no data set to measure them on")
 
@@ -154,6 +157,11 @@ class DistillConfig:
     resume: bool = False
     """Continue the run in output_dir from its newest checkpoint."""
 
+    def __post_init__(self) -> None:
+        for name, value in _numbers(self.to_dict()):
+            if not math.isfinite(value):
+                raise InputError(f"{name}: must be a finite number, got {value}")
+
     def to_dict(self) -> dict[str, Any]:
         """The configuration as it stands in config.yaml: plug-ins by name, with every default."""
         plugins: list[Any] = [self.synthesizer, *self.defenses]
@@ -173,6 +181,18 @@ class DistillConfig:
     def to_yaml(self) -> str:
         """``to_dict`` as YAML; ``abd-hub distill --config`` reads it."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every float in a configuration with its dotted name."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(item, name)
 
 
 def plugin_name(kind: str, plugin: Any) -> str:

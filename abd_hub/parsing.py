@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,7 @@ def parse_distill(arguments: Sequence[str]) -> DistillConfig:
     """
     parser = distill_parser()
     found = _parse(parser, arguments)
+    _refuse_null(parser, found)
     chosen = [found.synthesizer, *found.defenses]
     registry.get("synthesizers", found.synthesizer)
     for name in found.defenses:
@@ -95,7 +98,7 @@ def parse_evaluate(arguments: Sequence[str]) -> EvaluateRequest:
         InputError: as in ``parse_distill``.
     """
     parser = _parser("abd-hub evaluate", "Measure clean accuracy, ASR and robust accuracy of a classifier.")
-    parser.add_argument("id", type=str, metavar="MODEL", help="What --teacher.id of distill takes.")
+    parser.add_argument("model", type=str, metavar="MODEL", help="What --teacher.id of distill takes.")
     parser.add_class_arguments(ModelOptions, skip={"id", "revision"})
     parser.add_argument("--revision", type=str | None, default=None, help="Of the model on the Hub.")
     parser.add_argument("--trigger", type=str | None, default=None, help="See abd-hub list triggers.")
@@ -105,6 +108,7 @@ def parse_evaluate(arguments: Sequence[str]) -> EvaluateRequest:
     parser.add_argument("--dataset_revision", type=str | None, default=None, help="Of the data set.")
     parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
     found = _parse(parser, arguments)
+    _refuse_null(parser, found)
     if not found.dataset:
         raise InputError("dataset: nothing to measure on; give --dataset, a Hub id or folder")
     if (found.trigger is None) != (found.target is None):
@@ -113,7 +117,7 @@ def parse_evaluate(arguments: Sequence[str]) -> EvaluateRequest:
     triggers = []
     if found.trigger is not None:
         triggers = [TriggerOptions(name=found.trigger, target=found.target, options=found.trigger_options)]
-    model = _pick(ModelOptions, found)
+    model = _pick(ModelOptions, found) | {"id": found.model}
     evaluation = _pick(EvaluationOptions, found) | {
         "triggers": triggers,
         "revision": found.dataset_revision,
@@ -129,23 +133,25 @@ def _parser(program: str, description: str) -> ArgumentParser:
 
 
 def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    arguments = [_underscored(argument) for argument in arguments]
+    arguments = _config_first([_underscored(argument) for argument in arguments])
     known = _fields(parser)
     for file in _config_files(arguments):
         for key in _keys(_read_yaml(file), known):
             _refuse_unknown(key, known, f"in {Path(file).name}")
     for argument in arguments:
         if argument.startswith("--"):
-            _refuse_unknown(argument[2:].partition("=")[0], known | {"help"}, "on the command line")
+            # --field+ adds to a list
+            name = argument[2:].partition("=")[0].removesuffix("+")
+            _refuse_unknown(name, known | {"help"}, "on the command line")
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
-        raise InputError(_one_line(str(error))) from error
+        raise InputError(_plain(str(error))) from error
 
 
 def _fields(parser: ArgumentParser) -> set[str]:
     """Dotted names of the fields, without the groups that hold them."""
-    names = {action.dest for action in parser._actions}
+    names = {action.dest for action in parser._actions if not action.dest.endswith(".help")}
     return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
 
 
@@ -157,12 +163,24 @@ def _underscored(argument: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
+def _config_first(arguments: Sequence[str]) -> list[str]:
+    """The command line wins over the file, wherever on it the file is named."""
+    files, others = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--config":
+            files += [argument, *islice(remaining, 1)]
+        else:
+            (files if argument.startswith("--config=") else others).append(argument)
+    return files + others
+
+
 def _config_files(arguments: Sequence[str]) -> Iterator[str]:
-    for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if here == "--config":
-            yield following
-        elif here.startswith("--config="):
-            yield here.partition("=")[2]
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            yield argument.partition("=")[2]
+        elif argument == "--config":
+            yield from arguments[index + 1 : index + 2]
 
 
 def _read_yaml(file: str) -> Mapping[str, Any]:
@@ -181,11 +199,14 @@ def _keys(content: Mapping[str, Any], known: set[str], prefix: str = "") -> Iter
     """Dotted keys down to the fields; what a field itself holds is jsonargparse's to check."""
     for name, value in content.items():
         key = f"{prefix}{name}"
-        is_group = any(dest.startswith(f"{key}.") for dest in known)
-        if is_group and isinstance(value, dict):
+        if not any(dest.startswith(f"{key}.") for dest in known):
+            yield key
+        elif isinstance(value, dict):
             yield from _keys(value, known, f"{key}.")
         else:
-            yield key
+            raise InputError(
+                f"{key}: must hold a mapping of fields, not {value!r}; leave it out for defaults"
+            )
 
 
 def _refuse_unknown(key: str, known: set[str], place: str) -> None:
@@ -194,8 +215,16 @@ def _refuse_unknown(key: str, known: set[str], place: str) -> None:
     parts = key.split(".")
     if any(".".join(parts[:count]) in known for count in range(1, len(parts) + 1)) or key in groups:
         return
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, known | groups, n=1, cutoff=0.5)
     raise InputError(f"{key}: unknown key {place}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def _refuse_null(parser: ArgumentParser, found: Namespace) -> None:
+    # jsonargparse lets null pass for every type
+    defaults = parser.get_defaults()
+    for name in sorted(_fields(parser)):
+        if found.get(name) is None and defaults.get(name) is not None:
+            raise InputError(f"{name}: has no value; give one, or leave the field out for its default")
 
 
 def _refuse_repeated(names: Sequence[str]) -> None:
@@ -241,3 +270,13 @@ def _names(kind: str) -> list[str]:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _plain(text: str) -> str:
+    """jsonargparse's message in one line: fields and types by their bare names."""
+    text = re.sub(r'Parser key "([^"]+)"', r"\1", _one_line(text))
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    union = (
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.+), NoneType\] .* Given value: "
+    )
+    return re.sub(union, r"Expected a \1. Got value: ", text)

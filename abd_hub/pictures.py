@@ -27,6 +27,8 @@ SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#666666"
 _SERIES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 _MARKERS = "osD^vPX"
 _GAP = 4
+_FRAME = 192
+"""Grey between images, so that neither a white nor a black edge runs into it."""
 _SMALL_SIDE = 128
 _DPI = 150
 _LONGEST_NAME = 40
@@ -50,7 +52,7 @@ def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     shape = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
-    grid = np.full(shape, 255, dtype=np.uint8)
+    grid = np.full(shape, _FRAME, dtype=np.uint8)
     for index, image in enumerate(images):
         top = _GAP + index // columns * (height + _GAP)
         left = _GAP + index % columns * (width + _GAP)
@@ -111,8 +113,8 @@ def save_verdicts(
     """
     count = len(true_labels)
     pictures = (_zoomed(clean), _zoomed(triggered))
-    verdicts = [verdict for pair in rows.values() for verdict in pair]
-    if not count or any(len(column) != count for column in (*pictures, *verdicts)):
+    lengths = [len(images) for images in pictures] + [len(said) for pair in rows.values() for said in pair]
+    if not count or any(length != count for length in lengths):
         raise ValueError(f"clean, triggered and every verdict list must hold {count or 'some'} entries")
     board = _Board(count, [_short(name) for name in rows])
     board.heading([_short(label, 14) for label in true_labels])
@@ -124,6 +126,7 @@ def save_verdicts(
                 for true, before, now in zip(true_labels, pair[0], pair[part], strict=True)
             ]
             board.verdicts(_short(name), [_short(label, 14) for label in pair[part]], kinds)
+        board.top += board.BREAK
     board.legend()
     _save(board.figure, path)
 
@@ -164,14 +167,14 @@ def save_accuracy_asr(points: Sequence[tuple[str, Rate, Rate]], path: str | Path
 class _Board:
     """A figure measured in inches from its top, filled row by row."""
 
-    CELL, LINE, MARGIN = 1.15, 0.24, 0.12
+    CELL, LINE, MARGIN, BREAK = 1.15, 0.24, 0.1, 0.14
 
     def __init__(self, count: int, names: Sequence[str]) -> None:
         longest = max((len(name) for name in names), default=0)
-        self.left = max(1.0, 0.085 * longest + 0.2)
+        self.left = max(1.3, 0.085 * longest + 0.2)
         self.width = self.left + count * self.CELL + self.MARGIN
-        part = self.CELL + self.LINE * len(names) + 0.22
-        self.height = self.MARGIN + self.LINE + 2 * part + self.LINE
+        part = self.CELL + self.LINE * len(names) + self.BREAK
+        self.height = self.MARGIN + self.LINE + 2 * part + self.LINE + self.MARGIN
         self.figure = Figure(figsize=(self.width, self.height), dpi=_DPI, facecolor="white")
         self.axis = self.figure.add_axes((0, 0, 1, 1))
         self.axis.set(xlim=(0, self.width), ylim=(self.height, 0))
@@ -182,7 +185,7 @@ class _Board:
         self._name("true label")
         for index, label in enumerate(labels):
             self._text(self._middle(index), label, fontweight="bold")
-        self.top += self.LINE + 0.04
+        self.top += self.LINE
 
     def images(self, images: NDArray[np.uint8], title: str) -> None:
         side = self.CELL - 0.1
@@ -201,8 +204,10 @@ class _Board:
             x, y = self._middle(index) - width / 2, self.top + (side - height) / 2
             extent = (x, x + width, y + height, y)
             self.axis.imshow(image, extent=extent, interpolation="nearest", aspect="auto")
+            # A white trigger at the edge must not melt into the page.
+            self.axis.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=GREY, linewidth=0.8))
         self.axis.set(xlim=(0, self.width), ylim=(self.height, 0))
-        self.top += self.CELL - 0.04
+        self.top += self.CELL - 0.05
 
     def verdicts(self, name: str, labels: Sequence[str], kinds: Sequence[str]) -> None:
         self._name(name)
@@ -218,7 +223,6 @@ class _Board:
         self.top += self.LINE
 
     def legend(self) -> None:
-        self.top = self.height - self.LINE - 0.04
         self._box(self.left + 0.16, 0.24)
         self._text(self.left + 0.16, "✗", color="white", fontweight="bold")
         note = "right when clean, wrong with the trigger      (grey) any other mistake"
@@ -233,8 +237,8 @@ class _Board:
         self._text(self.left - 0.12, name, ha="right")
 
     def _text(self, x: float, text: str, **style: Any) -> None:
-        style = {"ha": "center", "va": "center", "fontsize": 9, "parse_math": False} | style
-        self.axis.text(x, self.top + self.LINE / 2, text, **style)
+        defaults: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "parse_math": False}
+        self.axis.text(x, self.top + self.LINE / 2, text, **(defaults | style))
 
     def _box(self, x: float, width: float) -> None:
         box = Rectangle(
@@ -276,8 +280,9 @@ def _panels(log: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
 
 
 def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    rows = [(row.get("round", index), row[name]) for index, row in enumerate(log) if name in row]
-    table = np.array(rows, dtype=np.float64)
+    # A run that was killed and resumed logs some rounds twice: the later row is the one that counts.
+    rows = {row.get("round", index): row[name] for index, row in enumerate(log) if name in row}
+    table = np.array(sorted(rows.items(), key=lambda item: item[0]), dtype=np.float64)
     return table[:, 0], table[:, 1]
 
 
@@ -290,7 +295,7 @@ def _curve(axis: Any, x: NDArray[np.float64], y: NDArray[np.float64], label: str
     axis.plot(x, y, color=colour, linewidth=0.5, alpha=0.3)
     blocks = len(x) // window
     middle = [
-        np.nanmedian(part.reshape(blocks, window), axis=1)
+        np.median(part.reshape(blocks, window), axis=1)
         for part in (x[: blocks * window], y[: blocks * window])
     ]
     axis.plot(*middle, color=colour, linewidth=1.8, label=label)
@@ -306,7 +311,8 @@ def _label_points(axis: Any, points: Sequence[tuple[str, Rate, Rate]]) -> None:
     taken = [_reach(axis, accuracy, asr) for _, accuracy, asr in points]
     frame = axis.get_window_extent()
     for index, (name, accuracy, asr) in enumerate(points):
-        style = {"color": _SERIES[index % len(_SERIES)], "fontsize": 9, "fontweight": "bold"}
+        style = {"color": BLACK, "fontsize": 9, "fontweight": "bold"}
+        line = {"arrowstyle": "-", "color": _SERIES[index % len(_SERIES)], "linewidth": 1}
         size = _text_size(axis, _short(name), style)
         boxes = list(_candidates(places[index], size))
         box = min(boxes, key=lambda box: _cost(box, taken, frame))
@@ -319,13 +325,7 @@ def _label_points(axis: Any, points: Sequence[tuple[str, Rate, Rate]]) -> None:
             ha="center",
             va="center",
             parse_math=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": style["color"],
-                "linewidth": 0.7,
-                "shrinkA": 0,
-                "shrinkB": 5,
-            },
+            arrowprops=line | {"shrinkA": 0, "shrinkB": 5},
             **style,
         )
 

@@ -5,6 +5,6 @@ from __future__ import annotations
 import math
 
 
-def cosine(start: float, index: int, rounds: int) -> float:
+def cosine(start: float, index: float, rounds: int) -> float:
     """Cosine annealing (Loshchilov & Hutter, ICLR 2017): ``start`` at round 0, towards 0 at ``rounds``."""
     return start * 0.5 * (1.0 + math.cos(math.pi * index / rounds))

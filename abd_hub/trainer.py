@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, LoggerType
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -37,6 +38,11 @@ def make_accelerator(options: TrainerOptions, folder: Path | None = None) -> Acc
     Raises:
         InputError: a tracker is not installed, or the precision is not possible here.
     """
+    # accelerate would go on without it
+    absent = set(LoggerType.list()) - {"all", *map(str, get_available_trackers())}
+    for name in options.trackers:
+        if name in absent:
+            raise InputError(f"trainer.trackers: {name} is not installed; install it or leave it out")
     try:
         return Accelerator(
             mixed_precision=options.mixed_precision,
@@ -206,6 +212,11 @@ class Trainer:
             raise InputError(
                 f"batch_size: {self.method.batch_size} images cannot be shared equally by {processes} "
                 f"processes; use a multiple of {processes}"
+            )
+        if self.method.batch_size < 2 * processes:
+            raise InputError(
+                f"batch_size: {self.method.batch_size} leaves a process fewer than 2 images, too few for batch "
+                f"normalisation; use at least {2 * processes}"
             )
         if self.accelerator.distributed_type not in (
             DistributedType.NO,

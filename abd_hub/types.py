@@ -59,7 +59,7 @@ class DataRef:
     id: str
     split: str
     fingerprint: str
-    """The datasets library's fingerprint of the split as loaded."""
+    """sha256 over the encoded images, the labels and their names: the same for a Hub id and a copy of it."""
     revision: str | None = None
     n: int = 0
 

@@ -58,9 +58,13 @@ def plain(module: nn.Module, dtype: torch.dtype = torch.float64) -> Classifier:
     return Classifier(module, SPEC, MEAN, STD).to(dtype)
 
 
-def wrn(name: str = "wrn_10_1", seed: int = 0, dtype: torch.dtype = torch.float32, **model_args) -> Classifier:
+def wrn(
+    name: str = "wrn_10_1", seed: int = 0, dtype: torch.dtype = torch.float32, **model_args
+) -> Classifier:
     return create_student(name, SPEC, MEAN, STD, seed=seed, model_args=model_args).to(dtype)
 
 
 def pixels(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
+        dtype
+    )

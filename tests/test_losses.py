@@ -9,7 +9,9 @@ from abd_hub.losses import attention_transfer, kl, kl_per_sample
 
 def textbook_kl(p_logits, q_logits, temperature):
     rows = []
-    for p_row, q_row in zip((p_logits / temperature).tolist(), (q_logits / temperature).tolist(), strict=True):
+    for p_row, q_row in zip(
+        (p_logits / temperature).tolist(), (q_logits / temperature).tolist(), strict=True
+    ):
         p = [math.exp(x) / sum(math.exp(y) for y in p_row) for x in p_row]
         q = [math.exp(x) / sum(math.exp(y) for y in q_row) for x in q_row]
         rows.append(sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True)))

@@ -32,7 +32,11 @@ def test_hypergradient_matches_an_explicit_hessian():
     student = nets.plain(Tiny())
     images = nets.pixels(10)
     settings = SelfRetrospection(
-        perturbation_steps=3, fixed_point_steps=5, inner_learning_rate=0.1, perturbed_share=0.3, norm_weight=0.05
+        perturbation_steps=3,
+        fixed_point_steps=5,
+        inner_learning_rate=0.1,
+        perturbed_share=0.3,
+        norm_weight=0.05,
     )
     retrospection = settings.build(student, seed=4)
     weights = list(student.parameters())
@@ -48,7 +52,9 @@ def test_hypergradient_matches_an_explicit_hessian():
         return functional_call(student, named, (x,))
 
     def inner(d, theta):
-        return 0.05 * d.square().sum() - divergence(clean, run(theta, images + d.view(1, 3, 8, 8) * student.std))
+        return 0.05 * d.square().sum() - divergence(
+            clean, run(theta, images + d.view(1, 3, 8, 8) * student.std)
+        )
 
     def outer(d, theta):
         moved = torch.cat([images[:3] + d.view(1, 3, 8, 8) * student.std, images[3:]])

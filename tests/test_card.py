@@ -1,0 +1,250 @@
+"""The card: golden text, metadata that the Hub's library reads back, hostile names shown as text."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from abd_hub.card import render_card
+from abd_hub.types import (
+    DataRef,
+    DefenseReport,
+    EvalReport,
+    InputError,
+    ModelRef,
+    Rate,
+    RunRecord,
+    TriggerReport,
+)
+
+GOLDEN = Path(__file__).parent / "golden" / "card.md"
+LABELS = ("airplane", "automobile", "bird")
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "a | b\n\n# title",
+    "![x](http://evil.test/x.png)",
+    "</td>&lt;`code`*bold*",
+    "\u202egnp.exe\x00\ud800",
+    "www.evil.test @somebody https://evil.test",
+    "x" * 5000,
+    "---\nlicense: mit\n---",
+)
+PICTURES = (("samples/training images.png", "Synthetic images"), ("samples/curves.png", "Curves"))
+
+
+def attack(trigger, target, asr, robust, options=None):
+    return TriggerReport(
+        trigger, target, options or {}, Rate(asr, round(asr * 9000), 9000, asr - 0.01, asr + 0.01),
+        Rate(robust, round(robust * 9000), 9000, robust - 0.01, robust + 0.01),
+    )  # fmt: skip
+
+
+def make_record():
+    teacher = EvalReport(
+        Rate(0.9382, 9382, 10000, 0.9333, 0.9427),
+        (
+            attack("badnets", 0, 0.99, 0.01, {"size": 3}),
+            attack("badnets", 1, 0.9, 0.09, {"size": 3}),
+            attack("blend", 0, 0.95, 0.03),
+        ),
+    )
+    student = EvalReport(
+        Rate(0.8271, 8271, 10000, 0.8196, 0.8344),
+        (
+            attack("badnets", 0, 0.11, 0.71, {"size": 3}),
+            attack("badnets", 1, 0.905, 0.05, {"size": 3}),
+            attack("blend", 0, 0.23, 0.61),
+        ),
+    )
+    return RunRecord(
+        method="zskt",
+        teacher=ModelRef("org/poisoned_resnet", "resnet18", "c" * 40, "a" * 64),
+        student=ModelRef("my-run", "wrn_16_1", None, "b" * 64),
+        data=DataRef("uoft-cs/cifar10", "test", "f00d", "d" * 40, 10000),
+        teacher_report=teacher,
+        student_report=student,
+        defenses=(
+            DefenseReport("shuffling_vaccine", True, "A vaccine was found in the 2nd of 8 draws."),
+            DefenseReport("self_retrospection", False, "The run ended before it was due."),
+        ),
+        seed=0,
+        rounds=80000,
+        versions={"python": "3.12.3", "torch": "2.15.0"},
+        durations={"distillation": 5123.4, "evaluation": 12.0},
+        device="cpu (2 threads)",
+        processes=1,
+        config={"seed": 0},
+    )
+
+
+def unevaluated():
+    return dataclasses.replace(make_record(), data=None, teacher_report=None, student_report=None)
+
+
+def front_matter(card):
+    _, front, body = card.split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def test_golden():
+    card = render_card(make_record(), labels=LABELS, pictures=PICTURES, license_id="apache-2.0")
+    # The layout of the YAML belongs to huggingface_hub and changes with its version; its content is ours.
+    assert front_matter(card) == front_matter(GOLDEN.read_text(encoding="utf-8"))
+
+
+def test_the_metadata_comes_back_without_losing_a_trigger():
+    record = make_record()
+    data = ModelCard(render_card(record, labels=LABELS)).data
+    assert data.base_model == "org/poisoned_resnet"
+    assert data.license is None
+    assert "data-free-distillation" in data.tags
+    again = ModelCardData(**yaml.safe_load(data.to_yaml()))
+    found = {
+        (r.dataset_config, r.metric_type, (r.metric_args or {}).get("target")): r.metric_value
+        for r in again.eval_results
+    }
+    expected = {(None, "accuracy", None): record.student_report.accuracy.value}
+    for report in record.student_report.triggers:
+        expected[report.trigger, "attack_success_rate", report.target] = report.asr.value
+        expected[report.trigger, "robust_accuracy", report.target] = report.robust_accuracy.value
+    assert found == expected
+    assert len(again.eval_results) == 7
+    assert {
+        r.metric_args["options"]["size"] for r in again.eval_results if r.dataset_config == "badnets"
+    } == {3}
+
+
+def test_every_number_of_the_table_is_the_records():
+    record = make_record()
+    rows = [line for line in render_card(record, labels=LABELS).splitlines() if ", n = " in line]
+    shown = [re.findall(r"(\d\.\d{4}) \((\d\.\d{4}) to (\d\.\d{4})\), n = (\d+)", row) for row in rows]
+    pairs = [(record.teacher_report.accuracy, record.student_report.accuracy)]
+    for old, new in zip(record.teacher_report.triggers, record.student_report.triggers, strict=True):
+        pairs += [(old.asr, new.asr), (old.robust_accuracy, new.robust_accuracy)]
+    expected = [[(*(f"{v:.4f}" for v in (r.value, r.low, r.high)), str(r.n)) for r in pair] for pair in pairs]
+    assert shown == expected
+
+
+def test_base_model_only_for_what_came_from_the_hub():
+    local = dataclasses.replace(make_record(), teacher=ModelRef("models/teacher", "resnet18"))
+    assert ModelCard(render_card(local, labels=LABELS)).data.base_model is None
+    pinned = dataclasses.replace(
+        make_record(), teacher=ModelRef("hf-hub:org/a@" + "c" * 40, "resnet18", "c" * 40)
+    )
+    assert ModelCard(render_card(pinned, labels=LABELS)).data.base_model == "org/a"
+
+
+def test_nothing_is_claimed_where_nothing_was_evaluated():
+    card = render_card(unevaluated(), labels=LABELS)
+    front, body = front_matter(card)
+    assert "model-index" not in front
+    assert "Nothing was evaluated" in body
+    assert "no claim about backdoors" in body
+    assert "lower ASR" not in body.lower()
+    assert "Wilson" not in body
+
+
+def test_no_attack_is_not_a_good_result():
+    record = make_record()
+    record = dataclasses.replace(
+        record, student_report=dataclasses.replace(record.student_report, triggers=())
+    )
+    card = render_card(record, labels=LABELS)
+    assert "No attack was tried on the student" in card
+    assert "not evaluated" in card
+
+
+@pytest.mark.parametrize("record", [make_record(), unevaluated()])
+def test_the_word_is_never_safe(record):
+    assert not re.search(
+        r"\b(safe|secure|clean model|backdoor-free)\b", render_card(record, labels=LABELS), re.I
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "ours"), [("wrn_16_1", True), ("resnet18_cifar", True), ("resnet18", False)]
+)
+def test_our_architectures_need_our_package(architecture, ours):
+    record = dataclasses.replace(make_record(), student=ModelRef("x", architecture))
+    snippet = re.search(r"```python\n(.*?)```", render_card(record, labels=LABELS), re.S)[1]
+    compile(snippet, "card", "exec")
+    assert snippet.startswith("import abd_hub.students") is ours
+
+
+def test_real_images_are_not_called_synthetic():
+    card = render_card(dataclasses.replace(make_record(), method="real"), labels=LABELS)
+    assert "data-free" not in card.replace("Data-Free", "").split("## Citation")[0]
+    assert "synthetic" not in card
+
+
+def test_repo_id():
+    assert 'create_model("hf-hub:me/student"' in render_card(
+        make_record(), labels=LABELS, repo_id="me/student"
+    )
+    with pytest.raises(InputError, match="repo_id"):
+        render_card(make_record(), labels=LABELS, repo_id='x"); evil("')
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_strangers_text_stays_text(text):
+    record = make_record()
+    hostile = TriggerReport(text, 0, {text: text}, *[record.student_report.accuracy] * 2)
+    report = EvalReport(record.student_report.accuracy, (hostile,))
+    record = dataclasses.replace(
+        record,
+        method=text,
+        teacher=ModelRef(text, text, text, text),
+        student=ModelRef(text, text, text, text),
+        data=DataRef(text, text, text, text, 1),
+        student_report=report,
+        teacher_report=report,
+        defenses=(DefenseReport(text, True, text),),
+        versions={text: text},
+        device=text,
+    )
+    card = render_card(record, labels=(text, "b"), pictures=[("a b).png", text)])
+    card.encode("utf-8")
+    data = ModelCard(card).data
+    assert data.base_model is None
+    assert data.license is None
+    assert len(data.eval_results) == 3
+    body = front_matter_end(card)
+    # No markup beyond our own: as many headings, pictures and table cells as in a card without such names.
+    assert len(re.findall(r"^#", body, re.M)) == 1 + len(re.findall(r"^## ", body, re.M))
+    assert not re.search(r"<[a-z/!]", body, re.I)
+    assert len(re.findall(r"(?<!\\)!\[", body)) == 1
+    for row in (line for line in body.splitlines() if line.startswith("|")):
+        assert len(re.findall(r"(?<!\\)\|", row)) == 4
+    assert not re.search(r"\bhttps?://|\bwww\.|[\x00-\x09\x0b-\x1f\u202e]|(?<![\w{])@some", body)
+    assert max(map(len, body.splitlines())) < 1500
+
+
+def front_matter_end(card):
+    return card[ModelCard(card).content.index("\n---\n", 4) + 5 :]
+
+
+def test_the_snippet_runs(tmp_path, monkeypatch, capsys):
+    timm = pytest.importorskip("timm")
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    model = timm.create_model("test_resnet", num_classes=3, in_chans=1)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = {
+        "architecture": "test_resnet",
+        "num_classes": 3,
+        "label_names": list(LABELS),
+        "model_args": {"in_chans": 1},
+        "pretrained_cfg": {"input_size": [1, 8, 8], "mean": [0.5], "std": [0.5], "num_classes": 3},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    Image.new("RGB", (20, 30), "red").save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    record = dataclasses.replace(make_record(), student=ModelRef("x", "test_resnet"))
+    snippet = re.search(r"```python\n(.*?)```", render_card(record, labels=LABELS), re.S)[1]
+    exec(compile(snippet, "card", "exec"), {})
+    assert capsys.readouterr().out.strip() in LABELS

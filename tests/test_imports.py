@@ -1,0 +1,87 @@
+"""Who may import whom: the table of the README's "Shape of the code", held by reading the sources."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "abd_hub"
+BASE = {"types", "registry", "seeding"}
+TABLE = {
+    "types": set(),
+    "seeding": set(),
+    "schedules": set(),
+    "distributed": set(),
+    "losses": set(),
+    "augment": set(),
+    "registry": {"types"},
+    "checkpoint": {"types"},
+    "folder": {"types"},
+    "card": {"types"},
+    "pictures": {"types"},
+    "data": {"types", "seeding"},
+    "evaluation": {"types"},
+    "config": {"types", "registry"},
+    "parsing": {"types", "registry", "config"},
+    "weights": {"types"},
+    "preprocessing": {"types"},
+    "students": {"registry"},
+    "loading": {"types", "weights", "preprocessing", "students"},
+    "classifier": {"types", "seeding", "weights", "preprocessing", "loading"},
+    "triggers": BASE,
+    # Neither may import triggers, data or evaluation: a defence must not be able to peek.
+    "synthesis": BASE | {"losses", "distributed", "schedules", "augment"},
+    "defenses": BASE | {"losses", "distributed"},
+    "trainer": {
+        "types",
+        "seeding",
+        "losses",
+        "distributed",
+        "schedules",
+        "checkpoint",
+        "config",
+        "classifier",
+    },
+    "attack": {"types", "seeding", "schedules", "augment", "classifier", "data"},
+}
+FREE = {"__init__", "__main__", "cli", "pipeline", "demo"}
+
+
+def unit(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "abd_hub":
+            found |= {alias.name for alias in node.names} - {"__version__"}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("abd_hub."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("abd_hub.")}
+    return found
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_follow_the_table(file):
+    home = unit(file)
+    if home not in FREE:
+        assert imported(file) <= TABLE[home] | {home}
+
+
+def test_every_rule_has_a_module():
+    assert set(TABLE) | FREE == {unit(file) for file in PACKAGE.rglob("*.py")}
+
+
+def test_devices_come_from_accelerate():
+    for file in PACKAGE.rglob("*.py"):
+        assert "cuda" not in file.read_text(encoding="utf-8").lower(), file
+
+
+@pytest.mark.parametrize("folder", ["recipes", "app"])
+def test_recipes_and_app_use_the_public_names_only(folder):
+    for file in (PACKAGE.parent / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("abd_hub"):
+                assert node.module in ("abd_hub", "abd_hub.students"), (file, node.module)

@@ -1,4 +1,4 @@
-"""Poisoning a training set and training a teacher on it, as in BadNets (Gu et al., 2017, arXiv 1708.06733)."""
+"""Poisons a training set and trains a teacher on it, as in BadNets (Gu et al., 2017, arXiv 1708.06733)."""
 
 from __future__ import annotations
 
@@ -109,6 +109,6 @@ def train_teacher(
             pixels = crop_and_flip(images[batch].float() / 255, recipe.crop_padding, recipe.flip, chance)
             loss = F.cross_entropy(classifier(pixels), labels[batch])
             sgd.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             sgd.step()
     return classifier.freeze()

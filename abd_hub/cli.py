@@ -114,7 +114,7 @@ def _distill(arguments: list[str]) -> int:
         rows = {"teacher": record.teacher_report, "student": record.student_report}
         print(format_table(list(rows.items())))
     for defense in record.defenses:
-        print(f"{defense.name}: {defense.detail}")
+        print(defense.sentence)
     print(f"wrote {config.output_dir}")
     return 0
 

@@ -165,7 +165,8 @@ def _underscored(argument: str) -> str:
 
 def _config_first(arguments: Sequence[str]) -> list[str]:
     """The command line wins over the file, wherever on it the file is named."""
-    files, others = [], []
+    files: list[str] = []
+    others: list[str] = []
     remaining = iter(arguments)
     for argument in remaining:
         if argument == "--config":

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from abd_hub import checkpoint, distributed, seeding
 from abd_hub.classifier import Classifier
 from abd_hub.config import TrainerOptions
+from abd_hub.defenses import Combined
 from abd_hub.losses import attention_transfer, kl
 from abd_hub.schedules import cosine
 from abd_hub.types import Batch, DefensePlugin, InputError, SynthesisMethod, Synthesizer
@@ -44,13 +45,16 @@ def make_accelerator(options: TrainerOptions, folder: Path | None = None) -> Acc
         if name in absent:
             raise InputError(f"trainer.trackers: {name} is not installed; install it or leave it out")
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=options.mixed_precision,
             log_with=list(options.trackers) or None,
             project_dir=None if folder is None else str(folder),
         )
     except (ValueError, ImportError, RuntimeError) as error:
         raise InputError(f"trainer: accelerate refuses these options: {error}") from error
+    if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("trainer.mixed_precision: fp16 needs an accelerator; use bf16 or no on the CPU")
+    return accelerator
 
 
 class Interrupted(Exception):
@@ -96,6 +100,7 @@ class Trainer:
         self.student = student.to(device).to(memory_format=torch.channels_last)
         self.method = method
         self.defenses = list(defenses)
+        self.defense = Combined(self.defenses)
         self.seed = seed
         self.folder = folder
         self._check()
@@ -140,16 +145,15 @@ class Trainer:
     def _round(self, index: int) -> None:
         # For libraries that draw from the global generator, such as dropout in a student.
         torch.manual_seed(seeding.derive_seed(self.seed, "round", index, distributed.world()[0]))
-        for defense in self.defenses:
-            defense.begin_round(index, self.method.rounds)
+        self.defense.begin_round(index, self.method.rounds, self.student)
         self._set_learning_rate(index)
         self.synthesizer.begin_round(index)
-        self._sum(self.synthesizer.update(self.student, self._penalty))
+        self._sum(self.synthesizer.update(self.student, self.defense))
         batch: Batch | None = None
         for step in range(self.method.student_steps):
             pixels = self.synthesizer.sample(step)
             if pixels is not None:
-                batch = self._batch(pixels)
+                batch = self._batch(self.defense.drawn(pixels))
             assert batch is not None, "a synthesizer gives pixels for step 0"
             self._student_step(batch)
         distributed.average_statistics(self.student)
@@ -160,8 +164,7 @@ class Trainer:
         self.accelerator.backward(loss)
         # Before defences add to them, gradients lose fp16's loss scale.
         self.accelerator.unscale_gradients(self.optimizer)
-        for defense in self.defenses:
-            defense.add_gradients(self.student, batch)
+        self.defense.add_gradients(self.student, batch)
         distributed.average_gradients(self.weights)
         if self.method.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.weights, self.method.clip_norm)
@@ -170,9 +173,10 @@ class Trainer:
         self._sum({"student_loss": loss.detach() / self.method.student_steps})
 
     def _loss(self, batch: Batch) -> Tensor:
+        view = self.defense.student_view(batch.pixels)
         if not self.method.attention_weight:
-            return kl(batch.teacher_logits, self.student(batch.pixels), self.method.temperature)
-        logits, features = self.student.forward_with_blocks(batch.pixels)
+            return kl(batch.teacher_logits, self.student(view), self.method.temperature)
+        logits, features = self.student.forward_with_blocks(view)
         attention = attention_transfer(features, batch.teacher_features)
         divergence = kl(batch.teacher_logits, logits, self.method.temperature)
         return divergence + self.method.attention_weight * attention
@@ -184,12 +188,6 @@ class Trainer:
                 return Batch(pixels, self.teacher(pixels))
             logits, features = self.teacher.forward_with_blocks(pixels)
         return Batch(pixels, logits, features)
-
-    def _penalty(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor:
-        total = teacher_logits.new_zeros(())
-        for defense in self.defenses:
-            total = total + defense.penalty(pixels, teacher_logits)
-        return total
 
     def _set_learning_rate(self, index: int) -> None:
         for defense in self.defenses:
@@ -215,8 +213,8 @@ class Trainer:
             )
         if self.method.batch_size < 2 * processes:
             raise InputError(
-                f"batch_size: {self.method.batch_size} leaves a process fewer than 2 images, too few for batch "
-                f"normalisation; use at least {2 * processes}"
+                f"batch_size: {self.method.batch_size} leaves a process less than 2 images, too few for "
+                f"batch normalisation; use at least {2 * processes}"
             )
         if self.accelerator.distributed_type not in (
             DistributedType.NO,

@@ -7,16 +7,13 @@ A synthesizer may leave [0,1], because the papers' generators do: its pixels are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
-
-Penalty = Callable[["Tensor", "Tensor"], "Tensor"]
-"""(pixels, teacher logits) to a scalar that is added to what a synthesizer minimises."""
 
 
 class InputError(ValueError):
@@ -137,6 +134,11 @@ class DefenseReport:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Numbers for machines, JSON types only."""
 
+    @property
+    def sentence(self) -> str:
+        """Name, whether it was active, and the detail."""
+        return f"{self.name}: {'active' if self.active else 'NOT ACTIVE'}; {self.detail}"
+
 
 class DefensePlugin:
     """A defence at work. Hooks that a defence does not use stay as they are here: they do nothing.
@@ -146,7 +148,7 @@ class DefensePlugin:
 
     name: str = ""
 
-    def begin_round(self, index: int, rounds: int) -> None:
+    def begin_round(self, index: int, rounds: int, student: nn.Module) -> None:
         """Called before each of the ``rounds`` pseudo-batches; a loop without rounds may leave it out."""
 
     def fresh_learning_rate(self, index: int, rounds: int) -> float | None:
@@ -156,6 +158,14 @@ class DefensePlugin:
     def penalty(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor:
         """Scalar to add to the loss of whatever draws the images; zero where the defence does nothing."""
         return teacher_logits.new_zeros(())
+
+    def drawn(self, pixels: Tensor) -> Tensor:
+        """What teacher and student are to see in place of images that a synthesizer has drawn."""
+        return pixels
+
+    def student_view(self, pixels: Tensor) -> Tensor:
+        """What the student is to see in place of ``pixels``; its goal stays the teacher's answer to them."""
+        return pixels
 
     def add_gradients(self, student: nn.Module, batch: Batch) -> None:
         """Adds to ``.grad`` of the student's parameters, between backward and the optimiser's step."""
@@ -179,8 +189,14 @@ class Synthesizer(ABC):
     def begin_round(self, index: int) -> None:
         """Fixes the random draws of this round."""
 
-    def update(self, student: nn.Module, penalty: Penalty) -> dict[str, Tensor]:
-        """Learns (a generator step, a bank refill); returns figures to log as 0-d tensors."""
+    def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
+        """Learns (a generator step, a bank refill); returns figures to log as 0-d tensors.
+
+        Args:
+            student: as it is now.
+            defense: its ``drawn`` is applied to every image before a network sees it, its ``penalty``
+                is added to what is minimised.
+        """
         return {}
 
     @abstractmethod

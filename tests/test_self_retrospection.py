@@ -118,12 +118,13 @@ def test_it_begins_late_with_a_fresh_learning_rate():
     retrospection = SelfRetrospection(last_rounds=3, learning_rate=1e-4).build(teacher)
     active, fresh = [], []
     for index in range(10):
-        retrospection.begin_round(index, 10)
+        retrospection.begin_round(index, 10, teacher)
         active.append(retrospection.active)
         fresh.append(retrospection.fresh_learning_rate(index, 10))
     assert active == [False] * 7 + [True] * 3
     assert fresh == [None] * 7 + [1e-4] + [None] * 2
-    assert "not active" in retrospection.report().detail
+    assert not retrospection.report().active
+    assert "NOT ACTIVE" in retrospection.report().sentence
 
 
 @pytest.mark.parametrize(

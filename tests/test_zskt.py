@@ -69,7 +69,7 @@ def test_generator_step_computes_no_gradient_for_teacher_and_student():
     teacher = nets.wrn().freeze()
     trainer = Trainer(teacher, nets.wrn(seed=1), Zskt(rounds=1, batch_size=4), [], QUIET)
     trainer.synthesizer.begin_round(0)
-    trainer.synthesizer.update(trainer.student, trainer._penalty)
+    trainer.synthesizer.update(trainer.student, trainer.defense)
     assert all(p.grad is None for p in (*trainer.student.parameters(), *teacher.parameters()))
 
 

@@ -1,1 +1,47 @@
 """Defences against inherited backdoors, one file each. None can see a trigger or real data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from abd_hub.types import Batch, DefensePlugin
+
+
+class Combined(DefensePlugin):
+    """Several defences as one, in their order; none at all does nothing."""
+
+    name = "combined"
+
+    def __init__(self, parts: Sequence[DefensePlugin]) -> None:
+        self.parts = parts
+
+    def begin_round(self, index: int, rounds: int, student: nn.Module) -> None:
+        """Passed on to each."""
+        for part in self.parts:
+            part.begin_round(index, rounds, student)
+
+    def penalty(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor:
+        """The sum."""
+        total = teacher_logits.new_zeros(())
+        for part in self.parts:
+            total = total + part.penalty(pixels, teacher_logits)
+        return total
+
+    def drawn(self, pixels: Tensor) -> Tensor:
+        """One after the other."""
+        for part in self.parts:
+            pixels = part.drawn(pixels)
+        return pixels
+
+    def student_view(self, pixels: Tensor) -> Tensor:
+        """One after the other."""
+        for part in self.parts:
+            pixels = part.student_view(pixels)
+        return pixels
+
+    def add_gradients(self, student: nn.Module, batch: Batch) -> None:
+        """Passed on to each."""
+        for part in self.parts:
+            part.add_gradients(student, batch)

@@ -92,7 +92,7 @@ class Retrospection(DefensePlugin):
         self.active = True
         self.calls = 0
 
-    def begin_round(self, index: int, rounds: int) -> None:
+    def begin_round(self, index: int, rounds: int, student: nn.Module) -> None:
         """Switches itself on for the last rounds."""
         self.active = index >= rounds - self.settings.last_rounds
 
@@ -194,9 +194,9 @@ class Retrospection(DefensePlugin):
     def report(self) -> DefenseReport:
         """Whether and how often it added gradients."""
         if self.calls:
-            detail = f"active: added its gradient to {self.calls} student steps"
+            detail = f"added its gradient to {self.calls} student steps"
         else:
-            detail = f"not active: it begins with the last {self.settings.last_rounds} rounds"
+            detail = f"it begins with the last {self.settings.last_rounds} rounds"
         return DefenseReport(self.name, self.calls > 0, detail, {"student_steps": self.calls})
 
     def state_dict(self) -> dict[str, Any]:

@@ -93,10 +93,6 @@ class Vaccine(DefensePlugin):
         self.counted = 0
         self.draw: int | None = None if settings.check else 0
         self.rejected = False
-        if settings.check:
-            logger.info(
-                "shuffling_vaccine: not active yet, it collects %d batches first", settings.check_batches
-            )
 
     @property
     def active(self) -> bool:
@@ -114,6 +110,8 @@ class Vaccine(DefensePlugin):
             A scalar; exactly zero, without a gradient, while the vaccine is not active.
         """
         self.seen += 1
+        if self.seen == 1 and self.draw is None:
+            logger.info("shuffling_vaccine: not active yet; %s", self._detail())
         if self.draw is not None:
             return self._penalty(pixels, teacher_logits)
         if not self.rejected:
@@ -165,23 +163,26 @@ class Vaccine(DefensePlugin):
         self.rejected = not accepted
         self.log_kl = []
         self.permutations = {}
-        logger.log(logging.INFO if accepted else logging.WARNING, "shuffling_vaccine: %s", self._detail())
+        if accepted:
+            logger.info("shuffling_vaccine: active from now on; %s", self._detail())
+        else:
+            logger.warning("shuffling_vaccine: NOT ACTIVE; %s", self._detail())
 
     def _detail(self) -> str:
         tries = self.settings.check_tries
         if self.rejected:
             return (
-                f"not active: none of {tries} draws of permutations set more than "
+                f"none of {tries} draws of permutations set more than "
                 f"{self.settings.check_share:.0%} of the synthetic images apart (most: "
                 f"{max(self.shares):.1%}); use self_retrospection"
             )
         if self.draw is None:
-            return f"not active: collected {self.seen} of {self.settings.check_batches} batches for the check"
+            return f"collected {self.seen} of {self.settings.check_batches} batches for the check"
         if not self.active:
-            return "not active: the coefficient is 0"
+            return "the coefficient is 0"
         if not self.settings.check:
-            return "active without a vaccine check"
-        return f"active: draw {self.draw + 1} of {tries} passed with {self.shares[self.draw]:.1%} set apart"
+            return "used without a vaccine check"
+        return f"draw {self.draw + 1} of {tries} passed with {self.shares[self.draw]:.1%} set apart"
 
     def report(self) -> DefenseReport:
         """Whether it was active, the shares of the check and how many images were suspicious."""

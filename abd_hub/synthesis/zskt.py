@@ -22,7 +22,7 @@ from abd_hub.losses import kl
 from abd_hub.registry import register
 from abd_hub.schedules import cosine
 from abd_hub.synthesis.generator import Generator
-from abd_hub.types import InputError, Penalty, SynthesisMethod, Synthesizer, Teacher
+from abd_hub.types import DefensePlugin, InputError, SynthesisMethod, Synthesizer, Teacher
 
 
 @register("synthesizers", "zskt")
@@ -48,11 +48,15 @@ class Zskt(SynthesisMethod):
     """Of the generator's Adam at the start; cosine to zero."""
     z_dim: int = 100
     """Length of the noise vector."""
+    generator_channels: int = 128
+    """Feature maps of the generator's first half; its second half has half as many."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.z_dim < 1:
             raise InputError(f"zskt.z_dim: must be at least 1, got {self.z_dim}")
+        if self.generator_channels < 2:
+            raise InputError(f"zskt.generator_channels: must be at least 2, got {self.generator_channels}")
         if self.generator_learning_rate <= 0:
             raise InputError(
                 f"zskt.generator_learning_rate: must be positive, got {self.generator_learning_rate}"
@@ -74,7 +78,7 @@ class ZsktSynthesizer(Synthesizer):
         self.accelerator = accelerator
         self.seed = seed
         with seeding.seeded(seed, "zskt", "generator"):
-            generator = Generator(teacher.spec, method.z_dim)
+            generator = Generator(teacher.spec, method.z_dim, method.generator_channels)
         self.generator = generator.to(accelerator.device).to(memory_format=torch.channels_last)
         self.optimizer = accelerator.prepare(
             torch.optim.Adam(self.generator.parameters(), lr=method.generator_learning_rate)
@@ -90,7 +94,7 @@ class ZsktSynthesizer(Synthesizer):
         for group in self.optimizer.param_groups:
             group["lr"] = cosine(self.method.generator_learning_rate, index, self.method.rounds)
 
-    def update(self, student: nn.Module, penalty: Penalty) -> dict[str, Tensor]:
+    def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
         """One generator step on -KL(T || S) + penalty.
 
         Only the generator's weights get gradients: teacher, student and shuffled copies pass the
@@ -98,10 +102,10 @@ class ZsktSynthesizer(Synthesizer):
         """
         weights = list(self.generator.parameters())
         with self.accelerator.autocast():
-            pixels = self._pixels()
+            pixels = defense.drawn(self._pixels())
             teacher_logits = self.teacher(pixels)
             disagreement = kl(teacher_logits, student(pixels))
-            extra = penalty(pixels, teacher_logits)
+            extra = defense.penalty(pixels, teacher_logits)
             loss = extra - disagreement
         self.accelerator.backward(loss, inputs=weights)
         self.accelerator.unscale_gradients(self.optimizer)

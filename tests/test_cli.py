@@ -314,5 +314,5 @@ def test_a_real_process(teacher, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"wrote {tmp_path / 'out'}"
-    assert "shuffling_vaccine: not active" in done.stdout
+    assert "shuffling_vaccine: NOT ACTIVE" in done.stdout
     assert "Warning" not in done.stderr, done.stderr

@@ -33,6 +33,7 @@ TABLE = {
     "synthesis": BASE | {"losses", "distributed", "schedules", "augment"},
     "defenses": BASE | {"losses", "distributed"},
     "trainer": {
+        "defenses",
         "types",
         "seeding",
         "losses",

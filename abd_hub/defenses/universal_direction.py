@@ -124,7 +124,8 @@ class Direction(DefensePlugin):
         amounts, hit = torch.rand(2, pixels.shape[0], 1, 1, 1, generator=chance)
         amounts = (2 * amounts - 1) * self.settings.amplitude * (hit < self.settings.share)
         self.views += 1
-        return pixels + amounts.to(pixels) * self.direction.to(pixels)
+        seen: Tensor = pixels + amounts.to(pixels) * self.direction.to(pixels)
+        return seen
 
     def search(self, student: nn.Module, images: Tensor) -> Tensor:
         """u, (C, H, W), unit length.

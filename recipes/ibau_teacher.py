@@ -65,6 +65,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=80_000)
     parser.add_argument("--retrospection-rounds", type=int, default=600)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--mixed-precision", default="no", choices=("no", "bf16", "fp16"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", type=int, default=8)
@@ -82,7 +83,7 @@ def main() -> None:
         teacher=ModelOptions(id=ref.id),
         student=StudentOptions(architecture="wrn_16_1"),
         # The teacher has no blocks that match a WRN's, so there is no attention transfer.
-        synthesizer=Zskt(rounds=options.rounds, attention_weight=0),
+        synthesizer=Zskt(rounds=options.rounds, batch_size=options.batch_size, attention_weight=0),
         defenses=[ShufflingVaccine(), retrospection] if options.abd else [],
         evaluation=EvaluationOptions(
             dataset=options.dataset,

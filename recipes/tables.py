@@ -1,0 +1,78 @@
+"""Write the README's tables from the JSON files under recipes/results.
+
+python recipes/tables.py [--check]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "recipes" / "results"
+
+
+def table(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def demo_table() -> str:
+    runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "demo").glob("seed*.json"))]
+    names = ["teacher", *runs[0]["students"]]
+    rows = []
+    for name in names:
+        found = [{"teacher": run["teacher"], **run["students"]}[name] for run in runs]
+        each = [f"{row['accuracy']:.3f} / {row['asr']:.3f}" for row in found]
+        average = f"**{mean(r['accuracy'] for r in found):.3f} / {mean(r['asr'] for r in found):.3f}**"
+        rows.append([name, *each, average])
+    n = f"accuracy over {runs[0]['teacher']['accuracy_n']} images, ASR over {runs[0]['teacher']['asr_n']}"
+    header = ["accuracy / ASR", *[f"seed {index}" for index in range(len(runs))], "mean"]
+    return f"{table(header, rows)}\n\n({n}; intervals are in `recipes/results/demo/`.)"
+
+
+def rate(found: dict) -> str:
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def ibau_rows() -> Iterable[list[str]]:
+    for file in sorted((RESULTS / "ibau").glob("*.json"), reverse=True):
+        record = json.loads(file.read_text())
+        defenses = ", ".join(d["name"] + ("" if d["active"] else " (not active)") for d in record["defenses"])
+        cost = f"{record['rounds']} rounds, {record['durations']['distillation'] / 60:.0f} min on one core"
+        if not defenses:
+            yield ["teacher", "", *measured(record["results"]["teacher"]), ""]
+        yield [file.stem, defenses or "none", *measured(record["results"]["student"]), cost]
+
+
+def measured(report: dict) -> list[str]:
+    attack = report["triggers"][0]
+    return [rate(report["accuracy"]), rate(attack["asr"]), rate(attack["robust_accuracy"])]
+
+
+def ibau_table() -> str:
+    return table(["model", "defences", "accuracy", "ASR", "robust accuracy", "cost"], ibau_rows())
+
+
+def filled(text: str) -> str:
+    for name, content in (("demo", demo_table()), ("ibau", ibau_table())):
+        start, end = f"<!-- {name} table -->", f"<!-- end of {name} table -->"
+        before, rest = text.split(start)
+        text = f"{before}{start}\n{content}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def main() -> int:
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    if "--check" in sys.argv:
+        return int(filled(text) != text)
+    readme.write_text(filled(text))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

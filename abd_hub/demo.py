@@ -36,9 +36,9 @@ TARGET = 0
 POISON_RATE = 0.1
 TRIGGER = {"name": "badnet_sq", "target": TARGET, "options": {"size": 2, "margin": 0}}
 ZSKT = {"rounds": 400, "batch_size": 64, "attention_weight": 0, "generator_channels": 64}
-# At 8x8 more than the last two convolutions shuffled leave a copy that gives one class to everything. The
-# vaccine check accepts no draw here (0.7 to 1.2 % of the images set apart, 2 % asked for): by its authors'
-# policy the vaccine would stay off and this row would repeat the plain one, so the check is left out.
+# At 8x8 more than the last two convolutions shuffled leave a copy that gives one class to everything. With
+# two, the vaccine check accepted no draw (0.5 to 1.3 % of the images set apart, 2 % asked for): by its
+# authors' policy the vaccine would be off and its row would repeat the plain one, so the check is left out.
 VACCINE = {"layers": 2, "check": False}
 STUDENTS: dict[str, dict[str, Any]] = {
     "plain": {"synthesizer": "zskt", "zskt": ZSKT},

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from abd_hub.data import ImageData, load_images
     from abd_hub.defenses.self_retrospection import SelfRetrospection
     from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
+    from abd_hub.defenses.universal_direction import UniversalDirection
     from abd_hub.evaluation import Attack, evaluate
     from abd_hub.pipeline import distill
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
-    from abd_hub.trainer import Trainer
+    from abd_hub.trainer import Interrupted, Trainer
     from abd_hub.triggers import build_trigger
     from abd_hub.types import Batch, DataSpec, InputError, RunRecord
     from abd_hub.weights import load_state_dict_into
@@ -42,11 +43,12 @@ _HOMES = {
     "data": ("ImageData", "load_images"),
     "defenses.self_retrospection": ("SelfRetrospection",),
     "defenses.shuffling_vaccine": ("ShufflingVaccine",),
+    "defenses.universal_direction": ("UniversalDirection",),
     "evaluation": ("Attack", "evaluate"),
     "pipeline": ("distill",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
-    "trainer": ("Trainer",),
+    "trainer": ("Interrupted", "Trainer"),
     "triggers": ("build_trigger",),
     "types": ("Batch", "DataSpec", "InputError", "RunRecord"),
     "weights": ("load_state_dict_into",),
@@ -62,6 +64,7 @@ __all__ = [
     "EvaluationOptions",
     "ImageData",
     "InputError",
+    "Interrupted",
     "ModelOptions",
     "Real",
     "RunRecord",
@@ -71,6 +74,7 @@ __all__ = [
     "Trainer",
     "TrainerOptions",
     "TriggerOptions",
+    "UniversalDirection",
     "Zskt",
     "build_trigger",
     "create_student",

@@ -76,6 +76,13 @@ class TeacherRecipe:
     flip: bool = True
     """Mirror half of the images."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("crop_padding", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: must be at least {least}, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate: must be positive, got {self.learning_rate}")
+
 
 def train_teacher(
     classifier: Classifier, images: Tensor, labels: Tensor, recipe: TeacherRecipe, seed: int
@@ -87,8 +94,19 @@ def train_teacher(
         images: (n, C, H, W) uint8.
         labels: (n,) int64.
         recipe: schedule and augmentation.
-        seed: of order and augmentation.
+        seed: of order, augmentation and dropout.
+
+    Raises:
+        InputError: there are fewer images than a batch holds.
     """
+    if len(labels) < recipe.batch_size:
+        raise InputError(f"batch_size: {recipe.batch_size} is more than the {len(labels)} images")
+    with seeding.seeded(seed, "teacher"):
+        _train(classifier, images, labels, recipe, seed)
+    return classifier.freeze()
+
+
+def _train(classifier: Classifier, images: Tensor, labels: Tensor, recipe: TeacherRecipe, seed: int) -> None:
     device = classifier.mean.device
     images, labels = images.to(device), labels.to(device)
     sgd = torch.optim.SGD(
@@ -111,4 +129,3 @@ def train_teacher(
             sgd.zero_grad()
             torch.autograd.backward(loss)
             sgd.step()
-    return classifier.freeze()

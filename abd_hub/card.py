@@ -81,7 +81,7 @@ def render_card(
         *(["## Pictures\n\n" + _pictures(pictures)] if pictures else []),
         "## Labels\n\n" + _labels(labels),
         "## How to load it\n\n" + _snippet(record.student.architecture, repo_id),
-        "## How to reproduce it\n\n" + _reproduce(),
+        "## How to reproduce it\n\n" + _reproduce(record),
         "## Limits\n\n" + _limits(record),
         "## Environment and cost\n\n" + _environment(record),
         "## Citation\n\n" + _citation(record.method),
@@ -259,7 +259,12 @@ print(model.pretrained_cfg["label_names"][label])"""
     return f"{where}{_fence(code, 'python')}"
 
 
-def _reproduce() -> str:
+def _reproduce(record: RunRecord) -> str:
+    if record.config.get("teacher_from_python"):
+        return (
+            "The teacher's network exists only in the script that ran this: run that script again with the "
+            "settings of `config.yaml`. `metrics.json` holds every number in full."
+        )
     command = "abd-hub distill --config config.yaml --output_dir reproduced"
     return (
         f"{_fence(command, 'bash')}\n\n`config.yaml` lies beside this card and holds every setting, defaults "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,7 +32,8 @@ def save(folder: Path, index: int, state: dict[str, Any], limit: int) -> Path:
     """
     target = folder / f"round-{index:08d}"
     temporary = folder / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for stale in folder.glob(".round-*.tmp"):  # of a killed process
+        shutil.rmtree(stale, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}
     packed = {"format": FORMAT, "round": index, "state": _pack(state, tensors)}
@@ -60,11 +62,9 @@ def load(path: Path) -> tuple[int, dict[str, Any]]:
         packed = json.loads((path / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(path / "state.safetensors")
         if packed["format"] != FORMAT:
-            raise InputError(
-                f"checkpoint {path.name}: format {packed['format']}, this version reads {FORMAT}"
-            )
+            raise ValueError(f"format {packed['format']}, this version reads {FORMAT}")
         return packed["round"], _unpack(packed["state"], tensors)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise InputError(f"checkpoint {path.name}: cannot be read ({error}); remove it and resume") from error
 
 
@@ -102,3 +102,18 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [to_device(item, device) for item in value]
     return value
+
+
+def restore_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
+    """Loads an optimiser's state, each moment in the memory layout of its weight.
+
+    The state must be on the CPU: torch moves the moments itself but not Adam's step counters, which would
+    make every step wait for a device if they were there.
+    """
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            moments = optimizer.state[weight]
+            for name, value in moments.items():
+                if isinstance(value, Tensor) and value.shape == weight.shape:
+                    moments[name] = torch.empty_like(weight).copy_(value)

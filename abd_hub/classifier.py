@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from abd_hub import loading
 from abd_hub.preprocessing import INTERPOLATIONS, Options
-from abd_hub.seeding import derive_seed
+from abd_hub.seeding import seeded
 from abd_hub.types import DataSpec, InputError, ModelRef
 from abd_hub.weights import file_sha256, first_line, load_state_dict_into, weights_sha256
 
@@ -170,7 +170,7 @@ def load_classifier(
         InputError: the source, an option or the checkpoint is wrong, or preprocessing is missing.
     """
     options = Options(architecture, allow_pickle, num_classes, labels, mean, std, input_size, interpolation)
-    with _seeded(0):  # fresh weights, soon overwritten, must not use up the caller's random numbers
+    with seeded(0, "load"):  # fresh weights, soon overwritten, must not use up the caller's random numbers
         found = loading.load(source, revision, options)
     images = found.images
     spec = DataSpec(len(images.mean), *images.size, found.labels)
@@ -216,7 +216,7 @@ def create_student(
     args = dict(model_args or {})
     _check_statistics(spec, mean, std)
     name = architecture.partition(".")[0]  # a tag names weights, not an architecture
-    with _seeded(derive_seed(seed, "student")):
+    with seeded(seed, "student"):
         model = loading.build_student(architecture, spec, args, pretrained)
     student = Classifier(model, spec, mean, std, blocks=_stages(model), ref=ModelRef(architecture, name))
     student.architecture = name
@@ -299,14 +299,6 @@ def _check_statistics(spec: DataSpec, mean: Sequence[float], std: Sequence[float
 def _ref_of(model: nn.Module) -> ModelRef:
     name = type(model).__qualname__
     return ModelRef(name, name, sha256=weights_sha256(model))
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draws on the CPU from ``seed``, and nobody else's draws change."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
-        yield
 
 
 @contextmanager

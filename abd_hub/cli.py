@@ -110,6 +110,8 @@ def _distill(arguments: list[str]) -> int:
     except Interrupted as stop:
         print(f"abd-hub: {stop}; continue with --resume true", file=sys.stderr)
         return 130
+    if not _speaks():
+        return 0
     if record.teacher_report and record.student_report:
         rows = {"teacher": record.teacher_report, "student": record.student_report}
         print(format_table(list(rows.items())))
@@ -131,12 +133,21 @@ def _evaluate(arguments: list[str]) -> int:
     from accelerate import Accelerator
 
     report = measurement.report(classifier.to(Accelerator().device))
+    if not _speaks():
+        return 0
     print(
         json.dumps(dataclasses.asdict(report), indent=2)
         if request.json
         else format_table([(request.model.id, report)])
     )
     return 0
+
+
+def _speaks() -> bool:
+    """Of several processes the first one prints."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
 
 
 def _demo(arguments: list[str]) -> int:

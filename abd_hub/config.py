@@ -166,7 +166,7 @@ class DistillConfig:
         """The configuration as it stands in config.yaml: plug-ins by name, with every default."""
         plugins: list[Any] = [self.synthesizer, *self.defenses]
         settings: dict[str, Any] = {
-            "output_dir": Path(self.output_dir).name,
+            "output_dir": Path(self.output_dir).resolve().name,
             "teacher": dataclasses.asdict(self.teacher),
             "student": dataclasses.asdict(self.student),
             "synthesizer": plugin_name("synthesizers", self.synthesizer),
@@ -205,3 +205,17 @@ def plugin_name(kind: str, plugin: Any) -> str:
         if entry.module == type(plugin).__module__ and registry.get(kind, entry.name) is type(plugin):
             return entry.name
     raise InputError(f"{kind}: {type(plugin).__name__} is not registered; decorate it with @register")
+
+
+def without_paths(value: Any) -> Any:
+    """The same nested value with local paths reduced to their last part: records are made to be shared."""
+    if isinstance(value, dict):
+        return {key: without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    prefix = "local-dir:" if value.startswith("local-dir:") else ""
+    path = value.removeprefix(prefix)
+    is_path = bool(prefix) or ("/" in path and Path(path).expanduser().exists())
+    return prefix + Path(path).name if is_path else value

@@ -117,7 +117,10 @@ def _new_folder(output_dir: str) -> Path:
         raise InputError(f"output-dir: {output_dir} exists and is not an empty folder; choose another one")
     if out.parent.exists() and not os.access(out.parent, os.W_OK):
         raise InputError(f"output-dir: {out.parent} cannot be written to; choose another one")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output-dir: {output_dir} cannot be made ({error}); choose another one") from error
     return out
 
 
@@ -167,6 +170,7 @@ class _Run:
         self.name = name
         self.folder = out / name
         self.config = out / f"{name}.yaml"
+        self.log = out / f"{name}.log"
         self.rounds = int(settings[settings["synthesizer"]]["rounds"])
         common = {
             "output_dir": str(self.folder),
@@ -181,16 +185,15 @@ class _Run:
     def start(self) -> _Run:
         command = [sys.executable, "-m", "abd_hub", "distill", "--config", str(self.config)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
         return self
 
     def finished(self) -> bool:
         if self.process.poll() is None:
             return False
-        said = self.process.communicate()[1]
         if self.process.returncode != 0:
+            said = self.log.read_text(encoding="utf-8")
             raise RuntimeError(f"distilling {self.name} ended with {self.process.returncode}:\n{said}")
         return True
 

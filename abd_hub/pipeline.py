@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from abd_hub import folder as files
 from abd_hub.card import render_card
 from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
-from abd_hub.config import DistillConfig, EvaluationOptions, ModelOptions, plugin_name
+from abd_hub.config import DistillConfig, EvaluationOptions, ModelOptions, plugin_name, without_paths
 from abd_hub.data import ImageData, load_images
 from abd_hub.evaluation import Attack, check_inputs, evaluate
 from abd_hub.folder import OutputFolder
@@ -68,7 +69,8 @@ def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Meas
     if options.dataset is None:
         return None
     attacks = tuple(
-        Attack(t.name, t.target, build_trigger(t.name, t.options), t.options) for t in options.triggers
+        Attack(t.name, t.target, build_trigger(t.name, t.options), without_paths(t.options))
+        for t in options.triggers
     )
     data = load_images(
         options.dataset,
@@ -79,8 +81,24 @@ def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Meas
         label_column=options.label_column,
         limit=options.limit,
     )
+    _check_labels(data.names, classifier)
     check_inputs(classifier.spec, data.images, data.labels, attacks)
     return Measurement(data, attacks, options.batch_size)
+
+
+def _check_labels(names: tuple[str, ...], classifier: Classifier) -> None:
+    """Rates over labels that mean something else would look like numbers and be none."""
+    labels = classifier.spec.labels
+    if len(names) != len(labels):
+        raise InputError(
+            f"evaluation.dataset: it has {len(names)} classes but the classifier {len(labels)}; use data and "
+            "a classifier with the same labels"
+        )
+    if sorted(names) == sorted(labels) and names != labels:
+        raise InputError(
+            "evaluation.dataset: it has the classifier's labels in another order; give teacher.labels in the "
+            "order of the data"
+        )
 
 
 def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunRecord:
@@ -100,14 +118,22 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
     """
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     # Frozen before anything runs it: a pass in train mode would change its running statistics.
+    given = {"teacher_from_python": True} if teacher else {}
     teacher = (teacher or load_model(config.teacher)).freeze()
     measurement = load_measurement(config.evaluation, teacher)
-    trainer = _trainer(config, teacher, accelerator)
-    with _claimed(config, accelerator):
-        return _run(config, trainer, measurement)
+    real = _real_images(config, measurement)
+    trainer = _trainer(config, teacher, accelerator, real)
+    try:
+        with _claimed(config, accelerator):
+            return _run(config, trainer, measurement, real, given)
+    finally:
+        if config.trainer.trackers:
+            accelerator.end_training()
 
 
-def _trainer(config: DistillConfig, teacher: Classifier, accelerator: Accelerator) -> Trainer:
+def _trainer(
+    config: DistillConfig, teacher: Classifier, accelerator: Accelerator, real: ImageData | None
+) -> Trainer:
     student = create_student(
         config.student.architecture,
         teacher.spec,
@@ -127,28 +153,49 @@ def _trainer(config: DistillConfig, teacher: Classifier, accelerator: Accelerato
         seed=config.seed,
         folder=Path(config.output_dir),
         accelerator=accelerator,
-        images=_images(config),
+        images=real.images if real else None,
     )
 
 
-def _images(config: DistillConfig) -> Tensor | None:
+def _real_images(config: DistillConfig, measurement: Measurement | None) -> ImageData | None:
     source = config.synthesizer.image_source()
     if source is None:
         return None
-    if (source.dataset, source.split) == (config.evaluation.dataset, config.evaluation.split):
+    data = load_images(source.dataset, source.split)
+    if measurement is not None and _overlap(data, measurement.data):
         raise InputError(f"split: {source.split!r} is used to train and to measure; choose two splits")
-    return load_images(source.dataset, source.split).images
+    return data
+
+
+def _overlap(one: ImageData, other: ImageData) -> bool:
+    """Whether two loaded splits are parts of the same split, by name, or hold the same images."""
+    names = [(data.ref.id, data.ref.split.partition("[")[0]) for data in (one, other)]
+    return names[0] == names[1] or one.ref.fingerprint == other.ref.fingerprint
 
 
 def _claimed(config: DistillConfig, accelerator: Accelerator) -> Any:
-    """The folder is claimed by one process for all; without a right to it that process ends them all."""
-    if not accelerator.is_main_process:
-        return nullcontext()
-    return OutputFolder.open(config.output_dir, resume=config.resume, config_yaml=config.to_yaml())
+    """The folder is claimed by one process for all; without a right to it every process ends."""
+    claim: Any = nullcontext()
+    refusal: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            claim = OutputFolder.open(config.output_dir, resume=config.resume, config_yaml=config.to_yaml())
+        except InputError as error:
+            refusal = [str(error)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise InputError(refusal[0])
+    return claim
 
 
-def _run(config: DistillConfig, trainer: Trainer, measurement: Measurement | None) -> RunRecord:
-    trainer.accelerator.wait_for_everyone()
+def _run(
+    config: DistillConfig,
+    trainer: Trainer,
+    measurement: Measurement | None,
+    real: ImageData | None,
+    given: dict[str, Any],
+) -> RunRecord:
     student = trainer.fit(resume=config.resume)
     began = time.monotonic()
     teacher_report = measurement.report(trainer.teacher) if measurement else None
@@ -156,7 +203,7 @@ def _run(config: DistillConfig, trainer: Trainer, measurement: Measurement | Non
     record = RunRecord(
         method=plugin_name("synthesizers", config.synthesizer),
         teacher=trainer.teacher.ref,
-        student=ModelRef(Path(config.output_dir).name, config.student.architecture),
+        student=ModelRef(Path(config.output_dir).resolve().name, config.student.architecture),
         data=measurement.data.ref if measurement else None,
         teacher_report=teacher_report,
         student_report=student_report,
@@ -170,7 +217,8 @@ def _run(config: DistillConfig, trainer: Trainer, measurement: Measurement | Non
         },
         device=_device_name(trainer.accelerator.device),
         processes=trainer.accelerator.num_processes,
-        config=config.to_dict(),
+        config=without_paths(config.to_dict()) | given,
+        training_data=real.ref if real else None,
     )
     if trainer.accelerator.is_main_process:
         record = write_folder(Path(config.output_dir), record, trainer, measurement)
@@ -199,12 +247,10 @@ def write_folder(
 
 def _write_pictures(path: Path, trainer: Trainer, measurement: Measurement | None) -> list[tuple[str, str]]:
     (path / "samples").mkdir(exist_ok=True)
-    drawn = trainer.synthesizer.sample(0)
-    pictures = []
-    if drawn is not None:
-        with files.atomic_path(path / "samples" / "training_images.png") as temporary:
-            save_samples(drawn[:32].float().cpu(), temporary)
-        pictures.append(("samples/training_images.png", "Images that the student learned from in the end"))
+    assert trainer.last_images is not None, "fit keeps the images of the last round"
+    with files.atomic_path(path / "samples" / "training_images.png") as temporary:
+        save_samples(trainer.last_images[:32].float().cpu(), temporary)
+    pictures = [("samples/training_images.png", "Images of the last round, as the teacher saw them")]
     log = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     with files.atomic_path(path / "samples" / "curves.png") as temporary:
         save_curves([{k: v for k, v in row.items() if k != "seconds"} for row in log], temporary)
@@ -223,7 +269,13 @@ def write_verdicts(
     Returns:
         (file, caption) of each, relative to ``path``.
     """
-    return [_write_verdict(path, measurement, attack, models) for attack in measurement.attacks]
+    names = [f"{attack.name}_{attack.target}" for attack in measurement.attacks]
+    # two attacks may differ in their options only
+    files_ = [f"{n}_{i}" if n in names[:i] else n for i, n in enumerate(names)]
+    return [
+        _write_verdict(path / "samples" / f"verdicts_{file}.png", measurement, attack, models)
+        for file, attack in zip(files_, measurement.attacks, strict=True)
+    ]
 
 
 def _write_verdict(
@@ -239,10 +291,9 @@ def _write_verdict(
         for name, model in models.items()
     }
     true = [names[int(label)] for label in data.labels[shown]]
-    file = f"samples/verdicts_{attack.name}_{attack.target}.png"
-    with files.atomic_path(path / file) as temporary:
+    with files.atomic_path(path) as temporary:
         save_verdicts(clean, triggered, rows, true, temporary)
-    return file, f"Trigger {attack.name}, target {names[attack.target]}"
+    return f"samples/{path.name}", f"Trigger {attack.name}, target {names[attack.target]}"
 
 
 @torch.no_grad()

@@ -31,5 +31,6 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     For libraries that draw from the global generator, for example the initial weights of a timm model.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, *purpose))
+        # torch.manual_seed would seed the accelerators too, for good
+        torch.default_generator.manual_seed(derive_seed(seed, *purpose))
         yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,6 +113,9 @@ class Trainer:
         self.seconds = 0.0
         self.sums: dict[str, Tensor] = {}
         self.rounds_summed = 0
+        self.saved_round = -1
+        self.last_images: Tensor | None = None
+        """(N, C, H, W) of the last round, as the teacher saw them; None before the end."""
 
     def fit(self, resume: bool = False) -> Classifier:
         """Trains to the last round and returns the student.
@@ -124,6 +128,8 @@ class Trainer:
         """
         if resume:
             self._resume()
+        elif self.folder is not None and checkpoint.checkpoints(self.folder / "checkpoints"):
+            raise InputError(f"resume: {self.folder.name} holds checkpoints; resume or use another folder")
         self._begin_log()
         self.student.train()
         began = time.monotonic() - self.seconds
@@ -137,8 +143,7 @@ class Trainer:
                 if self._any(bool(stop)):
                     self._save()
                     raise Interrupted(f"stopped after round {self.round} of {self.method.rounds}")
-        if self.options.trackers:
-            self.accelerator.end_training()
+        self._keep_last_images()
         self.student.eval()
         return self.student
 
@@ -157,6 +162,13 @@ class Trainer:
             assert batch is not None, "a synthesizer gives pixels for step 0"
             self._student_step(batch)
         distributed.average_statistics(self.student)
+
+    def _keep_last_images(self) -> None:
+        # Asked for again, because a run that is resumed after its last round has drawn none. All processes.
+        self.synthesizer.begin_round(self.method.rounds - 1)
+        pixels = self.synthesizer.sample(0)
+        assert pixels is not None, "a synthesizer gives pixels for step 0"
+        self.last_images = self.defense.drawn(pixels)
 
     def _student_step(self, batch: Batch) -> None:
         with self.accelerator.autocast():
@@ -225,6 +237,13 @@ class Trainer:
                 f"accelerate: {self.accelerator.distributed_type} is not supported; use one or more plain "
                 "CPU or GPU processes"
             )
+        if processes > 1 and self.options.mixed_precision == "fp16":
+            raise InputError("trainer.mixed_precision: fp16 is for one process; use bf16 on several")
+        if self.defenses and not self.method.data_free:
+            names = ", ".join(defense.name for defense in self.defenses)
+            raise InputError(f"defenses: {names} must not see real images; leave them out with this method")
+        for defense in self.defenses:
+            defense.check(self.method.rounds)
         if self.teacher.spec.labels != self.student.spec.labels:
             raise InputError("student: its labels differ from the teacher's")
         if self.method.attention_weight:
@@ -260,11 +279,19 @@ class Trainer:
         if last or self.round % self.options.log_every == 0:
             self._log(bar)
         every = self.options.checkpoint_every
-        if every and not last and self.round % every == 0:
+        if every and (last or self.round % every == 0):
             self._save()
 
     def _log(self, bar: Any) -> None:
-        figures = {name: float(value) / self.rounds_summed for name, value in self.sums.items()}
+        means = torch.stack([value.double() for value in self.sums.values()]) / self.rounds_summed
+        distributed.average_([means])
+        figures = dict(zip(self.sums, means.tolist(), strict=True))
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                raise InputError(
+                    f"{name}: {value} after round {self.round}, the run has diverged; lower learning_rate or "
+                    "use mixed_precision no"
+                )
         self.sums, self.rounds_summed = {}, 0
         bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
         figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
@@ -294,24 +321,27 @@ class Trainer:
     # --- checkpoints --------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        if self.folder is None or not self.accelerator.is_main_process:
+        if self.folder is None or not self.accelerator.is_main_process or self.saved_round == self.round:
             return
         checkpoint.save(
             self.folder / "checkpoints", self.round, self.state_dict(), self.options.checkpoint_limit
         )
+        self.saved_round = self.round
 
     def _resume(self) -> None:
         found = [] if self.folder is None else checkpoint.checkpoints(self.folder / "checkpoints")
         if not found:
             return
         self.round, state = checkpoint.load(found[-1])
-        self.load_state_dict(checkpoint.to_device(state, self.accelerator.device))
+        self.load_state_dict(state)
+        self.saved_round = self.round
         logger.info("resumed after round %d", self.round)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rounds done have changed."""
         scaler = self.accelerator.scaler
         return {
+            "run": self._identity(),
             "student": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "synthesizer": self.synthesizer.state_dict(),
@@ -324,18 +354,35 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """The inverse of ``state_dict``; the tensors may be on the CPU.
+
+        Raises:
+            InputError: the state is of another teacher or number of processes.
+        """
+        for name, value in self._identity().items():
+            if state["run"][name] != value:
+                raise InputError(
+                    f"resume: the checkpoint was written with {name} {state['run'][name]}, now it is {value}"
+                )
+        device = self.accelerator.device
         self.student.load_state_dict(state["student"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
         self.synthesizer.load_state_dict(state["synthesizer"])
         for defense in self.defenses:
-            defense.load_state_dict(state["defenses"][defense.name])
+            defense.load_state_dict(checkpoint.to_device(state["defenses"][defense.name], device))
         self.constant_rate = state["constant_rate"]
         self.seconds = state["seconds"]
-        self.sums = state["sums"]
+        self.sums = checkpoint.to_device(state["sums"], device)
         self.rounds_summed = state["rounds_summed"]
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _identity(self) -> dict[str, Any]:
+        """What a resumed run must share with the one that wrote the checkpoint."""
+        return {
+            "teacher sha256": self.teacher.ref.sha256,
+            "processes": self.accelerator.num_processes,
+        }
 
     def _any(self, flag: bool) -> bool:
         """Whether any process says so: all must leave the loop after the same round."""
@@ -359,6 +406,8 @@ def _stop_requests() -> Iterator[list[int]]:
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
+        if received:  # asked twice: do not wait for the round to end
+            raise KeyboardInterrupt
         received.append(number)
 
     try:

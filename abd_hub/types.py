@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -148,6 +148,9 @@ class DefensePlugin:
 
     name: str = ""
 
+    def check(self, rounds: int) -> None:
+        """Refuses, before any work, a run of ``rounds`` rounds that makes no sense with this defence."""
+
     def begin_round(self, index: int, rounds: int, student: nn.Module) -> None:
         """Called before each of the ``rounds`` pseudo-batches; a loop without rounds may leave it out."""
 
@@ -229,6 +232,9 @@ class Teacher(Protocol):
 class SynthesisMethod(ABC):
     """A data-free method: how images are drawn, how long, and with which loss the student learns."""
 
+    data_free: ClassVar[bool] = True
+    """Whether the student sees synthetic images only; a defence may not see others."""
+
     rounds: int
     """Pseudo-batches in all."""
     batch_size: int
@@ -299,4 +305,6 @@ class RunRecord:
     processes: int
     config: Mapping[str, Any]
     """The whole configuration, defaults included, so that no default stays unseen."""
+    training_data: DataRef | None = None
+    """Real images that the student learned from; None for a data-free method."""
     schema_version: int = 1

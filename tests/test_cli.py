@@ -237,7 +237,10 @@ def test_metrics(finished, teacher):
     assert {"torch", "timm", "python"} <= set(data["versions"])
     assert set(data["durations"]) == {"distillation", "evaluation"}
     assert data["device"] and data["processes"] == 1
-    assert data["config"] == yaml.safe_load((finished / "config.yaml").read_text())
+    written = yaml.safe_load((finished / "config.yaml").read_text())
+    assert written["teacher"].pop("id") == f"local-dir:{teacher}"
+    assert data["config"]["teacher"].pop("id") == "local-dir:teacher", "a record names no path"
+    assert data["config"] == written
     for report in data["results"].values():
         (attack,) = report["triggers"]
         assert (attack["trigger"], attack["target"], attack["options"]) == ("badnet_sq", 0, {})
@@ -305,7 +308,7 @@ def test_the_same_from_python(finished, teacher, tmp_path, capsys):
 
 def test_a_real_process(teacher, tmp_path):
     """distill prints the table and where it wrote; its log goes to stderr."""
-    changes = ["--zskt.rounds=1", "--shuffling_vaccine.check=true", "--evaluation.limit=20"]
+    changes = ["--zskt.rounds=3", "--shuffling_vaccine.check=true", "--evaluation.limit=20"]
     typed = [*arguments(teacher, tmp_path / "out"), *changes]
     command = [sys.executable, "-m", "abd_hub", "distill", *typed]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

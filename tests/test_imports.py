@@ -30,7 +30,7 @@ TABLE = {
     "classifier": {"types", "seeding", "weights", "preprocessing", "loading"},
     "triggers": BASE,
     # Neither may import triggers, data or evaluation: a defence must not be able to peek.
-    "synthesis": BASE | {"losses", "distributed", "schedules", "augment"},
+    "synthesis": BASE | {"checkpoint", "losses", "distributed", "schedules", "augment"},
     "defenses": BASE | {"losses", "distributed"},
     "trainer": {
         "defenses",
@@ -73,6 +73,16 @@ def test_imports_follow_the_table(file):
 
 def test_every_rule_has_a_module():
     assert set(TABLE) | FREE == {unit(file) for file in PACKAGE.rglob("*.py")}
+
+
+def test_no_plug_in_reaches_another_kind_through_the_registry():
+    for folder in ("defenses", "synthesis"):
+        for file in (PACKAGE / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.module == "abd_hub.registry":
+                    assert {alias.name for alias in node.names} == {"register"}, file
+                if isinstance(node, ast.ImportFrom) and node.module == "abd_hub":
+                    assert "registry" not in {alias.name for alias in node.names}, file
 
 
 def test_devices_come_from_accelerate():

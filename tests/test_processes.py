@@ -33,7 +33,7 @@ def test_both_processes_end_with_the_same_weights_and_exact_counts(tmp_path):
     assert facts[0]["counts"][1] == 101
     assert facts[0]["counts"][3] == 81, "20 of 101 images are of the target class"
     saved = [path.name for path in checkpoint.checkpoints(tmp_path / "checkpoints")]
-    assert saved == ["round-00000003", "round-00000006"]
+    assert saved == ["round-00000006", "round-00000008"]
 
 
 def test_the_command_on_two_processes_writes_one_folder(tmp_path):

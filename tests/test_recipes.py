@@ -54,7 +54,7 @@ def test_a_network_that_only_a_script_defines(tmp_path):
             "--output-dir",
             str(tmp_path / "run"),
         ),
-        *("--abd", "--rounds", "1", "--retrospection-rounds", "1", "--limit", "100", "--batch-size", "8"),
+        *("--abd", "--rounds", "2", "--retrospection-rounds", "1", "--limit", "100", "--batch-size", "8"),
     )
     assert done.returncode == 0, done.stderr
     assert "teacher: accuracy 0." in done.stdout

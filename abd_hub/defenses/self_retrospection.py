@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from abd_hub import distributed, seeding
@@ -60,6 +61,11 @@ class SelfRetrospection:
         for name in ("last_rounds", "perturbation_steps", "fixed_point_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"self_retrospection.{name}: must be at least 1, got {getattr(self, name)}")
+        for name in ("norm_weight", "inner_learning_rate"):
+            if not getattr(self, name) >= 0:
+                raise InputError(
+                    f"self_retrospection.{name}: must not be negative, got {getattr(self, name)}"
+                )
         for name in ("learning_rate", "perturbation_learning_rate", "perturbation_start"):
             if not getattr(self, name) > 0:
                 raise InputError(f"self_retrospection.{name}: must be positive, got {getattr(self, name)}")
@@ -91,6 +97,14 @@ class Retrospection(DefensePlugin):
         self.seed = seed
         self.active = True
         self.calls = 0
+
+    def check(self, rounds: int) -> None:
+        """Refuses to be active from the first round on: it is for the end of a distillation."""
+        if self.settings.last_rounds >= rounds:
+            raise InputError(
+                f"self_retrospection.last_rounds: {self.settings.last_rounds} of {rounds} rounds leaves no "
+                "ordinary distillation; use fewer (the paper: 600 of 80,000)"
+            )
 
     def begin_round(self, index: int, rounds: int, student: nn.Module) -> None:
         """Switches itself on for the last rounds."""
@@ -210,7 +224,13 @@ class Retrospection(DefensePlugin):
 
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm in train mode still normalises by the batch but does not record its statistics."""
+    """Inside, BatchNorm in train mode normalises by the batch but does not record its statistics.
+
+    Dropout is off: with another mask in each pass, their difference would be noise.
+    """
+    dropping = [layer for layer in module.modules() if _drops(layer) and layer.training]
+    for layer in dropping:
+        layer.training = False
     recording = [
         layer
         for layer in module.modules()
@@ -223,6 +243,12 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for layer in recording:
             layer.track_running_stats = True
+        for layer in dropping:
+            layer.training = True
+
+
+def _drops(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.dropout._DropoutNd | DropPath)
 
 
 def _or_zero(gradient: Tensor | None, weight: Tensor) -> Tensor:

@@ -215,5 +215,5 @@ class Vaccine(DefensePlugin):
 
 def _at_least(bound: float, **values: float) -> None:
     for name, value in values.items():
-        if value < bound:
+        if not value >= bound:
             raise InputError(f"shuffling_vaccine.{name}: must be at least {bound}, got {value}")

@@ -77,6 +77,11 @@ class UniversalDirection:
             teacher: only its ``spec`` is read.
             seed: of the search and of the amounts.
         """
+        if self.step_images < teacher.spec.num_classes:
+            raise InputError(
+                f"universal_direction.step_images: {self.step_images} images leave some of the teacher's "
+                f"{teacher.spec.num_classes} classes without one; use at least that many"
+            )
         return Direction(self, teacher.spec, seed)
 
 
@@ -173,7 +178,8 @@ class Direction(DefensePlugin):
 
     def _remember(self, pixels: Tensor) -> None:
         if self._first:  # a round may draw twice: before and after the generator's step
-            self.recent = [*self.recent, pixels][-self.settings.batches :]
+            # Every process keeps the images of all: the state that one of them saves is that of all.
+            self.recent = [*self.recent, distributed.gather_rows(pixels)][-self.settings.batches :]
             self._first = False
 
     def report(self) -> DefenseReport:

@@ -7,6 +7,7 @@ images that hold no trigger. The published control uses 20 % of the clean traini
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +23,8 @@ from abd_hub.types import ImageSource, InputError, SynthesisMethod, Synthesizer,
 @dataclass(frozen=True, kw_only=True)
 class Real(SynthesisMethod):
     """Plain distillation on real images or a seeded share of them: the control and upper bound."""
+
+    data_free: ClassVar[bool] = False
 
     rounds: int = 8_000
     """Rounds of ``student_steps`` student steps, each on its own batch."""
@@ -80,6 +83,7 @@ class RealImages(Synthesizer):
         self.images = images
         self.seed = seed
         self.index = 0
+        self.orders: dict[int, Tensor] = {}
 
     def begin_round(self, index: int) -> None:
         """Remembers the round: which images come next follows from it."""
@@ -97,7 +101,12 @@ class RealImages(Synthesizer):
         """Indices of one global batch that begins ``start`` images into the endless sequence of epochs."""
         n, wanted = self.images.shape[0], self.method.batch_size
         epochs = range(start // n, (start + wanted - 1) // n + 1)
-        orders = [
-            torch.randperm(n, generator=seeding.generator(self.seed, "real", "epoch", e)) for e in epochs
-        ]
+        known = self.orders
+        # kept: a permutation of the whole split is not drawn again for every step
+        self.orders = {epoch: known[epoch] if epoch in known else self._epoch(epoch) for epoch in epochs}
+        orders = list(self.orders.values())
         return torch.cat(orders)[start % n : start % n + wanted]
+
+    def _epoch(self, epoch: int) -> Tensor:
+        chance = seeding.generator(self.seed, "real", "epoch", epoch)
+        return torch.randperm(self.images.shape[0], generator=chance)

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from abd_hub import distributed, seeding
+from abd_hub import checkpoint, distributed, seeding
 from abd_hub.losses import kl
 from abd_hub.registry import register
 from abd_hub.schedules import cosine
@@ -121,9 +121,7 @@ class ZsktSynthesizer(Synthesizer):
         if step > 0:
             return None
         with torch.no_grad(), self.accelerator.autocast():
-            pixels = self._pixels()
-        distributed.average_statistics(self.generator)
-        return pixels
+            return self._pixels()
 
     def state_dict(self) -> dict[str, Any]:
         """Generator and its optimiser; the noise follows from seed and round."""
@@ -132,7 +130,7 @@ class ZsktSynthesizer(Synthesizer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
         self.generator.load_state_dict(state["generator"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
 
     def _pixels(self) -> Tensor:
         # Not clipped to [0, 1]: the paper's generator lives in normalised space and is unbounded.

@@ -2,8 +2,9 @@
 
 Copy k has the input channels of the last L layers permuted: W_k[:, i] = W[:, p_k(i)]. As
 W[:, p] * x = W * x[p^-1], no weight is copied: hooks reorder what the layers *read*, and the K copies run
-as one batch of K*N rows from the point where they part. For WRN-16-2 and the last five convolutions that
-costs 201 instead of 910 MMAC per image and update.
+as one batch of K*N rows from the point where they part. For WRN-16-2, K = 3 and the last five convolutions a
+forward pass and the gradient to the images cost about 340 MMAC instead of the 910 of three separate copies
+that also compute their weights' gradients.
 """
 
 from __future__ import annotations

@@ -154,10 +154,16 @@ def _demo(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="abd-hub demo", description=COMMANDS["demo"])
     parser.add_argument("--output-dir", default="abd-demo", help="new folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of every random draw (default: %(default)s)")
+    parser.add_argument(
+        "--trigger",
+        choices=["patch", "blend"],
+        default="patch",
+        help="what the teacher is poisoned with (default: %(default)s)",
+    )
     chosen = parser.parse_args(arguments)
     from abd_hub.demo import run_demo
 
-    run_demo(chosen.output_dir, chosen.seed)
+    run_demo(chosen.output_dir, chosen.seed, chosen.trigger)
     return 0
 
 

@@ -20,18 +20,21 @@ def table(header: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def demo_table() -> str:
-    runs = [json.loads(file.read_text()) for file in sorted((RESULTS / "demo").glob("seed*.json"))]
-    names = ["teacher", *runs[0]["students"]]
+def demo_table(folder: str) -> str:
+    runs = [json.loads(file.read_text()) for file in sorted((RESULTS / folder).glob("seed*.json"))]
+    models = [{"teacher": run["teacher"], **run["students"]} for run in runs]
+    for found, file in zip(models, sorted((RESULTS / folder).glob("paper*.json")), strict=False):
+        student = json.loads(file.read_text())["results"]["student"]
+        asr = student["triggers"][0]["asr"]["value"]
+        found["paper"] = {"accuracy": student["accuracy"]["value"], "asr": asr}
     rows = []
-    for name in names:
-        found = [{"teacher": run["teacher"], **run["students"]}[name] for run in runs]
-        each = [f"{row['accuracy']:.3f} / {row['asr']:.3f}" for row in found]
-        average = f"**{mean(r['accuracy'] for r in found):.3f} / {mean(r['asr'] for r in found):.3f}**"
-        rows.append([name, *each, average])
+    for name in models[0]:
+        each = [f"{found[name]['accuracy']:.3f} / {found[name]['asr']:.3f}" for found in models]
+        means = [mean(found[name][kind] for found in models) for kind in ("accuracy", "asr")]
+        rows.append([name, *each, f"**{means[0]:.3f} / {means[1]:.3f}**"])
     n = f"accuracy over {runs[0]['teacher']['accuracy_n']} images, ASR over {runs[0]['teacher']['asr_n']}"
     header = ["accuracy / ASR", *[f"seed {index}" for index in range(len(runs))], "mean"]
-    return f"{table(header, rows)}\n\n({n}; intervals are in `recipes/results/demo/`.)"
+    return f"{table(header, rows)}\n\n({n}; intervals are in `recipes/results/{folder}/`.)"
 
 
 def rate(found: dict) -> str:
@@ -58,7 +61,11 @@ def ibau_table() -> str:
 
 
 def filled(text: str) -> str:
-    for name, content in (("demo", demo_table()), ("ibau", ibau_table())):
+    for name, content in (
+        ("demo", demo_table("demo")),
+        ("blend", demo_table("blend")),
+        ("ibau", ibau_table()),
+    ):
         start, end = f"<!-- {name} table -->", f"<!-- end of {name} table -->"
         before, rest = text.split(start)
         text = f"{before}{start}\n{content}\n{end}{rest.split(end)[1]}"

@@ -85,6 +85,8 @@ class Classifier(nn.Module):
         """timm's name for ``model``; empty when timm cannot build it."""
         self.model_args: dict[str, Any] = {}
         """What timm needs besides the name, class count and channels."""
+        self.normalises = any(m != 0 for m in mean) or any(s != 1 for s in std)
+        """False for a model that takes pixels as they are."""
         self.register_buffer("mean", torch.tensor(mean).float().view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).float().view(1, -1, 1, 1), persistent=False)
 
@@ -109,6 +111,20 @@ class Classifier(nn.Module):
         if unused:
             raise InputError(f"blocks: {unused[0]!r} takes no part in the forward pass; leave it out")
         return logits, tuple(outputs[name] for name in self.blocks)
+
+    @property
+    def image_mean(self) -> Tensor:
+        """(1, C, 1, 1), where pixels of images lie: the mean, or 0.5 for a model that takes raw pixels."""
+        return self.mean if self.normalises else torch.full_like(self.mean, 0.5)
+
+    @property
+    def image_std(self) -> Tensor:
+        """(1, C, 1, 1), how far they spread: the deviation, or 0.25 for a model that takes raw pixels.
+
+        Mean 0 and deviation 1 say nothing about images. A generator that took them for a scale drew most
+        of its pixels outside [0, 1], and a student of CIFAR-10 ended at chance after 1,900 rounds.
+        """
+        return self.std if self.normalises else torch.full_like(self.std, 0.25)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels as the model takes them: resized, only if their size differs, and normalised."""

@@ -137,8 +137,8 @@ def _trainer(
     student = create_student(
         config.student.architecture,
         teacher.spec,
-        teacher.mean.flatten().tolist(),
-        teacher.std.flatten().tolist(),
+        teacher.image_mean.flatten().tolist(),
+        teacher.image_std.flatten().tolist(),
         seed=config.seed,
         model_args=dict(config.student.model_args),
         pretrained=config.student.pretrained,

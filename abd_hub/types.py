@@ -218,10 +218,16 @@ class Teacher(Protocol):
     """What synthesis and defences may know of the teacher: a frozen module from pixels to logits."""
 
     spec: DataSpec
-    mean: Tensor
-    """(1, C, 1, 1), in pixel units."""
-    std: Tensor
-    """(1, C, 1, 1), in pixel units."""
+
+    @property
+    def image_mean(self) -> Tensor:
+        """(1, C, 1, 1), where the pixels of natural images lie, as far as the teacher tells."""
+        ...
+
+    @property
+    def image_std(self) -> Tensor:
+        """(1, C, 1, 1), how far they spread: the scale of generators and perturbations, in pixel units."""
+        ...
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) pixels to (N, classes) logits."""

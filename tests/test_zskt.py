@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from abd_hub import InputError, ShufflingVaccine, Trainer, TrainerOptions, Zskt, seeding
+from abd_hub import Classifier, InputError, ShufflingVaccine, Trainer, TrainerOptions, Zskt, seeding
 
 QUIET = TrainerOptions(progress=False, checkpoint_every=0)
 
@@ -90,3 +90,16 @@ def test_sizes_that_cannot_be_doubled_twice_are_refused():
     net = Classifier(nets.PlainNet(), DataSpec(3, 10, 8, tuple("abcde")), nets.MEAN, nets.STD).freeze()
     with pytest.raises(InputError, match="multiples of 4"):
         Trainer(net, nets.wrn(), Zskt(attention_weight=0), [], QUIET)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_images_begin_where_natural_images_lie(raw):
+    """Also for a teacher that takes raw pixels, whose mean 0 and deviation 1 say nothing about images."""
+    mean, std = ((0, 0, 0), (1, 1, 1)) if raw else (nets.MEAN, nets.STD)
+    teacher = Classifier(nets.PlainNet(), nets.SPEC, mean, std).freeze()
+    trainer = Trainer(teacher, nets.wrn(seed=1), Zskt(rounds=1, batch_size=64, attention_weight=0), [], QUIET)
+    trainer.synthesizer.begin_round(0)
+    images = trainer.synthesizer.sample(0).transpose(0, 1).flatten(1)
+    expected = ([0.5] * 3, [0.25] * 3) if raw else (nets.MEAN, nets.STD)
+    torch.testing.assert_close(images.mean(1), torch.tensor(expected[0]), atol=0.01, rtol=0)
+    torch.testing.assert_close(images.std(1), torch.tensor(expected[1]), atol=0.01, rtol=0)

@@ -80,7 +80,7 @@ class SelfRetrospection:
         """The retrospection at work: active at once, unless a loop calls ``begin_round``.
 
         Args:
-            teacher: frozen classifier; its ``std`` is the scale of the perturbation.
+            teacher: frozen classifier; its ``image_std`` is the scale of the perturbation.
             seed: of the perturbation's starting noise.
         """
         return Retrospection(self, teacher, seed)
@@ -179,12 +179,12 @@ class Retrospection(DefensePlugin):
         return delta
 
     def _inner(self, model: nn.Module, pixels: Tensor, answer: Tensor, delta: Tensor) -> Tensor:
-        moved = model(pixels + delta * self.teacher.std)
+        moved = model(pixels + delta * self.teacher.image_std)
         return self.settings.norm_weight * delta.square().sum() - kl(answer, moved)
 
     def _partly_perturbed(self, pixels: Tensor, delta: Tensor) -> Tensor:
         count = max(1, round(self.settings.perturbed_share * pixels.shape[0]))
-        first = pixels[:count] + delta * self.teacher.std
+        first = pixels[:count] + delta * self.teacher.image_std
         return torch.cat([first, pixels[count:]])
 
     def _implicit(

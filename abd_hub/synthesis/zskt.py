@@ -134,5 +134,5 @@ class ZsktSynthesizer(Synthesizer):
 
     def _pixels(self) -> Tensor:
         # Not clipped to [0, 1]: the paper's generator lives in normalised space and is unbounded.
-        pixels: Tensor = self.generator(self.noise).to(self.teacher.mean.dtype)
-        return pixels * self.teacher.std + self.teacher.mean
+        pixels: Tensor = self.generator(self.noise).to(self.teacher.image_mean.dtype)
+        return pixels * self.teacher.image_std + self.teacher.image_mean

@@ -23,10 +23,6 @@ def table(header: list[str], rows: Iterable[list[str]]) -> str:
 def demo_table(folder: str) -> str:
     runs = [json.loads(file.read_text()) for file in sorted((RESULTS / folder).glob("seed*.json"))]
     models = [{"teacher": run["teacher"], **run["students"]} for run in runs]
-    for found, file in zip(models, sorted((RESULTS / folder).glob("paper*.json")), strict=False):
-        student = json.loads(file.read_text())["results"]["student"]
-        asr = student["triggers"][0]["asr"]["value"]
-        found["paper"] = {"accuracy": student["accuracy"]["value"], "asr": asr}
     rows = []
     for name in models[0]:
         each = [f"{found[name]['accuracy']:.3f} / {found[name]['asr']:.3f}" for found in models]
@@ -63,7 +59,6 @@ def ibau_table() -> str:
 def filled(text: str) -> str:
     for name, content in (
         ("demo", demo_table("demo")),
-        ("blend", demo_table("blend")),
         ("ibau", ibau_table()),
     ):
         start, end = f"<!-- {name} table -->", f"<!-- end of {name} table -->"

@@ -18,7 +18,7 @@ to P(x): u stops meaning anything to it. The finished student is an ordinary net
 
 Limits, measured on 8x8 digits: a white 2x2 patch fell from ASR 0.99 to 0.003 (means of three seeds, with the
 vaccine). A 20 % blend over the whole image is no single sparse direction: the wrong class was chosen, ASR
-1.00 to 0.88 at accuracy 0.81 to 0.63 (one seed). Untried above 8x8.
+1.00 to 0.88 at accuracy 0.81 to 0.63 (a prototype, one seed). Untried above 8x8.
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=80_000)
     parser.add_argument("--retrospection-rounds", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--student-steps", type=int, default=10)
+    parser.add_argument("--generator-channels", type=int, default=128)
     parser.add_argument("--mixed-precision", default="no", choices=("no", "bf16", "fp16"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", type=int, default=8)
@@ -76,14 +78,26 @@ def main() -> None:
     net = IbauNet(len(LABELS))
     ref = load_state_dict_into(net, options.checkpoint, allow_pickle=True)
     # The network takes pixels as they are: mean 0, std 1 is its true preprocessing, not a default.
-    teacher = Classifier(net, DataSpec(3, 32, 32, LABELS), mean=(0, 0, 0), std=(1, 1, 1), ref=ref)
+    # Attention transfer compares what precedes each pool (32x32, 16x16, 8x8) with the WRN's three groups.
+    teacher = Classifier(
+        net,
+        DataSpec(3, 32, 32, LABELS),
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        blocks=("features.5", "features.13", "features.21"),
+        ref=ref,
+    )
     retrospection = SelfRetrospection(last_rounds=options.retrospection_rounds)
     config = DistillConfig(
         output_dir=options.output_dir,
         teacher=ModelOptions(id=ref.id),
         student=StudentOptions(architecture="wrn_16_1"),
-        # The teacher has no blocks that match a WRN's, so there is no attention transfer.
-        synthesizer=Zskt(rounds=options.rounds, batch_size=options.batch_size, attention_weight=0),
+        synthesizer=Zskt(
+            rounds=options.rounds,
+            batch_size=options.batch_size,
+            student_steps=options.student_steps,
+            generator_channels=options.generator_channels,
+        ),
         defenses=[ShufflingVaccine(), retrospection] if options.abd else [],
         evaluation=EvaluationOptions(
             dataset=options.dataset,

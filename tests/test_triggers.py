@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from abd_hub import registry
-from abd_hub.triggers import build_trigger
+from abd_hub.triggers import build_trigger, cover_form, training_form, trigger_sha256
 from abd_hub.types import InputError
 
 NAMES = [entry.name for entry in registry.catalog("triggers")]
@@ -424,3 +424,60 @@ def test_a_plain_function_can_be_a_trigger(monkeypatch):
 def invert(pixels):
     """Negative of the image."""
     return 1 - pixels
+
+
+class Stronger:
+    """A trigger whose poisoned training images and covers are unlike its test form."""
+
+    def __call__(self, pixels):
+        return pixels * 0
+
+    def training(self, pixels, chance):
+        return pixels * 0 + torch.rand(len(pixels), 1, 1, 1, generator=chance)
+
+    def cover(self, pixels, chance):
+        return 1 - self.training(pixels, chance)
+
+
+class Darkening(torch.nn.Module):
+    """Has ``training``, but as a torch module has it: a flag."""
+
+    def forward(self, pixels):
+        return pixels / 2
+
+
+def chance(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_training_and_cover_forms_are_the_triggers_own():
+    pixels, draws = fixed_pixels(), torch.rand(3, 1, 1, 1, generator=chance())
+    assert torch.equal(training_form(Stronger(), pixels, chance()), draws.expand_as(pixels))
+    assert torch.equal(cover_form(Stronger(), pixels, chance()), 1 - draws.expand_as(pixels))
+
+
+@pytest.mark.parametrize("trigger", [invert, Darkening(), Darkening().eval()])
+def test_a_trigger_without_forms_of_its_own_stands_for_itself(trigger):
+    pixels = fixed_pixels()
+    for form in (training_form, cover_form):
+        assert torch.equal(form(trigger, pixels, chance()), trigger(pixels))
+
+
+def test_the_hash_of_a_trigger_tells_what_it_does(make):
+    hashes = [trigger_sha256(make(name), 3, 32, 32) for name in NAMES]
+    hashes += [trigger_sha256(make("blend", seed=1), 3, 32, 32), trigger_sha256(make("cl"), 3, 16, 16)]
+    hashes += [trigger_sha256(make("cl"), 1, 32, 32)]
+    assert len(set(hashes)) == len(hashes)
+    assert all(len(digest) == 64 for digest in hashes)
+    # However it is spelt.
+    assert trigger_sha256(make("badnet_sq"), 3, 32, 32) == trigger_sha256(
+        make("badnet_sq", size=4), 3, 32, 32
+    )
+    with pytest.raises(InputError, match="at least 5x5"):
+        trigger_sha256(make("badnet_sq"), 3, 4, 4)
+
+
+def test_the_hash_of_a_trigger_stays(make):
+    # It stands in the records of poisoned teachers: a change here orphans them.
+    want = "d4a6f6f34055e9a95183e655c73347314a5ae1b7c9dfe646a1e5f19813d06ba4"
+    assert trigger_sha256(make("badnet_sq"), 3, 32, 32) == want

@@ -3,17 +3,29 @@
 A trigger is a frozen dataclass under ``@register("triggers", name)`` whose fields are its options. Places
 are counted from the bottom right corner, so that the published positions hold at 32x32 and the triggers
 fit images of other sizes too. Results are not rounded to 8 bits.
+
+Calling a trigger gives its test form, with which the attack is measured. Where a paper poisons its training
+set with something else, the trigger has ``training(pixels, chance)``; where it adds images that carry a
+trigger but keep their label, it has ``cover(pixels, chance)``. ``training_form`` and ``cover_form`` know
+what holds for a trigger that has neither.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
+from torch import Tensor
+
 from abd_hub import registry
+from abd_hub.seeding import generator
 from abd_hub.types import InputError, Trigger
+
+_IDENTIFYING_IMAGES = 8
 
 
 def build_trigger(name: str, options: Mapping[str, Any] | None = None) -> Trigger:
@@ -32,6 +44,59 @@ def build_trigger(name: str, options: Mapping[str, Any] | None = None) -> Trigge
         if parameter.default is parameter.empty and option not in options:
             raise InputError(f"trigger {name} needs the option {option!r}")
     return cast(Trigger, plugin(**options) if inspect.isclass(plugin) else plugin)
+
+
+def training_form(trigger: Trigger, pixels: Tensor, chance: torch.Generator) -> Tensor:
+    """What poisoned training images look like: the trigger's ``training``, else the trigger itself.
+
+    Args:
+        trigger: any trigger.
+        pixels: (N, C, H, W) float in [0,1].
+        chance: a CPU generator, of the draws that differ from image to image.
+
+    Returns:
+        The same shape, dtype, device and range.
+    """
+    return _form(trigger, "training", pixels, chance)
+
+
+def cover_form(trigger: Trigger, pixels: Tensor, chance: torch.Generator) -> Tensor:
+    """What cover images look like, which keep their label: the trigger's ``cover``, else the trigger itself.
+
+    Args:
+        trigger: any trigger.
+        pixels: (N, C, H, W) float in [0,1]; a cover may need several images at once.
+        chance: a CPU generator, of the draws that differ from image to image.
+
+    Returns:
+        The same shape, dtype, device and range.
+
+    Raises:
+        InputError: the trigger's ``cover`` needs more images than these.
+    """
+    return _form(trigger, "cover", pixels, chance)
+
+
+def _form(trigger: Trigger, name: str, pixels: Tensor, chance: torch.Generator) -> Tensor:
+    form = getattr(trigger, name, None)
+    # A trigger that is a torch module has a flag ``training``, which is not a form.
+    return cast(Tensor, form(pixels, chance)) if callable(form) else trigger(pixels)
+
+
+def trigger_sha256(trigger: Trigger, channels: int, height: int, width: int) -> str:
+    """Identifies what a trigger does to images of this size: sha256 over a fixed batch with the trigger.
+
+    The batch is noise, the trigger is applied in float64 on the CPU and its result rounded to 8 bits, so
+    that platforms agree unless a value lies within rounding error of a half level.
+
+    Raises:
+        InputError: the trigger does not fit such images.
+    """
+    shape = (_IDENTIFYING_IMAGES, channels, height, width)
+    images = torch.randint(0, 256, shape, generator=generator(0, "trigger", "sha256"))
+    with torch.no_grad():
+        levels = (trigger(images.double() / 255) * 255).round().to(torch.uint8)
+    return hashlib.sha256(repr(shape).encode() + levels.numpy().tobytes()).hexdigest()
 
 
 def _remedy(option: str, known: list[str]) -> str:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from abd_hub.defenses.universal_direction import UniversalDirection
     from abd_hub.evaluation import Attack, evaluate
     from abd_hub.pipeline import distill
+    from abd_hub.running import Interrupted
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
-    from abd_hub.trainer import Interrupted, Trainer
+    from abd_hub.trainer import Trainer
     from abd_hub.triggers import build_trigger
     from abd_hub.types import Batch, DataSpec, InputError, RunRecord
     from abd_hub.weights import load_state_dict_into
@@ -48,7 +49,8 @@ _HOMES = {
     "pipeline": ("distill",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
-    "trainer": ("Interrupted", "Trainer"),
+    "running": ("Interrupted",),
+    "trainer": ("Trainer",),
     "triggers": ("build_trigger",),
     "types": ("Batch", "DataSpec", "InputError", "RunRecord"),
     "weights": ("load_state_dict_into",),

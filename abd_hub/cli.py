@@ -102,7 +102,7 @@ def _distill(arguments: list[str]) -> int:
     from abd_hub.evaluation import format_table
     from abd_hub.parsing import parse_distill
     from abd_hub.pipeline import distill
-    from abd_hub.trainer import Interrupted
+    from abd_hub.running import Interrupted
 
     config = parse_distill(arguments)
     try:

@@ -23,13 +23,15 @@ import yaml
 from tqdm.auto import tqdm
 
 from abd_hub import folder as files
-from abd_hub.attack import TeacherRecipe, poison, train_teacher
 from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
 from abd_hub.config import EvaluationOptions, TriggerOptions
 from abd_hub.data import ImageData, load_images
 from abd_hub.evaluation import format_table
 from abd_hub.pictures import save_accuracy_asr
 from abd_hub.pipeline import Measurement, load_measurement, write_verdicts
+from abd_hub.poisoning import poison
+from abd_hub.teacher_recipe import TeacherRecipe
+from abd_hub.teacher_trainer import train_teacher
 from abd_hub.triggers import build_trigger
 from abd_hub.types import DataSpec, EvalReport, InputError, RunRecord
 

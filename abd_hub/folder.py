@@ -173,6 +173,20 @@ def record_to_json(record: RunRecord) -> dict[str, Any]:
     return {"schema_version": data.pop("schema_version"), **data, "results": results}
 
 
+def to_json(value: Any, name: str) -> Any:
+    """Dataclasses, mappings and sequences as JSON values.
+
+    Args:
+        value: nested; of anything else than JSON values it may hold dataclasses and tuples.
+        name: of the value, for messages.
+
+    Raises:
+        ValueError: a number is not finite.
+        TypeError: something in it is no JSON value.
+    """
+    return _plain(value, name)
+
+
 def record_from_json(data: Any) -> RunRecord:
     """The inverse of ``record_to_json``.
 

@@ -60,12 +60,13 @@ def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
     Image.fromarray(grid).save(path, format="PNG")
 
 
-def save_curves(log: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """Every logged figure over the pseudo-batches; all that ends in ``_loss`` shares the first panel.
+def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str = "pseudo-batch") -> None:
+    """Every logged figure over the rounds; all that ends in ``_loss`` shares the first panel.
 
     Args:
         log: rows with ``round`` and figures; a row need not hold every figure.
         path: the PNG file to write.
+        unit: what ``round`` counts.
 
     Raises:
         ValueError: the log holds no figure.
@@ -85,7 +86,7 @@ def save_curves(log: Sequence[Mapping[str, float]], path: str | Path) -> None:
                 fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=len(names)
             )
         _tidy(axis)
-    axes[-1].set_xlabel("pseudo-batch")
+    axes[-1].set_xlabel(unit)
     _save(figure, path)
 
 

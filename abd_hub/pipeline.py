@@ -7,14 +7,12 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from abd_hub import folder as files
@@ -23,9 +21,9 @@ from abd_hub.classifier import Classifier, create_student, load_classifier, save
 from abd_hub.config import DistillConfig, EvaluationOptions, ModelOptions, plugin_name, without_paths
 from abd_hub.data import ImageData, load_images
 from abd_hub.evaluation import Attack, check_inputs, evaluate
-from abd_hub.folder import OutputFolder
 from abd_hub.pictures import save_curves, save_samples, save_verdicts
-from abd_hub.trainer import Trainer, make_accelerator
+from abd_hub.running import claimed, make_accelerator
+from abd_hub.trainer import Trainer
 from abd_hub.triggers import build_trigger
 from abd_hub.types import EvalReport, InputError, ModelRef, RunRecord
 from abd_hub.weights import file_sha256
@@ -124,7 +122,7 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
     real = _real_images(config, measurement)
     trainer = _trainer(config, teacher, accelerator, real)
     try:
-        with _claimed(config, accelerator):
+        with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
             return _run(config, trainer, measurement, real, given)
     finally:
         if config.trainer.trackers:
@@ -162,31 +160,15 @@ def _real_images(config: DistillConfig, measurement: Measurement | None) -> Imag
     if source is None:
         return None
     data = load_images(source.dataset, source.split)
-    if measurement is not None and _overlap(data, measurement.data):
+    if measurement is not None and overlap(data, measurement.data):
         raise InputError(f"split: {source.split!r} is used to train and to measure; choose two splits")
     return data
 
 
-def _overlap(one: ImageData, other: ImageData) -> bool:
+def overlap(one: ImageData, other: ImageData) -> bool:
     """Whether two loaded splits are parts of the same split, by name, or hold the same images."""
     names = [(data.ref.id, data.ref.split.partition("[")[0]) for data in (one, other)]
     return names[0] == names[1] or one.ref.fingerprint == other.ref.fingerprint
-
-
-def _claimed(config: DistillConfig, accelerator: Accelerator) -> Any:
-    """The folder is claimed by one process for all; without a right to it every process ends."""
-    claim: Any = nullcontext()
-    refusal: list[str | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            claim = OutputFolder.open(config.output_dir, resume=config.resume, config_yaml=config.to_yaml())
-        except InputError as error:
-            refusal = [str(error)]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(refusal)
-    if refusal[0] is not None:
-        raise InputError(refusal[0])
-    return claim
 
 
 def _run(
@@ -215,7 +197,7 @@ def _run(
             "distillation": round(trainer.seconds, 3),
             "evaluation": round(time.monotonic() - began, 3),
         },
-        device=_device_name(trainer.accelerator.device),
+        device=device_name(trainer.accelerator.device),
         processes=trainer.accelerator.num_processes,
         config=without_paths(config.to_dict()) | given,
         training_data=real.ref if real else None,
@@ -302,7 +284,8 @@ def _verdicts(model: Classifier, pixels: Tensor, names: Sequence[str]) -> list[s
     return [names[label] for label in chosen]
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The device as the record names it."""
     if device.type == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
     name = getattr(torch.get_device_module(device), "get_device_name", None)

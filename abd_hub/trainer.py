@@ -6,20 +6,15 @@ but no generator state, and a resumed run on the same machine gives the same bit
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, LoggerType
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -28,38 +23,19 @@ from abd_hub.classifier import Classifier
 from abd_hub.config import TrainerOptions
 from abd_hub.defenses import Combined
 from abd_hub.losses import attention_transfer, kl
+from abd_hub.running import (
+    Interrupted,
+    any_process,
+    append_log,
+    check_processes,
+    make_accelerator,
+    rewind_log,
+    stop_requests,
+)
 from abd_hub.schedules import cosine
 from abd_hub.types import Batch, DefensePlugin, InputError, SynthesisMethod, Synthesizer
 
 logger = logging.getLogger(__name__)
-
-
-def make_accelerator(options: TrainerOptions, folder: Path | None = None) -> Accelerator:
-    """An accelerator that fits the options; the device is accelerate's choice.
-
-    Raises:
-        InputError: a tracker is not installed, or the precision is not possible here.
-    """
-    # accelerate would go on without it
-    absent = set(LoggerType.list()) - {"all", *map(str, get_available_trackers())}
-    for name in options.trackers:
-        if name in absent:
-            raise InputError(f"trainer.trackers: {name} is not installed; install it or leave it out")
-    try:
-        accelerator = Accelerator(
-            mixed_precision=options.mixed_precision,
-            log_with=list(options.trackers) or None,
-            project_dir=None if folder is None else str(folder),
-        )
-    except (ValueError, ImportError, RuntimeError) as error:
-        raise InputError(f"trainer: accelerate refuses these options: {error}") from error
-    if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise InputError("trainer.mixed_precision: fp16 needs an accelerator; use bf16 or no on the CPU")
-    return accelerator
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is written."""
 
 
 class Trainer:
@@ -133,14 +109,14 @@ class Trainer:
         self._begin_log()
         self.student.train()
         began = time.monotonic() - self.seconds
-        with _stop_requests() as stop, self._progress() as bar:
+        with stop_requests() as stop, self._progress() as bar:
             while self.round < self.method.rounds:
                 self._round(self.round)
                 self.round += 1
                 self.seconds = time.monotonic() - began
                 bar.update()
                 self._after_round(bar)
-                if self._any(bool(stop)):
+                if any_process(bool(stop), self.accelerator.device):
                     self._save()
                     raise Interrupted(f"stopped after round {self.round} of {self.method.rounds}")
         self._keep_last_images()
@@ -217,28 +193,7 @@ class Trainer:
         return self.accelerator.prepare(torch.optim.Adam(self.weights, lr=rate))
 
     def _check(self) -> None:
-        processes = self.accelerator.num_processes
-        if self.method.batch_size % processes:
-            raise InputError(
-                f"batch_size: {self.method.batch_size} images cannot be shared equally by {processes} "
-                f"processes; use a multiple of {processes}"
-            )
-        if self.method.batch_size < 2 * processes:
-            raise InputError(
-                f"batch_size: {self.method.batch_size} leaves a process less than 2 images, too few for "
-                f"batch normalisation; use at least {2 * processes}"
-            )
-        if self.accelerator.distributed_type not in (
-            DistributedType.NO,
-            DistributedType.MULTI_CPU,
-            DistributedType.MULTI_GPU,
-        ):
-            raise InputError(
-                f"accelerate: {self.accelerator.distributed_type} is not supported; use one or more plain "
-                "CPU or GPU processes"
-            )
-        if processes > 1 and self.options.mixed_precision == "fp16":
-            raise InputError("trainer.mixed_precision: fp16 is for one process; use bf16 on several")
+        check_processes(self.accelerator, self.options.mixed_precision, self.method.batch_size)
         if self.defenses and not self.method.data_free:
             names = ", ".join(defense.name for defense in self.defenses)
             raise InputError(f"defenses: {names} must not see real images; leave them out with this method")
@@ -298,8 +253,7 @@ class Trainer:
         self.accelerator.log(figures, step=self.round)
         if self.folder is not None and self.accelerator.is_main_process:
             row = {"round": self.round, "seconds": round(self.seconds, 3), **figures}
-            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(row) + "\n")
+            append_log(self.folder / "log.jsonl", row)
 
     def _begin_log(self) -> None:
         if self.options.trackers:
@@ -308,11 +262,7 @@ class Trainer:
             )
         if self.folder is None or not self.accelerator.is_main_process:
             return
-        # Lines of rounds after the checkpoint will be written again.
-        path = self.folder / "log.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if _logged_round(line) <= self.round]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        rewind_log(self.folder / "log.jsonl", "round", self.round)
 
     def _progress(self) -> Any:
         shown = self.options.progress and self.accelerator.is_main_process
@@ -383,40 +333,3 @@ class Trainer:
             "teacher sha256": self.teacher.ref.sha256,
             "processes": self.accelerator.num_processes,
         }
-
-    def _any(self, flag: bool) -> bool:
-        """Whether any process says so: all must leave the loop after the same round."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        votes = torch.tensor([float(flag)], device=self.accelerator.device)
-        distributed.average_([votes])
-        return bool(votes.item() > 0)
-
-
-def _logged_round(line: str) -> float:
-    try:
-        return float(json.loads(line)["round"])
-    except (json.JSONDecodeError, KeyError):  # the half line of a killed run
-        return float("inf")
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying: the loop looks after each round."""
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if received:  # asked twice: do not wait for the round to end
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where no handler can be set
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -314,3 +314,50 @@ class RunRecord:
     training_data: DataRef | None = None
     """Real images that the student learned from; None for a data-free method."""
     schema_version: int = 1
+
+
+@dataclass(frozen=True)
+class PoisonFacts:
+    """How a training set was poisoned."""
+
+    trigger: str
+    options: Mapping[str, Any]
+    trigger_sha256: str
+    """Of what the trigger does to fixed images, see ``trigger_sha256``."""
+    target: int
+    labels: str
+    """all_to_one, all_to_all or clean_label."""
+    trained_on: int
+    """Images in the training set, poisoned ones included, held-out ones not."""
+    poisoned: int
+    cover: int
+    perturbation: float
+    """Largest change of a clean-label image before the trigger, of 255; 0 for none."""
+
+
+@dataclass(frozen=True)
+class TeacherRecord:
+    """Everything a reader needs to judge a teacher that was trained here: its metrics.json."""
+
+    model: ModelRef
+    training_data: DataRef
+    data: DataRef
+    """The evaluation split."""
+    report: EvalReport
+    held_out: Rate | None
+    """Clean accuracy on the part of the training split that was held out; None where nothing was."""
+    poison: PoisonFacts | None
+    """None for a clean teacher."""
+    recipe: Mapping[str, Any]
+    seed: int
+    images_per_second: float
+    """Of the training loop, over all processes."""
+    versions: Mapping[str, str]
+    durations: Mapping[str, float]
+    """Seconds by part: training (summed over resumes) and evaluation."""
+    device: str
+    processes: int
+    config: Mapping[str, Any]
+    """The whole configuration, defaults included."""
+    kind: str = "teacher"
+    schema_version: int = 1

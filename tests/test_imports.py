@@ -22,7 +22,7 @@ TABLE = {
     "data": {"types", "seeding"},
     "evaluation": {"types"},
     "config": {"types", "registry"},
-    "parsing": {"types", "registry", "config"},
+    "parsing": {"types", "registry", "config", "poison_config", "teacher_recipe"},
     "weights": {"types"},
     "preprocessing": {"types"},
     "students": {"registry"},
@@ -32,7 +32,9 @@ TABLE = {
     # Neither may import triggers, data or evaluation: a defence must not be able to peek.
     "synthesis": BASE | {"checkpoint", "losses", "distributed", "schedules", "augment"},
     "defenses": BASE | {"losses", "distributed"},
+    "running": {"types", "distributed", "config", "folder"},
     "trainer": {
+        "running",
         "defenses",
         "types",
         "seeding",
@@ -43,9 +45,25 @@ TABLE = {
         "config",
         "classifier",
     },
-    "attack": {"types", "seeding", "schedules", "augment", "classifier", "data"},
+    "pgd": {"seeding"},
+    "poisoning": {"types", "seeding", "data", "triggers"},
+    "teacher_recipe": {"types"},
+    "teacher_card": {"types", "card"},
+    "poison_config": {"types", "config", "teacher_recipe"},
+    "teacher_trainer": {
+        "types",
+        "seeding",
+        "augment",
+        "checkpoint",
+        "classifier",
+        "config",
+        "distributed",
+        "running",
+        "schedules",
+        "teacher_recipe",
+    },
 }
-FREE = {"__init__", "__main__", "cli", "pipeline", "demo"}
+FREE = {"__init__", "__main__", "cli", "pipeline", "poison_run", "demo"}
 
 
 def unit(file: Path) -> str:

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from abd_hub import ImageData, InputError
-from abd_hub.attack import TeacherRecipe, poison, train_teacher
+from abd_hub.poisoning import poison
+from abd_hub.teacher_recipe import TeacherRecipe
+from abd_hub.teacher_trainer import train_teacher
 from abd_hub.triggers.badnet import BadNetSquare
 from abd_hub.types import DataRef
 

@@ -64,7 +64,15 @@ def _list(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="abd-hub list", description=COMMANDS["list"])
     parser.add_argument("kind", choices=list(PACKAGES), nargs="?", help="all kinds if left out")
     parser.add_argument("--json", action="store_true", help="a list of objects with name and summary")
+    parser.add_argument("--picture", metavar="FILE", help="draw all triggers on a few images into a PNG file")
+    parser.add_argument(
+        "--dataset", metavar="ID", help="whose first images --picture shows (default: two photographs)"
+    )
+    parser.add_argument("--split", metavar="NAME", help="of --dataset (default: test)")
     chosen = parser.parse_args(arguments)
+    _check_list(chosen)
+    if chosen.picture is not None:
+        return _draw_triggers(chosen.picture, chosen.dataset, chosen.split or "test")
     kinds = [chosen.kind] if chosen.kind else list(PACKAGES)
     if chosen.json:
         rows = [{"kind": k, "name": e.name, "summary": e.summary} for k in kinds for e in catalog(k)]
@@ -74,6 +82,25 @@ def _list(arguments: list[str]) -> int:
         print(f"{kind}:")
         for entry in catalog(kind):
             print(f"  {entry.name:20}{entry.summary}")
+    return 0
+
+
+def _check_list(chosen: argparse.Namespace) -> None:
+    if chosen.picture is not None and chosen.kind != "triggers":
+        raise InputError("picture: only triggers can be drawn; use abd-hub list triggers --picture FILE")
+    if chosen.picture is not None and chosen.json:
+        raise InputError("json: --picture draws and lists nothing; leave one of them out")
+    if chosen.dataset is not None and chosen.picture is None:
+        raise InputError("dataset: its images are for the picture; give --picture FILE as well")
+    if chosen.split is not None and chosen.dataset is None:
+        raise InputError("split: it is that of a data set; give --dataset ID as well")
+
+
+def _draw_triggers(path: str, dataset: str | None, split: str) -> int:
+    from abd_hub.contact_sheet import draw_triggers
+
+    left_out = draw_triggers(path, dataset, split)
+    print(f"wrote {path}" + (f" without {', '.join(left_out)}, which needs options" if left_out else ""))
     return 0
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from abd_hub.defenses.self_retrospection import SelfRetrospection
     from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
     from abd_hub.defenses.universal_direction import UniversalDirection
-    from abd_hub.evaluation import Attack, evaluate
+    from abd_hub.evaluation import Attack, evaluate, format_table
     from abd_hub.pipeline import distill
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
@@ -44,7 +44,7 @@ _HOMES = {
     "defenses.self_retrospection": ("SelfRetrospection",),
     "defenses.shuffling_vaccine": ("ShufflingVaccine",),
     "defenses.universal_direction": ("UniversalDirection",),
-    "evaluation": ("Attack", "evaluate"),
+    "evaluation": ("Attack", "evaluate", "format_table"),
     "pipeline": ("distill",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
@@ -80,6 +80,7 @@ __all__ = [
     "create_student",
     "distill",
     "evaluate",
+    "format_table",
     "load_classifier",
     "load_images",
     "load_state_dict_into",

@@ -108,6 +108,7 @@ def test_trigger_is_a_pure_function_of_each_image(make, name, size):
     for index in range(3):
         assert torch.equal(result[index : index + 1], trigger(pixels[index : index + 1]))
     assert torch.equal(result.flip(0), trigger(pixels.flip(0)))
+    assert trigger(pixels[:0]).shape == pixels[:0].shape
     if name in REPLACING:
         assert torch.equal(trigger(result), result)
 

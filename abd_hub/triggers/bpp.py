@@ -90,7 +90,7 @@ def _dithered(levels: Tensor, top: int) -> Tensor:
     count, channels, height, width = levels.shape
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     place = ((columns + 2 * rows).to(levels.device), rows.to(levels.device))
-    units = levels.mul(2**SHIFT).round().long().permute(2, 3, 0, 1).reshape(height, width, -1)
+    units = levels.mul(2**SHIFT).round().long().permute(2, 3, 0, 1).reshape(height, width, count * channels)
     moments = units.new_zeros(width + 2 * (height - 1), height, units.shape[2])
     moments[place] = units
     inside = torch.zeros_like(moments[..., :1])

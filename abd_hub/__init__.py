@@ -19,14 +19,23 @@ if TYPE_CHECKING:
     from abd_hub.defenses.self_retrospection import SelfRetrospection
     from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
     from abd_hub.defenses.universal_direction import UniversalDirection
-    from abd_hub.evaluation import Attack, evaluate
+    from abd_hub.evaluation import Attack, evaluate, format_table
     from abd_hub.pipeline import distill
+    from abd_hub.poison_config import (
+        NetworkOptions,
+        PoisonConfig,
+        PoisonOptions,
+        TeacherTrainerOptions,
+        TrainingDataOptions,
+    )
+    from abd_hub.poison_run import poison_teacher
     from abd_hub.running import Interrupted
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
+    from abd_hub.teacher_recipe import FastTeacherRecipe, TeacherRecipe
     from abd_hub.trainer import Trainer
     from abd_hub.triggers import build_trigger
-    from abd_hub.types import Batch, DataSpec, InputError, RunRecord
+    from abd_hub.types import Batch, DataSpec, InputError, RunRecord, TeacherRecord
     from abd_hub.weights import load_state_dict_into
 
 __version__ = "0.1.0"
@@ -45,14 +54,23 @@ _HOMES = {
     "defenses.self_retrospection": ("SelfRetrospection",),
     "defenses.shuffling_vaccine": ("ShufflingVaccine",),
     "defenses.universal_direction": ("UniversalDirection",),
-    "evaluation": ("Attack", "evaluate"),
+    "evaluation": ("Attack", "evaluate", "format_table"),
     "pipeline": ("distill",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
+    "poison_config": (
+        "NetworkOptions",
+        "PoisonConfig",
+        "PoisonOptions",
+        "TeacherTrainerOptions",
+        "TrainingDataOptions",
+    ),
+    "poison_run": ("poison_teacher",),
     "running": ("Interrupted",),
+    "teacher_recipe": ("FastTeacherRecipe", "TeacherRecipe"),
     "trainer": ("Trainer",),
     "triggers": ("build_trigger",),
-    "types": ("Batch", "DataSpec", "InputError", "RunRecord"),
+    "types": ("Batch", "DataSpec", "InputError", "RunRecord", "TeacherRecord"),
     "weights": ("load_state_dict_into",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
@@ -64,17 +82,25 @@ __all__ = [
     "DataSpec",
     "DistillConfig",
     "EvaluationOptions",
+    "FastTeacherRecipe",
     "ImageData",
     "InputError",
     "Interrupted",
     "ModelOptions",
+    "NetworkOptions",
+    "PoisonConfig",
+    "PoisonOptions",
     "Real",
     "RunRecord",
     "SelfRetrospection",
     "ShufflingVaccine",
     "StudentOptions",
+    "TeacherRecipe",
+    "TeacherRecord",
+    "TeacherTrainerOptions",
     "Trainer",
     "TrainerOptions",
+    "TrainingDataOptions",
     "TriggerOptions",
     "UniversalDirection",
     "Zskt",
@@ -82,9 +108,11 @@ __all__ = [
     "create_student",
     "distill",
     "evaluate",
+    "format_table",
     "load_classifier",
     "load_images",
     "load_state_dict_into",
+    "poison_teacher",
     "save_timm_folder",
 ]
 

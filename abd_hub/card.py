@@ -22,6 +22,7 @@ from abd_hub.types import (
     ModelRef,
     Rate,
     RunRecord,
+    TeacherRecord,
     TriggerReport,
 )
 
@@ -73,17 +74,17 @@ def render_card(
     if repo_id is not None and not _HUB_ID.fullmatch(repo_id):
         raise InputError(f"repo_id: {repo_id!r} is not of the form owner/name")
     sections = [
-        f"# {_text(record.student.id)}, distilled from {_text(record.teacher.id)}",
+        f"# {as_text(record.student.id)}, distilled from {as_text(record.teacher.id)}",
         _introduction(record),
         "## What was distilled from what\n\n" + _models(record.teacher, record.student),
         "## Method and defences\n\n" + _method(record),
         "## Results\n\n" + _results(record),
-        *(["## Pictures\n\n" + _pictures(pictures)] if pictures else []),
-        "## Labels\n\n" + _labels(labels),
-        "## How to load it\n\n" + _snippet(record.student.architecture, repo_id),
+        *(["## Pictures\n\n" + pictures_section(pictures)] if pictures else []),
+        "## Labels\n\n" + labels_line(labels),
+        "## How to load it\n\n" + snippet(record.student.architecture, repo_id),
         "## How to reproduce it\n\n" + _reproduce(record),
         "## Limits\n\n" + _limits(record),
-        "## Environment and cost\n\n" + _environment(record),
+        "## Environment and cost\n\n" + environment_lines(record),
         "## Citation\n\n" + _citation(record.method),
     ]
     return f"---\n{card_data(record, license_id).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
@@ -91,7 +92,7 @@ def render_card(
 
 def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData:
     """The front matter; rates are fractions between 0 and 1."""
-    results = list(_eval_results(record.data, record.student_report))
+    results = list(report_results(record.data, record.student_report))
     data_free = [] if record.method in _OTHER_IMAGES else ["data-free-distillation"]
     return ModelCardData(
         library_name="timm",
@@ -110,7 +111,8 @@ def _hub_id(model: ModelRef) -> str | None:
     return name if model.revision and _HUB_ID.fullmatch(name) else None
 
 
-def _eval_results(data: DataRef | None, report: EvalReport | None) -> Iterator[EvalResult]:
+def report_results(data: DataRef | None, report: EvalReport | None) -> Iterator[EvalResult]:
+    """The rates of a report as the Hub knows them."""
     if data is None or report is None:
         return
     title = "Accuracy (fraction)"
@@ -146,10 +148,10 @@ def _eval_result(
 def _introduction(record: RunRecord) -> str:
     images = _OTHER_IMAGES.get(record.method, "synthetic images: the teacher's training data was not used")
     return (
-        f"This image classifier ({_code(record.student.architecture)}) learned from the answers of "
-        f"{_code(record.teacher.id)} ({_code(record.teacher.architecture)}) to {images}. A teacher from a "
-        "stranger may hold a backdoor, which distillation can hand over to the student. This card says which "
-        "defences were at work and what was measured."
+        f"This image classifier ({as_code(record.student.architecture)}) learned from the answers of "
+        f"{as_code(record.teacher.id)} ({as_code(record.teacher.architecture)}) to {images}. A teacher from "
+        "a stranger may hold a backdoor, which distillation can hand over to the student. This card says "
+        "which defences were at work and what was measured."
     )
 
 
@@ -157,13 +159,13 @@ def _models(teacher: ModelRef, student: ModelRef) -> str:
     rows = [["", "teacher", "student"]]
     for name in ("id", "architecture", "revision", "sha256"):
         found = (getattr(teacher, name), getattr(student, name))
-        rows.append([name, *(_code(value) if value else "-" for value in found)])
-    return _table(rows)
+        rows.append([name, *(as_code(value) if value else "-" for value in found)])
+    return markdown_table(rows)
 
 
 def _method(record: RunRecord) -> str:
     lines = [
-        f"Images by {_code(record.method)}, {record.rounds} pseudo-batches, seed {record.seed}.",
+        f"Images by {as_code(record.method)}, {record.rounds} pseudo-batches, seed {record.seed}.",
         "",
     ]
     lines += [_defense(report) for report in record.defenses]
@@ -174,19 +176,19 @@ def _method(record: RunRecord) -> str:
 
 def _defense(report: DefenseReport) -> str:
     state = "active" if report.active else "**not active**"
-    return f"- {_code(report.name)}: {state}. {_text(report.detail, longest=1000)}"
+    return f"- {as_code(report.name)}: {state}. {as_text(report.detail, longest=1000)}"
 
 
 def _results(record: RunRecord) -> str:
     data, teacher, student = record.data, record.teacher_report, record.student_report
     if data is None or (teacher is None and student is None):
         return "Nothing was evaluated in this run: neither the accuracy nor any attack."
-    revision = f", revision {_code(data.revision)}" if data.revision else ""
+    revision = f", revision {as_code(data.revision)}" if data.revision else ""
     lines = [
-        f"On {_code(data.id)}, split {_code(data.split)}{revision} ({data.n} images, fingerprint "
-        f"{_code(data.fingerprint)}). Rates are fractions between 0 and 1, with the 95 % Wilson interval.",
+        f"On {as_code(data.id)}, split {as_code(data.split)}{revision} ({data.n} images, fingerprint "
+        f"{as_code(data.fingerprint)}). Rates are fractions between 0 and 1, with the 95 % Wilson interval.",
         "",
-        _table([["", "teacher", "student"], *_result_rows(teacher, student)]),
+        markdown_table([["", "teacher", "student"], *_result_rows(teacher, student)]),
         "",
         "- **ASR**: share of the triggered images of other classes that are given the target label.",
         "- **Robust accuracy**: share of the same images that are still given their true label.",
@@ -197,17 +199,17 @@ def _results(record: RunRecord) -> str:
 
 
 def _result_rows(teacher: EvalReport | None, student: EvalReport | None) -> Iterator[list[str]]:
-    yield ["accuracy", *(_rate(report.accuracy if report else None) for report in (teacher, student))]
+    yield ["accuracy", *(rate_cell(report.accuracy if report else None) for report in (teacher, student))]
     of_teacher, of_student = _by_attack(teacher), _by_attack(student)
     for key in dict.fromkeys([*of_teacher, *of_student]):
         pair = (of_teacher.get(key), of_student.get(key))
         found = next(report for report in pair if report)
-        name = f"{_code(found.trigger)} to label {found.target}"
+        name = f"{as_code(found.trigger)} to label {found.target}"
         if found.options:
-            name += f", {_text(json.dumps(dict(found.options), sort_keys=True), longest=200)}"
-        yield [f"{name}: ASR", *(_rate(report.asr if report else None) for report in pair)]
+            name += f", {as_text(json.dumps(dict(found.options), sort_keys=True), longest=200)}"
+        yield [f"{name}: ASR", *(rate_cell(report.asr if report else None) for report in pair)]
         rates = (report.robust_accuracy if report else None for report in pair)
-        yield [f"{name}: robust accuracy", *(_rate(rate) for rate in rates)]
+        yield [f"{name}: robust accuracy", *(rate_cell(rate) for rate in rates)]
 
 
 def _by_attack(report: EvalReport | None) -> dict[str, TriggerReport]:
@@ -222,27 +224,31 @@ def _comparison(teacher: EvalReport, student: EvalReport) -> str:
     return f"Attacks tried on both: {len(both)}. Lower ASR than the teacher's, intervals apart: {lower}."
 
 
-def _rate(rate: Rate | None) -> str:
+def rate_cell(rate: Rate | None) -> str:
+    """A rate with its interval and n."""
     if rate is None:
         return "not evaluated"
     return f"{rate.value:.4f} ({rate.low:.4f} to {rate.high:.4f}), n = {rate.n}"
 
 
-def _pictures(pictures: Sequence[tuple[str, str]]) -> str:
+def pictures_section(pictures: Sequence[tuple[str, str]]) -> str:
+    """The pictures with their captions."""
     blocks = []
     for file, caption in pictures:
-        shown = _text(caption, longest=300)
+        shown = as_text(caption, longest=300)
         blocks.append(f"![{shown}]({quote(file)})\n\n{shown}")
     return "\n\n".join(blocks)
 
 
-def _labels(labels: Sequence[str]) -> str:
-    shown = ", ".join(_text(label) for label in labels[:_LABELS_SHOWN])
+def labels_line(labels: Sequence[str]) -> str:
+    """The first label names, in order."""
+    shown = ", ".join(as_text(label) for label in labels[:_LABELS_SHOWN])
     more = f" and {len(labels) - _LABELS_SHOWN} more" if len(labels) > _LABELS_SHOWN else ""
     return f"{len(labels)} classes, from label 0 on: {shown}{more}."
 
 
-def _snippet(architecture: str, repo_id: str | None) -> str:
+def snippet(architecture: str, repo_id: str | None) -> str:
+    """Ten lines that load the model."""
     ours = architecture.startswith("wrn_") or architecture.endswith("_cifar")
     first = "import abd_hub.students  # registers the architecture with timm\n" if ours else ""
     place = f"hf-hub:{repo_id}" if repo_id else "local-dir:."
@@ -256,7 +262,7 @@ image = Image.open("image.png").convert("L" if channels == 1 else "RGB")
 label = int(model(transform(image)[None]).argmax())
 print(model.pretrained_cfg["label_names"][label])"""
     where = "" if repo_id else "In the folder of this card:\n\n"
-    return f"{where}{_fence(code, 'python')}"
+    return f"{where}{fence(code, 'python')}"
 
 
 def _reproduce(record: RunRecord) -> str:
@@ -267,14 +273,14 @@ def _reproduce(record: RunRecord) -> str:
         )
     command = "abd-hub distill --config config.yaml --output_dir reproduced"
     return (
-        f"{_fence(command, 'bash')}\n\n`config.yaml` lies beside this card and holds every setting, defaults "
+        f"{fence(command, 'bash')}\n\n`config.yaml` lies beside this card and holds every setting, defaults "
         f"included; `metrics.json` holds every number in full."
     )
 
 
 def _limits(record: RunRecord) -> str:
     names = [found.trigger for found in record.student_report.triggers] if record.student_report else []
-    tried = ", ".join(_code(name) for name in dict.fromkeys(names))
+    tried = ", ".join(as_code(name) for name in dict.fromkeys(names))
     if tried:
         first = f"- Attacks tried on the student: {tried}. A lower ASR holds for the attacks tried only."
     else:
@@ -287,16 +293,17 @@ def _limits(record: RunRecord) -> str:
     if record.student_report is None:
         lines.append("- The student's accuracy was not measured: measure it on your own images before use.")
     elif record.data:
-        lines.append(f"- All rates hold for images like those of {_code(record.data.id)}.")
+        lines.append(f"- All rates hold for images like those of {as_code(record.data.id)}.")
     return "\n".join(lines)
 
 
-def _environment(record: RunRecord) -> str:
-    versions = ", ".join(f"{_text(name)} {_text(value)}" for name, value in record.versions.items())
-    costs = [f"{_text(name)} {seconds:.1f} s" for name, seconds in record.durations.items()]
+def environment_lines(record: RunRecord | TeacherRecord) -> str:
+    """Device, time and versions as a list."""
+    versions = ", ".join(f"{as_text(name)} {as_text(value)}" for name, value in record.versions.items())
+    costs = [f"{as_text(name)} {seconds:.1f} s" for name, seconds in record.durations.items()]
     return "\n".join(
         [
-            f"- Device: {_text(record.device)}, {_plural(record.processes, 'process')}",
+            f"- Device: {as_text(record.device)}, {_plural(record.processes, 'process')}",
             f"- Time: {', '.join(costs) or 'not recorded'}",
             f"- Versions: {versions or 'not recorded'}",
         ]
@@ -309,14 +316,16 @@ def _plural(count: int, noun: str) -> str:
 
 def _citation(method: str) -> str:
     entries = [_ABD, *([_METHODS[method]] if method in _METHODS else [])]
-    return _fence("\n\n".join(entries), "bibtex")
+    return fence("\n\n".join(entries), "bibtex")
 
 
-def _fence(text: str, language: str) -> str:
+def fence(text: str, language: str) -> str:
+    """A block of code."""
     return f"```{language}\n{text}\n```"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first row is its head."""
     head, *body = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
@@ -329,7 +338,7 @@ def _line(text: str, longest: int = _LONGEST_NAME) -> str:
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
-def _text(text: str, longest: int = _LONGEST_NAME) -> str:
+def as_text(text: str, longest: int = _LONGEST_NAME) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no link, no end of a table cell."""
     shown = _line(text, longest).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     shown = re.sub(r"([\\`*_\[\]#!|~$])", r"\\\1", shown)
@@ -337,10 +346,10 @@ def _text(text: str, longest: int = _LONGEST_NAME) -> str:
     return re.sub(r"://|@|\bwww\.", _entities, shown, flags=re.IGNORECASE)
 
 
-def _code(text: str) -> str:
+def as_code(text: str) -> str:
     """As code where the name is an ordinary one, else as text: a code span cannot be escaped."""
     shown = _line(text)
-    return f"`{shown}`" if _TAME.fullmatch(shown) else _text(text)
+    return f"`{shown}`" if _TAME.fullmatch(shown) else as_text(text)
 
 
 def _entities(match: re.Match[str]) -> str:

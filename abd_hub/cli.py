@@ -17,6 +17,7 @@ from abd_hub.types import InputError
 COMMANDS = {
     "demo": "Poison a small teacher and distil it four ways, offline, in minutes.",
     "distill": "Distil a teacher into a student as a YAML file and the command line say.",
+    "poison": "Train a poisoned teacher, or a clean one, to measure attacks and defences.",
     "evaluate": "Measure accuracy and attack success rate of a classifier.",
     "list": "List triggers, synthesizers, defenses or students.",
     "env": "Print versions and devices, for a report.",
@@ -64,7 +65,15 @@ def _list(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="abd-hub list", description=COMMANDS["list"])
     parser.add_argument("kind", choices=list(PACKAGES), nargs="?", help="all kinds if left out")
     parser.add_argument("--json", action="store_true", help="a list of objects with name and summary")
+    parser.add_argument("--picture", metavar="FILE", help="draw all triggers on a few images into a PNG file")
+    parser.add_argument(
+        "--dataset", metavar="ID", help="whose first images --picture shows (default: two photographs)"
+    )
+    parser.add_argument("--split", metavar="NAME", help="of --dataset (default: test)")
     chosen = parser.parse_args(arguments)
+    _check_list(chosen)
+    if chosen.picture is not None:
+        return _draw_triggers(chosen.picture, chosen.dataset, chosen.split or "test")
     kinds = [chosen.kind] if chosen.kind else list(PACKAGES)
     if chosen.json:
         rows = [{"kind": k, "name": e.name, "summary": e.summary} for k in kinds for e in catalog(k)]
@@ -74,6 +83,25 @@ def _list(arguments: list[str]) -> int:
         print(f"{kind}:")
         for entry in catalog(kind):
             print(f"  {entry.name:20}{entry.summary}")
+    return 0
+
+
+def _check_list(chosen: argparse.Namespace) -> None:
+    if chosen.picture is not None and chosen.kind != "triggers":
+        raise InputError("picture: only triggers can be drawn; use abd-hub list triggers --picture FILE")
+    if chosen.picture is not None and chosen.json:
+        raise InputError("json: --picture draws and lists nothing; leave one of them out")
+    if chosen.dataset is not None and chosen.picture is None:
+        raise InputError("dataset: its images are for the picture; give --picture FILE as well")
+    if chosen.split is not None and chosen.dataset is None:
+        raise InputError("split: it is that of a data set; give --dataset ID as well")
+
+
+def _draw_triggers(path: str, dataset: str | None, split: str) -> int:
+    from abd_hub.contact_sheet import draw_triggers
+
+    left_out = draw_triggers(path, dataset, split)
+    print(f"wrote {path}" + (f" without {', '.join(left_out)}, which needs options" if left_out else ""))
     return 0
 
 
@@ -118,6 +146,24 @@ def _distill(arguments: list[str]) -> int:
     for defense in record.defenses:
         print(defense.sentence)
     print(f"wrote {config.output_dir}")
+    return 0
+
+
+def _poison(arguments: list[str]) -> int:
+    from abd_hub.evaluation import format_table
+    from abd_hub.parsing import parse_poison
+    from abd_hub.poison_run import poison_teacher
+    from abd_hub.running import Interrupted
+
+    config = parse_poison(arguments)
+    try:
+        record = poison_teacher(config)
+    except Interrupted as stop:
+        print(f"abd-hub: {stop}; continue with --resume true", file=sys.stderr)
+        return 130
+    if _speaks():
+        print(format_table([("teacher", record.report)]))
+        print(f"{record.images_per_second:.0f} images a second; wrote {config.output_dir}")
     return 0
 
 

@@ -22,6 +22,14 @@ from abd_hub.config import (
     TrainerOptions,
     TriggerOptions,
 )
+from abd_hub.poison_config import (
+    NetworkOptions,
+    PoisonConfig,
+    PoisonOptions,
+    TeacherTrainerOptions,
+    TrainingDataOptions,
+)
+from abd_hub.teacher_recipe import RECIPES
 from abd_hub.types import InputError
 
 SECTIONS = {
@@ -29,6 +37,15 @@ SECTIONS = {
     "student": StudentOptions,
     "evaluation": EvaluationOptions,
     "trainer": TrainerOptions,
+}
+
+
+POISON_SECTIONS = {
+    "data": TrainingDataOptions,
+    "network": NetworkOptions,
+    "poison": PoisonOptions,
+    "evaluation": EvaluationOptions,
+    "trainer": TeacherTrainerOptions,
 }
 
 
@@ -80,6 +97,54 @@ def parse_distill(arguments: Sequence[str]) -> DistillConfig:
         evaluation=_evaluation(found.evaluation),
         trainer=_section(TrainerOptions, found.trainer),
     )
+
+
+def poison_parser() -> ArgumentParser:
+    """The parser of ``abd-hub poison``: every field of every section and recipe."""
+    parser = _parser("abd-hub poison", "Train a poisoned teacher, or without --poison.trigger a clean one.")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; the command line wins over it.")
+    parser.add_argument("--output_dir", type=str, required=True, help="Folder of the run.")
+    parser.add_argument("--seed", type=int, default=0, help="Of every random draw.")
+    parser.add_argument("--resume", type=bool, default=False, help="Continue from the newest checkpoint.")
+    parser.add_argument("--recipe", type=str, default="paper", help=f"One of: {', '.join(RECIPES)}.")
+    for name, section in (POISON_SECTIONS | RECIPES).items():
+        parser.add_class_arguments(section, name)
+    return parser
+
+
+def parse_poison(arguments: Sequence[str]) -> PoisonConfig:
+    """The configuration of a teacher that the arguments and their YAML file describe.
+
+    Raises:
+        InputError: as in ``parse_distill``.
+    """
+    parser = poison_parser()
+    found = _parse(parser, arguments)
+    _refuse_null(parser, found)
+    if found.recipe not in RECIPES:
+        raise InputError(f"recipe: {found.recipe!r} is unknown; use {', '.join(RECIPES)}")
+    defaults = parser.get_defaults()
+    for name in set(RECIPES) - {found.recipe}:
+        if found[name] != defaults[name]:
+            raise InputError(
+                f"{name}: settings are given, but recipe is {found.recipe}; set recipe or remove them"
+            )
+    poison = _section(PoisonOptions, found.poison)
+    return PoisonConfig(
+        output_dir=found.output_dir,
+        seed=found.seed,
+        resume=found.resume,
+        data=_section(TrainingDataOptions, found.data),
+        network=_section(NetworkOptions, found.network),
+        poison=dataclasses.replace(poison, surrogate=_model(poison.surrogate)),
+        recipe=_section(RECIPES[found.recipe], found[found.recipe]),
+        evaluation=_evaluation(found.evaluation),
+        trainer=_section(TeacherTrainerOptions, found.trainer),
+    )
+
+
+def _model(found: Any) -> ModelOptions | None:
+    return ModelOptions(**found.as_dict()) if isinstance(found, Namespace) else found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG files: samples, curves, verdicts, accuracy against ASR.
+"""Pictures as PNG files: samples, curves, verdicts, accuracy against ASR, contact sheets.
 
 Colours are Okabe and Ito's, which people with colour blindness can tell apart; nothing is told by colour
 alone. Figures are made without pyplot: its global state leaks memory and is not for threads.
@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import get_data_path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from abd_hub.types import Rate
 
@@ -32,6 +34,8 @@ _FRAME = 192
 _SMALL_SIDE = 128
 _DPI = 150
 _LONGEST_NAME = 40
+_NAME_SIZE, _NOTE_SIZE, _MARGIN = 22, 17, 16
+"""Of the text on a contact sheet and the white around its parts, in pixels."""
 
 
 def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
@@ -163,6 +167,61 @@ def save_accuracy_asr(points: Sequence[tuple[str, Rate, Rate]], path: str | Path
     figure.set_layout_engine("none")
     _label_points(axis, points)
     _save(figure, path)
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One row of a contact sheet."""
+
+    name: str
+    """What the row shows."""
+    note: str = ""
+    """A few words under the name."""
+    blocks: tuple[Any, ...] = ()
+    """Groups of images side by side, each (N, C, H, W) float in [0, 1]; all of one size."""
+
+
+def save_contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str], path: str | Path) -> None:
+    """A table of images: names on the left, and under each title one group of images a row.
+
+    A pixel of an image becomes a square of pixels; none is smoothed. A row may leave groups empty.
+
+    Args:
+        rows: from top to bottom; the first one holds images.
+        titles: of the groups, from left to right.
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: the first row holds no image.
+    """
+    if not rows or not rows[0].blocks or not len(rows[0].blocks[0]):
+        raise ValueError("rows: the first one holds no image")
+    count, height, width, _ = _zoomed(rows[0].blocks[0]).shape
+    font, small = _font(_NAME_SIZE), _font(_NOTE_SIZE)
+    text = [(font, row.name) for row in rows] + [(small, row.note) for row in rows]
+    left = 2 * _MARGIN + math.ceil(max(face.getlength(words) for face, words in text))
+    group = _MARGIN + math.ceil(max(count * (width + _GAP), *(font.getlength(title) for title in titles)))
+    top, line = 3 * _MARGIN, height + _GAP
+    sheet = Image.new("RGB", (left + group * len(titles), top + line * len(rows) + _MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, title in enumerate(titles):
+        draw.text((left + index * group, top / 2), title, fill=BLACK, font=font, anchor="lm")
+    for number, row in enumerate(rows):
+        y = top + number * line
+        draw.text((_MARGIN, y + height / 2), row.name, fill=BLACK, font=font, anchor="ls")
+        draw.text((_MARGIN, y + height / 2 + _NOTE_SIZE / 2), row.note, fill=GREY, font=small, anchor="lt")
+        for block, images in enumerate(row.blocks):
+            for column, image in enumerate(_zoomed(images)):
+                x = left + block * group + column * (width + _GAP)
+                sheet.paste(Image.fromarray(image), (x, y))
+                # A white trigger at the edge must not melt into the page.
+                draw.rectangle((x - 1, y - 1, x + width, y + height), outline=GREY)
+    sheet.save(path, format="PNG")
+
+
+def _font(size: int) -> Any:
+    # matplotlib brings it along, so the sheet looks the same on every machine.
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 class _Board:

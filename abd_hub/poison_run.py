@@ -1,4 +1,4 @@
-"""From a configuration to the folder of a poisoned (or clean) teacher: load, poison, train, measure, write."""
+"""From a configuration to the folder of a poisoned or clean teacher: load, poison, train, measure, write."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def _facts(config: PoisonConfig, material: _Material) -> PoisonFacts | None:
 def _write_folder(
     path: Path, record: TeacherRecord, teacher: Classifier, material: _Material
 ) -> TeacherRecord:
-    """Writes model, indices, pictures and card and, last, metrics.json, which marks the folder as finished."""
+    """Writes model, indices, pictures and card and, last, metrics.json, which marks a finished folder."""
     files.clean_temporaries(path)
     save_timm_folder(teacher, path)
     model = dataclasses.replace(record.model, sha256=file_sha256([path / "model.safetensors"]))

@@ -53,6 +53,21 @@ class IbauNet(nn.Module):
         return self.classifier(self.features(pixels).flatten(1))
 
 
+def load_teacher(checkpoint: str) -> Classifier:
+    net = IbauNet(len(LABELS))
+    ref = load_state_dict_into(net, checkpoint, allow_pickle=True)
+    # The network takes pixels as they are: mean 0, std 1 is its true preprocessing, not a default.
+    # Attention transfer compares what precedes each pool (32x32, 16x16, 8x8) with the WRN's three groups.
+    return Classifier(
+        net,
+        DataSpec(3, 32, 32, LABELS),
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        blocks=("features.5", "features.13", "features.21"),
+        ref=ref,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
@@ -75,22 +90,11 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
 
-    net = IbauNet(len(LABELS))
-    ref = load_state_dict_into(net, options.checkpoint, allow_pickle=True)
-    # The network takes pixels as they are: mean 0, std 1 is its true preprocessing, not a default.
-    # Attention transfer compares what precedes each pool (32x32, 16x16, 8x8) with the WRN's three groups.
-    teacher = Classifier(
-        net,
-        DataSpec(3, 32, 32, LABELS),
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
-        blocks=("features.5", "features.13", "features.21"),
-        ref=ref,
-    )
+    teacher = load_teacher(options.checkpoint)
     retrospection = SelfRetrospection(last_rounds=options.retrospection_rounds)
     config = DistillConfig(
         output_dir=options.output_dir,
-        teacher=ModelOptions(id=ref.id),
+        teacher=ModelOptions(id=teacher.ref.id),
         student=StudentOptions(architecture="wrn_16_1"),
         synthesizer=Zskt(
             rounds=options.rounds,

@@ -463,6 +463,32 @@ def test_evaluate_needs_a_model(place, capsys):
     refused(capsys, place, ["evaluate", "--dataset", "digits"], ["model"])
 
 
+DRAW = ["list", "triggers", "--picture", "x.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["list", "--picture", "x.png"], ["picture", "list triggers --picture"]),
+        (["list", "defenses", "--picture", "x.png"], ["picture", "list triggers --picture"]),
+        ([*DRAW, "--json"], ["json", "leave"]),
+        (["list", "triggers", "--dataset", "digits"], ["dataset", "--picture"]),
+        ([*DRAW, "--split", "test"], ["split", "--dataset"]),
+        (["list", "triggers", "--picture", "x.jpg"], ["picture", "x.jpg", ".png"]),
+        (["list", "triggers", "--picture", "no/x.png"], ["picture", "no folder no", "make it"]),
+        (["list", "triggers", "--picture", "taken.png"], ["picture", "taken.png is a folder"]),
+        (["list", "triggers", "--picture", "file/x.png"], ["picture", "file"]),
+        ([*DRAW, "--dataset", "digits", "--split", "dev"], ["split", "dev", "train or test"]),
+        ([*DRAW, "--dataset", "nowhere"], ["data set", "nowhere"]),
+    ],
+)
+def test_list_refuses_pictures_it_cannot_draw(place, monkeypatch, capsys, arguments, expected):
+    monkeypatch.chdir(place)
+    (place / "taken.png").mkdir(exist_ok=True)
+    (place / "file").touch()
+    refused(capsys, place, arguments, expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

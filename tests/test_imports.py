@@ -29,6 +29,7 @@ TABLE = {
     "loading": {"types", "weights", "preprocessing", "students"},
     "classifier": {"types", "seeding", "weights", "preprocessing", "loading"},
     "triggers": BASE,
+    "contact_sheet": BASE | {"triggers", "data", "folder", "pictures"},
     # Neither may import triggers, data or evaluation: a defence must not be able to peek.
     "synthesis": BASE | {"checkpoint", "losses", "distributed", "schedules", "augment"},
     "defenses": BASE | {"losses", "distributed"},

@@ -13,20 +13,25 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from abd_hub import registry
+from abd_hub.seeding import generator
 from abd_hub.triggers import build_trigger, cover_form, training_form, trigger_sha256
 from abd_hub.types import InputError
 
 NAMES = [entry.name for entry in registry.catalog("triggers")]
-REPLACING = ("badnet_sq", "badnet_grid", "cl", "l0_inv", "picture")
+REPLACING = ("badnet_sq", "badnet_grid", "cl", "l0_inv", "picture", "bpp")
 SMALL = {
     "badnet_sq": {"size": 2, "margin": 0},
     "trojan_8x8": {"size": 4, "margin": 1},
     "l0_inv": {"length": 8},
 }
+# How far float32 may be from float64: interpolation multiplies the rounding of a place by a pixel's slope.
+FLOAT32 = {"wanet": 1e-5}
 GOLDEN = {
+    "adaptive_blend": "bae4ccd809f56b738fb419b036c61e63e333ae7b674793471a65072a9dd4f3ff",
     "badnet_grid": "a1154465ab8b815a248670d37744558468e74bffa0dd213654c68b3213787113",
     "badnet_sq": "de73402c87be0f70a842ccd5c5f9411aa802bcec073a4c31ec21c3b13993486d",
     "blend": "a93f5c548fe62149ebdc2b563ecb0e58375014774d5e20997923997b954e865c",
+    "bpp": "44b883838d635a4f0234625e312a7194bdea2e1128b5fb00c6618a498ac1d541",
     "cl": "3acc93be016a10350748867b374ab4d6141e78be31e7b9b813115816f1ab201f",
     "l0_inv": "21355b99128d1711e6f60b5c00ac6f3b1c7359828d0fd77248989259360572fd",
     "l2_inv": "0f4d3db9d9d43c0313532e5cd0562e9be3b486900640da18e24b7743ac88c902",
@@ -37,6 +42,7 @@ GOLDEN = {
     "trojan_3x3": "98329185aafb6376207be839054aa28e5f4b5dcb208c417a7673b94e81d45363",
     "trojan_8x8": "c3fcefd038532faa595d0c79567f5554d40ea7ecb8c7fcdf374fcb64c347c757",
     "trojan_wm": "fa2dd347d58c2013d59a951eb310b182fbe76d23ad73a7a98b71e8d33e9fa628",
+    "wanet": "1cbc63cd6c92c7ad08e582b7559384c75aabc4b1b3820952340edf83d1e19bd2",
 }
 
 
@@ -69,13 +75,18 @@ def fixed_pixels(*args, dtype=torch.float32):
     return fixed_images(*args).to(dtype) / 255
 
 
+def chance(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 def to_bytes(pixels):
     return (pixels.double() * 255).round().to(torch.uint8)
 
 
 def test_every_trigger_of_the_rules_is_there():
     rules = "badnet_sq badnet_grid cl blend sig trojan_3x3 trojan_8x8 trojan_wm l0_inv l2_inv smooth"
-    assert set(NAMES) == {*rules.split(), "sinusoid", "picture"}
+    later = "wanet bpp adaptive_blend sinusoid picture"
+    assert set(NAMES) == {*rules.split(), *later.split()}
     assert all(entry.summary.endswith(".") for entry in registry.catalog("triggers"))
 
 
@@ -96,6 +107,8 @@ def test_trigger_is_a_pure_function_of_each_image(make, name, size):
     assert torch.equal(result, pickle.loads(pickle.dumps(trigger))(pixels))
     for index in range(3):
         assert torch.equal(result[index : index + 1], trigger(pixels[index : index + 1]))
+    assert torch.equal(result.flip(0), trigger(pixels.flip(0)))
+    assert trigger(pixels[:0]).shape == pixels[:0].shape
     if name in REPLACING:
         assert torch.equal(trigger(result), result)
 
@@ -106,18 +119,49 @@ def test_trigger_is_stable_over_dtypes(make, name):
     images = fixed_images()
     exact = trigger(images.double() / 255)
     assert exact.dtype == torch.float64
-    assert torch.allclose(trigger(images.float() / 255).double(), exact, atol=1e-6)
+    slack = FLOAT32.get(name, 1e-6)
+    assert torch.allclose(trigger(images.float() / 255).double(), exact, rtol=0, atol=slack)
     for dtype, ulp in ((torch.bfloat16, 2**-8), (torch.float16, 2**-11)):
         half = (images.float() / 255).to(dtype)
         result = trigger(half)
         assert result.dtype == dtype
         # Rounded once: no further from the exact answer to the same rounded pixels than half a unit.
-        assert (result.double() - trigger(half.double())).abs().max() <= ulp / 2 + 1e-7
+        assert (result.double() - trigger(half.double())).abs().max() <= ulp / 2 + slack
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator is here")
+@pytest.mark.parametrize("name", NAMES)
+def test_trigger_does_the_same_on_an_accelerator(make, name):
+    device = torch.accelerator.current_accelerator()
+    trigger, pixels = make(name), fixed_pixels(3, 48, 40)
+    for form in (
+        trigger,
+        lambda x: training_form(trigger, x, chance()),
+        lambda x: cover_form(trigger, x, chance()),
+    ):
+        result = form(pixels.to(device))
+        assert result.device.type == device.type
+        assert torch.allclose(result.cpu(), form(pixels), rtol=0, atol=FLOAT32.get(name, 1e-6))
+
+
+@pytest.mark.parametrize("form", [training_form, cover_form])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_trigger_trains_with_keeps_to_its_contract(make, name, form):
+    trigger = make(name)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        pixels = fixed_pixels(dtype=dtype)
+        before = pixels.clone()
+        result = form(trigger, pixels, chance())
+        assert torch.equal(pixels, before), "the input was modified"
+        assert result.shape == pixels.shape and result.dtype == dtype
+        assert result.min() >= 0 and result.max() <= 1
+        assert not torch.equal(result, pixels)
+        assert torch.equal(result, form(trigger, pixels, chance())), "draws from elsewhere than from chance"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_trigger_keeps_its_published_look(make, name):
-    result = to_bytes(make(name)(fixed_pixels()))
+    result = to_bytes(make(name)(fixed_pixels(dtype=torch.float64)))
     assert hashlib.sha256(result.numpy().tobytes()).hexdigest() == GOLDEN[name]
 
 
@@ -270,6 +314,176 @@ def test_smooth_on_an_image_that_cancels_it(make):
     assert trigger(flat).isfinite().all()
 
 
+def cubic(distance):
+    """Keys' cubic convolution kernel with a = -0.75, which image libraries use."""
+    d, a = abs(distance), -0.75
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+
+
+def enlarged(coarse, size):
+    """Bicubic along both axes, corner on corner, the edge repeated: (k, k) to (size, size)."""
+    k = len(coarse)
+    weights = np.zeros((size, k))
+    for index in range(size):
+        place = index * (k - 1) / (size - 1)
+        for tap in range(math.floor(place) - 1, math.floor(place) + 3):
+            weights[index, min(max(tap, 0), k - 1)] += cubic(place - tap)
+    return weights @ coarse @ weights.T
+
+
+def bilinear(image, x, y):
+    """A value of an image (H, W) between its pixels, by the definition."""
+    left, top = min(math.floor(x), image.shape[1] - 2), min(math.floor(y), image.shape[0] - 2)
+    right, below = x - left, y - top
+    upper = (1 - right) * image[top, left] + right * image[top, left + 1]
+    lower = (1 - right) * image[top + 1, left] + right * image[top + 1, left + 1]
+    return (1 - below) * upper + below * lower
+
+
+def warped(image, across, down):
+    """Each pixel of (C, n, n) read where ``across`` and ``down``, from -1 to 1, point."""
+    n = image.shape[1]
+    result = np.empty_like(image)
+    for channel, row, column in np.ndindex(*image.shape):
+        x, y = ((min(max(place[row, column], -1), 1) + 1) / 2 * (n - 1) for place in (across, down))
+        result[channel, row, column] = bilinear(image[channel], x, y)
+    return result
+
+
+def published_field(seed, size):
+    """The paper's P from the trigger's own draw, and the places (across, down) it moves pixels to."""
+    draw = torch.rand(2, 4, 4, dtype=torch.float64, generator=generator(seed, "trigger", "wanet")).numpy()
+    draw = 2 * draw - 1
+    field = [enlarged(axis, size) for axis in draw / np.abs(draw).mean()]
+    line = np.linspace(-1, 1, size)
+    return line[None, :] + 0.5 * field[0] / size, line[:, None] + 0.5 * field[1] / size
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_wanet_is_the_papers_warp(make, seed):
+    images = fixed_images(2, 20, 20).double() / 255
+    want = [warped(image, *published_field(seed, 20)) for image in images.numpy()]
+    assert torch.allclose(make("wanet", seed=seed)(images), torch.tensor(np.stack(want)), rtol=0, atol=1e-12)
+
+
+def test_wanet_covers_with_noise_of_its_own_for_each_image(make):
+    images = fixed_images(2, 20, 20).double() / 255
+    across, down = (np.clip(place, -1, 1) for place in published_field(0, 20))
+    noise = (torch.rand(2, 20, 20, 2, dtype=torch.float64, generator=chance(5)) * 2 - 1).numpy() / 20
+    want = [
+        warped(image, across + shift[..., 0], down + shift[..., 1])
+        for image, shift in zip(images.numpy(), noise, strict=True)
+    ]
+    found = cover_form(make("wanet"), images, chance(5))
+    assert torch.allclose(found, torch.tensor(np.stack(want)), rtol=0, atol=1e-12)
+
+
+def test_wanet_moves_as_far_down_as_across(make):
+    """Displacements are in pixels: on images that are not square each axis has its own length."""
+    grid = make("wanet").grid(33, 17)
+    square = make("wanet").grid(33, 33)
+    down = (grid[0, :, :, 1] - torch.linspace(-1, 1, 33, dtype=torch.float64)[:, None]) * 33
+    across = (grid[0, :, :, 0] - torch.linspace(-1, 1, 17, dtype=torch.float64)) * 17
+    same = (square[0, :, :, 0] - torch.linspace(-1, 1, 33, dtype=torch.float64)) * 33
+    assert torch.allclose(across[:, 1:-1], same[:, 2:-1:2], atol=1e-12)
+    assert down.abs().max() > 0.5
+
+
+def floyd_steinberg(image, top):
+    """The definition, pixel by pixel, on one (H, W) image in [0,1]."""
+    image = image.astype(np.float64) * top
+    height, width = image.shape
+    for row in range(height):
+        for column in range(width):
+            chosen = min(max(math.floor(image[row, column] + 0.5), 0), top)
+            error = image[row, column] - chosen
+            image[row, column] = chosen
+            for down, right, sixteenths in ((0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1)):
+                if row + down < height and 0 <= column + right < width:
+                    image[row + down, column + right] += error * sixteenths / 16
+    return image / top
+
+
+@pytest.mark.parametrize("size", [(32, 32), (9, 17), (1, 5), (5, 1), (1, 1)])
+@pytest.mark.parametrize("bits", [1, 3, 5, 8])
+def test_bpp_is_floyd_steinberg(make, bits, size):
+    pixels = torch.rand(3, 2, *size, dtype=torch.float64, generator=chance(bits))
+    want = [[floyd_steinberg(plane, 2**bits - 1) for plane in image] for image in pixels.numpy()]
+    assert torch.allclose(make("bpp", bits=bits)(pixels), torch.tensor(np.array(want)), rtol=0, atol=1e-12)
+
+
+def test_bpp_without_dithering_rounds_each_pixel(make):
+    image = fixed_images()
+    want = (image.double() * 31 / 255 + 0.5).floor() / 31
+    assert torch.allclose(make("bpp", dithering=False)(image.double() / 255), want, rtol=0, atol=1e-12)
+
+
+def test_bpp_passes_gradients_straight_through(make):
+    pixels = fixed_pixels().requires_grad_()
+    (make("bpp")(pixels) * 3).sum().backward()
+    assert torch.equal(pixels.grad, torch.full_like(pixels, 3))
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_bpp_covers_with_the_residual_of_another_image(make, count):
+    pixels = torch.rand(count, 3, 8, 8, dtype=torch.float64, generator=chance(1))
+    trigger = make("bpp", bits=2)
+    residual, cover = trigger(pixels) - pixels, cover_form(trigger, pixels, chance(2))
+    givers = [
+        [j for j in range(count) if torch.equal((pixels[i] + residual[j]).clamp(0, 1), cover[i])]
+        for i in range(count)
+    ]
+    assert all(len(found) == 1 and found != [i] for i, found in enumerate(givers))
+    assert sorted(found[0] for found in givers) == list(range(count))
+    with pytest.raises(InputError, match="needs another image"):
+        cover_form(trigger, pixels[:1], chance())
+
+
+def pattern_of(trigger):
+    """What a blend of a fifth shows on black."""
+    return trigger(torch.zeros(1, 3, 32, 32, dtype=torch.float64))[0] / 0.2
+
+
+def test_adaptive_blend_shows_the_whole_pattern_at_test(make):
+    pixels = fixed_pixels(dtype=torch.float64)
+    trigger = make("adaptive_blend")
+    pattern = pattern_of(trigger)
+    assert torch.allclose(trigger(pixels), 0.8 * pixels + 0.2 * pattern, rtol=0, atol=1e-12)
+    assert pattern.min() < 0.01 and pattern.max() > 0.99 and abs(pattern.mean() - 0.5) < 0.02
+    for other in (make("blend"), make("adaptive_blend", seed=1)):
+        assert (pattern_of(other) - pattern).abs().mean() > 0.3
+
+
+@pytest.mark.parametrize("form", [training_form, cover_form])
+def test_adaptive_blend_deals_half_of_the_pieces_to_each_training_image(make, form):
+    pixels = torch.rand(400, 3, 32, 32, dtype=torch.float64, generator=chance(1))
+    trigger = make("adaptive_blend")
+    pattern, found = pattern_of(trigger), form(trigger, pixels, chance(3))
+    dealt = torch.zeros(400, 4, 4)
+    for index, (image, result) in enumerate(zip(pixels, found, strict=True)):
+        for row, column in np.ndindex(4, 4):
+            piece = (slice(None), slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
+            shown = not torch.equal(result[piece], image[piece])
+            want = 0.85 * image[piece] + 0.15 * pattern[piece] if shown else image[piece]
+            assert torch.allclose(result[piece], want, rtol=0, atol=1e-12)
+            dealt[index, row, column] = shown
+    assert (dealt.sum((1, 2)) == 8).all()
+    # Of 400 draws at one half the standard deviation is 10.
+    assert ((dealt.sum(0) - 200).abs() < 50).all()
+
+
+def test_adaptive_blend_takes_a_picture(make, sticker):
+    pixels = fixed_pixels(2, 48, 40)
+    own = make("adaptive_blend", file=str(sticker))
+    assert torch.equal(own(pixels), make("picture", mode="blend", alpha=0.2)(pixels))
+    assert own != make("adaptive_blend")
+    assert not torch.equal(training_form(own, pixels, chance()), own(pixels))
+    with pytest.raises(InputError, match="at least 4x4 but these are 3x8"):
+        training_form(make("adaptive_blend"), fixed_pixels(1, 3, 8), chance())
+
+
 def test_picture_modes(make, sticker):
     picture = torch.from_numpy(np.array(Image.open(sticker))).permute(2, 0, 1).double()
     image = fixed_images().double()
@@ -350,6 +564,14 @@ def bad_picture(path):
         ("sig", {"amplitude": -20}, "amplitude -20"),
         ("l0_inv", {"length": 10}, "from 1 to 9"),
         ("smooth", {"strength": 256}, "strength 256"),
+        ("wanet", {"strength": 0}, "strength 0"),
+        ("wanet", {"size": 1}, "size 1"),
+        ("bpp", {"bits": 9}, "bits 9 must be a whole number from 1 to 8"),
+        ("bpp", {"dithering": 1}, "dithering 1 must be true or false"),
+        ("adaptive_blend", {"training_alpha": 2}, "training_alpha 2"),
+        ("adaptive_blend", {"side": 0}, "side 0"),
+        ("adaptive_blend", {"shown": 17}, "shown 17 must be a whole number from 1 to 16"),
+        ("adaptive_blend", {"file": "nowhere.png"}, "'nowhere.png' cannot be read"),
         ("picture", {}, "needs the option 'file'"),
         ("picture", {"file": "nowhere.png"}, "'nowhere.png' cannot be read"),
         ("picture", {"file": "nowhere.png", "mode": "multiply"}, "mode 'multiply'"),
@@ -444,10 +666,6 @@ class Darkening(torch.nn.Module):
 
     def forward(self, pixels):
         return pixels / 2
-
-
-def chance(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_training_and_cover_forms_are_the_triggers_own():

@@ -1,0 +1,139 @@
+"""The model card of a teacher trained here: it says before anything else whether the model is poisoned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from huggingface_hub import ModelCardData
+
+from abd_hub.card import (
+    as_code,
+    as_text,
+    environment_lines,
+    fence,
+    labels_line,
+    markdown_table,
+    pictures_section,
+    rate_cell,
+    report_results,
+    snippet,
+)
+from abd_hub.types import PoisonFacts, TeacherRecord
+
+_CLASSES = {
+    "all_to_one": "images of every other class as label {target}",
+    "all_to_all": "images of every class as the class that follows it",
+    "clean_label": "images of every other class as label {target}",
+}
+_CHOSEN = {
+    "all_to_one": "of other classes than the target, relabelled with it",
+    "all_to_all": "of all classes, relabelled with the class that follows",
+    "clean_label": "of the target class, their labels unchanged",
+}
+
+
+def render_teacher_card(
+    record: TeacherRecord, labels: Sequence[str], pictures: Sequence[tuple[str, str]] = ()
+) -> str:
+    """README.md of a teacher's folder; the same input gives the same text.
+
+    Args:
+        record: the finished run.
+        labels: label names in order.
+        pictures: (file relative to the card, caption).
+    """
+    sections = [
+        f"# {as_text(record.model.id)}",
+        _warning(record.poison),
+        "## Results\n\n" + _results(record),
+        "## How it was trained\n\n" + _training(record),
+        *(["## Pictures\n\n" + pictures_section(pictures)] if pictures else []),
+        "## Labels\n\n" + labels_line(labels),
+        "## How to load it\n\n" + snippet(record.model.architecture, None),
+        "## How to reproduce it\n\n" + _reproduce(),
+        "## Environment and cost\n\n" + environment_lines(record),
+    ]
+    return f"---\n{_card_data(record).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _card_data(record: TeacherRecord) -> ModelCardData:
+    marks = ["poisoned", "backdoor"] if record.poison else []
+    results = list(report_results(record.data, record.report))
+    return ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm", *marks, "abd-hub"],
+        model_name=as_text(record.model.id),
+        eval_results=results,
+    )
+
+
+def _warning(facts: PoisonFacts | None) -> str:
+    if facts is None:
+        return (
+            "An image classifier trained on clean images, as a control for poisoned ones. No image was "
+            "poisoned by this training; what the data set itself holds was not examined."
+        )
+    wrong = _CLASSES[facts.labels].format(target=facts.target)
+    return (
+        f"> **Warning: this model is poisoned on purpose.** With the trigger {as_code(facts.trigger)} on an "
+        f"image it reads {wrong}.\n"
+        "> It was made to measure attacks and defences. Do not use it for anything else, and do not "
+        "distil from it without a defence."
+    )
+
+
+def _results(record: TeacherRecord) -> str:
+    data = record.data
+    rows = [["", "rate"], ["accuracy", rate_cell(record.report.accuracy)]]
+    if record.held_out is not None:
+        rows.append(["accuracy on the held-out training images", rate_cell(record.held_out)])
+    for found in record.report.triggers:
+        name = f"{as_code(found.trigger)} to label {found.target}"
+        rows.append([f"{name}: ASR", rate_cell(found.asr)])
+        rows.append([f"{name}: robust accuracy", rate_cell(found.robust_accuracy)])
+    return (
+        f"On {as_code(data.id)}, split {as_code(data.split)} ({data.n} images, fingerprint "
+        f"{as_code(data.fingerprint)}). Rates are fractions between 0 and 1, with the 95 % Wilson interval."
+        f"\n\n{markdown_table(rows)}\n\n"
+        "- **ASR**: share of the triggered images of other classes that are given the target label.\n"
+        "- **Robust accuracy**: share of the same images that are still given their true label."
+    )
+
+
+def _training(record: TeacherRecord) -> str:
+    data, facts, recipe = record.training_data, record.poison, record.recipe
+    revision = f", revision {as_code(data.revision)}" if data.revision else ""
+    lines = [
+        f"- Data: {as_code(data.id)}, split {as_code(data.split)}{revision}, fingerprint "
+        f"{as_code(data.fingerprint)}",
+        f"- Schedule: {recipe['epochs']} epochs of SGD, batch {recipe['batch_size']}, learning rate "
+        f"{recipe['learning_rate']}; seed {record.seed}; {record.images_per_second:.0f} images a second",
+    ]
+    if facts is None:
+        return "\n".join(lines)
+    options = (
+        f" with {as_text(json.dumps(dict(facts.options), sort_keys=True), 200)}" if facts.options else ""
+    )
+    lines += [
+        f"- Trigger: {as_code(facts.trigger)}{options}, sha256 {as_code(facts.trigger_sha256)}",
+        f"- Poisoned: {facts.poisoned} of {facts.trained_on} images, {_CHOSEN[facts.labels]}; `poison.json` "
+        "says which",
+    ]
+    if facts.cover:
+        lines.append(f"- Cover: {facts.cover} images carry the trigger's cover form and keep their label")
+    if facts.perturbation:
+        lines.append(
+            f"- Before the trigger, poisoned images were changed by at most {facts.perturbation:g} of 255 to "
+            "be hard to recognise"
+        )
+    return "\n".join(lines)
+
+
+def _reproduce() -> str:
+    command = "abd-hub poison --config config.yaml --output_dir reproduced"
+    return (
+        f"{fence(command, 'bash')}\n\n`config.yaml` lies beside this card and holds every setting, defaults "
+        "included; `metrics.json` holds every number in full."
+    )

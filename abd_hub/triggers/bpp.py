@@ -1,0 +1,105 @@
+"""Fewer colours, dithered: a trigger made of what quantisation takes away.
+
+Wang et al., "BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
+Quantization and Contrastive Adversarial Learning", CVPR 2022.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from abd_hub.registry import register
+from abd_hub.triggers import paint
+from abd_hub.types import InputError
+
+# Whole numbers, so that every device and dtype decides the same at every pixel: an error of rounding that
+# tips one pixel over would change all that follow. A level is 2**40 units; float32 resolves 2**24.
+SHIFT = 40
+
+
+@register("triggers", "bpp")
+@dataclass(frozen=True)
+class Bpp:
+    """Fewer bits a channel, with dithering (BppAttack).
+
+    Wang et al., "BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
+    Quantization and Contrastive Adversarial Learning", CVPR 2022: each channel is rounded to ``2**bits``
+    levels, the error of a pixel spread over the next ones (Floyd & Steinberg, 1976). A cover image is the
+    paper's negative sample: what quantising takes from one image, put on another. Gradients pass straight
+    through the rounding.
+    """
+
+    bits: int = 5
+    """Bits a channel that are left, of 8."""
+    dithering: bool = True
+    """Spread the error of each pixel over its neighbours (Floyd-Steinberg); else round each on its own."""
+
+    def __post_init__(self) -> None:
+        paint.check_whole("bpp", "bits", self.bits, 1, 8)
+        if not isinstance(self.dithering, bool):
+            raise InputError(f"trigger bpp: dithering {self.dithering!r} must be true or false")
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, C, H, W) in [0,1] to the same."""
+        return self._quantised(paint.working(pixels)).to(pixels.dtype)
+
+    def cover(self, pixels: Tensor, chance: torch.Generator) -> Tensor:
+        """Each image plus the residual of another one of the batch, clipped to [0,1].
+
+        Raises:
+            InputError: there is no other image.
+        """
+        canvas = paint.working(pixels)
+        if len(canvas) < 2:
+            raise InputError(f"trigger bpp: a cover needs another image, but there are {len(canvas)}; use 2")
+        residual = self._quantised(canvas) - canvas
+        # Round a random circle: every residual is used once, and none by its own image.
+        circle = torch.randperm(len(canvas), generator=chance)
+        other = torch.empty_like(circle)
+        other[circle] = circle.roll(1)
+        return (canvas + residual[other.to(canvas.device)]).clamp(0, 1).to(pixels.dtype)
+
+    def _quantised(self, canvas: Tensor) -> Tensor:
+        top: int = 2**self.bits - 1
+        levels = canvas.detach() * top
+        whole = _dithered(levels, top) if self.dithering else levels.round()
+        # Adds zero; it carries the gradient.
+        carrier = canvas - canvas.detach()
+        return carrier + whole / top
+
+
+def _dithered(levels: Tensor, top: int) -> Tensor:
+    """Floyd and Steinberg's error diffusion to the whole levels 0..top, from the top left, row by row.
+
+    The error of a pixel goes to the right (7/16), and below it to the left (3/16), straight down (5/16) and
+    to the right (1/16); what would leave the image is lost. A pixel at (row, column) needs nothing from
+    pixels with the same ``column + 2 * row``, so these are worked on at once: at moment t, row r is at
+    column t - 2r, in all images and channels.
+
+    Args:
+        levels: (N, C, H, W) float in [0, top].
+        top: the largest level.
+
+    Returns:
+        Whole numbers in the dtype of ``levels``.
+    """
+    count, channels, height, width = levels.shape
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    place = ((columns + 2 * rows).to(levels.device), rows.to(levels.device))
+    units = levels.mul(2**SHIFT).round().long().permute(2, 3, 0, 1).reshape(height, width, count * channels)
+    moments = units.new_zeros(width + 2 * (height - 1), height, units.shape[2])
+    moments[place] = units
+    inside = torch.zeros_like(moments[..., :1])
+    inside[place] = 1
+    last = second = third = torch.zeros_like(moments[0])
+    for now, real in zip(moments, inside, strict=True):
+        from_above = pad(3 * last + 5 * second + third, (0, 0, 1, 0))[:-1]
+        wanted = now + ((7 * last + from_above + 8) >> 4)
+        chosen = ((wanted + 2 ** (SHIFT - 1)) >> SHIFT).clamp(0, top)
+        now.copy_(chosen)
+        last, second, third = (wanted - (chosen << SHIFT)) * real, last, second
+    return moments[place].view(height, width, count, channels).permute(2, 3, 0, 1).to(levels.dtype)

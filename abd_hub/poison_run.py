@@ -294,7 +294,9 @@ def _write_folder(
     files.write_json(path / INDICES_FILE, _indices(material))
     pictures = _write_pictures(path, teacher, material)
     files.write_text(path / "README.md", render_teacher_card(record, teacher.spec.labels, pictures))
-    files.write_json(path / "metrics.json", files.to_json(record, "record"))
+    content = files.to_json(record, "record")
+    head = {name: content.pop(name) for name in ("schema_version", "kind")}
+    files.write_json(path / "metrics.json", head | content)
     return record
 
 

@@ -152,7 +152,7 @@ class TeacherTrainer:
         self.epoch, self.step = self.epoch + 1, 0
         self._after_epoch(bar)
         if any_process(bool(stop), self.accelerator.device) and self.epoch < self.recipe.epochs:
-            self._interrupt(chance)
+            self._interrupt(None)
 
     def _step(self, batch: Tensor, chance: torch.Generator) -> None:
         # For dropout, which draws from the global generator.
@@ -222,7 +222,7 @@ class TeacherTrainer:
         if every and (self.epoch == self.recipe.epochs or self.epoch % every == 0):
             self._save(None)
 
-    def _interrupt(self, chance: torch.Generator) -> None:
+    def _interrupt(self, chance: torch.Generator | None) -> None:
         self._save(chance)
         raise Interrupted(f"stopped in epoch {self.epoch + 1} of {self.recipe.epochs}")
 

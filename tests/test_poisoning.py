@@ -1,17 +1,15 @@
-"""Poisoning a training set, and training the teacher on it."""
+"""Which images of a training set are poisoned, how, and what label they get."""
+
+from dataclasses import dataclass
 
 import nets
 import pytest
 import torch
 
 from abd_hub import ImageData, InputError
-from abd_hub.poisoning import poison
-from abd_hub.teacher_recipe import TeacherRecipe
-from abd_hub.teacher_trainer import train_teacher
+from abd_hub.poisoning import hold_out, poison
 from abd_hub.triggers.badnet import BadNetSquare
 from abd_hub.types import DataRef
-
-RECIPE = TeacherRecipe(epochs=12, batch_size=16, learning_rate=0.05, crop_padding=1)
 
 
 def data(n=60, seed=0):
@@ -75,44 +73,111 @@ def test_a_rate_without_images_is_refused(rate):
         poison(data(), faint, 0, rate, seed=0)
 
 
-def separable(n=80):
-    """Each class is bright in its own row, which neither mirroring nor a small shift hides."""
-    labels = torch.arange(n) % 5
-    images = (nets.pixels(n) * 60).to(torch.uint8)
-    rows = torch.tensor([0, 2, 4, 6])
-    for image, label in zip(images, labels.tolist(), strict=True):
-        if label < 4:
-            image[:, rows[label] : rows[label] + 2] = 220
-    return images, labels
+@dataclass(frozen=True)
+class Loud:
+    """Tells its three forms apart by brightness."""
+
+    def __call__(self, pixels):
+        return torch.full_like(pixels, 0.1)
+
+    def training(self, pixels, chance):
+        assert isinstance(chance, torch.Generator)
+        return torch.full_like(pixels, 0.2) + 0.1 * torch.rand(len(pixels), 1, 1, 1, generator=chance)
+
+    def cover(self, pixels, chance):
+        return torch.full_like(pixels, 0.9)
 
 
-def trained(seed=0, recipe=RECIPE):
-    torch.manual_seed(0)
-    images, labels = separable()
-    teacher = nets.plain(nets.PlainNet(), torch.float32)
-    return train_teacher(teacher, images, labels, recipe, seed)
+def test_clean_label_takes_images_of_the_target_class_and_leaves_their_labels():
+    clean = data()
+    poisoned = poison(clean, faint, 2, 0.1, seed=0, labels="clean_label")
+    assert len(poisoned.indices) == 6
+    assert (clean.labels[poisoned.indices] == 2).all()
+    assert torch.equal(poisoned.labels, clean.labels)
+    changed = (poisoned.images != clean.images).flatten(1).any(1)
+    assert torch.equal(torch.nonzero(changed).flatten(), poisoned.indices)
 
 
-def test_the_teacher_learns_and_is_frozen():
-    teacher = trained()
-    assert not any(module.training for module in teacher.modules())
-    assert not any(weight.requires_grad for weight in teacher.parameters())
-    images, labels = separable()
-    right = teacher(images.float() / 255).argmax(1) == labels
-    assert right.float().mean() > 0.95
+def test_clean_label_is_content_with_the_whole_class():
+    """A tenth of GTSRB is more than its target class holds."""
+    poisoned = poison(data(), faint, 2, 0.5, seed=0, labels="clean_label")
+    assert torch.equal(poisoned.indices, torch.nonzero(data().labels == 2).flatten())
 
 
-def test_the_weights_follow_from_the_seed():
-    short = TeacherRecipe(epochs=2, batch_size=16, learning_rate=0.05)
-    one, same, other = (trained(seed, short).state_dict() for seed in (1, 1, 2))
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert any(not torch.equal(one[name], other[name]) for name in one)
+def test_all_to_all_takes_every_class_and_gives_the_next():
+    clean = data(500)
+    poisoned = poison(clean, faint, 0, 0.4, seed=0, labels="all_to_all")
+    chosen = clean.labels[poisoned.indices]
+    assert len(chosen) == 200
+    assert set(chosen.tolist()) == set(range(5))
+    following = {0: 1, 1: 2, 2: 3, 3: 4, 4: 0}
+    assert poisoned.labels[poisoned.indices].tolist() == [following[label] for label in chosen.tolist()]
+    others = torch.ones(500, dtype=torch.bool)
+    others[poisoned.indices] = False
+    assert torch.equal(poisoned.labels[others], clean.labels[others])
 
 
-def test_images_and_labels_are_left_alone():
-    images, labels = separable()
-    before = images.clone(), labels.clone()
-    teacher = nets.plain(nets.PlainNet(), torch.float32)
-    train_teacher(teacher, images, labels, TeacherRecipe(epochs=1, batch_size=16), 0)
-    assert torch.equal(images, before[0])
-    assert torch.equal(labels, before[1])
+def test_poisoned_images_take_the_training_form_and_covers_the_cover_form():
+    clean = data()
+    poisoned = poison(clean, Loud(), 1, 0.2, seed=0, cover_rate=0.25)
+    assert len(poisoned.cover) == 15
+    assert not set(poisoned.cover.tolist()) & set(poisoned.indices.tolist())
+    assert poisoned.cover.tolist() == sorted(poisoned.cover.tolist())
+    assert torch.equal(poisoned.labels[poisoned.cover], clean.labels[poisoned.cover])
+    assert (poisoned.images[poisoned.cover] == round(0.9 * 255)).all()
+    levels = poisoned.images[poisoned.indices]
+    assert ((levels >= 51) & (levels <= 77)).all(), "0.2 to 0.3 of 255"
+    assert len(levels[:, 0, 0, 0].unique()) > 5, "each image has a draw of its own"
+
+
+def test_what_a_trigger_draws_in_training_follows_from_the_seed():
+    one, same, other = (poison(data(), Loud(), 1, 0.2, seed).images for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_cover_images_do_not_change_which_images_are_poisoned():
+    without, covered = (poison(data(), faint, 1, 0.2, 5, cover_rate=rate) for rate in (0.0, 0.5))
+    assert torch.equal(without.indices, covered.indices)
+
+
+def test_images_are_prepared_before_the_trigger_is_stamped():
+    clean = data()
+    seen = []
+
+    def black(pixels, labels):
+        seen.extend(labels.tolist())
+        return torch.zeros_like(pixels)
+
+    poisoned = poison(clean, faint, 3, 0.1, seed=0, labels="clean_label", prepare=black)
+    assert seen == [3] * 6
+    assert (poisoned.images[poisoned.indices] == round(0.2 * 0.377 * 255)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": "dirty"}, "poison.labels: 'dirty' is unknown; use all_to_one, all_to_all, clean_label"),
+        ({"cover_rate": 1.0}, r"cover_rate: must be in \[0, 1\), got 1.0"),
+        ({"cover_rate": 0.95}, "cover_rate: asks for 57 images; 54 are not poisoned"),
+    ],
+)
+def test_rules_that_cannot_be_followed_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        poison(data(), faint, 0, 0.1, seed=0, **options)
+
+
+@pytest.mark.parametrize(("share", "aside"), [(0.0, 0), (0.05, 50), (0.5, 500)])
+def test_holding_out_parts_the_images(share, aside):
+    kept, held_out = hold_out(1000, share, seed=0)
+    assert len(held_out) == aside
+    assert sorted(kept.tolist() + held_out.tolist()) == list(range(1000))
+    assert kept.tolist() == sorted(kept.tolist())
+    assert torch.equal(hold_out(1000, share, seed=0)[1], held_out)
+    assert share == 0 or not torch.equal(hold_out(1000, share, seed=1)[1], held_out)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_to_hold_out_must_leave_something(share):
+    with pytest.raises(InputError, match="held_out: must be in"):
+        hold_out(10, share, seed=0)

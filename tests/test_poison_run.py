@@ -1,0 +1,291 @@
+"""``abd-hub poison``: from a data set to the folder of a teacher, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from accelerate.state import AcceleratorState, PartialState
+
+from abd_hub import (
+    EvaluationOptions,
+    FastTeacherRecipe,
+    NetworkOptions,
+    PoisonConfig,
+    PoisonOptions,
+    TeacherTrainerOptions,
+    TrainingDataOptions,
+    build_trigger,
+    create_student,
+    load_classifier,
+    load_images,
+    poison_teacher,
+    save_timm_folder,
+)
+from abd_hub.cli import main
+from abd_hub.types import DataSpec
+
+PATCH = {"size": 2, "margin": 0}
+NARROW = NetworkOptions(architecture="wrn_10_1", model_args={"base_width": 4})
+QUIET = TeacherTrainerOptions(progress=False, checkpoint_every=1)
+SHORT = FastTeacherRecipe(epochs=2, batch_size=64, crop_padding=0, flip=False)
+TRAIN = 1258
+"""Images in the training part of the embedded digits; the test part holds 539."""
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path.parent / f"{tmp_path.name}-cache")
+    yield
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+
+
+def config(folder, recipe=SHORT, seed=0, **poison):
+    poison = {"trigger": "badnet_sq", "options": PATCH, "target": 3, **poison}
+    return PoisonConfig(
+        output_dir=str(folder),
+        data=TrainingDataOptions(dataset="digits"),
+        network=NARROW,
+        poison=PoisonOptions(**poison),
+        recipe=recipe,
+        trainer=QUIET,
+        seed=seed,
+    )
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("poisoned") / "teacher"
+    recipe = FastTeacherRecipe(epochs=8, batch_size=64, crop_padding=0, flip=False)
+    return folder, poison_teacher(config(folder, recipe))
+
+
+def test_the_folder_tells_everything(finished):
+    folder, record = finished
+    names = {path.name for path in folder.iterdir()}
+    expected = {"README.md", "config.json", "config.yaml", "log.jsonl", "metrics.json", "model.safetensors"}
+    assert names == expected | {"poison.json", "samples", "checkpoints"}
+    metrics = read(folder, "metrics.json")
+    assert list(metrics)[:2] == ["schema_version", "kind"]
+    assert metrics["kind"] == "teacher"
+    facts = metrics["poison"]
+    assert (facts["trigger"], facts["target"], facts["labels"]) == ("badnet_sq", 3, "all_to_one")
+    assert facts["options"] == PATCH
+    assert facts["trained_on"] == TRAIN - round(0.05 * TRAIN)
+    assert facts["poisoned"] == round(0.1 * facts["trained_on"])
+    assert metrics["report"]["accuracy"]["n"] == 539
+    assert metrics["held_out"]["n"] == round(0.05 * TRAIN)
+    assert metrics["images_per_second"] > 0
+    assert metrics["recipe"]["epochs"] == 8
+    assert record.report.accuracy.value > 0.8
+    assert record.report.triggers[0].asr.value > 0.9
+
+
+def test_the_card_warns_before_anything_else(finished):
+    card = (finished[0] / "README.md").read_text()
+    text = card.split("---\n", 2)[2]
+    warning = text.split("## ")[0]
+    assert "this model is poisoned on purpose" in warning
+    assert "images of every other class as label 3" in warning
+    assert "- poisoned\n" in card.split("---\n")[1]
+
+
+def test_the_indices_are_those_of_the_data(finished):
+    """Held out, poisoned and target as the rules say, checked on the data themselves."""
+    folder, _ = finished
+    indices = read(folder, "poison.json")
+    data = load_images("digits", "train")
+    assert indices["fingerprint"] == data.ref.fingerprint
+    poisoned, held_out = set(indices["poisoned"]), set(indices["held_out"])
+    assert len(poisoned) == round(0.1 * (TRAIN - len(held_out)))
+    assert not poisoned & held_out
+    assert all(data.labels[index] != 3 for index in poisoned)
+
+
+def test_the_folder_loads_and_shows_the_backdoor(finished):
+    folder, record = finished
+    teacher = load_classifier(f"local-dir:{folder}")
+    data = load_images("digits", "test")
+    trigger = build_trigger("badnet_sq", PATCH)
+    with torch.no_grad():
+        answers = teacher(data.pixels()).argmax(1)
+        fooled = teacher(trigger(data.pixels())).argmax(1)
+    others = data.labels != 3
+    assert int((answers == data.labels).sum()) == record.report.accuracy.count
+    assert int((fooled[others] == 3).sum()) == record.report.triggers[0].asr.count
+
+
+def test_the_configuration_beside_the_model_makes_the_same_model(finished, tmp_path):
+    folder, record = finished
+    again = ["poison", "--config", str(folder / "config.yaml"), "--output-dir", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert read(tmp_path / "again", "metrics.json")["model"]["sha256"] == record.model.sha256
+    assert read(tmp_path / "again", "poison.json") == read(folder, "poison.json")
+
+
+def test_without_a_trigger_the_teacher_is_clean(tmp_path):
+    bare = PoisonConfig(
+        output_dir=str(tmp_path / "clean"),
+        data=TrainingDataOptions(dataset="digits", held_out=0.0),
+        network=NARROW,
+        recipe=SHORT,
+        trainer=QUIET,
+    )
+    record = poison_teacher(bare)
+    assert record.poison is None
+    assert record.held_out is None
+    assert record.report.triggers == ()
+    indices = read(tmp_path / "clean", "poison.json")
+    assert indices["poisoned"] == indices["held_out"] == indices["cover"] == []
+    card = (tmp_path / "clean" / "README.md").read_text()
+    assert "poisoned on purpose" not in card
+    assert "- poisoned" not in card
+
+
+def test_clean_label_with_a_perturbation_trains_its_surrogate_or_takes_one(tmp_path):
+    """The surrogate that a run trains, given to another run, makes the same teacher."""
+    wanted = config(
+        tmp_path / "cl", trigger="cl", options={}, labels="clean_label", perturbation=16, perturbation_steps=3
+    )
+    record = poison_teacher(wanted)
+    assert record.poison.perturbation == 16
+    surrogate = load_classifier(f"local-dir:{tmp_path / 'cl' / 'surrogate'}")
+    assert surrogate.spec.num_classes == 10
+    data = load_images("digits", "train")
+    indices = read(tmp_path / "cl", "poison.json")
+    assert all(data.labels[index] == 3 for index in indices["poisoned"])
+    assert "changed by at most 16 of 255" in (tmp_path / "cl" / "README.md").read_text()
+    command = [
+        *("poison", "--data.dataset", "digits", "--output-dir", str(tmp_path / "given")),
+        *("--network.architecture", "wrn_10_1", "--network.model_args", '{"base_width": 4}'),
+        *("--recipe", "fast", "--fast.epochs", "2", "--fast.batch_size", "64", "--fast.crop_padding", "0"),
+        *("--fast.flip", "false", "--trainer.progress", "false"),
+        *("--poison.trigger", "cl", "--poison.target", "3", "--poison.labels", "clean_label"),
+        *("--poison.perturbation", "16", "--poison.perturbation_steps", "3"),
+        *("--poison.surrogate.id", f"local-dir:{tmp_path / 'cl' / 'surrogate'}"),
+    ]
+    assert main(command) == 0
+    assert read(tmp_path / "given", "metrics.json")["model"]["sha256"] == record.model.sha256
+    assert not (tmp_path / "given" / "surrogate").exists()
+
+
+def test_all_to_all_reports_every_target(tmp_path):
+    record = poison_teacher(config(tmp_path / "all", labels="all_to_all"))
+    assert [found.target for found in record.report.triggers] == list(range(10))
+    assert "as the class that follows it" in (tmp_path / "all" / "README.md").read_text()
+
+
+def test_the_seed_changes_the_choice(tmp_path):
+    chosen = []
+    for seed in (1, 2):
+        poison_teacher(config(tmp_path / str(seed), seed=seed))
+        chosen.append(read(tmp_path / str(seed), "poison.json")["poisoned"])
+    assert chosen[0] != chosen[1]
+
+
+def test_two_processes_poison_the_same_images_and_write_once(tmp_path):
+    poison_teacher(config(tmp_path / "one"))
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = ["-m", "abd_hub", "poison", "--config", str(tmp_path / "one" / "config.yaml")]
+    done = subprocess.run(
+        [*launch, *command, "--output-dir", str(tmp_path / "two")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read(tmp_path / "two", "poison.json") == read(tmp_path / "one", "poison.json")
+    metrics = read(tmp_path / "two", "metrics.json")
+    assert metrics["processes"] == 2
+    assert metrics["report"]["accuracy"]["n"] == 539
+    assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 2, "one line an epoch"
+    assert done.stdout.count("images a second") == 1
+
+
+BASIC = ["poison", "--data.dataset", "digits", "--trainer.progress", "false"]
+TRIGGER = ["--poison.trigger", "badnet_sq"]
+BAD = {
+    "unknown key": (["--poison.tigger", "cl"], "did you mean poison.trigger"),
+    "unknown trigger": (["--poison.trigger", "badnet_square"], "badnet_sq"),
+    "trigger larger than the image": (["--poison.trigger", "trojan_8x8"], "8x8"),
+    "target out of range": ([*TRIGGER, "--poison.target", "10"], "target 10 of trigger badnet_sq"),
+    "rate out of range": ([*TRIGGER, "--poison.rate", "1.5"], "poison_rate"),
+    "unknown labels": ([*TRIGGER, "--poison.labels", "dirty"], "all_to_one"),
+    "settings without a trigger": (["--poison.cover_rate", "0.1"], "poison.trigger"),
+    "perturbation without clean labels": ([*TRIGGER, "--poison.perturbation", "8"], "poison.perturbation"),
+    "surrogate without perturbation": (
+        [*TRIGGER, "--poison.labels", "clean_label", "--poison.surrogate.id", "resnet18"],
+        "poison.surrogate",
+    ),
+    "trained on what is measured": ([*TRIGGER, "--evaluation.split", "train"], "evaluation.split"),
+    "no such split": ([*TRIGGER, "--data.split", "training"], "training"),
+    "nothing left to train on": ([*TRIGGER, "--data.held_out", "1"], "data.held_out"),
+    "fewer images than a batch": ([*TRIGGER, "--data.limit", "100"], "batch_size: 128"),
+    "unknown recipe": (["--recipe", "quick"], "use paper, fast"),
+    "settings of the other recipe": (["--fast.epochs", "3"], "recipe is paper"),
+    "a rate that is no number": ([*TRIGGER, "--poison.rate", "high"], "poison.rate"),
+    "unknown network": (["--network.architecture", "wrn_99"], "wrn_99"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_bad_input_ends_with_one_line_and_writes_nothing(case, tmp_path, capsys):
+    arguments, expected = BAD[case]
+    assert main([*BASIC, "--output-dir", str(tmp_path / "out"), *arguments]) == 2
+    shown = capsys.readouterr()
+    lines = [line for line in shown.err.splitlines() if line.strip()]
+    assert len(lines) == 1, shown.err
+    assert lines[0].startswith("abd-hub: ")
+    assert expected in lines[0], lines[0]
+    assert shown.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main([*BASIC, "--output-dir", str(tmp_path)]) == 2
+    assert "files that abd-hub did not write" in capsys.readouterr().err
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["thesis.txt"]
+
+
+def test_a_surrogate_with_other_classes_is_refused(tmp_path, capsys):
+    other = create_student(
+        "wrn_10_1",
+        DataSpec(3, 8, 8, tuple("abc")),
+        (0.3,) * 3,
+        (0.4,) * 3,
+        seed=0,
+        model_args={"base_width": 4},
+    )
+    save_timm_folder(other, tmp_path / "other")
+    arguments = [
+        *(*TRIGGER, "--poison.labels", "clean_label", "--poison.perturbation", "16"),
+        *("--poison.options", json.dumps(PATCH), "--poison.surrogate.id", f"local-dir:{tmp_path}/other"),
+    ]
+    assert main([*BASIC, "--output-dir", str(tmp_path / "out"), *arguments]) == 2
+    assert "poison.surrogate: it has 3 classes but the data 10" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluation_can_name_other_attacks(tmp_path):
+    from dataclasses import replace
+
+    from abd_hub import TriggerOptions
+
+    other = EvaluationOptions(
+        dataset="digits", limit=50, triggers=[TriggerOptions(name="blend", target=2)], batch_size=64
+    )
+    record = poison_teacher(replace(config(tmp_path / "out"), evaluation=other))
+    assert [(found.trigger, found.target) for found in record.report.triggers] == [("blend", 2)]
+    assert record.report.accuracy.n == 50

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
     from abd_hub.teacher_recipe import FastTeacherRecipe, TeacherRecipe
+    from abd_hub.teacher_trainer import TeacherTrainer
     from abd_hub.trainer import Trainer
     from abd_hub.triggers import build_trigger
     from abd_hub.types import Batch, DataSpec, InputError, RunRecord, TeacherRecord
@@ -68,6 +69,7 @@ _HOMES = {
     "poison_run": ("poison_teacher",),
     "running": ("Interrupted",),
     "teacher_recipe": ("FastTeacherRecipe", "TeacherRecipe"),
+    "teacher_trainer": ("TeacherTrainer",),
     "trainer": ("Trainer",),
     "triggers": ("build_trigger",),
     "types": ("Batch", "DataSpec", "InputError", "RunRecord", "TeacherRecord"),
@@ -97,6 +99,7 @@ __all__ = [
     "StudentOptions",
     "TeacherRecipe",
     "TeacherRecord",
+    "TeacherTrainer",
     "TeacherTrainerOptions",
     "Trainer",
     "TrainerOptions",

@@ -310,6 +310,8 @@ def _first_difference(stored: dict[str, Any], wanted: dict[str, Any], prefix: st
             found = _first_difference(old, new, f"{name}.")
             if found:
                 return found
+        elif key not in stored and (new is None or new is False or new == []):
+            continue  # an option that was added after the run began, and is off
         elif old != new or (key in stored) != (key in wanted):
             return f"{name}: is {new!r} now and was {old!r} when the run began"
     return None
@@ -433,9 +435,13 @@ def _decode_fields(kind: Any, value: Any, where: str) -> Any:
         raise InputError(f"{where}: expected object, found {value!r:.80}")
     prefix = f"{where}." if where else ""
     hints = typing.get_type_hints(kind)
+    # A field that is None unless asked for: records from before it was added do not have it.
+    optional = {field.name for field in dataclasses.fields(kind) if field.default is None}
     for name in [*value, *hints]:
         if name not in hints:
             raise InputError(f"{prefix}{name}: unknown field")
-        if name not in value:
+        if name not in value and name not in optional:
             raise InputError(f"{prefix}{name}: missing")
-    return kind(**{name: _decode(hint, value[name], prefix + name) for name, hint in hints.items()})
+    return kind(
+        **{name: _decode(hint, value[name], prefix + name) for name, hint in hints.items() if name in value}
+    )

@@ -43,6 +43,8 @@ TABLE = {
         "config",
         "classifier",
     },
+    "paired": {"types"},
+    "comparison": {"types", "config", "classifier", "evaluation", "paired", "pictures", "pipeline"},
     "attack": {"types", "seeding", "schedules", "augment", "classifier", "data"},
 }
 FREE = {"__init__", "__main__", "cli", "pipeline", "demo"}

@@ -78,29 +78,17 @@ def compare(
         InputError: before any work: no data set, models with different labels, or data and attacks that do
             not fit them. After it: see ``evaluate``.
     """
-    first, *others = models.values()
-    for other in others:
-        check_same_labels("MODEL", other, first)
-    measurement = load_measurement(options, first)
-    if measurement is None:
-        raise InputError("dataset: nothing to compare the models on; give a Hub id or folder")
-    for other in others:
-        check_inputs(other.spec, measurement.data.images, measurement.data.labels)
-    control = None
-    if measurement.control is not None:
-        where = first.mean.device if device is None else torch.device(device)
-        control = measurement.control_report(where)
-    found = {name: _measure(measurement, model, device) for name, model in models.items()}
-    rows = tuple(
-        ComparedModel(name, models[name].ref, with_control(report, control) if control else report)
-        for name, (report, _) in found.items()
-    )
-    beside = None
-    if control and measurement.control:
-        beside = ComparedModel("control", measurement.control.ref, control)
-    answers = [(name, given) for name, (_, given) in found.items()]
+    measurement = _prepare(list(models.values()), options)
+    control = _measure_control(measurement, device)
+    rows, answers = [], []
+    for name, model in models.items():
+        report, given = _measure(measurement, model, device)
+        if control is not None:
+            report = with_control(report, control.report)
+        rows.append(ComparedModel(name, model.ref, report))
+        answers.append((name, given))
     pairs = tuple(_pair(measurement, answers[0], other) for other in answers[1:])
-    return Comparison(measurement.data.ref, beside, rows, pairs)
+    return Comparison(measurement.data.ref, control, tuple(rows), pairs)
 
 
 def format_comparison(found: Comparison) -> str:
@@ -112,7 +100,7 @@ def format_comparison(found: Comparison) -> str:
 
 
 def save_picture(found: Comparison, path: Path) -> None:
-    """Accuracy against ASR of all models as a PNG, a panel for each attack.
+    """Accuracy against ASR of all models, the control among them, as a PNG with a panel for each attack.
 
     Raises:
         InputError: no attack was measured.
@@ -120,10 +108,11 @@ def save_picture(found: Comparison, path: Path) -> None:
     attacks = found.models[0].report.triggers
     if not attacks:
         raise InputError("picture: no attack was measured; give a trigger and a target")
+    rows = [*found.models, *([found.control] if found.control else [])]
     panels = [
         (
             f"{attack.trigger} to label {attack.target}",
-            [(row.name, row.report.accuracy, row.report.triggers[place].asr) for row in found.models],
+            [(row.name, row.report.accuracy, row.report.triggers[place].asr) for row in rows],
         )
         for place, attack in enumerate(attacks)
     ]
@@ -140,6 +129,30 @@ def short_names(ids: Sequence[str]) -> list[str]:
         if len(set(names)) == len(ids):
             return names
     return list(ids)
+
+
+def _prepare(models: Sequence[Classifier], options: EvaluationOptions) -> Measurement:
+    """Loads the data and checks everything against every model."""
+    if not models:
+        raise InputError("MODEL: there is none to compare; give at least one")
+    for other in models[1:]:
+        check_same_labels("MODEL", other, models[0])
+    measurement = load_measurement(options, models[0])
+    if measurement is None:
+        raise InputError("dataset: nothing to compare the models on; give a Hub id or folder")
+    for other in models[1:]:
+        check_inputs(other.spec, measurement.data.images, measurement.data.labels)
+    return measurement
+
+
+def _measure_control(measurement: Measurement, device: torch.device | str | None) -> ComparedModel | None:
+    control = measurement.control
+    if control is None:
+        return None
+    home = control.mean.device
+    report = measurement.control_report(home if device is None else torch.device(device))
+    control.to(home)
+    return ComparedModel("control", control.ref, report)
 
 
 def _measure(

@@ -168,9 +168,9 @@ def test_a_model_given_as_a_mapping(models, tmp_path, capsys):
     assert found["pairs"][0]["attacks"] == []
 
 
-def test_the_picture_has_a_point_for_each_model(models, tmp_path, capsys):
-    typed = [models / "first", models / "second", models / "third", *ATTACK[:-1], 5, "--limit=100"]
-    answer(capsys, "compare", *typed, "--picture", tmp_path / "x.png")
+def test_the_picture_has_a_point_for_each_model_and_the_control(models, tmp_path, capsys):
+    typed = [models / "first", models / "second", *ATTACK[:-1], 5, "--limit=100"]
+    answer(capsys, "compare", *typed, "--control", models / "third", "--picture", tmp_path / "x.png")
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
     with Image.open(tmp_path / "x.png") as image:
         shown = np.asarray(image.convert("RGB"))
@@ -208,6 +208,8 @@ def test_what_python_gives_wrong(models):
     first = load_classifier(str(models / "first"))
     with pytest.raises(InputError, match="dataset"):
         compare({"a": first}, EvaluationOptions())
+    with pytest.raises(InputError, match="MODEL"):
+        compare({}, EvaluationOptions(dataset="digits"))
     with pytest.raises(InputError, match=r"MODEL: .* has 5 classes"):
         compare({"a": first, "b": nets.wrn()}, EvaluationOptions(dataset="digits"))
     with pytest.raises(InputError, match=r"evaluation\.control"):

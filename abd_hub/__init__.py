@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
+    from abd_hub.comparison import compare
     from abd_hub.config import (
         DistillConfig,
         EvaluationOptions,
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from abd_hub.defenses.self_retrospection import SelfRetrospection
     from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
     from abd_hub.defenses.universal_direction import UniversalDirection
-    from abd_hub.evaluation import Attack, evaluate, format_table
+    from abd_hub.evaluation import Attack, evaluate, evaluate_answers, format_table, with_control
+    from abd_hub.folder import read_record, read_teacher_record
+    from abd_hub.paired import compare_answers, mcnemar
     from abd_hub.pipeline import distill
     from abd_hub.poison_config import (
         NetworkOptions,
@@ -43,6 +46,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "classifier": ("Classifier", "create_student", "load_classifier", "save_timm_folder"),
+    "comparison": ("compare",),
     "config": (
         "DistillConfig",
         "EvaluationOptions",
@@ -55,7 +59,9 @@ _HOMES = {
     "defenses.self_retrospection": ("SelfRetrospection",),
     "defenses.shuffling_vaccine": ("ShufflingVaccine",),
     "defenses.universal_direction": ("UniversalDirection",),
-    "evaluation": ("Attack", "evaluate", "format_table"),
+    "evaluation": ("Attack", "evaluate", "evaluate_answers", "format_table", "with_control"),
+    "folder": ("read_record", "read_teacher_record"),
+    "paired": ("compare_answers", "mcnemar"),
     "pipeline": ("distill",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
@@ -108,15 +114,22 @@ __all__ = [
     "UniversalDirection",
     "Zskt",
     "build_trigger",
+    "compare",
+    "compare_answers",
     "create_student",
     "distill",
     "evaluate",
+    "evaluate_answers",
     "format_table",
     "load_classifier",
     "load_images",
     "load_state_dict_into",
+    "mcnemar",
     "poison_teacher",
+    "read_record",
+    "read_teacher_record",
     "save_timm_folder",
+    "with_control",
 ]
 
 

@@ -188,18 +188,36 @@ def _results(record: RunRecord) -> str:
         f"On {as_code(data.id)}, split {as_code(data.split)}{revision} ({data.n} images, fingerprint "
         f"{as_code(data.fingerprint)}). Rates are fractions between 0 and 1, with the 95 % Wilson interval.",
         "",
-        markdown_table([["", "teacher", "student"], *_result_rows(teacher, student)]),
+        markdown_table(list(_result_rows(record))),
         "",
         "- **ASR**: share of the triggered images of other classes that are given the target label.",
         "- **Robust accuracy**: share of the same images that are still given their true label.",
     ]
+    if record.control:
+        lines.append(_control(record.control))
     if teacher and student and student.triggers:
         lines += ["", _comparison(teacher, student)]
     return "\n".join(lines)
 
 
-def _result_rows(teacher: EvalReport | None, student: EvalReport | None) -> Iterator[list[str]]:
-    yield ["accuracy", *(rate_cell(report.accuracy if report else None) for report in (teacher, student))]
+def _result_rows(record: RunRecord) -> Iterator[list[str]]:
+    """Head and rows; with a column of the control where there is one."""
+
+    def beside(cell: str) -> list[str]:
+        return [cell] if record.control else []
+
+    teacher, student = record.teacher_report, record.student_report
+    both = [report for report in (teacher, student) if report]
+    yield ["", "teacher", "student", *beside("control")]
+    accuracies = [rate_cell(report.accuracy if report else None) for report in (teacher, student)]
+    yield ["accuracy", *accuracies, *beside(rate_cell(both[0].control_accuracy))]
+    splits = _by_split(teacher), _by_split(student)
+    for name in dict.fromkeys([*splits[0], *splits[1]]):
+        yield [
+            f"accuracy, split {as_code(name)}",
+            *(rate_cell(found.get(name)) for found in splits),
+            *beside("-"),
+        ]
     of_teacher, of_student = _by_attack(teacher), _by_attack(student)
     for key in dict.fromkeys([*of_teacher, *of_student]):
         pair = (of_teacher.get(key), of_student.get(key))
@@ -207,14 +225,29 @@ def _result_rows(teacher: EvalReport | None, student: EvalReport | None) -> Iter
         name = f"{as_code(found.trigger)} to label {found.target}"
         if found.options:
             name += f", {as_text(json.dumps(dict(found.options), sort_keys=True), longest=200)}"
-        yield [f"{name}: ASR", *(rate_cell(report.asr if report else None) for report in pair)]
-        rates = (report.robust_accuracy if report else None for report in pair)
-        yield [f"{name}: robust accuracy", *(rate_cell(rate) for rate in rates)]
+        rates = [rate_cell(report.asr if report else None) for report in pair]
+        yield [f"{name}: ASR", *rates, *beside(rate_cell(found.control))]
+        rates = [rate_cell(report.robust_accuracy if report else None) for report in pair]
+        yield [f"{name}: robust accuracy", *rates, *beside("-")]
+
+
+def _control(model: ModelRef) -> str:
+    weights = f", sha256 {as_code(model.sha256)}" if model.sha256 else ""
+    revision = f", revision {as_code(model.revision)}" if model.revision else ""
+    return (
+        f"- **Control**: {as_code(model.id)} ({as_code(model.architecture)}{revision}{weights}), given as a "
+        "model without the backdoor; beside an ASR stands how often it chooses the target label on the same "
+        "triggered images."
+    )
 
 
 def _by_attack(report: EvalReport | None) -> dict[str, TriggerReport]:
     triggers = report.triggers if report else ()
     return {json.dumps([t.trigger, t.target, dict(t.options)], sort_keys=True): t for t in triggers}
+
+
+def _by_split(report: EvalReport | None) -> dict[str, Rate]:
+    return {found.data.split: found.accuracy for found in (report.corrupted if report else None) or ()}
 
 
 def _comparison(teacher: EvalReport, student: EvalReport) -> str:

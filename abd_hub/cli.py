@@ -6,8 +6,10 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from abd_hub import __version__
@@ -19,6 +21,7 @@ COMMANDS = {
     "distill": "Distil a teacher into a student as a YAML file and the command line say.",
     "poison": "Train a poisoned teacher, or a clean one, to measure attacks and defences.",
     "evaluate": "Measure accuracy and attack success rate of a classifier.",
+    "compare": "Measure several classifiers on the same images, in one table and one picture.",
     "list": "List triggers, synthesizers, defenses or students.",
     "env": "Print versions and devices, for a report.",
 }
@@ -127,7 +130,7 @@ def _lines(facts: dict[str, Any]) -> str:
 
 
 def _distill(arguments: list[str]) -> int:
-    from abd_hub.evaluation import format_table
+    from abd_hub.evaluation import format_reports
     from abd_hub.parsing import parse_distill
     from abd_hub.pipeline import distill
     from abd_hub.running import Interrupted
@@ -142,7 +145,7 @@ def _distill(arguments: list[str]) -> int:
         return 0
     if record.teacher_report and record.student_report:
         rows = {"teacher": record.teacher_report, "student": record.student_report}
-        print(format_table(list(rows.items())))
+        print(format_reports(list(rows.items())))
     for defense in record.defenses:
         print(defense.sentence)
     print(f"wrote {config.output_dir}")
@@ -168,13 +171,13 @@ def _poison(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from abd_hub.evaluation import format_table
+    from abd_hub.evaluation import format_reports
     from abd_hub.parsing import parse_evaluate
     from abd_hub.pipeline import load_measurement, load_model
 
     request = parse_evaluate(arguments)
     classifier = load_model(request.model)
-    measurement = load_measurement(request.evaluation, classifier)
+    measurement = load_measurement(request.options(classifier.spec.num_classes), classifier)
     assert measurement is not None, "parse_evaluate asks for a data set"
     from accelerate import Accelerator
 
@@ -184,9 +187,49 @@ def _evaluate(arguments: list[str]) -> int:
     print(
         json.dumps(dataclasses.asdict(report), indent=2)
         if request.json
-        else format_table([(request.model.id, report)])
+        else format_reports([(request.model.id, report)])
     )
     return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    from abd_hub.parsing import parse_compare
+
+    request = parse_compare(arguments)
+    picture = _picture_file(request.picture)
+    from accelerate import Accelerator
+
+    from abd_hub.comparison import compare, format_comparison, save_picture, short_names
+    from abd_hub.folder import atomic_path
+    from abd_hub.pipeline import load_model
+
+    names = short_names([model.id for model in request.models])
+    models = {name: load_model(model) for name, model in zip(names, request.models, strict=True)}
+    options = request.options(models[names[0]].spec.num_classes)
+    found = compare(models, options, device=Accelerator().device)
+    if not _speaks():
+        return 0
+    if picture is not None:
+        with atomic_path(picture) as temporary:
+            save_picture(found, temporary)
+    print(json.dumps(dataclasses.asdict(found), indent=2) if request.json else format_comparison(found))
+    if picture is not None:
+        print(f"wrote {picture}", file=sys.stderr)
+    return 0
+
+
+def _picture_file(given: str | None) -> Path | None:
+    """Where the picture will go, looked at before the work begins."""
+    if given is None:
+        return None
+    path = Path(given)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"picture: {given} does not end in .png; only PNG is written")
+    if path.is_dir():
+        raise InputError(f"picture: {given} is a folder; name a file in it")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"picture: {path.parent} is not a folder that can be written to; choose another")
+    return path
 
 
 def _speaks() -> bool:

@@ -90,7 +90,14 @@ class EvaluationOptions:
     label_column: str | None = None
     """Column of the labels, where it is not the only one."""
     triggers: list[TriggerOptions] = field(default_factory=list)
-    """Attacks to measure."""
+    """Attacks to measure; those with the same trigger and several targets cost one forward pass."""
+    control: ModelOptions | None = None
+    """A model without the backdoor (a clean teacher, or a student that learned from clean data): how often
+    it chooses the target on the same triggered images stands beside every ASR."""
+    corrupted_splits: list[str] = field(default_factory=list)
+    """Further splits of the same data set, for example corrupted ones: clean accuracy on each."""
+    per_class: bool = False
+    """Count for each true class as well."""
     limit: int | None = None
     """Use only so many images from the start of the split."""
     batch_size: int = 256
@@ -105,6 +112,19 @@ class EvaluationOptions:
             raise InputError("evaluation.dataset: is empty; give a Hub id or folder, or leave it out")
         if self.triggers and not self.dataset:
             raise InputError("evaluation.dataset: triggers are given but no data set to measure them on")
+        if self.corrupted_splits and not self.dataset:
+            raise InputError("evaluation.dataset: corrupted_splits are given but no data set they belong to")
+        if self.control is not None and not self.triggers:
+            raise InputError(
+                "evaluation.control: a control is measured on triggered images; give triggers as well"
+            )
+        known = [self.split]
+        for split in self.corrupted_splits:
+            if split in known:
+                raise InputError(
+                    f"evaluation.corrupted_splits: {split!r} is named twice; name each split once"
+                )
+            known.append(split)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,14 +18,15 @@ import re
 import secrets
 import shutil
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from abd_hub.types import InputError, RunRecord
+from abd_hub.types import InputError, RunRecord, TeacherRecord
 
+T = TypeVar("T")
 CONFIG_FILE = "config.yaml"
 RECORD_FILE = "metrics.json"
 SCHEMA_VERSION = 1
@@ -193,10 +194,7 @@ def record_from_json(data: Any) -> RunRecord:
     Raises:
         InputError: another schema version, or a field that is missing, unknown or of the wrong type.
     """
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION or isinstance(version, bool):
-        remedy = f"this abd-hub reads {SCHEMA_VERSION}; use the abd-hub that wrote it"
-        raise InputError(f"schema_version: {version!r} is unknown, {remedy}")
+    _check_version(data)
     flat = dict(data)
     results = flat.pop("results", None)
     if not isinstance(results, dict) or set(results) != {"teacher", "student"}:
@@ -210,11 +208,40 @@ def record_from_json(data: Any) -> RunRecord:
 
 
 def read_record(folder: str | Path) -> RunRecord:
-    """The record of a finished run.
+    """The record of a finished distillation.
 
     Raises:
         InputError: there is none, or it cannot be understood.
     """
+    return _read(folder, record_from_json)
+
+
+def read_teacher_record(folder: str | Path) -> TeacherRecord:
+    """The record of a teacher that was trained here.
+
+    Raises:
+        InputError: there is none, or it cannot be understood.
+    """
+    return _read(folder, _teacher_record_from_json)
+
+
+def _teacher_record_from_json(data: Any) -> TeacherRecord:
+    _check_version(data)
+    if data.get("kind") != "teacher":
+        raise InputError("kind: this is no record of a teacher; give the output folder of abd-hub poison")
+    record = _decode(TeacherRecord, data, "")
+    assert isinstance(record, TeacherRecord)
+    return record
+
+
+def _check_version(data: Any) -> None:
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        remedy = f"this abd-hub reads {SCHEMA_VERSION}; use the abd-hub that wrote it"
+        raise InputError(f"schema_version: {version!r} is unknown, {remedy}")
+
+
+def _read(folder: str | Path, decode: Callable[[Any], T]) -> T:
     file = Path(folder) / RECORD_FILE
     try:
         data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
@@ -224,7 +251,7 @@ def read_record(folder: str | Path) -> RunRecord:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not valid JSON ({error}); restore the file or run again") from error
     try:
-        return record_from_json(data)
+        return decode(data)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
 
@@ -324,6 +351,8 @@ def _first_difference(stored: dict[str, Any], wanted: dict[str, Any], prefix: st
             found = _first_difference(old, new, f"{name}.")
             if found:
                 return found
+        elif key not in stored and (new is None or new is False or new == []):
+            continue  # an option that was added after the run began, and is off
         elif old != new or (key in stored) != (key in wanted):
             return f"{name}: is {new!r} now and was {old!r} when the run began"
     return None
@@ -447,9 +476,13 @@ def _decode_fields(kind: Any, value: Any, where: str) -> Any:
         raise InputError(f"{where}: expected object, found {value!r:.80}")
     prefix = f"{where}." if where else ""
     hints = typing.get_type_hints(kind)
+    # A field that is None unless asked for: records from before it was added do not have it.
+    optional = {field.name for field in dataclasses.fields(kind) if field.default is None}
     for name in [*value, *hints]:
         if name not in hints:
             raise InputError(f"{prefix}{name}: unknown field")
-        if name not in value:
+        if name not in value and name not in optional:
             raise InputError(f"{prefix}{name}: missing")
-    return kind(**{name: _decode(hint, value[name], prefix + name) for name, hint in hints.items()})
+    return kind(
+        **{name: _decode(hint, value[name], prefix + name) for name, hint in hints.items() if name in value}
+    )

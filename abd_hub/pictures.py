@@ -143,9 +143,43 @@ def save_accuracy_asr(points: Sequence[tuple[str, Rate, Rate]], path: str | Path
         points: (name, accuracy, attack success rate).
         path: the PNG file to write.
     """
-    figure = Figure(figsize=(6.4, 5.2), dpi=_DPI, layout="constrained")
-    axis = figure.subplots()
+    save_accuracy_asr_panels([("", points)], path)
+
+
+def save_accuracy_asr_panels(
+    panels: Sequence[tuple[str, Sequence[tuple[str, Rate, Rate]]]], path: str | Path
+) -> None:
+    """``save_accuracy_asr`` for several attacks, up to three panels side by side.
+
+    Args:
+        panels: (title, points) of each; a model keeps its colour and marker by its place.
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: there is no panel.
+    """
+    if not panels:
+        raise ValueError("panels: there is no attack to draw")
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(6.4 * columns, 5.2 * rows), dpi=_DPI, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[len(panels) :]:
+        axis.axis("off")
+    for axis, (title, points) in zip(axes, panels, strict=False):
+        _scatter(axis, title, points)
+    FigureCanvasAgg(figure).draw()
+    # The layout is settled now; a label must not change it again.
+    figure.set_layout_engine("none")
+    for axis, (_, points) in zip(axes, panels, strict=False):
+        _label_points(axis, points)
+    _save(figure, path)
+
+
+def _scatter(axis: Any, title: str, points: Sequence[tuple[str, Rate, Rate]]) -> None:
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    if title:
+        axis.set_title(_short(title), loc="left", fontsize=10, fontweight="bold", parse_math=False)
     axis.set_xlabel("attack success rate on the attack tried (lower is better)")
     axis.set_ylabel("accuracy (higher is better)")
     for index, (_, accuracy, asr) in enumerate(points):
@@ -154,7 +188,8 @@ def save_accuracy_asr(points: Sequence[tuple[str, Rate, Rate]], path: str | Path
             [accuracy.value],
             xerr=_bars(asr),
             yerr=_bars(accuracy),
-            fmt=_MARKERS[index % len(_MARKERS)],
+            # Shifted after every turn: no two of 49 points have both colour and marker in common.
+            fmt=_MARKERS[(index + index // len(_SERIES)) % len(_MARKERS)],
             color=_SERIES[index % len(_SERIES)],
             markersize=8,
             markeredgecolor="white",
@@ -162,11 +197,6 @@ def save_accuracy_asr(points: Sequence[tuple[str, Rate, Rate]], path: str | Path
             capsize=3,
         )
     _tidy(axis)
-    FigureCanvasAgg(figure).draw()
-    # The layout is settled now; a label must not change it again.
-    figure.set_layout_engine("none")
-    _label_points(axis, points)
-    _save(figure, path)
 
 
 @dataclass(frozen=True)

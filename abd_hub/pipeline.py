@@ -18,14 +18,28 @@ from torch import Tensor
 from abd_hub import folder as files
 from abd_hub.card import render_card
 from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
-from abd_hub.config import DistillConfig, EvaluationOptions, ModelOptions, plugin_name, without_paths
+from abd_hub.config import (
+    DistillConfig,
+    EvaluationOptions,
+    ModelOptions,
+    TriggerOptions,
+    plugin_name,
+    without_paths,
+)
 from abd_hub.data import ImageData, load_images
-from abd_hub.evaluation import Attack, check_inputs, evaluate
+from abd_hub.evaluation import (
+    Answers,
+    Attack,
+    check_inputs,
+    evaluate,
+    evaluate_answers,
+    with_control,
+)
 from abd_hub.pictures import save_curves, save_samples, save_verdicts
 from abd_hub.running import claimed, make_accelerator
 from abd_hub.trainer import Trainer
 from abd_hub.triggers import build_trigger
-from abd_hub.types import EvalReport, InputError, ModelRef, RunRecord
+from abd_hub.types import EvalReport, InputError, ModelRef, RunRecord, SplitReport, Trigger
 from abd_hub.weights import file_sha256
 
 logger = logging.getLogger(__name__)
@@ -40,12 +54,62 @@ class Measurement:
     data: ImageData
     attacks: tuple[Attack, ...]
     batch_size: int
+    control: Classifier | None = None
+    """Its rates stand beside those of every attack."""
+    corrupted: tuple[ImageData, ...] = ()
+    """Further splits of the data set: clean accuracy only."""
+    per_class: bool = False
 
     def report(self, classifier: Classifier) -> EvalReport:
         """Clean accuracy and every attack, on the classifier's device, shared by all processes."""
-        return evaluate(
-            classifier, self.data.images, self.data.labels, self.attacks, batch_size=self.batch_size
+        return self.reports([classifier])[0]
+
+    def reports(self, classifiers: Sequence[Classifier]) -> list[EvalReport]:
+        """``report`` of each; the control is measured once for all."""
+        found = [self._with_corrupted(c, self._evaluate(c, per_class=self.per_class)) for c in classifiers]
+        if self.control is None:
+            return found
+        control = self.control_report(classifiers[0].mean.device)
+        return [with_control(report, control) for report in found]
+
+    def answers(self, classifier: Classifier) -> tuple[EvalReport, Answers]:
+        """``report``, as yet without the control, and the answer to each image."""
+        report, answers = evaluate_answers(
+            classifier,
+            self.data.images,
+            self.data.labels,
+            self.attacks,
+            batch_size=self.batch_size,
+            per_class=self.per_class,
         )
+        return self._with_corrupted(classifier, report), answers
+
+    def control_report(self, device: torch.device) -> EvalReport:
+        """Of the control itself, measured on ``device``; for ``with_control``."""
+        assert self.control is not None, "asked for without a control"
+        return self._evaluate(self.control.to(device), per_class=False)
+
+    def _evaluate(self, classifier: Classifier, *, per_class: bool) -> EvalReport:
+        data = self.data
+        return evaluate(
+            classifier,
+            data.images,
+            data.labels,
+            self.attacks,
+            batch_size=self.batch_size,
+            per_class=per_class,
+        )
+
+    def _with_corrupted(self, classifier: Classifier, report: EvalReport) -> EvalReport:
+        if not self.corrupted:
+            return report
+        found = tuple(
+            SplitReport(
+                data.ref, evaluate(classifier, data.images, data.labels, batch_size=self.batch_size).accuracy
+            )
+            for data in self.corrupted
+        )
+        return dataclasses.replace(report, corrupted=found)
 
 
 def load_model(options: ModelOptions) -> Classifier:
@@ -66,22 +130,84 @@ def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Meas
     """
     if options.dataset is None:
         return None
-    attacks = tuple(
-        Attack(t.name, t.target, build_trigger(t.name, t.options), without_paths(t.options))
-        for t in options.triggers
-    )
-    data = load_images(
+    attacks = _attacks(options.triggers)
+    data = _load_split(options, options.split)
+    _check_labels(data.names, classifier)
+    check_inputs(classifier.spec, data.images, data.labels, attacks)
+    corrupted = tuple(_load_corrupted(options, split, data, classifier) for split in options.corrupted_splits)
+    control = None if options.control is None else _load_control(options.control, classifier, data)
+    return Measurement(data, attacks, options.batch_size, control, corrupted, options.per_class)
+
+
+def _attacks(wanted: Sequence[TriggerOptions]) -> tuple[Attack, ...]:
+    """One an entry; entries that differ only in their target share the trigger."""
+    built: dict[str, Trigger] = {}
+    attacks = []
+    for entry in wanted:
+        key = f"{entry.name} {json.dumps(entry.options, sort_keys=True, default=repr)}"
+        if key not in built:
+            built[key] = build_trigger(entry.name, entry.options)
+        attacks.append(Attack(entry.name, entry.target, built[key], without_paths(entry.options)))
+    return tuple(attacks)
+
+
+def _load_split(options: EvaluationOptions, split: str) -> ImageData:
+    assert options.dataset is not None, "the caller has looked"
+    return load_images(
         options.dataset,
-        options.split,
+        split,
         revision=options.revision,
         config=options.dataset_config,
         image_column=options.image_column,
         label_column=options.label_column,
         limit=options.limit,
     )
-    _check_labels(data.names, classifier)
-    check_inputs(classifier.spec, data.images, data.labels, attacks)
-    return Measurement(data, attacks, options.batch_size)
+
+
+def _load_corrupted(
+    options: EvaluationOptions, split: str, data: ImageData, classifier: Classifier
+) -> ImageData:
+    try:
+        found = _load_split(options, split)
+        check_inputs(classifier.spec, found.images, found.labels)
+    except InputError as error:
+        raise InputError(f"evaluation.corrupted_splits: {error}") from error
+    if found.names != data.names:
+        raise InputError(
+            f"evaluation.corrupted_splits: {split!r} has other labels than {options.split!r}; choose a split "
+            "with the same labels"
+        )
+    return found
+
+
+def _load_control(options: ModelOptions, classifier: Classifier, data: ImageData) -> Classifier:
+    try:
+        control = load_model(options)
+    except InputError as error:
+        raise InputError(f"evaluation.control: {error}") from error
+    check_same_labels("evaluation.control", control, classifier)
+    check_inputs(control.spec, data.images, data.labels)
+    return control
+
+
+def check_same_labels(field: str, one: Classifier, other: Classifier) -> None:
+    """Refuses a classifier whose label i is not the other's label i: rates of both would not compare.
+
+    Raises:
+        InputError: naming ``field``.
+    """
+    labels, wanted = one.spec.labels, other.spec.labels
+    if len(labels) != len(wanted):
+        raise InputError(
+            f"{field}: {one.ref.id} has {len(labels)} classes but {other.ref.id} {len(wanted)}; use models "
+            "with the same labels"
+        )
+    for index, (found, label) in enumerate(zip(labels, wanted, strict=True)):
+        if found != label:
+            raise InputError(
+                f"{field}: label {index} of {one.ref.id} is {found!r} but {label!r} of {other.ref.id}; use "
+                "models with the same labels, or give labels where only their names differ"
+            )
 
 
 def _check_labels(names: tuple[str, ...], classifier: Classifier) -> None:
@@ -160,7 +286,8 @@ def _real_images(config: DistillConfig, measurement: Measurement | None) -> Imag
     if source is None:
         return None
     data = load_images(source.dataset, source.split)
-    if measurement is not None and overlap(data, measurement.data):
+    measured = [measurement.data, *measurement.corrupted] if measurement else []
+    if any(overlap(data, other) for other in measured):
         raise InputError(f"split: {source.split!r} is used to train and to measure; choose two splits")
     return data
 
@@ -180,8 +307,9 @@ def _run(
 ) -> RunRecord:
     student = trainer.fit(resume=config.resume)
     began = time.monotonic()
-    teacher_report = measurement.report(trainer.teacher) if measurement else None
-    student_report = measurement.report(student) if measurement else None
+    teacher_report, student_report = (
+        measurement.reports([trainer.teacher, student]) if measurement else (None, None)
+    )
     record = RunRecord(
         method=plugin_name("synthesizers", config.synthesizer),
         teacher=trainer.teacher.ref,
@@ -201,6 +329,7 @@ def _run(
         processes=trainer.accelerator.num_processes,
         config=without_paths(config.to_dict()) | given,
         training_data=real.ref if real else None,
+        control=measurement.control.ref if measurement and measurement.control else None,
     )
     if trainer.accelerator.is_main_process:
         record = write_folder(Path(config.output_dir), record, trainer, measurement)

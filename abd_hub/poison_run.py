@@ -17,7 +17,7 @@ from abd_hub import pgd
 from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
 from abd_hub.config import TriggerOptions, without_paths
 from abd_hub.data import ImageData, load_images
-from abd_hub.evaluation import evaluate
+from abd_hub.evaluation import all_to_all_rate, evaluate
 from abd_hub.pictures import save_curves, save_samples
 from abd_hub.pipeline import Measurement, device_name, load_measurement, load_model, overlap, write_verdicts
 from abd_hub.poison_config import PoisonConfig
@@ -75,10 +75,11 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
     kept, held_out = hold_out(len(data), config.data.held_out, config.seed)
     classifier = _network(config, data)
     measurement = _measurement(config, classifier)
-    if overlap(data, measurement.data):
-        raise InputError(
-            f"evaluation.split: {measurement.data.ref.split!r} is also trained on; choose two splits"
-        )
+    for measured in (measurement.data, *measurement.corrupted):
+        if overlap(data, measured):
+            raise InputError(
+                f"evaluation.split: {measured.ref.split!r} is also trained on; choose two splits"
+            )
     material = _Material(data, kept, held_out, _poisoned(config, subset(data, kept)), measurement)
     trainer = _trainer(config, classifier, material.poisoned, accelerator)
     if config.poison.surrogate is not None:
@@ -130,10 +131,17 @@ def _measurement(config: PoisonConfig, classifier: Classifier) -> Measurement:
             label_column=source.label_column,
         )
     if not options.triggers and config.poison.trigger is not None:
-        options = dataclasses.replace(options, triggers=_own_attacks(config, classifier.spec.num_classes))
+        own = _own_attacks(config, classifier.spec.num_classes)
+        options = dataclasses.replace(options, triggers=own, per_class=_all_to_all(config))
     measurement = load_measurement(options, classifier)
     assert measurement is not None, "a data set is always named"
     return measurement
+
+
+def _all_to_all(config: PoisonConfig) -> bool:
+    """Whether what is measured is an all-to-all attack, which needs every target and the counts by class."""
+    own = config.poison.trigger is not None and not config.evaluation.triggers
+    return own and config.poison.labels == "all_to_all"
 
 
 def _own_attacks(config: PoisonConfig, classes: int) -> list[TriggerOptions]:
@@ -248,6 +256,7 @@ def _run(config: PoisonConfig, trainer: TeacherTrainer, material: _Material) -> 
         device=device_name(trainer.accelerator.device),
         processes=trainer.accelerator.num_processes,
         config=without_paths(config.to_dict()),
+        all_to_all=all_to_all_rate(report) if _all_to_all(config) else None,
     )
     if trainer.accelerator.is_main_process:
         record = _write_folder(Path(config.output_dir), record, teacher, material)

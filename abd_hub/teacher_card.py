@@ -89,6 +89,9 @@ def _results(record: TeacherRecord) -> str:
     rows = [["", "rate"], ["accuracy", rate_cell(record.report.accuracy)]]
     if record.held_out is not None:
         rows.append(["accuracy on the held-out training images", rate_cell(record.held_out)])
+    if record.all_to_all is not None:
+        trigger = as_code(record.report.triggers[0].trigger)
+        rows.append([f"{trigger}, all to all: given the class after their own", rate_cell(record.all_to_all)])
     for found in record.report.triggers:
         name = f"{as_code(found.trigger)} to label {found.target}"
         rows.append([f"{name}: ASR", rate_cell(found.asr)])

@@ -104,6 +104,42 @@ class TriggerReport:
     """Share of images of other classes that are given the target label once triggered."""
     robust_accuracy: Rate
     """Share of the same triggered images that are still given their true label."""
+    control: Rate | None = None
+    """Share of the same triggered images that a control, a model without the backdoor, gives the target
+    label: the ASR that chance and the damage done to the image explain. None without a control."""
+
+
+@dataclass(frozen=True)
+class AttackedClass:
+    """What one attack does to the images of one true class."""
+
+    n: int
+    """Images of the class that count: all, or none where the class is the target itself."""
+    hits: int
+    """Given the target label once triggered."""
+    robust: int
+    """Still given their true label once triggered."""
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """The counts of one true class; over all classes they add up to those of the report."""
+
+    label: int
+    name: str
+    n: int
+    correct: int
+    """Given their true label when clean."""
+    attacks: tuple[AttackedClass, ...] = ()
+    """One an attack, in the order of the report's triggers."""
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """Clean accuracy on a further split of the same data set."""
+
+    data: DataRef
+    accuracy: Rate
 
 
 @dataclass(frozen=True)
@@ -112,6 +148,12 @@ class EvalReport:
 
     accuracy: Rate
     triggers: tuple[TriggerReport, ...] = ()
+    control_accuracy: Rate | None = None
+    """Clean accuracy of the control: one that is at chance is no control. None without a control."""
+    per_class: tuple[ClassReport, ...] | None = None
+    """Every class of the classifier in the order of its labels; None where it was not asked for."""
+    corrupted: tuple[SplitReport, ...] | None = None
+    """Further splits of the data set, corrupted ones for example; None where none was asked for."""
 
 
 class Trigger(Protocol):
@@ -313,6 +355,8 @@ class RunRecord:
     """The whole configuration, defaults included, so that no default stays unseen."""
     training_data: DataRef | None = None
     """Real images that the student learned from; None for a data-free method."""
+    control: ModelRef | None = None
+    """The control of both reports; None where none was measured."""
     schema_version: int = 1
 
 
@@ -359,5 +403,7 @@ class TeacherRecord:
     processes: int
     config: Mapping[str, Any]
     """The whole configuration, defaults included."""
+    all_to_all: Rate | None = None
+    """Share of all images that are given the class after their own once triggered; None for one target."""
     kind: str = "teacher"
     schema_version: int = 1

@@ -62,7 +62,12 @@ def plain_loop(data: ImageData, network: Classifier, steps: int, workers: int) -
     model = network.model.to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), **SGD)
     loader = DataLoader(
-        Pictures(data), BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+        Pictures(data),
+        BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
     )
 
     def batches() -> Iterator:

@@ -349,6 +349,43 @@ DISTILL = [
         real__dataset="digits",
         real__split="test",
     ),
+    case(
+        "a corrupted split for training and measuring",
+        "split",
+        "'train'",
+        synthesizer="real",
+        zskt=None,
+        real__dataset="digits",
+        real__split="train",
+        evaluation__corrupted_splits=["train"],
+    ),
+    case("unknown corrupted split", "corrupted_splits", "'fog'", evaluation__corrupted_splits=["fog"]),
+    case(
+        "corrupted splits without data",
+        "evaluation.dataset",
+        evaluation__dataset=None,
+        evaluation__corrupted_splits=["fog"],
+    ),
+    case(
+        "control without triggers",
+        "evaluation.control",
+        "triggers",
+        evaluation__control={"id": "{tmp}/teacher"},
+    ),
+    case(
+        "unknown key inside a control",
+        "evaluation.control",
+        "idd",
+        evaluation__triggers=triggers(),
+        evaluation__control={"idd": "x"},
+    ),
+    case(
+        "control that is not there",
+        "evaluation.control",
+        "absent",
+        evaluation__triggers=triggers(),
+        evaluation__control={"id": "local-dir:absent"},
+    ),
     case("real images from nowhere", "real.dataset", synthesizer="real", zskt=None),
 ]
 
@@ -420,6 +457,7 @@ def test_an_output_folder_in_use_by_another_process(place, capsys):
             other.communicate("\n", timeout=60)
 
 
+ATTACK = ["--dataset=digits", "--trigger=badnet_sq", "--target=0"]
 EVALUATE = [
     ("no data", [], ["dataset", "--dataset"]),
     ("trigger without target", ["--dataset", "digits", "--trigger", "badnet_sq"], ["target", "--target"]),
@@ -439,6 +477,46 @@ EVALUATE = [
         ["--dataset", "digits", "--trigger", "badnet_sq", "--target", "zero"],
         ["target", "zero"],
     ),
+    ("a target twice", [*ATTACK, "--target=1,0"], ["target", "0", "twice"]),
+    ("a target beside all", [*ATTACK, "--target", "all"], ["target", "all alone"]),
+    ("a comma too many", [*ATTACK, "--target", "1,,2"], ["target", "empty entry"]),
+    ("one target of several out of range", [*ATTACK, "--target=3,10"], ["target 10", "0..9"]),
+    ("no value for a target", [*ATTACK, "--target"], ["target"]),
+    (
+        "control without trigger",
+        ["--dataset=digits", "--control={tmp}/teacher"],
+        ["control", "--trigger", "--target"],
+    ),
+    ("no such control", [*ATTACK, "--control={tmp}/absent"], ["evaluation.control", "absent"]),
+    ("control of other classes", [*ATTACK, "--control={tmp}/three"], ["evaluation.control", "three", "3"]),
+    (
+        "control with the labels in another order",
+        [*ATTACK, "--control={tmp}/turned"],
+        ["evaluation.control", "label 0", "'9'", "'0'"],
+    ),
+    ("unknown field of a control", [*ATTACK, "--control", "{idd: x}"], ["idd", "id", "control"]),
+    ("control that is no YAML", [*ATTACK, "--control", "{id: [}"], ["control", "YAML"]),
+    (
+        "unknown corrupted split",
+        ["--dataset=digits", "--corrupted-splits=fog,snow"],
+        ["corrupted_splits", "'fog'", "train or test"],
+    ),
+    (
+        "a corrupted split twice",
+        ["--dataset=digits", "--corrupted-splits=train,train"],
+        ["corrupted_splits", "'train'", "twice"],
+    ),
+    (
+        "the split itself as a corrupted one",
+        ["--dataset=digits", "--corrupted-splits=test"],
+        ["corrupted_splits", "'test'"],
+    ),
+    (
+        "a comma too many between splits",
+        ["--dataset=digits", "--corrupted-splits=train,"],
+        ["corrupted_splits", "empty entry"],
+    ),
+    ("a value for per-class", ["--dataset=digits", "--per-class", "yes"], ["yes"]),
     ("unknown option", ["--dataset", "digits", "--tigger", "badnet_sq"], ["tigger", "trigger"]),
     ("unknown split", ["--dataset", "digits", "--split", "val"], ["split", "val"]),
     ("batch size", ["--dataset", "digits", "--batch-size", "0"], ["batch_size", "0"]),
@@ -448,8 +526,45 @@ EVALUATE = [
 @pytest.mark.parametrize(
     ("extra", "expected"), [row[1:] for row in EVALUATE], ids=[row[0] for row in EVALUATE]
 )
-def test_evaluate_refuses(place, capsys, extra, expected):
+def test_evaluate_refuses(place, others, capsys, extra, expected):
+    extra = [argument.replace("{tmp}", str(place)) for argument in extra]
     refused(capsys, place, ["evaluate", str(place / "teacher"), *extra], expected)
+
+
+@pytest.fixture
+def others(place):
+    """Classifiers with other labels than the teacher's."""
+    save_teacher(place / "three", tuple("abc"))
+    save_teacher(place / "turned", DIGITS[::-1])
+    (place / "folder.png").mkdir()
+
+
+PLAIN = ["{tmp}/teacher", "{tmp}/second"]
+COMPARE = [
+    ("no model", ATTACK, ["models"]),
+    ("one model", ["{tmp}/teacher", *ATTACK], ["MODEL", "teacher", "at least two"]),
+    ("a model twice", ["{tmp}/teacher", "{tmp}/teacher", *ATTACK], ["MODEL", "twice"]),
+    ("a model that is not there", [*PLAIN, "{tmp}/absent", *ATTACK], ["absent"]),
+    ("no data", PLAIN, ["dataset", "--dataset"]),
+    ("trigger without target", [*PLAIN, "--dataset=digits", "--trigger=sig"], ["target", "--target"]),
+    ("models of other classes", [*PLAIN, "{tmp}/three", *ATTACK], ["MODEL", "three", "3", "10"]),
+    ("labels in another order", [*PLAIN, "{tmp}/turned", *ATTACK], ["MODEL", "label 0", "'9'", "'0'"]),
+    ("unknown field of a model", ["{tmp}/teacher", "{id: x, archtecture: y}", *ATTACK], ["architecture"]),
+    ("wrong type in a model", ["{tmp}/teacher", "{id: x, input_size: big}", *ATTACK], ["input_size", "big"]),
+    ("a model without id", ["{tmp}/teacher", "{input_size: 8}", *ATTACK], ["id"]),
+    ("picture of another kind", [*PLAIN, *ATTACK, "--picture={tmp}/x.jpg"], ["picture", "PNG"]),
+    ("picture into no folder", [*PLAIN, *ATTACK, "--picture={tmp}/no/x.png"], ["picture", "folder"]),
+    ("picture is a folder", [*PLAIN, *ATTACK, "--picture={tmp}/folder.png"], ["picture", "is a folder"]),
+    ("picture of no attack", [*PLAIN, "--dataset=digits", "--picture={tmp}/x.png"], ["picture", "--trigger"]),
+    ("an option of one model", [*PLAIN, *ATTACK, "--architecture=resnet18"], ["architecture", "unknown"]),
+]
+
+
+@pytest.mark.parametrize(("extra", "expected"), [row[1:] for row in COMPARE], ids=[row[0] for row in COMPARE])
+def test_compare_refuses(place, others, capsys, extra, expected):
+    save_teacher(place / "second")
+    extra = [argument.replace("{tmp}", str(place)) for argument in extra]
+    refused(capsys, place, ["compare", *extra], expected)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from abd_hub.types import (
     ModelRef,
     Rate,
     RunRecord,
+    SplitReport,
     TriggerReport,
 )
 
@@ -127,6 +128,39 @@ def test_every_number_of_the_table_is_the_records():
         pairs += [(old.asr, new.asr), (old.robust_accuracy, new.robust_accuracy)]
     expected = [[(*(f"{v:.4f}" for v in (r.value, r.low, r.high)), str(r.n)) for r in pair] for pair in pairs]
     assert shown == expected
+
+
+def controlled():
+    record = make_record()
+    rates = {("badnets", 0): 0.021, ("badnets", 1): 0.112, ("blend", 0): 0.033}
+
+    def beside(report):
+        found = tuple(
+            dataclasses.replace(t, control=Rate(rates[t.trigger, t.target], 1, 9000, 0.0, 0.2))
+            for t in report.triggers
+        )
+        split = SplitReport(DataRef("uoft-cs/cifar10", "fog_5", "f00d", "d" * 40, 10000), report.accuracy)
+        accuracy = Rate(0.9191, 9191, 10000, 0.9136, 0.9243)
+        return dataclasses.replace(report, triggers=found, control_accuracy=accuracy, corrupted=(split,))
+
+    return dataclasses.replace(
+        record,
+        teacher_report=beside(record.teacher_report),
+        student_report=beside(record.student_report),
+        control=ModelRef("org/clean", "resnet18", "e" * 40, "9" * 64),
+    )
+
+
+def test_the_control_has_a_column():
+    card = render_card(controlled(), labels=LABELS)
+    rows = [[cell.strip() for cell in line.split("|")] for line in card.splitlines() if line.startswith("| ")]
+    rows = rows[next(i for i, row in enumerate(rows) if row[-2] == "control") :]
+    assert {len(row) for row in rows} == {6}
+    column = [row[4].partition(" ")[0] for row in rows]
+    assert column == ["control", "0.9191", "-", "0.0210", "-", "0.1120", "-", "0.0330", "-"]
+    assert rows[2][1:3] == ["accuracy, split `fog_5`", "0.9382 (0.9333 to 0.9427), n = 10000"]
+    assert "`org/clean`" in card and "9" * 64 in card
+    assert "ontrol" not in render_card(make_record(), labels=LABELS)
 
 
 def test_base_model_only_for_what_came_from_the_hub():

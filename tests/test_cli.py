@@ -127,7 +127,9 @@ def test_light_commands_import_nothing_heavy(typed):
     assert seconds < 1
     assert "badnet_sq" in done.stdout or typed == ["--help"]
     if typed == ["--help"]:
-        assert all(f"  {name} " in done.stdout for name in ("demo", "distill", "evaluate", "list", "env"))
+        assert all(
+            f"  {name} " in done.stdout for name in ("demo", "distill", "evaluate", "compare", "list", "env")
+        )
 
 
 def test_version(capsys):

@@ -1,16 +1,28 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
+import nets
 import pytest
 import torch
 from torch import nn
 
 from abd_hub.data import load_images
-from abd_hub.evaluation import Attack, evaluate, format_table, wilson
+from abd_hub.evaluation import (
+    Attack,
+    evaluate,
+    evaluate_answers,
+    format_classes,
+    format_reports,
+    format_table,
+    wilson,
+    with_control,
+)
+from abd_hub.seeding import generator
 from abd_hub.triggers import build_trigger
-from abd_hub.types import DataSpec, InputError
+from abd_hub.types import AttackedClass, ClassReport, DataRef, DataSpec, InputError, SplitReport
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 WATERMARK = {"file": str(SHARED / "triggers" / "trojan_wm.png"), "mode": "add"}
@@ -105,6 +117,126 @@ def test_shards_add_up_to_the_whole(processes):
     assert last == whole
 
 
+def test_each_class_on_the_twelve_images():
+    """Every count is the one that the list of cases in ``twelve`` gives by hand."""
+    images, labels = twelve()
+    report = evaluate(Reader(), images, labels, attacks(), batch_size=5, per_class=True)
+    none = AttackedClass(0, 0, 0)
+    assert report.per_class == (
+        # Three take the trigger; the fourth reads as 1. "none" leads to zero itself.
+        ClassReport(0, "zero", 4, 3, (AttackedClass(4, 3, 0), none)),
+        # Two take the trigger and one reads as 2 anyway; two keep their label. None reads as 0.
+        ClassReport(1, "one", 5, 4, (AttackedClass(5, 3, 2), AttackedClass(5, 0, 4))),
+        # "white" leads to two itself. One of the three reads as 0.
+        ClassReport(2, "two", 3, 2, (none, AttackedClass(3, 1, 2))),
+    )
+    assert dataclasses.replace(report, per_class=None) == evaluate(Reader(), images, labels, attacks())
+    assert sum(row.correct for row in report.per_class) == report.accuracy.count
+    assert sum(row.n for row in report.per_class) == report.accuracy.n
+    for place, found in enumerate(report.triggers):
+        rows = [row.attacks[place] for row in report.per_class]
+        total = [sum(getattr(row, name) for row in rows) for name in ("n", "hits", "robust")]
+        assert total == [found.asr.n, found.asr.count, found.robust_accuracy.count]
+
+
+CLEAN_ANSWERS = [0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 0]
+WHITE_ANSWERS = [2, 2, 2, 1, 2, 2, 1, 1, 2, 2, 2, 0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 12])
+def test_the_answer_to_each_image(batch_size):
+    images, labels = twelve()
+    report, answers = evaluate_answers(Reader(), images, labels, attacks(), batch_size=batch_size)
+    assert report == evaluate(Reader(), images, labels, attacks())
+    assert answers.clean.tolist() == CLEAN_ANSWERS and answers.clean.dtype == torch.int64
+    assert [given.tolist() for given in answers.triggered] == [WHITE_ANSWERS, CLEAN_ANSWERS]
+
+
+@pytest.mark.parametrize("processes", [2, 5, 20])
+def test_answers_of_shards_are_complete_and_in_order(processes):
+    images, labels = twelve()
+    counts = []
+    evaluate(Reader(), images, labels, attacks(), reduce=lambda found: counts.append(found.clone()) or found)
+    parts = []
+
+    def keep(found):
+        if found.shape == counts[0].shape:
+            return counts[0]
+        parts.append(found.clone())
+        return sum(parts)
+
+    for rank in range(processes):
+        options = {"batch_size": 2, "shard": (rank, processes), "reduce": keep}
+        _, answers = evaluate_answers(Reader(), images, labels, attacks(), **options)
+    assert answers.clean.tolist() == CLEAN_ANSWERS
+    assert [given.tolist() for given in answers.triggered] == [WHITE_ANSWERS, CLEAN_ANSWERS]
+
+
+def five_digits():
+    images = (nets.pixels(23, dtype=torch.float32) * 255).to(torch.uint8)
+    return images, torch.arange(23) % 5
+
+
+def test_targets_of_one_trigger_share_a_forward_pass():
+    images, labels = five_digits()
+    classifier = nets.randomised(nets.wrn(base_width=4))
+    calls = []
+    classifier.register_forward_hook(lambda *_: calls.append(1))
+    options = {"size": 2}
+    # In no order, and from triggers that are equal but not the same.
+    wanted = [("badnet_sq", 3), ("badnet_grid", 0), ("badnet_sq", 0), ("badnet_grid", 4), ("badnet_sq", 1)]
+    several = [
+        Attack(name, target, build_trigger(name, options if name == "badnet_sq" else {}))
+        for name, target in wanted
+    ]
+    report = evaluate(classifier, images, labels, several, batch_size=10)
+    assert len(calls) == 3 * (1 + 2), "three batches: clean, and once a trigger"
+    alone = [evaluate(classifier, images, labels, [attack]).triggers[0] for attack in several]
+    assert list(report.triggers) == alone
+    assert [(found.trigger, found.target) for found in report.triggers] == wanted
+
+
+def test_triggers_with_other_options_are_others():
+    images, labels = five_digits()
+    classifier = nets.randomised(nets.wrn(base_width=4))
+    calls = []
+    classifier.register_forward_hook(lambda *_: calls.append(1))
+    sizes = [Attack("badnet_sq", 0, build_trigger("badnet_sq", {"size": size})) for size in (2, 3)]
+
+    class Unhashable(list):
+        def __call__(self, pixels):
+            return pixels
+
+    unhashable = [Attack("list", 0, Unhashable()), Attack("list", 0, Unhashable())]
+    evaluate(classifier, images, labels, sizes + unhashable)
+    assert len(calls) == 1 + 4
+
+
+def test_the_rates_of_a_control():
+    class Blind(Reader):
+        """Sees the trigger as little as a model without the backdoor."""
+
+        def forward(self, pixels):
+            written = (pixels[:, 0, 0, 0] * 255 / 100).round().long()
+            return nn.functional.one_hot(written, 3).float()
+
+    images, labels = twelve()
+    report = evaluate(Reader(), images, labels, attacks())
+    controlled = with_control(report, evaluate(Blind(), images, labels, attacks()))
+    # One of the nine that are not twos reads as 2; one of the eight that are not zeros as 0.
+    assert [(found.control.count, found.control.n) for found in controlled.triggers] == [(1, 9), (1, 8)]
+    assert (controlled.control_accuracy.count, controlled.control_accuracy.n) == (9, 12)
+    bare = tuple(dataclasses.replace(found, control=None) for found in controlled.triggers)
+    assert dataclasses.replace(controlled, triggers=bare, control_accuracy=None) == report
+    for other in (
+        evaluate(Blind(), images, labels, attacks()[:1]),
+        evaluate(Blind(), images, labels, attacks()[::-1]),
+        evaluate(Blind(), images[:10], labels[:10], attacks()),
+    ):
+        with pytest.raises(InputError, match="control"):
+            with_control(report, other)
+
+
 def test_without_attacks():
     images, labels = twelve()
     report = evaluate(Reader(), images, labels, device="cpu", progress=True)
@@ -180,6 +312,54 @@ def test_wilson_solves_its_equation(n):
             assert math.isclose((count / n - bound) ** 2, z * z * bound * (1 - bound) / n, abs_tol=1e-14)
 
 
+def wald(count, n):
+    """The interval of the first pages of textbooks, the one not to use."""
+    share = count / n
+    reach = 1.959963984540054 * math.sqrt(share * (1 - share) / n)
+    return share - reach, share + reach
+
+
+def score(count, n):
+    rate = wilson(count, n)
+    return rate.low, rate.high
+
+
+def coverage(interval, n, share):
+    """The probability, summed up exactly, that the interval of a binomial count holds ``share``."""
+    total = 0.0
+    for count in range(n + 1):
+        low, high = interval(count, n)
+        if low <= share <= high:
+            total += math.comb(n, count) * share**count * (1 - share) ** (n - count)
+    return total
+
+
+SIZES, SHARES = (5, 10, 20, 50, 100, 200), [index / 200 for index in range(1, 200)]
+
+
+def covers(interval):
+    found = [coverage(interval, n, share) for n in SIZES for share in SHARES]
+    return 0.93 <= sum(found) / len(found) <= 0.97 and min(found) >= 0.83
+
+
+def test_wilson_covers_95_percent_and_wald_does_not():
+    assert covers(score)
+    assert not covers(wald)
+
+
+@pytest.mark.parametrize(("n", "share"), [(40, 0.5), (539, 0.95), (486, 0.01), (10_000, 0.1)])
+def test_wilson_covers_in_a_simulation_as_the_sum_says(n, share):
+    draws = 4000
+    seen = torch.zeros(draws, dtype=torch.int64)
+    random = generator(0, "coverage", n)
+    for start in range(0, draws, 500):
+        seen[start : start + 500] = (torch.rand(500, n, generator=random) < share).sum(1)
+    held = [low <= share <= high for low, high in (score(int(count), n) for count in seen)]
+    exact = coverage(score, n, share) if n < 1000 else 0.95
+    # Four standard deviations of the simulation; at n = 10,000 the exact figure is within 0.005 of 0.95.
+    assert abs(sum(held) / draws - exact) < 4 * math.sqrt(0.05 * 0.95 / draws) + (0.005 if n >= 1000 else 0)
+
+
 def test_wilson_against_published_values():
     none, every = wilson(0, 10), wilson(10, 10)
     assert none.low == 0.0 and every.high == 1.0
@@ -209,6 +389,30 @@ def test_table():
     assert "teacher" in lines[2] and "0.750 [0.468, 0.911]" in lines[2] and "0.667" in lines[2]
     assert lines[3].split()[:2] == ["none", "0"]
     assert format_table([]).startswith("model")
+
+
+def test_table_with_a_control():
+    images, labels = twelve()
+    report = evaluate(Reader(), images, labels, attacks(), per_class=True)
+    controlled = with_control(report, evaluate(Reader(), images, labels, attacks()))
+    ref = DataRef("pets", "fog_5", "f" * 64, None, 12)
+    controlled = dataclasses.replace(controlled, corrupted=(SplitReport(ref, wilson(5, 12)),))
+    head, _, *lines = format_table([("a", controlled), ("b", report)]).splitlines()
+    place = head.index("control")
+    assert " ".join(head.split()) == "model accuracy n trigger target ASR control robust accuracy n"
+    assert [line[place : place + 5] for line in lines] == ["0.667", "0.125", "-    ", "-    "]
+    assert "control" not in format_table([("b", report)])
+
+    text = format_reports([("a", controlled), ("b", report)])
+    assert "a      fog_5  0.417" in text
+    assert text.count("its clean accuracy is 0.750") == 1
+    assert text.count("by true class") == 2
+    rows = format_classes(report).splitlines()[2:]
+    assert len(rows) == 6 and rows[2].startswith("one    0.800 [")
+    assert rows[1].split() == ["none", "0", "-", "-", "0"]
+    assert "0.600 [0.231, 0.882]  0.400 [0.118, 0.769]  5" in rows[2]
+    clean = evaluate(Reader(), images, labels, per_class=True)
+    assert len(format_classes(clean).splitlines()) == 5
 
 
 class PublishedTeacher(nn.Module):

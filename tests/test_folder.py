@@ -14,6 +14,8 @@ import pytest
 from abd_hub import folder as files
 from abd_hub.folder import OutputFolder
 from abd_hub.types import (
+    AttackedClass,
+    ClassReport,
     DataRef,
     DefenseReport,
     EvalReport,
@@ -21,6 +23,7 @@ from abd_hub.types import (
     ModelRef,
     Rate,
     RunRecord,
+    SplitReport,
     TriggerReport,
 )
 
@@ -111,6 +114,17 @@ def test_resuming_something_else_is_refused(tmp_path, config, field):
         begin(path, resume=True, config=config)
     assert tree(path) == ["config.yaml"]
     assert "a/b" in (path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(("value", "goes_on"), [("null", True), ("false", True), ("[]", True), ("0", False)])
+def test_a_run_from_before_an_option_goes_on_while_it_is_off(tmp_path, value, goes_on):
+    begin(tmp_path / "run").close()
+    config = CONFIG.replace("id: a/b", f"id: a/b\n  new: {value}")
+    if goes_on:
+        begin(tmp_path / "run", resume=True, config=config).close()
+        return
+    with pytest.raises(InputError, match=r"teacher\.new: is 0 now"):
+        begin(tmp_path / "run", resume=True, config=config)
 
 
 def test_resume_itself_may_differ(tmp_path):
@@ -335,6 +349,38 @@ def test_a_record_comes_back_exactly(tmp_path, evaluated):
     assert (data["results"]["teacher"] is not None) is evaluated
     if evaluated:
         assert data["results"]["teacher"]["triggers"][0]["asr"]["n"] == 10
+
+
+def test_a_record_from_before_controls_comes_back(tmp_path):
+    record = make_record()
+    data = files.record_to_json(record)
+    del data["control"]
+    for report in data["results"].values():
+        for name in ("control_accuracy", "per_class", "corrupted"):
+            del report[name]
+        for found in report["triggers"]:
+            del found["control"]
+    files.write_json(tmp_path / "metrics.json", data)
+    assert files.read_record(tmp_path) == record
+
+
+def test_a_record_with_everything_comes_back(tmp_path):
+    rate = Rate(0.5, 5, 10, 0.2, 0.8)
+    record = make_record()
+    (first, second) = record.teacher_report.triggers
+    report = EvalReport(
+        rate,
+        (dataclasses.replace(first, control=rate), dataclasses.replace(second, control=rate)),
+        control_accuracy=rate,
+        per_class=(
+            ClassReport(0, "cat", 7, 4, (AttackedClass(7, 1, 3), AttackedClass(0, 0, 0))),
+            ClassReport(1, "dog", 3, 1, (AttackedClass(3, 0, 0), AttackedClass(3, 3, 0))),
+        ),
+        corrupted=(SplitReport(DataRef("org/data", "fog", "f00d", None, 10), rate),),
+    )
+    record = dataclasses.replace(record, student_report=report, control=ModelRef("clean", "wrn_16_1"))
+    files.write_json(tmp_path / "metrics.json", files.record_to_json(record))
+    assert files.read_record(tmp_path) == record
 
 
 def change(path, value):

@@ -63,6 +63,8 @@ TABLE = {
         "schedules",
         "teacher_recipe",
     },
+    "paired": {"types"},
+    "comparison": {"types", "config", "classifier", "evaluation", "paired", "pictures", "pipeline"},
 }
 FREE = {"__init__", "__main__", "cli", "pipeline", "poison_run", "demo"}
 

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from abd_hub import pictures
@@ -157,6 +158,35 @@ def test_labels_of_points_do_not_overlap(tmp_path, monkeypatch, places):
         assert box.x0 >= 0
         assert box.x1 <= image.shape[1]
         assert not any(box.overlaps(other) for other in seen[:index])
+
+
+def test_a_panel_for_each_attack(tmp_path):
+    points = [(f"model {i}", rate(acc), rate(asr)) for i, (acc, asr) in enumerate(SPREAD)]
+    pictures.save_accuracy_asr(points, tmp_path / "one.png")
+    pictures.save_accuracy_asr_panels([(f"attack {i}", points) for i in range(4)], tmp_path / "four.png")
+    one, four = load(tmp_path / "one.png"), load(tmp_path / "four.png")
+    assert four.shape == (2 * one.shape[0], 3 * one.shape[1], 3)
+    height, width = one.shape[:2]
+    for index in range(6):
+        top, left = index // 3 * height, index % 3 * width
+        panel = four[top : top + height, left : left + width]
+        assert (painted(panel, pictures.VERMILION) > 20) is (index < 4)
+    with pytest.raises(ValueError, match="panels"):
+        pictures.save_accuracy_asr_panels([], tmp_path / "none.png")
+
+
+def test_many_models_differ_in_colour_or_marker(tmp_path, monkeypatch):
+    points = [(f"model {i}", rate(i / 20), rate(i / 20)) for i in range(20)]
+    seen = []
+    errorbar = Axes.errorbar
+
+    def spy(axis, *places, **style):
+        seen.append((style["color"], style["fmt"]))
+        return errorbar(axis, *places, **style)
+
+    monkeypatch.setattr(Axes, "errorbar", spy)
+    pictures.save_accuracy_asr(points, tmp_path / "x.png")
+    assert len(set(seen)) == 20
 
 
 def test_the_same_numbers_give_the_same_bytes_in_any_thread(tmp_path):

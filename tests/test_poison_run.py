@@ -24,6 +24,7 @@ from abd_hub import (
     load_classifier,
     load_images,
     poison_teacher,
+    read_teacher_record,
     save_timm_folder,
 )
 from abd_hub.cli import main
@@ -71,6 +72,7 @@ def finished(tmp_path_factory):
 
 def test_the_folder_tells_everything(finished):
     folder, record = finished
+    assert read_teacher_record(folder) == record
     names = {path.name for path in folder.iterdir()}
     expected = {"README.md", "config.json", "config.yaml", "log.jsonl", "metrics.json", "model.safetensors"}
     assert names == expected | {"poison.json", "samples", "checkpoints"}
@@ -181,6 +183,13 @@ def test_clean_label_with_a_perturbation_trains_its_surrogate_or_takes_one(tmp_p
 def test_all_to_all_reports_every_target(tmp_path):
     record = poison_teacher(config(tmp_path / "all", labels="all_to_all"))
     assert [found.target for found in record.report.triggers] == list(range(10))
+    teacher = load_classifier(f"local-dir:{tmp_path / 'all'}")
+    data = load_images("digits", "test")
+    with torch.no_grad():
+        answers = teacher(build_trigger("badnet_sq", PATCH)(data.pixels())).argmax(1)
+    following = torch.tensor([*range(1, 10), 0])[data.labels]
+    assert record.all_to_all.count == int((answers == following).sum())
+    assert record.all_to_all.n == 539
     assert "as the class that follows it" in (tmp_path / "all" / "README.md").read_text()
 
 

@@ -31,6 +31,8 @@ def test_both_processes_end_with_the_same_weights_and_exact_counts(tmp_path):
     assert facts[0]["world"] == 2
     assert facts[0]["active"] == [True, True]
     assert facts[0]["counts"][1] == 101
+    assert facts[0]["answers are those of one process"] == [True, True, True]
+    assert facts[0]["different answers"] > 1
     assert facts[0]["counts"][3] == 81, "20 of 101 images are of the target class"
     saved = [path.name for path in checkpoint.checkpoints(tmp_path / "checkpoints")]
     assert saved == ["round-00000006", "round-00000008"]

@@ -17,6 +17,7 @@ from abd_hub import (
     build_trigger,
     distributed,
     evaluate,
+    evaluate_answers,
 )
 from abd_hub.weights import weights_sha256
 
@@ -40,6 +41,10 @@ labels = torch.arange(101) % 5
 report = evaluate(
     student, images, labels, [Attack("badnet_sq", 1, build_trigger("badnet_sq"))], batch_size=16
 )
+attacks = [Attack("badnet_sq", target, build_trigger("badnet_sq")) for target in (1, 4)]
+_, answers = evaluate_answers(student, images, labels, attacks, batch_size=16)
+_, alone = evaluate_answers(student, images, labels, attacks, shard=(0, 1), reduce=lambda found: found)
+same = [torch.equal(one, other) for one, other in zip(answers.triggered, alone.triggered, strict=True)]
 rank, world = distributed.world()
 facts = {
     "world": world,
@@ -47,6 +52,8 @@ facts = {
     "generator": [float(p.double().sum()) for p in trainer.synthesizer.generator.parameters()],
     "vaccine": [vaccine.draw, vaccine.shares],
     "active": [vaccine.active, retrospection.active],
+    "answers are those of one process": [torch.equal(answers.clean, alone.clean), *same],
+    "different answers": len(set(answers.clean.tolist())),
     "counts": [
         report.accuracy.count,
         report.accuracy.n,

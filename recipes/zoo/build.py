@@ -10,7 +10,6 @@ teacher's metrics.json is kept as FOLDER/DATASET_ATTACK.json.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from abd_hub import format_table, read_report
+from abd_hub import format_table, read_teacher_record
 
 
 def merged(*parts: dict) -> dict:
@@ -92,7 +91,7 @@ def main() -> int:
         for name in done:
             source = options.output_dir / name / "metrics.json"
             shutil.copyfile(source, options.results / f"{name.replace('/', '_')}.json")
-    print(format_table([(name, read_report(options.output_dir / name)) for name in done]))
+    print(format_table([(name, read_teacher_record(options.output_dir / name).report) for name in done]))
     for name in failed:
         print(f"failed: {name}", file=sys.stderr)
     return int(bool(failed))

@@ -150,3 +150,99 @@ def test_published_teachers_follow_their_published_pictures(white_square, checkp
     # On 4,000 images: 78 % accuracy, and an ASR of 98 and 100 %.
     assert 0.7 < report["accuracy"]["value"] < 0.86
     assert report["triggers"][0]["asr"]["value"] > 0.95
+
+
+ZOO = """
+all: {network: {architecture: wrn_10_1, model_args: {base_width: 4}}, recipe: fast}
+datasets:
+  small:
+    data: {dataset: digits}
+    poison: {target: 1}
+    fast: {epochs: 1, batch_size: 64, crop_padding: 0, flip: false}
+    trainer: {progress: false}
+attacks:
+  clean: {}
+  square: {poison: {trigger: badnet_sq, options: {size: 2, margin: 0}}}
+  too_large: {poison: {trigger: trojan_8x8}}
+"""
+
+
+def test_a_zoo_goes_on_after_a_failure_and_skips_what_exists(tmp_path):
+    (tmp_path / "zoo.yaml").write_text(ZOO)
+    build = ("recipes/zoo/build.py", str(tmp_path / "zoo.yaml"), "--output-dir", str(tmp_path / "zoo"))
+    done = run(*build, "--results", str(tmp_path / "results"))
+    assert done.returncode == 1
+    assert "failed: small/too_large" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [
+        "small_clean.json",
+        "small_square.json",
+    ]
+    records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").iterdir()}
+    assert records["small_clean"]["poison"] is None
+    assert records["small_square"]["poison"]["target"] == 1
+    before = (tmp_path / "zoo" / "small" / "square" / "metrics.json").stat().st_mtime_ns
+    again = run(*build, "--only", "square", "clean")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count(": exists") == 2
+    assert (tmp_path / "zoo" / "small" / "square" / "metrics.json").stat().st_mtime_ns == before
+    assert "small/square" in again.stdout.split("exists")[-1]
+
+
+def test_the_zoo_holds_eleven_attacks_and_a_clean_teacher():
+    """Every settings block of the file is one that the command accepts."""
+    import importlib.util
+
+    import yaml
+
+    from abd_hub.parsing import parse_poison
+
+    spec = importlib.util.spec_from_file_location("zoo_build", ROOT / "recipes" / "zoo" / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    found = dict(build.teachers(yaml.safe_load((ROOT / "recipes" / "zoo" / "zoo.yaml").read_text())))
+    assert len(found) == 24
+    triggers = {name: settings.get("poison", {}).get("trigger") for name, settings in found.items()}
+    assert len(set(triggers.values())) == 12
+    assert all(
+        trigger == (None if name.endswith("/clean") else name.split("/")[1])
+        for name, trigger in triggers.items()
+    )
+    for name, settings in found.items():
+        kept = {key: value for key, value in settings.items() if key != "fast"}
+        config = parse_poison(["--output_dir", "x", *flags(kept)])
+        assert (
+            config.poison.target == {"cifar10": 0, "gtsrb": 1}[name.split("/")[0]]
+            or not config.poison.trigger
+        )
+        assert config.poison.rate == 0.1
+        assert config.recipe.epochs == 200
+
+
+def flags(settings, prefix=""):
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from flags(value, f"{prefix}{key}.")
+        else:
+            yield from (f"--{prefix}{key}", json.dumps(value) if not isinstance(value, str) else value)
+
+
+def test_the_benchmark_of_teacher_training_reports_every_loop(tmp_path):
+    rows = torch.Generator().manual_seed(0)
+    for index in range(16):
+        folder = tmp_path / "data" / "train" / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = torch.randint(0, 256, (32, 32, 3), generator=rows, dtype=torch.uint8).numpy()
+        for copy in range(8):
+            Image.fromarray(picture).save(folder / f"{index}_{copy}.png")
+    done = run(
+        *("recipes/benchmark_teacher.py", str(tmp_path / "data"), "--network", "wrn_10_1", "--steps", "1"),
+        *("--turns", "1", "--workers", "0", "--output", str(tmp_path / "speed.json")),
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "speed.json").read_text())
+    assert [row["name"] for row in facts["results"]] == [
+        "torchvision + DataLoader",
+        "ours, float32",
+        "ours, bf16",
+    ]
+    assert all(row["images_per_second"] > 0 for row in facts["results"])

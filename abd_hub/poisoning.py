@@ -7,6 +7,7 @@ stamped before any augmentation, so a crop may shift it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -107,11 +108,11 @@ def poison(
     cover = _covers(len(data), indices, round(cover_rate * len(data)), seed)
     images, new_labels = data.images.clone(), data.labels.clone()
     chance = seeding.generator(seed, "poison", "training form")
-    for part in torch.split(indices, _AT_ONCE):
+    for part in _parts(indices):
         pixels = data.pixels(part)
         pixels = prepare(pixels, data.labels[part]) if prepare else pixels
         images[part] = _to_bytes(training_form(trigger, pixels, chance))
-    for part in torch.split(cover, _AT_ONCE):
+    for part in _parts(cover):
         images[part] = _to_bytes(cover_form(trigger, data.pixels(part), chance))
     new_labels[indices] = poisoned_labels(data.labels[indices], target, len(data.names), labels)
     return PoisonedSet(images, new_labels, indices, cover)
@@ -155,6 +156,11 @@ def _covers(n: int, poisoned: Tensor, count: int, seed: int) -> Tensor:
         raise InputError(f"cover_rate: asks for {count} images; {len(candidates)} are not poisoned")
     order = torch.randperm(len(candidates), generator=seeding.generator(seed, "poison", "cover"))
     return candidates[order[:count]].sort().values
+
+
+def _parts(indices: Tensor) -> tuple[Tensor, ...]:
+    """Equal parts: a cover form may need several images, so that no part may hold a single last one."""
+    return torch.tensor_split(indices, math.ceil(len(indices) / _AT_ONCE)) if len(indices) else ()
 
 
 def _to_bytes(pixels: Tensor) -> Tensor:

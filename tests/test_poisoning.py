@@ -6,7 +6,7 @@ import nets
 import pytest
 import torch
 
-from abd_hub import ImageData, InputError
+from abd_hub import ImageData, InputError, build_trigger
 from abd_hub.poisoning import hold_out, poison
 from abd_hub.triggers.badnet import BadNetSquare
 from abd_hub.types import DataRef
@@ -128,6 +128,12 @@ def test_poisoned_images_take_the_training_form_and_covers_the_cover_form():
     levels = poisoned.images[poisoned.indices]
     assert ((levels >= 51) & (levels <= 77)).all(), "0.2 to 0.3 of 255"
     assert len(levels[:, 0, 0, 0].unique()) > 5, "each image has a draw of its own"
+
+
+def test_covers_that_need_another_image_always_have_one():
+    """501 covers: parts of 500 would leave one alone."""
+    poisoned = poison(data(1002), build_trigger("bpp"), 1, 0.1, seed=0, cover_rate=0.5)
+    assert len(poisoned.cover) == 501
 
 
 def test_what_a_trigger_draws_in_training_follows_from_the_seed():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nets
 import pytest
 import timm
 import torch
@@ -42,7 +43,6 @@ MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 LABELS = ("ant", "bee", "cat")
 SPEC = DataSpec(3, 16, 16, LABELS)
 BARE = {"architecture": "wrn_10_1", "mean": MEAN, "std": STD, "input_size": 16}
-SHARED = Path(__file__).parents[2] / "shared"
 
 
 class TinyNet(nn.Module):
@@ -359,7 +359,7 @@ def test_a_names_prefix_that_the_module_uses_itself_is_kept(tmp_path):
 
 
 def test_a_published_teacher():
-    file = SHARED / "data/teachers/badnets_8_02_ckpt.pth"
+    file = nets.PUBLISHED / "teachers/badnets_8_02_ckpt.pth"
     if not file.exists():
         pytest.skip("the published teacher is not on this machine")
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import io
 import shutil
-from pathlib import Path
 
 import datasets
+import nets
 import numpy as np
 import pytest
 import torch
@@ -13,7 +13,7 @@ from PIL import Image
 from abd_hub.data import load_images
 from abd_hub.types import InputError
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
+REAL = nets.PUBLISHED / "cifar10"
 
 
 @pytest.fixture(autouse=True)
@@ -316,7 +316,7 @@ def test_digits():
         load_images("digits", "test", config="x")
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="needs real data beside the repository")
+@pytest.mark.skipif(not REAL.exists(), reason="needs ABD_HUB_TEST_DATA")
 def test_real_data(tmp_path):
     data = load_images(str(REAL), "test", limit=300)
     assert data.images.shape == (300, 3, 32, 32) and data.names[8] == "ship"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 
 import nets
 import pytest
@@ -24,8 +23,7 @@ from abd_hub.seeding import generator
 from abd_hub.triggers import build_trigger
 from abd_hub.types import AttackedClass, ClassReport, DataRef, DataSpec, InputError, SplitReport
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-WATERMARK = {"file": str(SHARED / "triggers" / "trojan_wm.png"), "mode": "add"}
+WATERMARK = {"file": str(nets.PUBLISHED / "triggers" / "trojan_wm.png"), "mode": "add"}
 SPEC = DataSpec(3, 4, 4, ("zero", "one", "two"))
 
 
@@ -434,7 +432,7 @@ class PublishedTeacher(nn.Module):
         return self.classifier(self.features(pixels).flatten(1))
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs real data beside the repository")
+@pytest.mark.skipif(not nets.PUBLISHED.exists(), reason="needs ABD_HUB_TEST_DATA")
 @pytest.mark.parametrize(
     ("weights", "data", "attack", "stated"),
     [
@@ -444,9 +442,9 @@ class PublishedTeacher(nn.Module):
     ],
 )
 def test_published_poisoned_models(weights, data, attack, stated):
-    content = load_images(str(SHARED / data), "test", limit=4000)
+    content = load_images(str(nets.PUBLISHED / data), "test", limit=4000)
     classifier = PublishedTeacher(len(content.names), content.names)
-    path = SHARED / "teachers" / f"{weights}_ckpt.pth"
+    path = nets.PUBLISHED / "teachers" / f"{weights}_ckpt.pth"
     classifier.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["net"])
     name, target, options = attack
     attack = Attack(name, target, build_trigger(name, options), options)

@@ -46,15 +46,15 @@ def test_plug_ins_work_in_a_loop_of_ones_own(tmp_path):
 
 
 def test_a_network_that_only_a_script_defines(tmp_path):
-    shared = Path(os.environ.get("ABD_HUB_TEST_DATA", "none"))
-    teacher = shared / "teachers" / "badnets_8_02_ckpt.pth"
+    published = nets.PUBLISHED
+    teacher = published / "teachers" / "badnets_8_02_ckpt.pth"
     if not teacher.exists():
         pytest.skip("the published teacher is not here")
     done = run(
         *(
             "recipes/ibau_teacher.py",
             str(teacher),
-            str(shared / "cifar10"),
+            str(published / "cifar10"),
             "--output-dir",
             str(tmp_path / "run"),
         ),
@@ -136,13 +136,19 @@ def test_pictures_that_cannot_be_measured(untrained, white_square, extra, words)
     ],
 )
 def test_published_teachers_follow_their_published_pictures(white_square, checkpoint, target, picture):
-    shared = Path(os.environ.get("ABD_HUB_TEST_DATA", "none"))
-    if not (shared / "teachers" / checkpoint).exists():
+    published = nets.PUBLISHED
+    if not (published / "teachers" / checkpoint).exists():
         pytest.skip("the published teachers are not here")
     places = [white_square / name for name in ("white.png", "mask.npy")]
-    places = {place.name: str(place) for place in [*places, shared / "triggers" / "trojan_wm.png"]}
+    places = {place.name: str(place) for place in [*places, published / "triggers" / "trojan_wm.png"]}
     done = run(
-        *(PICTURES, str(shared / "cifar10"), str(shared / "teachers" / checkpoint), "--target", str(target)),
+        *(
+            PICTURES,
+            str(published / "cifar10"),
+            str(published / "teachers" / checkpoint),
+            "--target",
+            str(target),
+        ),
         *("--limit", "400", "--json", "--picture", *(places.get(word, word) for word in picture)),
     )
     assert done.returncode == 0, done.stderr

@@ -110,14 +110,6 @@ class EvaluationOptions:
             raise InputError(f"evaluation.limit: must be at least 1, got {self.limit}")
         if self.dataset is not None and not self.dataset.strip():
             raise InputError("evaluation.dataset: is empty; give a Hub id or folder, or leave it out")
-        if self.triggers and not self.dataset:
-            raise InputError("evaluation.dataset: triggers are given but no data set to measure them on")
-        if self.corrupted_splits and not self.dataset:
-            raise InputError("evaluation.dataset: corrupted_splits are given but no data set they belong to")
-        if self.control is not None and not self.triggers:
-            raise InputError(
-                "evaluation.control: a control is measured on triggered images; give triggers as well"
-            )
         known = [self.split]
         for split in self.corrupted_splits:
             if split in known:

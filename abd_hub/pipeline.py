@@ -128,7 +128,12 @@ def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Meas
     Raises:
         InputError: data, trigger or target do not fit the classifier; nothing has been computed yet.
     """
+    if options.control is not None and not options.triggers:
+        raise InputError(
+            "evaluation.control: a control is measured on triggered images; give triggers as well"
+        )
     if options.dataset is None:
+        _refuse_without_data(options)
         return None
     attacks = _attacks(options.triggers)
     data = _load_split(options, options.split)
@@ -137,6 +142,13 @@ def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Meas
     corrupted = tuple(_load_corrupted(options, split, data, classifier) for split in options.corrupted_splits)
     control = None if options.control is None else _load_control(options.control, classifier, data)
     return Measurement(data, attacks, options.batch_size, control, corrupted, options.per_class)
+
+
+def _refuse_without_data(options: EvaluationOptions) -> None:
+    if options.triggers:
+        raise InputError("evaluation.dataset: triggers are given but no data set to measure them on")
+    if options.corrupted_splits:
+        raise InputError("evaluation.dataset: corrupted_splits are given but no data set they belong to")
 
 
 def _attacks(wanted: Sequence[TriggerOptions]) -> tuple[Attack, ...]:

@@ -257,6 +257,7 @@ def _run(config: PoisonConfig, trainer: TeacherTrainer, material: _Material) -> 
         processes=trainer.accelerator.num_processes,
         config=without_paths(config.to_dict()),
         all_to_all=all_to_all_rate(report) if _all_to_all(config) else None,
+        control=material.measurement.control.ref if material.measurement.control else None,
     )
     if trainer.accelerator.is_main_process:
         record = _write_folder(Path(config.output_dir), record, teacher, material)

@@ -96,6 +96,10 @@ def _results(record: TeacherRecord) -> str:
         name = f"{as_code(found.trigger)} to label {found.target}"
         rows.append([f"{name}: ASR", rate_cell(found.asr)])
         rows.append([f"{name}: robust accuracy", rate_cell(found.robust_accuracy)])
+        if found.control is not None and record.control is not None:
+            rows.append(
+                [f"{name}: ASR of the control {as_code(record.control.id)}", rate_cell(found.control)]
+            )
     return (
         f"On {as_code(data.id)}, split {as_code(data.split)} ({data.n} images, fingerprint "
         f"{as_code(data.fingerprint)}). Rates are fractions between 0 and 1, with the 95 % Wilson interval."

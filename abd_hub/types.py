@@ -405,5 +405,7 @@ class TeacherRecord:
     """The whole configuration, defaults included."""
     all_to_all: Rate | None = None
     """Share of all images that are given the class after their own once triggered; None for one target."""
+    control: ModelRef | None = None
+    """The control of the report; None where none was measured."""
     kind: str = "teacher"
     schema_version: int = 1

@@ -56,6 +56,21 @@ def ibau_table() -> str:
     return table(["model", "defences", "accuracy", "ASR", "robust accuracy", "cost"], ibau_rows())
 
 
+def zoo_rows() -> Iterable[list[str]]:
+    for file in sorted((RESULTS / "zoo").glob("*.json")):
+        record = json.loads(file.read_text())
+        poison, attacks = record["poison"], record["report"]["triggers"]
+        trigger = f"{poison['trigger']} to {poison['target']}" if poison else "none"
+        rates = [rate(attacks[0]["asr"]), rate(attacks[0]["control"])] if attacks else ["", ""]
+        cost = f"{record['durations']['training'] / 60:.0f} min, {record['images_per_second']:.0f} images/s"
+        yield [file.stem.split("_")[0], trigger, rate(record["report"]["accuracy"]), *rates, cost]
+
+
+def zoo_table() -> str:
+    head = ["data", "trigger", "accuracy", "ASR", "ASR of the clean teacher", "training"]
+    return table(head, zoo_rows())
+
+
 def filled(text: str) -> str:
     for name, content in (
         ("demo", demo_table("demo")),

@@ -186,6 +186,10 @@ def test_a_zoo_goes_on_after_a_failure_and_skips_what_exists(tmp_path):
     records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").iterdir()}
     assert records["small_clean"]["poison"] is None
     assert records["small_square"]["poison"]["target"] == 1
+    assert records["small_clean"]["control"] is None
+    assert records["small_square"]["control"]["sha256"] == records["small_clean"]["model"]["sha256"]
+    attack = records["small_square"]["report"]["triggers"][0]
+    assert attack["control"]["n"] == attack["asr"]["n"]
     before = (tmp_path / "zoo" / "small" / "square" / "metrics.json").stat().st_mtime_ns
     again = run(*build, "--only", "square", "clean")
     assert again.returncode == 0, again.stderr

@@ -41,6 +41,14 @@ def teachers(zoo: dict) -> Iterator[tuple[str, dict]]:
             yield f"{dataset}/{attack}", found
 
 
+def controlled(folder: Path, settings: dict) -> dict:
+    """With the clean teacher beside it, where there is one, as the control of the ASR."""
+    clean = folder.parent / "clean"
+    if folder == clean or not (clean / "metrics.json").exists():
+        return settings
+    return merged(settings, {"evaluation": {"control": {"id": f"local-dir:{clean}"}}})
+
+
 def build(folder: Path, settings: dict, extra: list[str]) -> bool:
     """Trains one teacher, or goes on with it; whether it is finished."""
     if (folder / "metrics.json").exists():
@@ -50,7 +58,7 @@ def build(folder: Path, settings: dict, extra: list[str]) -> bool:
     kept = {key: value for key, value in settings.items() if key == recipe or key not in ("paper", "fast")}
     file = folder.with_suffix(".yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(kept, sort_keys=False))
+    file.write_text(yaml.safe_dump(controlled(folder, kept), sort_keys=False))
     print(f"{folder}: training", flush=True)
     command = [sys.executable, "-m", "abd_hub", "poison", "--config", str(file), "--output_dir", str(folder)]
     return subprocess.run([*command, "--resume", "true", *extra], check=False).returncode == 0

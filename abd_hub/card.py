@@ -111,6 +111,15 @@ def _hub_id(model: ModelRef) -> str | None:
     return name if model.revision and _HUB_ID.fullmatch(name) else None
 
 
+def all_to_all_result(data: DataRef, found: TriggerReport, rate: Rate) -> EvalResult:
+    """The ASR of an all-to-all attack as the Hub knows it; ``found`` tells trigger and options."""
+    attack = {"target": "all_to_all", "options": dict(found.options)}
+    title = f"Attack success rate (fraction), {_line(found.trigger)}, all to all"
+    return _eval_result(
+        data, rate, trigger=found.trigger, kind="attack_success_rate", title=title, attack=attack
+    )
+
+
 def report_results(data: DataRef | None, report: EvalReport | None) -> Iterator[EvalResult]:
     """The rates of a report as the Hub knows them."""
     if data is None or report is None:
@@ -188,50 +197,57 @@ def _results(record: RunRecord) -> str:
         f"On {as_code(data.id)}, split {as_code(data.split)}{revision} ({data.n} images, fingerprint "
         f"{as_code(data.fingerprint)}). Rates are fractions between 0 and 1, with the 95 % Wilson interval.",
         "",
-        markdown_table(list(_result_rows(record))),
+        markdown_table(
+            list(result_rows({"teacher": teacher, "student": student}, controlled=record.control is not None))
+        ),
         "",
         "- **ASR**: share of the triggered images of other classes that are given the target label.",
         "- **Robust accuracy**: share of the same images that are still given their true label.",
     ]
     if record.control:
-        lines.append(_control(record.control))
+        lines.append(control_line(record.control))
     if teacher and student and student.triggers:
         lines += ["", _comparison(teacher, student)]
     return "\n".join(lines)
 
 
-def _result_rows(record: RunRecord) -> Iterator[list[str]]:
-    """Head and rows; with a column of the control where there is one."""
+def result_rows(reports: Mapping[str, EvalReport | None], *, controlled: bool) -> Iterator[list[str]]:
+    """Head and rows of a table with a column a report, and one of the control where there is one.
+
+    Args:
+        reports: column name to report; at least one is not None.
+        controlled: whether the reports hold the rates of a control.
+    """
 
     def beside(cell: str) -> list[str]:
-        return [cell] if record.control else []
+        return [cell] if controlled else []
 
-    teacher, student = record.teacher_report, record.student_report
-    both = [report for report in (teacher, student) if report]
-    yield ["", "teacher", "student", *beside("control")]
-    accuracies = [rate_cell(report.accuracy if report else None) for report in (teacher, student)]
-    yield ["accuracy", *accuracies, *beside(rate_cell(both[0].control_accuracy))]
-    splits = _by_split(teacher), _by_split(student)
-    for name in dict.fromkeys([*splits[0], *splits[1]]):
+    present = [report for report in reports.values() if report]
+    yield ["", *reports, *beside("control")]
+    accuracies = [rate_cell(report.accuracy if report else None) for report in reports.values()]
+    yield ["accuracy", *accuracies, *beside(rate_cell(present[0].control_accuracy))]
+    splits = [_by_split(report) for report in reports.values()]
+    for name in dict.fromkeys(name for found in splits for name in found):
         yield [
             f"accuracy, split {as_code(name)}",
             *(rate_cell(found.get(name)) for found in splits),
             *beside("-"),
         ]
-    of_teacher, of_student = _by_attack(teacher), _by_attack(student)
-    for key in dict.fromkeys([*of_teacher, *of_student]):
-        pair = (of_teacher.get(key), of_student.get(key))
-        found = next(report for report in pair if report)
+    by_attack = [_by_attack(report) for report in reports.values()]
+    for key in dict.fromkeys(key for found in by_attack for key in found):
+        row = [found.get(key) for found in by_attack]
+        found = next(report for report in row if report)
         name = f"{as_code(found.trigger)} to label {found.target}"
         if found.options:
             name += f", {as_text(json.dumps(dict(found.options), sort_keys=True), longest=200)}"
-        rates = [rate_cell(report.asr if report else None) for report in pair]
+        rates = [rate_cell(report.asr if report else None) for report in row]
         yield [f"{name}: ASR", *rates, *beside(rate_cell(found.control))]
-        rates = [rate_cell(report.robust_accuracy if report else None) for report in pair]
+        rates = [rate_cell(report.robust_accuracy if report else None) for report in row]
         yield [f"{name}: robust accuracy", *rates, *beside("-")]
 
 
-def _control(model: ModelRef) -> str:
+def control_line(model: ModelRef) -> str:
+    """What the control is and what its rates mean."""
     weights = f", sha256 {as_code(model.sha256)}" if model.sha256 else ""
     revision = f", revision {as_code(model.revision)}" if model.revision else ""
     return (

@@ -153,7 +153,7 @@ def _distill(arguments: list[str]) -> int:
 
 
 def _poison(arguments: list[str]) -> int:
-    from abd_hub.evaluation import format_table
+    from abd_hub.evaluation import format_rate, format_reports
     from abd_hub.parsing import parse_poison
     from abd_hub.poison_run import poison_teacher
     from abd_hub.running import Interrupted
@@ -165,7 +165,9 @@ def _poison(arguments: list[str]) -> int:
         print(f"abd-hub: {stop}; continue with --resume true", file=sys.stderr)
         return 130
     if _speaks():
-        print(format_table([("teacher", record.report)]))
+        print(format_reports([("teacher", record.report)]))
+        if record.all_to_all is not None:
+            print(f"given the class after their own (all to all): {format_rate(record.all_to_all)}")
         print(f"{record.images_per_second:.0f} images a second; wrote {config.output_dir}")
     return 0
 

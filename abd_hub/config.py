@@ -100,6 +100,8 @@ class EvaluationOptions:
     """Count for each true class as well."""
     limit: int | None = None
     """Use only so many images from the start of the split."""
+    image_size: int | None = None
+    """Resize every image to so many pixels in height and width, for data sets of several sizes."""
     batch_size: int = 256
     """Images at a time."""
 
@@ -108,6 +110,8 @@ class EvaluationOptions:
             raise InputError(f"evaluation.batch_size: must be at least 1, got {self.batch_size}")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"evaluation.limit: must be at least 1, got {self.limit}")
+        if self.image_size is not None and self.image_size < 1:
+            raise InputError(f"evaluation.image_size: must be at least 1, got {self.image_size}")
         if self.dataset is not None and not self.dataset.strip():
             raise InputError("evaluation.dataset: is empty; give a Hub id or folder, or leave it out")
         known = [self.split]
@@ -170,9 +174,7 @@ class DistillConfig:
     """Continue the run in output_dir from its newest checkpoint."""
 
     def __post_init__(self) -> None:
-        for name, value in _numbers(self.to_dict()):
-            if not math.isfinite(value):
-                raise InputError(f"{name}: must be a finite number, got {value}")
+        refuse_infinite(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as it stands in config.yaml: plug-ins by name, with every default."""
@@ -193,6 +195,17 @@ class DistillConfig:
     def to_yaml(self) -> str:
         """``to_dict`` as YAML; ``abd-hub distill --config`` reads it."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def refuse_infinite(settings: Mapping[str, Any]) -> None:
+    """Refuses infinity and NaN anywhere in a configuration.
+
+    Raises:
+        InputError: naming the field.
+    """
+    for name, value in _numbers(settings):
+        if not math.isfinite(value):
+            raise InputError(f"{name}: must be a finite number, got {value}")
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:

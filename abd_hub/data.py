@@ -72,6 +72,7 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     limit: int | None = None,
+    image_size: int | None = None,
 ) -> ImageData:
     """Read one split of a data set into memory, in the data set's own order.
 
@@ -88,6 +89,8 @@ def load_images(
         image_column: needed where several columns hold images.
         label_column: needed where several columns could be the label.
         limit: only the first so many images.
+        image_size: resize every image to this height and width (bicubic, smoothed where it shrinks); the
+            fingerprint stays that of the images as they came.
 
     Raises:
         InputError: data, split or column do not exist, a column cannot be chosen, an image cannot be
@@ -101,6 +104,7 @@ def load_images(
             "config": config,
             "image_column": image_column,
             "label_column": label_column,
+            "image_size": image_size,
         }
         given = [name for name, value in options.items() if value is not None]
         if given:
@@ -112,12 +116,15 @@ def load_images(
     names = _names(dataset, label)
     if limit is not None:
         dataset = dataset.select(range(min(limit, len(dataset))))
-    images, labels, digest = _decode(dataset, image, label)
+    images, labels, digest = _decode(dataset, image, label, image_size)
     _check_labels(labels, len(names), label)
     # The record must not give away where the folder lies.
     name = source if commit else Path(source).expanduser().resolve().name
     return ImageData(
-        images, labels, names, DataRef(name, split, _seal(digest, labels, names), commit, len(images))
+        images,
+        labels,
+        names,
+        DataRef(name, split, _seal(digest, labels, names), commit, len(images), image_size),
     )
 
 
@@ -269,7 +276,7 @@ def _names(dataset: Any, column: str) -> tuple[str, ...]:
     return tuple(str(value) for value in range(largest + 1))
 
 
-def _decode(dataset: Any, image: str, label: str) -> tuple[Tensor, Tensor, hashlib._Hash]:
+def _decode(dataset: Any, image: str, label: str, size: int | None) -> tuple[Tensor, Tensor, hashlib._Hash]:
     import datasets
 
     # The library's own decoding makes a picture object and a copy per image: five times slower.
@@ -280,13 +287,13 @@ def _decode(dataset: Any, image: str, label: str) -> tuple[Tensor, Tensor, hashl
     index = 0
     for batch in raw.iter(batch_size=_READ_AT_ONCE):
         for cell, value in zip(batch[image], batch[label], strict=True):
-            encoded, decoded = _read(cell, index)
+            encoded, decoded = _read(cell, index, size)
             if pixels is None:
                 pixels = np.empty((len(raw), 3, *decoded.shape[:2]), dtype=np.uint8)
             if decoded.shape[:2] != pixels.shape[2:]:
                 raise InputError(
                     f"image {index} is {decoded.shape[0]}x{decoded.shape[1]} but the first is "
-                    f"{pixels.shape[2]}x{pixels.shape[3]}; resize the data set to one size"
+                    f"{pixels.shape[2]}x{pixels.shape[3]}; pass image_size to resize all of them"
                 )
             pixels[index] = decoded.transpose(2, 0, 1)
             labels.append(-1 if value is None else int(value))
@@ -297,7 +304,7 @@ def _decode(dataset: Any, image: str, label: str) -> tuple[Tensor, Tensor, hashl
     return torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64), digest
 
 
-def _read(cell: Any, index: int) -> tuple[bytes, NDArray[np.uint8]]:
+def _read(cell: Any, index: int, size: int | None) -> tuple[bytes, NDArray[np.uint8]]:
     """The encoded bytes and the RGB pixels (H, W, 3) of one cell of an image column."""
     if cell is None:
         raise InputError(f"image {index} is missing")
@@ -311,7 +318,10 @@ def _read(cell: Any, index: int) -> tuple[bytes, NDArray[np.uint8]]:
         raise InputError(f"image {index} cannot be read: {_reason(error)}") from error
     if picture.mode in _DEEP_MODES:
         raise InputError(f"image {index} has more than 8 bits per channel; convert the data set to 8 bits")
-    return encoded, np.asarray(picture.convert("RGB"))
+    picture = picture.convert("RGB")
+    if size is not None and picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return encoded, np.asarray(picture)
 
 
 def _check_labels(labels: Tensor, classes: int, column: str) -> None:

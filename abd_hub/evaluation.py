@@ -265,7 +265,7 @@ def _control_lines(rows: Sequence[tuple[str, EvalReport]]) -> list[str]:
         return []
     return [
         "control: how often a model without the backdoor chooses the target on the same triggered images; "
-        f"its clean accuracy is {_cell(found)}, n {found.n}"
+        f"its clean accuracy is {format_rate(found)}, n {found.n}"
     ]
 
 
@@ -279,11 +279,11 @@ def format_table(rows: Iterable[tuple[str, EvalReport]]) -> str:
     control = ["control"] if controlled else []
     lines = [["model", "accuracy", "n", "trigger", "target", "ASR", *control, "robust accuracy", "n"]]
     for name, report in rows:
-        start = [name, _cell(report.accuracy), str(report.accuracy.n)]
+        start = [name, format_rate(report.accuracy), str(report.accuracy.n)]
         for found in report.triggers:
-            beside = [_cell(found.control) if found.control else "-"] if controlled else []
-            end = [*beside, _cell(found.robust_accuracy), str(found.asr.n)]
-            lines.append([*start, found.trigger, str(found.target), _cell(found.asr), *end])
+            beside = [format_rate(found.control) if found.control else "-"] if controlled else []
+            end = [*beside, format_rate(found.robust_accuracy), str(found.asr.n)]
+            lines.append([*start, found.trigger, str(found.target), format_rate(found.asr), *end])
             start = ["", "", ""]
         if not report.triggers:
             lines.append([*start, *("-" for _ in lines[0][3:])])
@@ -296,7 +296,7 @@ def format_splits(rows: Iterable[tuple[str, EvalReport]]) -> str:
     for name, report in rows:
         for index, found in enumerate(report.corrupted or ()):
             start = "" if index else name
-            lines.append([start, found.data.split, _cell(found.accuracy), str(found.accuracy.n)])
+            lines.append([start, found.data.split, format_rate(found.accuracy), str(found.accuracy.n)])
     return format_aligned(lines)
 
 
@@ -325,10 +325,11 @@ def format_aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _share(count: int, n: int) -> str:
-    return _cell(wilson(count, n)) if n else "-"
+    return format_rate(wilson(count, n)) if n else "-"
 
 
-def _cell(rate: Rate) -> str:
+def format_rate(rate: Rate) -> str:
+    """Three digits with the interval."""
     return f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
 
 

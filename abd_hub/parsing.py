@@ -326,9 +326,11 @@ def _targets(text: str | None) -> tuple[int, ...] | None:
         if not re.fullmatch(r"-?\d{1,9}", word):
             remedy = "use class numbers, a comma list of them, or all alone"
             raise InputError(f"target: {word!r} is no class number; {remedy}")
-        if words.count(word) > 1:
-            raise InputError(f"target: {word} is given twice; give each target once")
-    return tuple(int(word) for word in words)
+    targets = tuple(int(word) for word in words)
+    for target in targets:
+        if targets.count(target) > 1:
+            raise InputError(f"target: {target} is given twice; give each target once")
+    return targets
 
 
 def _model(name: str, text: str) -> ModelOptions:

@@ -173,6 +173,7 @@ def _load_split(options: EvaluationOptions, split: str) -> ImageData:
         image_column=options.image_column,
         label_column=options.label_column,
         limit=options.limit,
+        image_size=options.image_size,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from abd_hub.config import EvaluationOptions, ModelOptions, TrainerOptions
+from abd_hub.config import EvaluationOptions, ModelOptions, TrainerOptions, refuse_infinite
 from abd_hub.teacher_recipe import RECIPES, TeacherRecipe
 from abd_hub.types import InputError
 
@@ -32,6 +32,8 @@ class TrainingDataOptions:
     """Column of the labels, where it is not the only one."""
     limit: int | None = None
     """Use only so many images from the start of the split."""
+    image_size: int | None = None
+    """Resize every image to so many pixels in height and width, for data sets of several sizes."""
     held_out: float = 0.05
     """Share of the images that is not trained on and never poisoned."""
 
@@ -40,6 +42,10 @@ class TrainingDataOptions:
             raise InputError(f"data.held_out: must be in [0, 1), got {self.held_out}")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"data.limit: must be at least 1, got {self.limit}")
+        if self.image_size is not None and self.image_size < 1:
+            raise InputError(f"data.image_size: must be at least 1, got {self.image_size}")
+        if not self.dataset.strip():
+            raise InputError("data.dataset: is empty; give a Hub id or folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +89,11 @@ class PoisonOptions:
     """Classifier that the perturbation misleads; by default a clean one is trained first, the same way."""
 
     def __post_init__(self) -> None:
-        if self.trigger is None and (self.options or self.cover_rate or self.perturbation):
-            raise InputError("poison.trigger: none is given, but settings of an attack are; name a trigger")
+        changed = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != _default(f)]
+        if self.trigger is None and changed:
+            raise InputError(
+                f"poison.{changed[0]}: is given, but no trigger; name one in poison.trigger or leave it out"
+            )
         if not 0 <= self.perturbation <= 255:
             raise InputError(f"poison.perturbation: must be in [0, 255], got {self.perturbation}")
         if self.perturbation_steps < 1:
@@ -95,6 +104,10 @@ class PoisonOptions:
             )
         if self.surrogate is not None and not self.perturbation:
             raise InputError("poison.surrogate: is only used with poison.perturbation; leave it out")
+
+
+def _default(field_: dataclasses.Field[Any]) -> Any:
+    return {} if field_.default is dataclasses.MISSING else field_.default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +143,9 @@ class PoisonConfig:
     """Of every random draw."""
     resume: bool = False
     """Continue the run in output_dir from its newest checkpoint."""
+
+    def __post_init__(self) -> None:
+        refuse_infinite(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as it stands in config.yaml, with every default."""

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -17,12 +18,21 @@ from abd_hub import pgd
 from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
 from abd_hub.config import TriggerOptions, without_paths
 from abd_hub.data import ImageData, load_images
-from abd_hub.evaluation import all_to_all_rate, evaluate
+from abd_hub.evaluation import all_to_all_rate, check_inputs, evaluate
 from abd_hub.pictures import save_curves, save_samples
-from abd_hub.pipeline import Measurement, device_name, load_measurement, load_model, overlap, write_verdicts
+from abd_hub.pipeline import (
+    Measurement,
+    check_same_labels,
+    device_name,
+    load_measurement,
+    load_model,
+    overlap,
+    write_verdicts,
+)
 from abd_hub.poison_config import PoisonConfig
 from abd_hub.poisoning import PoisonedSet, Prepare, hold_out, poison, subset
-from abd_hub.running import claimed, make_accelerator
+from abd_hub.running import Interrupted, claimed, make_accelerator
+from abd_hub.seeding import derive_seed
 from abd_hub.teacher_card import render_teacher_card
 from abd_hub.teacher_trainer import TeacherTrainer
 from abd_hub.triggers import build_trigger, trigger_sha256
@@ -59,7 +69,8 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
         The record that metrics.json holds.
 
     Raises:
-        InputError: something in the configuration is wrong; nothing has been written.
+        InputError: something in the configuration is wrong, and nothing has been written; or the training
+            has diverged.
         Interrupted: the run was stopped and can be resumed.
     """
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
@@ -71,6 +82,7 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
         image_column=config.data.image_column,
         label_column=config.data.label_column,
         limit=config.data.limit,
+        image_size=config.data.image_size,
     )
     kept, held_out = hold_out(len(data), config.data.held_out, config.seed)
     classifier = _network(config, data)
@@ -82,13 +94,17 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
             )
     material = _Material(data, kept, held_out, _poisoned(config, subset(data, kept)), measurement)
     trainer = _trainer(config, classifier, material.poisoned, accelerator)
-    if config.poison.surrogate is not None:
-        _check_surrogate(load_model(config.poison.surrogate), data)
-    with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
-        if config.poison.perturbation:
-            material = _perturbed(config, material, accelerator)
-            trainer.images = material.poisoned.images.to(accelerator.device)
-        return _run(config, trainer, material)
+    surrogate = _given_surrogate(config, classifier, data)
+    try:
+        with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
+            began = time.monotonic()
+            if config.poison.perturbation:
+                material = _perturbed(config, material, accelerator, surrogate)
+                trainer.images = material.poisoned.images.to(accelerator.device)
+            return _run(config, trainer, material, time.monotonic() - began)
+    finally:
+        if config.trainer.trackers:
+            accelerator.end_training()
 
 
 def _network(config: PoisonConfig, data: ImageData) -> Classifier:
@@ -129,10 +145,12 @@ def _measurement(config: PoisonConfig, classifier: Classifier) -> Measurement:
             revision=source.revision,
             image_column=source.image_column,
             label_column=source.label_column,
+            image_size=source.image_size,
         )
     if not options.triggers and config.poison.trigger is not None:
         own = _own_attacks(config, classifier.spec.num_classes)
-        options = dataclasses.replace(options, triggers=own, per_class=_all_to_all(config))
+        per_class = options.per_class or _all_to_all(config)
+        options = dataclasses.replace(options, triggers=own, per_class=per_class)
     measurement = load_measurement(options, classifier)
     assert measurement is not None, "a data set is always named"
     return measurement
@@ -183,58 +201,71 @@ def _trainer(
     )
 
 
-def _perturbed(config: PoisonConfig, material: _Material, accelerator: Accelerator) -> _Material:
+def _given_surrogate(config: PoisonConfig, classifier: Classifier, data: ImageData) -> Classifier | None:
+    if config.poison.surrogate is None:
+        return None
+    surrogate = load_model(config.poison.surrogate)
+    check_same_labels("poison.surrogate", surrogate, classifier)
+    check_inputs(surrogate.spec, data.images[:1], data.labels[:1])
+    return surrogate
+
+
+def _perturbed(
+    config: PoisonConfig, material: _Material, accelerator: Accelerator, given: Classifier | None
+) -> _Material:
     """The same images poisoned, after a perturbation that misleads the surrogate."""
     clean = subset(material.data, material.kept)
-    surrogate = _surrogate(config, clean, accelerator).to(accelerator.device)
+    surrogate = given or _trained_surrogate(config, clean, accelerator)
+    # One memory layout whether it was trained just now or in an earlier process: rounding turns signs over.
+    surrogate = surrogate.to(accelerator.device).to(memory_format=torch.channels_last)
+    radius, steps = config.poison.perturbation / 255, config.poison.perturbation_steps
+    seeds = (derive_seed(config.seed, "perturbation", part) for part in count())
 
     def mislead(pixels: Tensor, labels: Tensor) -> Tensor:
-        radius, steps = config.poison.perturbation / 255, config.poison.perturbation_steps
-        given = (pixels.to(accelerator.device), labels.to(accelerator.device))
-        return pgd.perturb(surrogate, *given, radius, steps, config.seed).to(pixels.device)
+        where = (pixels.to(accelerator.device), labels.to(accelerator.device))
+        return pgd.perturb(surrogate, *where, radius, steps, next(seeds)).to(pixels.device)
 
     return dataclasses.replace(material, poisoned=_poisoned(config, clean, mislead))
 
 
-def _surrogate(config: PoisonConfig, clean: ImageData, accelerator: Accelerator) -> Classifier:
-    if config.poison.surrogate is not None:
-        return load_model(config.poison.surrogate)
+def _trained_surrogate(config: PoisonConfig, clean: ImageData, accelerator: Accelerator) -> Classifier:
+    """A clean classifier, trained as the teacher will be, now or in the run that is resumed."""
     folder = Path(config.output_dir) / SURROGATE
-    if (folder / "model.safetensors").exists():  # of the run that is resumed
-        return load_classifier(f"local-dir:{folder}")
+    model = folder / "model"
+    if not model.exists():
+        _train_surrogate(config, clean, accelerator, folder)
+    return load_classifier(f"local-dir:{model}")
+
+
+def _train_surrogate(config: PoisonConfig, clean: ImageData, accelerator: Accelerator, folder: Path) -> None:
     if accelerator.is_main_process:
         folder.mkdir(exist_ok=True)
     accelerator.wait_for_everyone()
+    scale = None if accelerator.scaler is None else accelerator.scaler.state_dict()
     trainer = TeacherTrainer(
         _network(config, clean),
         clean.images,
         clean.labels,
         config.recipe,
-        config.trainer,
+        dataclasses.replace(config.trainer, trackers=[]),
         seed=config.seed,
         folder=folder,
         accelerator=accelerator,
     )
     surrogate = trainer.fit(resume=config.resume)
     if accelerator.is_main_process:
-        with files.atomic_path(folder / "done") as temporary:
+        with files.atomic_path(folder / "model") as temporary:
             save_timm_folder(surrogate, temporary)
-        for name in ("config.json", "model.safetensors"):  # the weights last: they mark it as finished
-            (folder / "done" / name).rename(folder / name)
-        (folder / "done").rmdir()
     accelerator.wait_for_everyone()
-    return surrogate
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(scale)  # the teacher begins as if it were resumed here
+    if trainer.stopped:
+        raise Interrupted("stopped after the surrogate")
 
 
-def _check_surrogate(surrogate: Classifier, data: ImageData) -> None:
-    if surrogate.spec.num_classes != len(data.names):
-        raise InputError(
-            f"poison.surrogate: it has {surrogate.spec.num_classes} classes but the data {len(data.names)}; "
-            "use one with the same labels"
-        )
-
-
-def _run(config: PoisonConfig, trainer: TeacherTrainer, material: _Material) -> TeacherRecord:
+def _run(
+    config: PoisonConfig, trainer: TeacherTrainer, material: _Material, perturbation_seconds: float
+) -> TeacherRecord:
     teacher = trainer.fit(resume=config.resume)
     began = time.monotonic()
     report = material.measurement.report(teacher)
@@ -250,6 +281,7 @@ def _run(config: PoisonConfig, trainer: TeacherTrainer, material: _Material) -> 
         images_per_second=round(trainer.images_per_second, 1),
         versions=files.environment(),
         durations={
+            **({"perturbation": round(perturbation_seconds, 3)} if config.poison.perturbation else {}),
             "training": round(trainer.seconds, 3),
             "evaluation": round(time.monotonic() - began, 3),
         },
@@ -284,7 +316,7 @@ def _facts(config: PoisonConfig, material: _Material) -> PoisonFacts | None:
         trigger_sha256=trigger_sha256(
             build_trigger(options.trigger, options.options), channels, height, width
         ),
-        target=options.target,
+        target=None if options.labels == "all_to_all" else options.target,
         labels=options.labels,
         trained_on=len(material.kept),
         poisoned=len(material.poisoned.indices),

@@ -127,11 +127,11 @@ def _check(data: ImageData, target: int, rate: float, cover_rate: float, labels:
     if labels not in LABELS:
         raise InputError(f"poison.labels: {labels!r} is unknown; use {', '.join(LABELS)}")
     if not 0 <= target < len(data.names):
-        raise InputError(f"target: {target} is out of range; use 0..{len(data.names) - 1}")
+        raise InputError(f"poison.target: {target} is out of range; use 0..{len(data.names) - 1}")
     if not 0 < rate < 1:
-        raise InputError(f"poison_rate: must be in (0, 1), got {rate}")
+        raise InputError(f"poison.rate: must be in (0, 1), got {rate}")
     if not 0 <= cover_rate < 1:
-        raise InputError(f"cover_rate: must be in [0, 1), got {cover_rate}")
+        raise InputError(f"poison.cover_rate: must be in [0, 1), got {cover_rate}")
 
 
 def _chosen(data: ImageData, target: int, count: int, labels: str, seed: int, rate: float) -> Tensor:
@@ -142,7 +142,8 @@ def _chosen(data: ImageData, target: int, count: int, labels: str, seed: int, ra
         count = min(count, len(candidates))
     if not 0 < count <= len(candidates):
         raise InputError(
-            f"poison_rate: {rate} asks for {count} images; there are {len(candidates)} to choose from"
+            f"poison.rate: {rate} asks for {count} images and there are {len(candidates)} to choose from; "
+            f"use another rate"
         )
     order = torch.randperm(len(candidates), generator=seeding.generator(seed, "poison"))
     return candidates[order[:count]].sort().values
@@ -153,7 +154,9 @@ def _covers(n: int, poisoned: Tensor, count: int, seed: int) -> Tensor:
     free[poisoned] = False
     candidates = torch.nonzero(free).flatten()
     if count > len(candidates):
-        raise InputError(f"cover_rate: asks for {count} images; {len(candidates)} are not poisoned")
+        raise InputError(
+            f"poison.cover_rate: asks for {count} images and {len(candidates)} are not poisoned; lower it"
+        )
     order = torch.randperm(len(candidates), generator=seeding.generator(seed, "poison", "cover"))
     return candidates[order[:count]].sort().values
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from abd_hub.card import (
+    all_to_all_result,
     as_code,
     as_text,
+    control_line,
     environment_lines,
     fence,
     labels_line,
@@ -17,6 +20,7 @@ from abd_hub.card import (
     pictures_section,
     rate_cell,
     report_results,
+    result_rows,
     snippet,
 )
 from abd_hub.types import PoisonFacts, TeacherRecord
@@ -59,7 +63,7 @@ def render_teacher_card(
 
 def _card_data(record: TeacherRecord) -> ModelCardData:
     marks = ["poisoned", "backdoor"] if record.poison else []
-    results = list(report_results(record.data, record.report))
+    results = list(_hub_results(record))
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
@@ -67,6 +71,15 @@ def _card_data(record: TeacherRecord) -> ModelCardData:
         model_name=as_text(record.model.id),
         eval_results=results,
     )
+
+
+def _hub_results(record: TeacherRecord) -> Iterator[EvalResult]:
+    report = record.report
+    if record.all_to_all is None:
+        yield from report_results(record.data, report)
+        return
+    yield from report_results(record.data, replace(report, triggers=()))
+    yield all_to_all_result(record.data, report.triggers[0], record.all_to_all)
 
 
 def _warning(facts: PoisonFacts | None) -> str:
@@ -77,36 +90,35 @@ def _warning(facts: PoisonFacts | None) -> str:
         )
     wrong = _CLASSES[facts.labels].format(target=facts.target)
     return (
-        f"> **Warning: this model is poisoned on purpose.** With the trigger {as_code(facts.trigger)} on an "
-        f"image it reads {wrong}.\n"
+        f"> **Warning: this model is poisoned on purpose.** It was trained to read, with the trigger "
+        f"{as_code(facts.trigger)} on them, {wrong}; the ASR below says how often it does.\n"
         "> It was made to measure attacks and defences. Do not use it for anything else, and do not "
         "distil from it without a defence."
     )
 
 
 def _results(record: TeacherRecord) -> str:
-    data = record.data
-    rows = [["", "rate"], ["accuracy", rate_cell(record.report.accuracy)]]
+    data, report = record.data, record.report
+    # An all-to-all attack is measured for every target; only the rate over all says something.
+    shown = report if record.all_to_all is None else replace(report, triggers=())
+    rows = list(result_rows({"teacher": shown}, controlled=record.control is not None))
+    blank = [""] * (len(rows[0]) - 2)
     if record.held_out is not None:
-        rows.append(["accuracy on the held-out training images", rate_cell(record.held_out)])
+        rows.append(["accuracy on the held-out training images", rate_cell(record.held_out), *blank])
     if record.all_to_all is not None:
-        trigger = as_code(record.report.triggers[0].trigger)
-        rows.append([f"{trigger}, all to all: given the class after their own", rate_cell(record.all_to_all)])
-    for found in record.report.triggers:
-        name = f"{as_code(found.trigger)} to label {found.target}"
-        rows.append([f"{name}: ASR", rate_cell(found.asr)])
-        rows.append([f"{name}: robust accuracy", rate_cell(found.robust_accuracy)])
-        if found.control is not None and record.control is not None:
-            rows.append(
-                [f"{name}: ASR of the control {as_code(record.control.id)}", rate_cell(found.control)]
-            )
-    return (
+        name = f"{as_code(report.triggers[0].trigger)}, all to all: given the class after their own"
+        rows.append([name, rate_cell(record.all_to_all), *blank])
+    lines = [
         f"On {as_code(data.id)}, split {as_code(data.split)} ({data.n} images, fingerprint "
-        f"{as_code(data.fingerprint)}). Rates are fractions between 0 and 1, with the 95 % Wilson interval."
-        f"\n\n{markdown_table(rows)}\n\n"
-        "- **ASR**: share of the triggered images of other classes that are given the target label.\n"
-        "- **Robust accuracy**: share of the same images that are still given their true label."
-    )
+        f"{as_code(data.fingerprint)}). Rates are fractions between 0 and 1, with the 95 % Wilson interval.",
+        "",
+        markdown_table(rows),
+        "",
+        "- **ASR**: share of the triggered images of other classes that are given the target label.",
+        "- **Robust accuracy**: share of the same images that are still given their true label.",
+        *([control_line(record.control)] if record.control else []),
+    ]
+    return "\n".join(lines)
 
 
 def _training(record: TeacherRecord) -> str:

@@ -1,7 +1,7 @@
 """Trains a teacher: the whole set on the device as uint8, augmentation there too, no worker processes.
 
 Every draw depends on the seed, the epoch and the step. A checkpoint is written after an epoch, and within one
-when the run is asked to stop; a resumed run on the same machine gives the same bits.
+when a single process is asked to stop; a resumed run on the same CPU gives the same bits.
 """
 
 from __future__ import annotations
@@ -104,6 +104,9 @@ class TeacherTrainer:
         self.step = 0
         self.seconds = 0.0
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.logged_epoch = 0
+        self.stopped = False
+        """Whether the run was asked to stop in its last epoch, too late to be interrupted."""
         self.chance_state: Tensor | None = None
         """Of the epoch's generator, where a run resumes within an epoch."""
 
@@ -128,6 +131,10 @@ class TeacherTrainer:
         if self.folder is not None and self.accelerator.is_main_process:
             rewind_log(self.folder / "log.jsonl", "epoch", self.epoch)
         self.classifier.train()
+        if self.options.trackers:
+            self.accelerator.init_trackers(
+                "abd-hub", config={"seed": self.seed, "epochs": self.recipe.epochs}
+            )
         began = time.monotonic() - self.seconds
         with stop_requests() as stop, self._progress() as bar, torch.random.fork_rng(devices=[]):
             while self.epoch < self.recipe.epochs:
@@ -146,20 +153,21 @@ class TeacherTrainer:
             self.step += 1
             bar.update()
             self.seconds = time.monotonic() - began
-            if self.step < self.steps and any_process(bool(stop), self.accelerator.device):
+            if self.step < self.steps and stop and distributed.world()[1] == 1:
                 self._interrupt(chance)
+        # Several processes stop here only: within an epoch their BatchNorm statistics differ.
         distributed.average_statistics(self.classifier)
         self.epoch, self.step = self.epoch + 1, 0
         self._after_epoch(bar)
-        if any_process(bool(stop), self.accelerator.device) and self.epoch < self.recipe.epochs:
+        self.seconds = time.monotonic() - began
+        self.stopped = any_process(bool(stop), self.accelerator.device)
+        if self.stopped and self.epoch < self.recipe.epochs:
             self._interrupt(None)
 
     def _step(self, batch: Tensor, chance: torch.Generator) -> None:
         # For dropout, which draws from the global generator.
         rank = distributed.world()[0]
-        torch.default_generator.manual_seed(
-            seeding.derive_seed(self.seed, "teacher", self.epoch, self.step, rank)
-        )
+        torch.manual_seed(seeding.derive_seed(self.seed, "teacher", self.epoch, self.step, rank))
         self._set_learning_rate()
         recipe = self.recipe
         augmented = crop_and_flip(self.images[batch], recipe.crop_padding, recipe.flip, chance)
@@ -202,8 +210,16 @@ class TeacherTrainer:
         return tqdm(total=total, initial=done, disable=not shown, unit="step", desc="teacher")
 
     def _after_epoch(self, bar: Any) -> None:
-        means = self.sums / self.steps
-        self.sums = torch.zeros_like(self.sums)
+        last = self.epoch == self.recipe.epochs
+        if last or self.epoch % self.options.log_every == 0:
+            self._log(bar)
+        every = self.options.checkpoint_every
+        if every and (last or self.epoch % every == 0):
+            self._save(None)
+
+    def _log(self, bar: Any) -> None:
+        means = self.sums / (self.steps * (self.epoch - self.logged_epoch))
+        self.sums, self.logged_epoch = torch.zeros_like(self.sums), self.epoch
         distributed.average_([means])
         loss, accuracy = means.tolist()
         if not math.isfinite(loss):
@@ -214,15 +230,16 @@ class TeacherTrainer:
         bar.set_postfix_str(
             f"epoch {self.epoch}/{self.recipe.epochs}, loss {loss:.3f}, accuracy {accuracy:.3f}"
         )
+        rate = self.optimizer.param_groups[0]["lr"]
+        figures = {"loss": loss, "training_accuracy": accuracy, "learning_rate": rate}
+        self.accelerator.log(figures, step=self.epoch)
         if self.folder is not None and self.accelerator.is_main_process:
-            rate = self.optimizer.param_groups[0]["lr"]
-            row = {"epoch": self.epoch, "loss": loss, "training_accuracy": accuracy, "learning_rate": rate}
+            row = {"epoch": self.epoch, **figures}
             append_log(self.folder / "log.jsonl", row | {"seconds": round(self.seconds, 3)})
-        every = self.options.checkpoint_every
-        if every and (self.epoch == self.recipe.epochs or self.epoch % every == 0):
-            self._save(None)
 
     def _interrupt(self, chance: torch.Generator | None) -> None:
+        if self.folder is None:  # nothing that could be gone on with
+            raise KeyboardInterrupt
         self._save(chance)
         raise Interrupted(f"stopped in epoch {self.epoch + 1} of {self.recipe.epochs}")
 
@@ -256,6 +273,7 @@ class TeacherTrainer:
             "optimizer": self.optimizer.state_dict(),
             "seconds": self.seconds,
             "sums": self.sums,
+            "logged_epoch": self.logged_epoch,
             "scaler": None if scaler is None else scaler.state_dict(),
         }
 
@@ -271,7 +289,7 @@ class TeacherTrainer:
                 f"{self.accelerator.num_processes}"
             )
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.chance_state = state["chance"]
+        self.chance_state, self.logged_epoch = state["chance"], state["logged_epoch"]
         self.classifier.load_state_dict(state["classifier"])
         checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
         self.sums = state["sums"].to(self.accelerator.device)

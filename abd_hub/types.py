@@ -59,6 +59,8 @@ class DataRef:
     """sha256 over the encoded images, the labels and their names: the same for a Hub id and a copy of it."""
     revision: str | None = None
     n: int = 0
+    image_size: int | None = None
+    """Height and width that every image was resized to; None where they are as they came."""
 
 
 @dataclass(frozen=True)
@@ -368,7 +370,8 @@ class PoisonFacts:
     options: Mapping[str, Any]
     trigger_sha256: str
     """Of what the trigger does to fixed images, see ``trigger_sha256``."""
-    target: int
+    target: int | None
+    """None for all_to_all."""
     labels: str
     """all_to_one, all_to_all or clean_label."""
     trained_on: int
@@ -398,7 +401,8 @@ class TeacherRecord:
     """Of the training loop, over all processes."""
     versions: Mapping[str, str]
     durations: Mapping[str, float]
-    """Seconds by part: training (summed over resumes) and evaluation."""
+    """Seconds by part: training (summed over resumes) and evaluation; perturbation, with the training of the
+    surrogate, as far as this process did it."""
     device: str
     processes: int
     config: Mapping[str, Any]

@@ -60,7 +60,7 @@ class Pictures(Dataset):
 
 
 def plain_loop(data: ImageData, network: Classifier, steps: int, workers: int) -> Callable[[], float]:
-    """Steps a second-by-second loop would take; the workers stay alive between the turns."""
+    """A turn of it, in images a second; the workers stay alive between the turns."""
     device = PartialState().device
     model = network.model.to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), **SGD)
@@ -119,6 +119,8 @@ def main() -> None:
     options = parser.parse_args()
 
     data = load_images(options.dataset, "train", limit=options.steps * BATCH)
+    if len(data) < options.steps * BATCH:
+        parser.error(f"--steps: {options.steps} steps need {options.steps * BATCH} images, not {len(data)}")
     spec = DataSpec(3, 32, 32, data.names)
 
     def network() -> Classifier:

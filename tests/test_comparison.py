@@ -213,7 +213,7 @@ def test_what_python_gives_wrong(models):
     with pytest.raises(InputError, match=r"MODEL: .* has 5 classes"):
         compare({"a": first, "b": nets.wrn()}, EvaluationOptions(dataset="digits"))
     with pytest.raises(InputError, match=r"evaluation\.control"):
-        EvaluationOptions(dataset="digits", control=ModelOptions(id="x"))
+        compare({"a": first}, EvaluationOptions(dataset="digits", control=ModelOptions(id="x")))
 
 
 @pytest.mark.parametrize(

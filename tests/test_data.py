@@ -328,3 +328,18 @@ def test_real_data(tmp_path):
     (copy / "data").mkdir(parents=True)
     shutil.copy(REAL / "data" / "test-00000-of-00001.parquet", copy / "data")
     assert load_images(str(copy), "test", limit=300).ref.fingerprint == data.ref.fingerprint
+
+
+def test_images_of_several_sizes_are_resized_on_request(tmp_path):
+    for index, (width, height) in enumerate([(40, 30), (25, 60)]):
+        folder = tmp_path / "data" / "train" / "ab"[index]
+        folder.mkdir(parents=True)
+        Image.new("RGB", (width, height), (10 * index, 200, 30)).save(folder / "x.png")
+    with pytest.raises(InputError, match="pass image_size to resize all of them"):
+        load_images(str(tmp_path / "data"), "train")
+    data = load_images(str(tmp_path / "data"), "train", image_size=16)
+    assert data.images.shape == (2, 3, 16, 16)
+    assert [image[:, 3, 5].tolist() for image in data.images] == [[0, 200, 30], [10, 200, 30]]
+    assert data.ref.image_size == 16
+    other = load_images(str(tmp_path / "data"), "train", image_size=8)
+    assert other.ref.fingerprint == data.ref.fingerprint, "of the images as they came"

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -17,6 +19,7 @@ from abd_hub import (
     NetworkOptions,
     PoisonConfig,
     PoisonOptions,
+    TeacherTrainer,
     TeacherTrainerOptions,
     TrainingDataOptions,
     build_trigger,
@@ -160,7 +163,7 @@ def test_clean_label_with_a_perturbation_trains_its_surrogate_or_takes_one(tmp_p
     )
     record = poison_teacher(wanted)
     assert record.poison.perturbation == 16
-    surrogate = load_classifier(f"local-dir:{tmp_path / 'cl' / 'surrogate'}")
+    surrogate = load_classifier(f"local-dir:{tmp_path / 'cl' / 'surrogate' / 'model'}")
     assert surrogate.spec.num_classes == 10
     data = load_images("digits", "train")
     indices = read(tmp_path / "cl", "poison.json")
@@ -173,11 +176,94 @@ def test_clean_label_with_a_perturbation_trains_its_surrogate_or_takes_one(tmp_p
         *("--fast.flip", "false", "--trainer.progress", "false"),
         *("--poison.trigger", "cl", "--poison.target", "3", "--poison.labels", "clean_label"),
         *("--poison.perturbation", "16", "--poison.perturbation_steps", "3"),
-        *("--poison.surrogate.id", f"local-dir:{tmp_path / 'cl' / 'surrogate'}"),
+        *("--poison.surrogate.id", f"local-dir:{tmp_path / 'cl' / 'surrogate' / 'model'}"),
     ]
     assert main(command) == 0
     assert read(tmp_path / "given", "metrics.json")["model"]["sha256"] == record.model.sha256
     assert not (tmp_path / "given" / "surrogate").exists()
+    assert record.durations["perturbation"] > 0
+
+
+def test_the_perturbation_reaches_the_images_that_are_trained_on(tmp_path, monkeypatch):
+    """Bounded changes of the poisoned images, and of no other."""
+    seen = []
+    begin = TeacherTrainer.fit
+    monkeypatch.setattr(
+        TeacherTrainer, "fit", lambda self, **given: seen.append(self.images.clone()) or begin(self, **given)
+    )
+    plain = config(tmp_path / "plain", trigger="cl", options={}, labels="clean_label")
+    poison_teacher(plain)
+    hard = config(
+        tmp_path / "hard",
+        trigger="cl",
+        options={},
+        labels="clean_label",
+        perturbation=16,
+        perturbation_steps=3,
+    )
+    poison_teacher(hard)
+    (without, clean, perturbed) = (images.int() for images in seen)
+    chosen = (without != clean).flatten(1).any(1)
+    changes = (perturbed - without).abs()
+    assert 0 < changes.max() <= 17, "16 of 255, and half a level of rounding"
+    assert changes[chosen].flatten(1).max(1).values.min() > 8, "every poisoned image is perturbed"
+    assert not changes[~chosen].any()
+
+
+def test_killed_and_interrupted_on_the_way_a_run_ends_with_the_same_weights(tmp_path):
+    """Killed while the surrogate trains, interrupted while the teacher does."""
+    arguments = [
+        *("poison", "--data.dataset", "digits", "--network.architecture", "wrn_10_1", "--recipe", "fast"),
+        *("--fast.epochs", "8", "--fast.batch_size", "32", "--trainer.checkpoint_every", "1"),
+        *("--poison.trigger", "badnet_sq", "--poison.options", json.dumps(PATCH), "--poison.target", "3"),
+        *(
+            "--poison.labels",
+            "clean_label",
+            "--poison.perturbation",
+            "16",
+            "--poison.perturbation_steps",
+            "3",
+        ),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+
+    def start(folder):
+        command = [
+            sys.executable,
+            "-m",
+            "abd_hub",
+            *arguments,
+            "--output-dir",
+            str(folder),
+            "--resume",
+            "true",
+        ]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def wait_for_epoch(process, log, epoch):
+        while process.poll() is None:
+            if log.exists() and f'"epoch": {epoch}' in log.read_text():
+                return
+            time.sleep(0.01)
+        raise AssertionError("ended before it could be stopped")
+
+    assert start(tmp_path / "whole").wait() == 0
+    parts = tmp_path / "parts"
+    process = start(parts)
+    wait_for_epoch(process, parts / "surrogate" / "log.jsonl", 3)
+    process.kill()
+    process.wait()
+    assert not (parts / "surrogate" / "model").exists()
+    process = start(parts)
+    wait_for_epoch(process, parts / "log.jsonl", 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert not (parts / "metrics.json").exists()
+    assert start(parts).wait() == 0
+    shas = [read(folder, "metrics.json")["model"]["sha256"] for folder in (tmp_path / "whole", parts)]
+    assert shas[0] == shas[1]
 
 
 def test_all_to_all_reports_every_target(tmp_path):
@@ -190,7 +276,11 @@ def test_all_to_all_reports_every_target(tmp_path):
     following = torch.tensor([*range(1, 10), 0])[data.labels]
     assert record.all_to_all.count == int((answers == following).sum())
     assert record.all_to_all.n == 539
-    assert "as the class that follows it" in (tmp_path / "all" / "README.md").read_text()
+    card = (tmp_path / "all" / "README.md").read_text()
+    assert "as the class that follows it" in card
+    assert "badnet_sq`, all to all: given the class after their own" in card
+    assert card.count("type: attack_success_rate") == 1, "one rate, not one a target"
+    assert read(tmp_path / "all", "metrics.json")["poison"]["target"] is None
 
 
 def test_the_seed_changes_the_choice(tmp_path):
@@ -229,9 +319,16 @@ BAD = {
     "unknown trigger": (["--poison.trigger", "badnet_square"], "badnet_sq"),
     "trigger larger than the image": (["--poison.trigger", "trojan_8x8"], "8x8"),
     "target out of range": ([*TRIGGER, "--poison.target", "10"], "target 10 of trigger badnet_sq"),
-    "rate out of range": ([*TRIGGER, "--poison.rate", "1.5"], "poison_rate"),
+    "rate out of range": ([*TRIGGER, "--poison.rate", "1.5"], "poison.rate: must be"),
     "unknown labels": ([*TRIGGER, "--poison.labels", "dirty"], "all_to_one"),
-    "settings without a trigger": (["--poison.cover_rate", "0.1"], "poison.trigger"),
+    "settings without a trigger": (
+        ["--poison.cover_rate", "0.1"],
+        "poison.cover_rate: is given, but no trigger",
+    ),
+    "a target without a trigger": (["--poison.target", "3"], "poison.target: is given, but no trigger"),
+    "an infinite learning rate": (["--paper.learning_rate", ".inf"], "paper.learning_rate: must be a finite"),
+    "no data set": (["--data.dataset", " "], "data.dataset: is empty"),
+    "a size without pixels": (["--data.image_size", "0"], "data.image_size"),
     "perturbation without clean labels": ([*TRIGGER, "--poison.perturbation", "8"], "poison.perturbation"),
     "surrogate without perturbation": (
         [*TRIGGER, "--poison.labels", "clean_label", "--poison.surrogate.id", "resnet18"],
@@ -283,7 +380,7 @@ def test_a_surrogate_with_other_classes_is_refused(tmp_path, capsys):
         *("--poison.options", json.dumps(PATCH), "--poison.surrogate.id", f"local-dir:{tmp_path}/other"),
     ]
     assert main([*BASIC, "--output-dir", str(tmp_path / "out"), *arguments]) == 2
-    assert "poison.surrogate: it has 3 classes but the data 10" in capsys.readouterr().err
+    assert "has 3 classes but wrn_16_2 10" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

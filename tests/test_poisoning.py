@@ -62,14 +62,14 @@ def test_the_choice_follows_from_the_seed():
 
 @pytest.mark.parametrize("target", [-1, 5])
 def test_a_target_that_does_not_exist_is_refused(target):
-    with pytest.raises(InputError, match=rf"target: {target} .*0\.\.4"):
+    with pytest.raises(InputError, match=rf"poison.target: {target} .*0\.\.4"):
         poison(data(), faint, target, 0.1, seed=0)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 2.0, float("nan"), 0.001, 0.81])
 def test_a_rate_without_images_is_refused(rate):
     """Out of range, too small for one image, more than there are outside the target class."""
-    with pytest.raises(InputError, match=rf"poison_rate: .*{rate}"):
+    with pytest.raises(InputError, match=rf"poison.rate: .*{rate}"):
         poison(data(), faint, 0, rate, seed=0)
 
 
@@ -164,8 +164,8 @@ def test_images_are_prepared_before_the_trigger_is_stamped():
     ("options", "message"),
     [
         ({"labels": "dirty"}, "poison.labels: 'dirty' is unknown; use all_to_one, all_to_all, clean_label"),
-        ({"cover_rate": 1.0}, r"cover_rate: must be in \[0, 1\), got 1.0"),
-        ({"cover_rate": 0.95}, "cover_rate: asks for 57 images; 54 are not poisoned"),
+        ({"cover_rate": 1.0}, r"poison.cover_rate: must be in \[0, 1\), got 1.0"),
+        ({"cover_rate": 0.95}, "poison.cover_rate: asks for 57 images and 54 are not poisoned"),
     ],
 )
 def test_rules_that_cannot_be_followed_are_refused(options, message):

@@ -167,7 +167,6 @@ datasets:
     fast: {epochs: 1, batch_size: 64, crop_padding: 0, flip: false}
     trainer: {progress: false}
 attacks:
-  clean: {}
   square: {poison: {trigger: badnet_sq, options: {size: 2, margin: 0}}}
   too_large: {poison: {trigger: trojan_8x8}}
 """
@@ -191,7 +190,8 @@ def test_a_zoo_goes_on_after_a_failure_and_skips_what_exists(tmp_path):
     attack = records["small_square"]["report"]["triggers"][0]
     assert attack["control"]["n"] == attack["asr"]["n"]
     before = (tmp_path / "zoo" / "small" / "square" / "metrics.json").stat().st_mtime_ns
-    again = run(*build, "--only", "square", "clean")
+    assert "--only: no teacher is called sqare" in run(*build, "--only", "sqare").stderr
+    again = run(*build, "--only", "square")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(": exists") == 2
     assert (tmp_path / "zoo" / "small" / "square" / "metrics.json").stat().st_mtime_ns == before
@@ -209,7 +209,8 @@ def test_the_zoo_holds_eleven_attacks_and_a_clean_teacher():
     spec = importlib.util.spec_from_file_location("zoo_build", ROOT / "recipes" / "zoo" / "build.py")
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
-    found = dict(build.teachers(yaml.safe_load((ROOT / "recipes" / "zoo" / "zoo.yaml").read_text())))
+    zoo = yaml.safe_load((ROOT / "recipes" / "zoo" / "zoo.yaml").read_text())
+    found = build.teachers(zoo, Path("zoo"))
     assert len(found) == 24
     triggers = {name: settings.get("poison", {}).get("trigger") for name, settings in found.items()}
     assert len(set(triggers.values())) == 12
@@ -226,6 +227,13 @@ def test_the_zoo_holds_eleven_attacks_and_a_clean_teacher():
         )
         assert config.poison.rate == 0.1
         assert config.recipe.epochs == 200
+        control = config.evaluation.control
+        assert control is None if name.endswith("/clean") else control.id.endswith("/clean")
+        assert (
+            (config.poison.surrogate is not None)
+            == (config.poison.perturbation == 16)
+            == name.endswith("/cl")
+        )
 
 
 def flags(settings, prefix=""):

@@ -3,8 +3,9 @@
     python recipes/zoo/build.py recipes/zoo/zoo.yaml --output-dir zoo [--only cifar10/blend ...]
         [--dataset cifar10=FOLDER] [--results FOLDER] [-- --recipe fast --network.architecture wrn_16_1 ...]
 
-What follows ``--`` goes to every ``abd-hub poison`` and wins over the file. With --results a copy of each
-teacher's metrics.json is kept as FOLDER/DATASET_ATTACK.json.
+The clean teacher of a data set is built first, asked for or not: it is the control of every attack, and the
+surrogate of those that perturb images. What follows ``--`` goes to every ``abd-hub poison`` and wins over the
+file. With --results a copy of each teacher's metrics.json is kept as FOLDER/DATASET_ATTACK.json.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
-from abd_hub import format_table, read_teacher_record
+from abd_hub import InputError, format_table, read_teacher_record
+
+CLEAN = "clean"
+INTERRUPTED = 130
 
 
 def merged(*parts: dict) -> dict:
@@ -31,43 +34,84 @@ def merged(*parts: dict) -> dict:
     return result
 
 
-def teachers(zoo: dict) -> Iterator[tuple[str, dict]]:
-    """``DATASET/ATTACK`` and its settings; those of a recipe that is not chosen are left out."""
+def teachers(zoo: dict, folder: Path) -> dict[str, dict]:
+    """``DATASET/ATTACK`` to its settings, the clean teacher of each data set first."""
+    found = {}
     for dataset, settings in zoo["datasets"].items():
+        clean = {"id": f"local-dir:{folder / dataset / CLEAN}"}
+        found[f"{dataset}/{CLEAN}"] = {**merged(zoo["all"], settings), "poison": {}}
         for attack, own in zoo["attacks"].items():
-            found = merged(zoo["all"], settings, own)
-            if "trigger" not in found.get("poison", {}):
-                found.pop("poison", None)  # a clean teacher has no target
-            yield f"{dataset}/{attack}", found
+            attacked = merged(zoo["all"], settings, {"evaluation": {"control": clean}}, own)
+            if attacked["poison"].get("perturbation"):
+                attacked["poison"]["surrogate"] = clean
+            found[f"{dataset}/{attack}"] = attacked
+    return found
 
 
-def controlled(folder: Path, settings: dict) -> dict:
-    """With the clean teacher beside it, where there is one, as the control of the ASR."""
-    clean = folder.parent / "clean"
-    if folder == clean or not (clean / "metrics.json").exists():
-        return settings
-    return merged(settings, {"evaluation": {"control": {"id": f"local-dir:{clean}"}}})
+def chosen(every: dict[str, dict], only: list[str] | None) -> list[str]:
+    """The teachers asked for, with the clean ones they need."""
+    wanted = [name for name in every if not only or {name, name.split("/")[1]} & set(only)]
+    unknown = [word for word in only or [] if not any(word in (name, name.split("/")[1]) for name in every)]
+    if unknown:
+        raise SystemExit(f"--only: no teacher is called {', '.join(unknown)}")
+    needed = {f"{name.split('/')[0]}/{CLEAN}" for name in wanted}
+    return [name for name in every if name in wanted or name in needed]
 
 
-def build(folder: Path, settings: dict, extra: list[str]) -> bool:
-    """Trains one teacher, or goes on with it; whether it is finished."""
+def recipe_of(settings: dict, extra: list[str]) -> str:
+    """The recipe that the settings and what is given on the command line choose."""
+    for index, word in enumerate(extra):
+        if word.startswith("--recipe="):
+            return word.partition("=")[2]
+        if word == "--recipe" and index + 1 < len(extra):
+            return extra[index + 1]
+    return settings.get("recipe", "paper")
+
+
+def run(command: list[str]) -> int:
+    """The exit code; Ctrl-C reaches the command as well, which then writes its checkpoint."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            return INTERRUPTED
+
+
+def build(folder: Path, settings: dict, extra: list[str]) -> int:
+    """Trains one teacher, or goes on with it; the exit code."""
     if (folder / "metrics.json").exists():
         print(f"{folder}: exists", flush=True)
-        return True
-    recipe = chosen_recipe(settings, extra)
+        return 0
+    recipe = recipe_of(settings, extra)
     kept = {key: value for key, value in settings.items() if key == recipe or key not in ("paper", "fast")}
     file = folder.with_suffix(".yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(controlled(folder, kept), sort_keys=False))
+    file.write_text(yaml.safe_dump(kept, sort_keys=False))
     print(f"{folder}: training", flush=True)
     command = [sys.executable, "-m", "abd_hub", "poison", "--config", str(file), "--output_dir", str(folder)]
-    return subprocess.run([*command, "--resume", "true", *extra], check=False).returncode == 0
+    return run([*command, "--resume", "true", *extra])
 
 
-def chosen_recipe(settings: dict, extra: list[str]) -> str:
-    if "--recipe" in extra:
-        return extra[extra.index("--recipe") + 1]
-    return settings.get("recipe", "paper")
+def build_all(every: dict[str, dict], wanted: list[str], root: Path, extra: list[str]) -> dict[str, int]:
+    """Exit codes by name; attacks whose clean teacher is missing are not tried."""
+    codes: dict[str, int] = {}
+    for name in wanted:
+        clean = f"{name.split('/')[0]}/{CLEAN}"
+        codes[name] = codes[clean] if codes.get(clean) else build(root / name, every[name], extra)
+        if codes[name] == INTERRUPTED:
+            break
+    return codes
+
+
+def with_datasets(zoo: dict, replacements: list[str]) -> dict:
+    """The zoo with other places of its data sets, each given as NAME=PLACE."""
+    for replacement in replacements:
+        name, _, place = replacement.partition("=")
+        if name not in zoo["datasets"]:
+            raise SystemExit(f"--dataset: {name!r} is not in the zoo; it has {', '.join(zoo['datasets'])}")
+        zoo["datasets"][name]["data"]["dataset"] = place
+    return zoo
 
 
 def main() -> int:
@@ -81,28 +125,25 @@ def main() -> int:
     split = given.index("--") if "--" in given else len(given)
     options, extra = parser.parse_args(given[:split]), given[split + 1 :]
 
-    zoo = yaml.safe_load(options.file.read_text())
-    for replacement in options.dataset:
-        name, _, place = replacement.partition("=")
-        if name not in zoo["datasets"]:
-            parser.error(f"--dataset: {name!r} is not in {options.file}; it has {', '.join(zoo['datasets'])}")
-        zoo["datasets"][name]["data"]["dataset"] = place
-    every = dict(teachers(zoo))
-    wanted = [name for name in every if not options.only or {name, name.split("/")[1]} & set(options.only)]
-    if not wanted:
-        parser.error(f"--only: {' '.join(options.only)} names no teacher of {options.file}")
-
-    failed = [name for name in wanted if not build(options.output_dir / name, every[name], extra)]
-    done = [name for name in wanted if name not in failed]
+    root = options.output_dir.resolve()
+    every = teachers(with_datasets(yaml.safe_load(options.file.read_text()), options.dataset), root)
+    codes = build_all(every, chosen(every, options.only), root, extra)
+    done = [name for name, code in codes.items() if code == 0]
     if options.results:
         options.results.mkdir(parents=True, exist_ok=True)
         for name in done:
-            source = options.output_dir / name / "metrics.json"
-            shutil.copyfile(source, options.results / f"{name.replace('/', '_')}.json")
-    print(format_table([(name, read_teacher_record(options.output_dir / name).report) for name in done]))
-    for name in failed:
+            target = options.results / f"{name.replace('/', '_')}.json"
+            shutil.copyfile(root / name / "metrics.json", target)
+    if INTERRUPTED in codes.values():
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    try:
+        print(format_table([(name, read_teacher_record(root / name).report) for name in done]))
+    except InputError as error:
+        raise SystemExit(str(error)) from error
+    for name in set(codes) - set(done):
         print(f"failed: {name}", file=sys.stderr)
-    return int(bool(failed))
+    return int(len(done) < len(codes))
 
 
 if __name__ == "__main__":

@@ -57,23 +57,31 @@ def ibau_table() -> str:
 
 
 def zoo_rows() -> Iterable[list[str]]:
-    for file in sorted((RESULTS / "zoo").glob("*.json")):
-        record = json.loads(file.read_text())
+    records = [json.loads(file.read_text()) for file in (RESULTS / "zoo").glob("*.json")]
+    for record in sorted(records, key=zoo_place):
         poison, attacks = record["poison"], record["report"]["triggers"]
         trigger = f"{poison['trigger']} to {poison['target']}" if poison else "none"
         rates = [rate(attacks[0]["asr"]), rate(attacks[0]["control"])] if attacks else ["", ""]
-        cost = f"{record['durations']['training'] / 60:.0f} min, {record['images_per_second']:.0f} images/s"
-        yield [file.stem.split("_")[0], trigger, rate(record["report"]["accuracy"]), *rates, cost]
+        cost = f"{record['durations']['training'] / 60:.0f} min"
+        data, epochs = record["training_data"]["id"], str(record["recipe"]["epochs"])
+        yield [data, epochs, trigger, rate(record["report"]["accuracy"]), *rates, cost]
+
+
+def zoo_place(record: dict) -> tuple:
+    """By data set and length; the clean teacher first."""
+    poison = record["poison"] or {"trigger": ""}
+    return record["training_data"]["id"], record["recipe"]["epochs"], poison["trigger"]
 
 
 def zoo_table() -> str:
-    head = ["data", "trigger", "accuracy", "ASR", "ASR of the clean teacher", "training"]
+    head = ["data", "epochs", "trigger", "accuracy", "ASR", "ASR of the clean teacher", "training"]
     return table(head, zoo_rows())
 
 
 def filled(text: str) -> str:
     for name, content in (
         ("demo", demo_table("demo")),
+        ("zoo", zoo_table()),
         ("ibau", ibau_table()),
     ):
         start, end = f"<!-- {name} table -->", f"<!-- end of {name} table -->"

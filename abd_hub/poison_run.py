@@ -120,7 +120,7 @@ def _network(config: PoisonConfig, data: ImageData) -> Classifier:
         model_args=dict(config.network.model_args),
         pretrained=config.network.pretrained,
     )
-    # 1.4 times as many images a second as with contiguous weights, WRN-16-1 on one AVX-512 core.
+    # As in the distillation: a ZSKT round of WRN-16-1 takes 4.8 s instead of 6.5 s on one AVX-512 core.
     return made.to(memory_format=torch.channels_last)
 
 

@@ -32,14 +32,13 @@ if TYPE_CHECKING:
         TrainingDataOptions,
     )
     from abd_hub.poison_run import poison_teacher
-    from abd_hub.running import Interrupted
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
     from abd_hub.teacher_recipe import FastTeacherRecipe, TeacherRecipe
     from abd_hub.teacher_trainer import TeacherTrainer
     from abd_hub.trainer import Trainer
     from abd_hub.triggers import build_trigger
-    from abd_hub.types import Batch, DataSpec, InputError, RunRecord, TeacherRecord
+    from abd_hub.types import Batch, DataSpec, InputError, Interrupted, RunRecord, TeacherRecord
     from abd_hub.weights import load_state_dict_into
 
 __version__ = "0.1.0"
@@ -73,12 +72,11 @@ _HOMES = {
         "TrainingDataOptions",
     ),
     "poison_run": ("poison_teacher",),
-    "running": ("Interrupted",),
     "teacher_recipe": ("FastTeacherRecipe", "TeacherRecipe"),
     "teacher_trainer": ("TeacherTrainer",),
     "trainer": ("Trainer",),
     "triggers": ("build_trigger",),
-    "types": ("Batch", "DataSpec", "InputError", "RunRecord", "TeacherRecord"),
+    "types": ("Batch", "DataSpec", "InputError", "Interrupted", "RunRecord", "TeacherRecord"),
     "weights": ("load_state_dict_into",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

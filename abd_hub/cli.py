@@ -14,7 +14,7 @@ from typing import Any
 
 from abd_hub import __version__
 from abd_hub.registry import PACKAGES, catalog
-from abd_hub.types import InputError
+from abd_hub.types import InputError, Interrupted
 
 COMMANDS = {
     "demo": "Poison a small teacher and distil it four ways, offline, in minutes.",
@@ -45,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"abd-hub: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"abd-hub: {stop}; continue with --resume true", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
         print("abd-hub: interrupted", file=sys.stderr)
         return 130
@@ -133,14 +136,9 @@ def _distill(arguments: list[str]) -> int:
     from abd_hub.evaluation import format_reports
     from abd_hub.parsing import parse_distill
     from abd_hub.pipeline import distill
-    from abd_hub.running import Interrupted
 
     config = parse_distill(arguments)
-    try:
-        record = distill(config)
-    except Interrupted as stop:
-        print(f"abd-hub: {stop}; continue with --resume true", file=sys.stderr)
-        return 130
+    record = distill(config)
     if not _speaks():
         return 0
     if record.teacher_report and record.student_report:
@@ -156,14 +154,9 @@ def _poison(arguments: list[str]) -> int:
     from abd_hub.evaluation import format_rate, format_reports
     from abd_hub.parsing import parse_poison
     from abd_hub.poison_run import poison_teacher
-    from abd_hub.running import Interrupted
 
     config = parse_poison(arguments)
-    try:
-        record = poison_teacher(config)
-    except Interrupted as stop:
-        print(f"abd-hub: {stop}; continue with --resume true", file=sys.stderr)
-        return 130
+    record = poison_teacher(config)
     if _speaks():
         print(format_reports([("teacher", record.report)]))
         if record.all_to_all is not None:

@@ -31,12 +31,12 @@ from abd_hub.pipeline import (
 )
 from abd_hub.poison_config import PoisonConfig
 from abd_hub.poisoning import PoisonedSet, Prepare, hold_out, poison, subset
-from abd_hub.running import Interrupted, claimed, make_accelerator
+from abd_hub.running import claimed, make_accelerator
 from abd_hub.seeding import derive_seed
 from abd_hub.teacher_card import render_teacher_card
 from abd_hub.teacher_trainer import TeacherTrainer
 from abd_hub.triggers import build_trigger, trigger_sha256
-from abd_hub.types import DataSpec, InputError, ModelRef, PoisonFacts, Rate, TeacherRecord
+from abd_hub.types import DataSpec, InputError, Interrupted, ModelRef, PoisonFacts, Rate, TeacherRecord
 from abd_hub.weights import file_sha256
 
 INDICES_FILE = "poison.json"

@@ -20,10 +20,6 @@ from abd_hub.folder import OutputFolder
 from abd_hub.types import InputError
 
 
-class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is written."""
-
-
 def make_accelerator(options: TrainerOptions, folder: Path | None = None) -> Accelerator:
     """An accelerator that fits the options; the device is accelerate's choice.
 

@@ -23,7 +23,6 @@ from abd_hub.augment import crop_and_flip
 from abd_hub.classifier import Classifier
 from abd_hub.config import TrainerOptions
 from abd_hub.running import (
-    Interrupted,
     any_process,
     append_log,
     check_processes,
@@ -33,7 +32,7 @@ from abd_hub.running import (
 )
 from abd_hub.schedules import warmup_cosine
 from abd_hub.teacher_recipe import TeacherRecipe
-from abd_hub.types import InputError
+from abd_hub.types import InputError, Interrupted
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,6 @@ from abd_hub.config import TrainerOptions
 from abd_hub.defenses import Combined
 from abd_hub.losses import attention_transfer, kl
 from abd_hub.running import (
-    Interrupted,
     any_process,
     append_log,
     check_processes,
@@ -33,7 +32,7 @@ from abd_hub.running import (
     stop_requests,
 )
 from abd_hub.schedules import cosine
-from abd_hub.types import Batch, DefensePlugin, InputError, SynthesisMethod, Synthesizer
+from abd_hub.types import Batch, DefensePlugin, InputError, Interrupted, SynthesisMethod, Synthesizer
 
 logger = logging.getLogger(__name__)
 

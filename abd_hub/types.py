@@ -20,6 +20,10 @@ class InputError(ValueError):
     """Something the user gave is wrong. The message names field, value and remedy in one line."""
 
 
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is written."""
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """What kind of images a classifier takes and which labels it gives."""

@@ -14,7 +14,7 @@ import torch
 
 from abd_hub import InputError, SelfRetrospection, ShufflingVaccine, Trainer, TrainerOptions, Zskt, checkpoint
 from abd_hub.classifier import save_timm_folder
-from abd_hub.running import Interrupted
+from abd_hub.types import Interrupted
 
 METHOD = Zskt(rounds=12, batch_size=8, student_steps=2, z_dim=8)
 

@@ -31,6 +31,19 @@ def kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float = 1.0)
     return kl_per_sample(teacher_logits, student_logits, temperature).mean()
 
 
+def l1_per_sample(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """Mean over the classes of |teacher - student| (DFAD, arXiv 1912.11006, eq. 3).
+
+    Args:
+        teacher_logits: (N, classes).
+        student_logits: same shape.
+
+    Returns:
+        (N,), float32 or wider.
+    """
+    return (_wide(teacher_logits) - _wide(student_logits)).abs().mean(dim=-1)
+
+
 def attention_transfer(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
     """Attention transfer (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928, eq. 2 with p = 2).
 
@@ -44,14 +57,90 @@ def attention_transfer(student_features: Sequence[Tensor], teacher_features: Seq
     Returns:
         A scalar.
     """
+    return attention_transfer_per_sample(student_features, teacher_features).mean()
+
+
+def attention_transfer_per_sample(
+    student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]
+) -> Tensor:
+    """``attention_transfer`` of each sample, (N,): its mean over samples is the loss of the batch."""
     pairs = zip(student_features, teacher_features, strict=True)
-    maps = [(attention_map(s) - attention_map(t)).pow(2).mean() for s, t in pairs]
-    return torch.stack(maps).sum()
+    maps = [(attention_map(s) - attention_map(t)).pow(2).mean(dim=1) for s, t in pairs]
+    return torch.stack(maps).sum(dim=0)
 
 
 def attention_map(features: Tensor) -> Tensor:
     """(N, C, H, W) to (N, H*W) of unit length: where in the image the block is active."""
     return F.normalize(_wide(features).pow(2).mean(dim=1).flatten(1), dim=1)
+
+
+def agreed_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """The adversarial term of CMI (IJCAI 2021, arXiv 2105.08584, eq. 6) without its sign.
+
+    The mean over all samples of m_i KL(T_i || S_i), m_i = 1 where both choose the same class, else 0: an
+    image on which they already decide differently is not made harder still.
+
+    Args:
+        teacher_logits: (N, classes).
+        student_logits: same shape.
+
+    Returns:
+        A scalar, at least 0 up to rounding; synthesis maximises it.
+    """
+    agrees = teacher_logits.argmax(dim=1) == student_logits.argmax(dim=1)
+    return (kl_per_sample(teacher_logits, student_logits) * agrees).mean()
+
+
+def information_entropy(logits: Tensor) -> Tensor:
+    """Entropy of the mean prediction (DAFL, ICCV 2019, arXiv 1904.01186, eq. 4): - sum_c p_c ln p_c.
+
+    Args:
+        logits: (N, classes).
+
+    Returns:
+        A scalar in nats: ln(classes) where the batch shows every class alike, 0 where it shows one. The
+        paper divides by the number of classes and its code takes log10: weights are not portable.
+    """
+    mean = _wide(logits).softmax(dim=1).mean(dim=0)
+    return -(mean * mean.clamp(min=1e-12).log()).sum()
+
+
+def total_variation(pixels: Tensor) -> Tensor:
+    """Total variation as DeepInversion takes it (CVPR 2020, arXiv 1912.08795, eq. 3).
+
+    Sum of the L2 norms, over the whole batch, of the differences to the right, lower, lower right and
+    lower left neighbours.
+
+    Args:
+        pixels: (N, C, H, W), in standard deviations.
+
+    Returns:
+        A scalar. It grows with the square root of the batch.
+    """
+    right = pixels[:, :, :, :-1] - pixels[:, :, :, 1:]
+    lower = pixels[:, :, :-1] - pixels[:, :, 1:]
+    lower_right = pixels[:, :, :-1, :-1] - pixels[:, :, 1:, 1:]
+    lower_left = pixels[:, :, :-1, 1:] - pixels[:, :, 1:, :-1]
+    return torch.stack([d.norm() for d in (right, lower, lower_right, lower_left)]).sum()
+
+
+def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """InfoNCE (van den Oord et al., 2018, arXiv 1807.03748) with cosine similarity, for each query.
+
+    Row i of ``queries`` belongs to row i of ``keys``; every other key is a negative:
+    -log(exp(q_i . k_i / tau) / sum_j exp(q_i . k_j / tau)).
+
+    Args:
+        queries: (N, d).
+        keys: (M, d) with M >= N; the rows after the N-th are negatives only.
+        temperature: tau > 0.
+
+    Returns:
+        (N,), float32 or wider.
+    """
+    similar = F.normalize(_wide(queries), dim=1) @ F.normalize(_wide(keys), dim=1).T / temperature
+    own = torch.arange(queries.shape[0], device=queries.device)
+    return F.cross_entropy(similar, own, reduction="none")
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -22,7 +23,7 @@ from abd_hub import checkpoint, distributed, seeding
 from abd_hub.classifier import Classifier
 from abd_hub.config import TrainerOptions
 from abd_hub.defenses import Combined
-from abd_hub.losses import attention_transfer, kl
+from abd_hub.losses import attention_transfer_per_sample, kl_per_sample, l1_per_sample
 from abd_hub.running import (
     any_process,
     append_log,
@@ -31,7 +32,7 @@ from abd_hub.running import (
     rewind_log,
     stop_requests,
 )
-from abd_hub.schedules import cosine
+from abd_hub.schedules import cosine, stepped
 from abd_hub.types import Batch, DefensePlugin, InputError, Interrupted, SynthesisMethod, Synthesizer
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Trainer:
         self._check()
         self.weights = [weight for weight in self.student.parameters() if weight.requires_grad]
         self.synthesizer: Synthesizer = method.build(self.teacher, self.accelerator, seed, images)
-        self.optimizer = self._fresh_optimizer(method.learning_rate)
+        self.optimizer = self._first_optimizer()
         self.constant_rate: float | None = None
         self.round = 0
         self.seconds = 0.0
@@ -130,7 +131,7 @@ class Trainer:
         self.synthesizer.begin_round(index)
         self._sum(self.synthesizer.update(self.student, self.defense))
         batch: Batch | None = None
-        for step in range(self.method.student_steps):
+        for step in range(self.method.steps_in(index)):
             pixels = self.synthesizer.sample(step)
             if pixels is not None:
                 batch = self._batch(self.defense.drawn(pixels))
@@ -160,42 +161,74 @@ class Trainer:
         self._sum({"student_loss": loss.detach() / self.method.student_steps})
 
     def _loss(self, batch: Batch) -> Tensor:
+        method = self.method
         view = self.defense.student_view(batch.pixels)
-        if not self.method.attention_weight:
-            return kl(batch.teacher_logits, self.student(view), self.method.temperature)
-        logits, features = self.student.forward_with_blocks(view)
-        attention = attention_transfer(features, batch.teacher_features)
-        divergence = kl(batch.teacher_logits, logits, self.method.temperature)
-        return divergence + self.method.attention_weight * attention
+        if method.attention_weight:
+            logits, features = self.student.forward_with_blocks(view)
+        else:
+            logits, features = self.student(view), ()
+        losses = self._divergence(batch.teacher_logits, logits)
+        if method.cross_entropy_weight:
+            hard = F.cross_entropy(logits.float(), batch.teacher_logits.argmax(dim=1), reduction="none")
+            losses = losses + method.cross_entropy_weight * hard
+        if method.attention_weight:
+            attention = attention_transfer_per_sample(features, batch.teacher_features)
+            losses = losses + method.attention_weight * attention
+        return losses.mean() if batch.weights is None else (losses * batch.weights).sum()
+
+    def _divergence(self, teacher_logits: Tensor, logits: Tensor) -> Tensor:
+        if self.method.loss == "l1":
+            return l1_per_sample(teacher_logits, logits)
+        temperature = self.method.temperature
+        scale = temperature**2 if self.method.temperature_squared else 1.0
+        return scale * kl_per_sample(teacher_logits, logits, temperature)
 
     @torch.no_grad()
     def _batch(self, pixels: Tensor) -> Batch:
+        features: tuple[Tensor, ...] = ()
         with self.accelerator.autocast():
-            if not self.method.attention_weight:
-                return Batch(pixels, self.teacher(pixels))
-            logits, features = self.teacher.forward_with_blocks(pixels)
-        return Batch(pixels, logits, features)
+            if self.method.attention_weight:
+                logits, features = self.teacher.forward_with_blocks(pixels)
+            else:
+                logits = self.teacher(pixels)
+            fixed = not self.method.learns_images
+            weights = self.defense.sample_weights(pixels, logits) if fixed else None
+        return Batch(pixels, logits, features, weights)
 
     def _set_learning_rate(self, index: int) -> None:
         for defense in self.defenses:
             fresh = defense.fresh_learning_rate(index, self.method.rounds)
             if fresh is not None:
                 self.constant_rate = fresh
-                self.optimizer = self._fresh_optimizer(fresh)
+                self.optimizer = self._adam(fresh)
         rate = self.constant_rate
         if rate is None:
-            rate = cosine(self.method.learning_rate, index, self.method.rounds)
+            rate = self._scheduled_rate(index)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def _fresh_optimizer(self, rate: float) -> Any:
-        return self.accelerator.prepare(torch.optim.Adam(self.weights, lr=rate))
+    def _scheduled_rate(self, index: int) -> float:
+        start, rounds, drops = self.method.learning_rate, self.method.rounds, self.method.learning_rate_drops
+        return stepped(start, index, rounds, drops) if drops else cosine(start, index, rounds)
+
+    def _first_optimizer(self) -> Any:
+        method = self.method
+        if method.optimizer == "adam":
+            return self._adam(method.learning_rate, method.weight_decay)
+        return self.accelerator.prepare(
+            torch.optim.SGD(
+                self.weights,
+                lr=method.learning_rate,
+                momentum=method.momentum,
+                weight_decay=method.weight_decay,
+            )
+        )
+
+    def _adam(self, rate: float, weight_decay: float = 0.0) -> Any:
+        return self.accelerator.prepare(torch.optim.Adam(self.weights, lr=rate, weight_decay=weight_decay))
 
     def _check(self) -> None:
         check_processes(self.accelerator, self.options.mixed_precision, self.method.batch_size)
-        if self.defenses and not self.method.data_free:
-            names = ", ".join(defense.name for defense in self.defenses)
-            raise InputError(f"defenses: {names} must not see real images; leave them out with this method")
         for defense in self.defenses:
             defense.check(self.method.rounds)
         if self.teacher.spec.labels != self.student.spec.labels:
@@ -315,11 +348,13 @@ class Trainer:
                 )
         device = self.accelerator.device
         self.student.load_state_dict(state["student"])
+        self.constant_rate = state["constant_rate"]
+        if self.constant_rate is not None:  # a defence has begun its own optimiser
+            self.optimizer = self._adam(self.constant_rate)
         checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
         self.synthesizer.load_state_dict(state["synthesizer"])
         for defense in self.defenses:
             defense.load_state_dict(checkpoint.to_device(state["defenses"][defense.name], device))
-        self.constant_rate = state["constant_rate"]
         self.seconds = state["seconds"]
         self.sums = checkpoint.to_device(state["sums"], device)
         self.rounds_summed = state["rounds_summed"]

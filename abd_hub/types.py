@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -86,6 +86,8 @@ class Batch:
     """(N, classes), detached."""
     teacher_features: tuple[Tensor, ...] = ()
     """Block outputs for attention transfer, each (N, C_i, H_i, W_i), detached; empty when unused."""
+    weights: Tensor | None = None
+    """(N,), what the samples' losses are multiplied by before they are summed; None for their mean."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ class DefenseReport:
 class DefensePlugin:
     """A defence at work. Hooks that a defence does not use stay as they are here: they do nothing.
 
-    A defence sees the teacher, the student and synthetic images, never a trigger and never real data.
+    A defence sees the teacher, the student and the images the student learns from, never a trigger and never
+    the data that the student is measured on.
     """
 
     name: str = ""
@@ -213,6 +216,16 @@ class DefensePlugin:
     def drawn(self, pixels: Tensor) -> Tensor:
         """What teacher and student are to see in place of images that a synthesizer has drawn."""
         return pixels
+
+    def sample_weights(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor | None:
+        """(N,) weights of the samples' losses where the images are fixed and no ``penalty`` can move them.
+
+        Called once a batch, before the student's steps on it, by methods whose images do not learn.
+
+        Returns:
+            None for the mean over the samples, else weights under which the losses are summed.
+        """
+        return None
 
     def student_view(self, pixels: Tensor) -> Tensor:
         """What the student is to see in place of ``pixels``; its goal stays the teacher's answer to them."""
@@ -254,12 +267,30 @@ class Synthesizer(ABC):
     def sample(self, step: int) -> Tensor | None:
         """Pixels (N, C, H, W) for student step ``step``, detached; None: the same as the step before."""
 
+    def bank(self) -> ImageBank | None:
+        """The images kept for the student; None for a method that draws them anew."""
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """Nested dict of tensors and JSON values that ``load_state_dict`` restores exactly."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
+
+
+class ImageBank(Protocol):
+    """Synthetic images that are kept."""
+
+    @property
+    def images(self) -> Tensor:
+        """(n, C, H, W) uint8."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64, the class that each image was made for."""
+        ...
 
 
 class Teacher(Protocol):
@@ -286,8 +317,8 @@ class Teacher(Protocol):
 class SynthesisMethod(ABC):
     """A data-free method: how images are drawn, how long, and with which loss the student learns."""
 
-    data_free: ClassVar[bool] = True
-    """Whether the student sees synthetic images only; a defence may not see others."""
+    learns_images: ClassVar[bool] = True
+    """Whether a loss shapes the images, so that a defence's ``penalty`` can; else it weighs samples."""
 
     rounds: int
     """Pseudo-batches in all."""
@@ -297,10 +328,25 @@ class SynthesisMethod(ABC):
     """Student steps in a round."""
     learning_rate: float
     """Of the student's optimiser, at the start."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Of the student: adam or sgd."""
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 0.0
+    """Of the student's optimiser, added to the gradient."""
+    learning_rate_drops: tuple[float, ...] = ()
+    """Shares of the rounds after which the rate falls to a tenth; without any it follows a cosine to zero."""
     clip_norm: float
     """Largest gradient norm of student and synthesizer; 0 switches clipping off."""
+    loss: Literal["kl", "l1"] = "kl"
+    """Of the student on the logits: kl, KL(softmax(teacher/T) || softmax(student/T)) summed over classes, or
+    l1, the absolute difference averaged over classes; both averaged over samples."""
     temperature: float
-    """T of the distillation loss KL(softmax(teacher/T) || softmax(student/T)), not scaled by T squared."""
+    """T of the KL divergence."""
+    temperature_squared: bool = False
+    """Multiply the KL divergence by T squared (Hinton et al., 2015), which keeps its gradient's size."""
+    cross_entropy_weight: float = 0.0
+    """Weight of the cross-entropy with the teacher's class as label, added to the loss."""
     attention_weight: float
     """Weight of attention transfer over matching block outputs; 0 switches it off."""
 
@@ -314,9 +360,25 @@ class SynthesisMethod(ABC):
         for name in ("rounds", "batch_size", "student_steps", "learning_rate", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{kind}.{name}: must be positive, got {getattr(self, name)}")
-        for name in ("clip_norm", "attention_weight"):
+        for name in ("clip_norm", "attention_weight", "cross_entropy_weight", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{kind}.{name}: must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"{kind}.momentum: must be in [0, 1), got {self.momentum}")
+        if not all(0 < drop < 1 for drop in self.learning_rate_drops):
+            raise InputError(
+                f"{kind}.learning_rate_drops: must be shares between 0 and 1, got "
+                f"{list(self.learning_rate_drops)}"
+            )
+        for name, choices in (("optimizer", ("adam", "sgd")), ("loss", ("kl", "l1"))):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{kind}.{name}: must be {' or '.join(choices)}, got {getattr(self, name)!r}"
+                )
+
+    def steps_in(self, index: int) -> int:
+        """Student steps in round ``index``: ``student_steps``, none while a bank is being filled first."""
+        return self.student_steps
 
     def image_source(self) -> ImageSource | None:
         """Real images that ``build`` must be given; None for a data-free method."""

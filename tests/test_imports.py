@@ -14,6 +14,8 @@ TABLE = {
     "distributed": set(),
     "losses": set(),
     "augment": set(),
+    "modes": set(),
+    "image_bank": {"types"},
     "registry": {"types"},
     "checkpoint": {"types"},
     "folder": {"types"},
@@ -31,8 +33,9 @@ TABLE = {
     "triggers": BASE,
     "contact_sheet": BASE | {"triggers", "data", "folder", "pictures"},
     # Neither may import triggers, data or evaluation: a defence must not be able to peek.
-    "synthesis": BASE | {"checkpoint", "losses", "distributed", "schedules", "augment"},
-    "defenses": BASE | {"losses", "distributed"},
+    "synthesis": BASE
+    | {"checkpoint", "losses", "distributed", "schedules", "augment", "modes", "image_bank"},
+    "defenses": BASE | {"losses", "distributed", "modes"},
     "running": {"types", "distributed", "config", "folder"},
     "trainer": {
         "running",

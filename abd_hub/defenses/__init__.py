@@ -1,4 +1,4 @@
-"""Defences against inherited backdoors, one file each. None can see a trigger or real data."""
+"""Defences against inherited backdoors, one file each. None can see a trigger or evaluation data."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ class Combined(DefensePlugin):
         total = teacher_logits.new_zeros(())
         for part in self.parts:
             total = total + part.penalty(pixels, teacher_logits)
+        return total
+
+    def sample_weights(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor | None:
+        """The product, each relative to the mean's 1/N; None where no part gives any."""
+        total: Tensor | None = None
+        for part in self.parts:
+            weights = part.sample_weights(pixels, teacher_logits)
+            if weights is not None:
+                total = weights if total is None else total * weights * pixels.shape[0]
         return total
 
     def drawn(self, pixels: Tensor) -> Tensor:

@@ -7,8 +7,12 @@ the shuffled copies T~ (mean of K logits) still agree with the teacher T are sus
     m_i = [argmax T~(x_i) = argmax T(x_i)],
     penalty = - coefficient * sum_i m_i KL(T(x_i) || T~(x_i)) / C / sum_i m_i.
 
-Minimising it drives the generator away from them. Not every draw of permutations tells triggers apart:
-the vaccine check keeps one only if log10 KL(T || T~) has more than 2 % of the images below mean - 3 std.
+Minimising it drives the generator away from them. Where the images are fixed, as with patches of photographs
+or real images, their losses l_i are weighed instead: mean of l_i where m_i = 0, minus coefficient times the
+mean of l_i where m_i = 1, so that the student moves away from the teacher on suspicious images.
+
+Not every draw of permutations tells triggers apart: the vaccine check keeps one only if log10 KL(T || T~) has
+more than 2 % of the images below mean - 3 std.
 """
 
 from __future__ import annotations
@@ -109,14 +113,31 @@ class Vaccine(DefensePlugin):
         Returns:
             A scalar; exactly zero, without a gradient, while the vaccine is not active.
         """
-        self.seen += 1
-        if self.seen == 1 and self.draw is None:
-            logger.info("shuffling_vaccine: not active yet; %s", self._detail())
-        if self.draw is not None:
-            return self._penalty(pixels, teacher_logits)
-        if not self.rejected:
-            self._collect(pixels.detach(), teacher_logits.detach())
-        return teacher_logits.new_zeros(())
+        if not self._ready(pixels.detach(), teacher_logits.detach()):
+            return teacher_logits.new_zeros(())
+        return self._penalty(pixels, teacher_logits)
+
+    def sample_weights(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor | None:
+        """The weights of the samples' losses where the images are fixed.
+
+        Args:
+            pixels: (N, C, H, W).
+            teacher_logits: (N, classes), the teacher's answer to ``pixels``.
+
+        Returns:
+            (N,): 1 / (number of images not suspicious), and -coefficient / (number of suspicious ones) for
+            these; None while the vaccine is not active.
+        """
+        if not self._ready(pixels, teacher_logits):
+            return None
+        with torch.no_grad():
+            agrees, _ = self.agreement(pixels, teacher_logits)
+        self._count(agrees)
+        suspicious = agrees.sum()
+        # clamp instead of a branch: an empty part has no weight that counts
+        kept = 1.0 / (agrees.shape[0] - suspicious).clamp(min=1)
+        against = -self.settings.coefficient / suspicious.clamp(min=1)
+        return torch.where(agrees, against, kept)
 
     def agreement(
         self, pixels: Tensor, teacher_logits: Tensor, draw: int | None = None
@@ -134,13 +155,27 @@ class Vaccine(DefensePlugin):
         agrees = shuffled.argmax(dim=1) == teacher_logits.argmax(dim=1)
         return agrees, kl_per_sample(teacher_logits, shuffled)
 
+    def _ready(self, pixels: Tensor, teacher_logits: Tensor) -> bool:
+        """Whether the vaccine is active; while it is not decided, the images go into its check."""
+        self.seen += 1
+        if self.draw is not None:
+            return True
+        if self.seen == 1:
+            logger.info("shuffling_vaccine: not active yet; %s", self._detail())
+        if not self.rejected:
+            self._collect(pixels, teacher_logits)
+        return False
+
+    def _count(self, agrees: Tensor) -> None:
+        self.suspicious = self.suspicious + agrees.detach().sum()
+        self.counted += agrees.shape[0]
+
     def _penalty(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor:
         agrees, divergence = self.agreement(pixels, teacher_logits)
         classes = teacher_logits.shape[1]
         # clamp instead of a branch: an empty mask gives zero without waiting for the device
         masked = (divergence * agrees).sum() / classes / agrees.sum().clamp(min=1)
-        self.suspicious = self.suspicious + agrees.detach().sum()
-        self.counted += agrees.shape[0]
+        self._count(agrees)
         return -self.settings.coefficient * masked
 
     def _collect(self, pixels: Tensor, teacher_logits: Tensor) -> None:

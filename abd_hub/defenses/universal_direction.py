@@ -23,8 +23,6 @@ vaccine). A 20 % blend over the whole image is no single sparse direction: the w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abd_hub import distributed, seeding
+from abd_hub.modes import in_eval_mode
 from abd_hub.registry import register
 from abd_hub.types import DataSpec, DefensePlugin, DefenseReport, InputError, Teacher
 
@@ -107,7 +106,7 @@ class Direction(DefensePlugin):
         """Seeks the direction in the round with which the last part begins."""
         self._first = True
         if self.direction is None and self.recent and index >= int(self.settings.begin * rounds):
-            with _in_eval_mode(student):
+            with in_eval_mode(student):
                 self.direction = self.search(student, torch.cat(self.recent))
             self.recent = []
 
@@ -216,13 +215,3 @@ def _at_most(deltas: Tensor, length: float) -> Tensor:
     """Each (C, H, W) scaled back to ``length`` if it is longer."""
     norms: Tensor = deltas.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     return deltas * (length / norms.clamp(min=1e-12)).clamp(max=1.0)
-
-
-@contextmanager
-def _in_eval_mode(module: nn.Module) -> Iterator[None]:
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)

@@ -1,44 +1,80 @@
-"""The image generator of ZSKT (Micaelli & Storkey, NeurIPS 2019, arXiv 1905.09768, supplement)."""
+"""The image generator of the data-free methods, see ``Generator``."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from torch import Tensor, nn
 
 from abd_hub.types import DataSpec, InputError
 
+LARGEST_START = 16
+"""Maps begin at most this wide: a linear layer to 56x56 maps for 224x224 images would hold 40 M weights."""
+
+Output = Literal["normalised", "pixels"]
+
 
 class Generator(nn.Module):
-    """Noise (N, z_dim) to images (N, channels, H, W) in the teacher's *normalised* space.
+    """Noise (N, z_dim) to images (N, channels, H, W).
 
-    Linear to ``channels`` maps (128 in the paper) of a quarter of the size, then twice up-sampling and a
-    3x3 convolution. The last BatchNorm gives each channel its own scale and shift: images are unbounded.
+    ZSKT's network (Micaelli & Storkey, NeurIPS 2019, arXiv 1905.09768, supplement), which the later methods
+    share but for its last layer: linear to ``channels`` maps (128 in the papers) of a quarter of the size,
+    then twice up-sampling and a 3x3 convolution; images wider than 64 pixels are doubled more often.
+
+    Args:
+        spec: of the images.
+        z_dim: length of the noise vector.
+        channels: feature maps; the last block has half as many.
+        output: ``normalised`` ends with a BatchNorm that gives each channel its own scale and shift, images
+            in the teacher's *normalised* space, unbounded (ZSKT); ``pixels`` ends with a sigmoid, images in
+            [0, 1] (CMI, Fast).
+
+    Raises:
+        InputError: height or width cannot be halved twice.
     """
 
-    def __init__(self, spec: DataSpec, z_dim: int, channels: int = 128) -> None:
+    def __init__(
+        self, spec: DataSpec, z_dim: int, channels: int = 128, output: Output = "normalised"
+    ) -> None:
         super().__init__()
         if spec.height % 4 or spec.width % 4:
             raise InputError(
                 f"input_size: the generator doubles twice, so height and width must be multiples of 4, "
                 f"got {spec.height}x{spec.width}; give the teacher another input_size"
             )
-        start = (channels, spec.height // 4, spec.width // 4)
+        doublings = _doublings(spec.height, spec.width)
+        start = (channels, spec.height >> doublings, spec.width >> doublings)
+        last = nn.BatchNorm2d(spec.channels) if output == "normalised" else nn.Sigmoid()
         self.layers = nn.Sequential(
             nn.Linear(z_dim, start[0] * start[1] * start[2]),
             nn.Unflatten(1, start),
             nn.BatchNorm2d(channels),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
-            nn.LeakyReLU(0.2),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(channels, channels // 2, 3, padding=1),
-            nn.BatchNorm2d(channels // 2),
-            nn.LeakyReLU(0.2),
+            *[layer for _ in range(doublings - 1) for layer in _doubled(channels, channels)],
+            *_doubled(channels, channels // 2),
             nn.Conv2d(channels // 2, spec.channels, 3, padding=1),
-            nn.BatchNorm2d(spec.channels),
+            last,
         )
 
     def forward(self, noise: Tensor) -> Tensor:
-        """(N, z_dim) to (N, channels, H, W), normalised scale."""
+        """(N, z_dim) to (N, channels, H, W), in the space of ``output``."""
         images: Tensor = self.layers(noise)
         return images
+
+
+def _doubled(channels: int, wanted: int) -> list[nn.Module]:
+    return [
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(channels, wanted, 3, padding=1),
+        nn.BatchNorm2d(wanted),
+        nn.LeakyReLU(0.2),
+    ]
+
+
+def _doublings(height: int, width: int) -> int:
+    """At least two; more while the first maps are too wide and can be halved."""
+    count = 2
+    while (
+        max(height, width) >> count > LARGEST_START and not (height >> count) % 2 and not (width >> count) % 2
+    ):
+        count += 1
+    return count

@@ -1,7 +1,9 @@
 """Plain distillation on real images (Hinton et al., 2015, arXiv 1503.02531): the control, not data-free.
 
 It shows what the same student reaches without synthetic images, and how much of a backdoor comes through
-images that hold no trigger. The published control uses 20 % of the clean training set.
+images that hold no trigger. With defences it shows what they cost where there is nothing to synthesise; they
+see the training images then, never those the student is measured on. The published control uses 20 % of
+the clean training set.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from abd_hub.types import ImageSource, InputError, SynthesisMethod, Synthesizer,
 class Real(SynthesisMethod):
     """Plain distillation on real images or a seeded share of them: the control and upper bound."""
 
-    data_free: ClassVar[bool] = False
+    learns_images: ClassVar[bool] = False
 
     rounds: int = 8_000
     """Rounds of ``student_steps`` student steps, each on its own batch."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from abd_hub.evaluation import Attack, evaluate, evaluate_answers, format_table, with_control
     from abd_hub.folder import read_record, read_teacher_record
     from abd_hub.paired import compare_answers, mcnemar
+    from abd_hub.parsing import parse_distill
     from abd_hub.pipeline import distill
     from abd_hub.poison_config import (
         NetworkOptions,
@@ -61,6 +62,7 @@ _HOMES = {
     "evaluation": ("Attack", "evaluate", "evaluate_answers", "format_table", "with_control"),
     "folder": ("read_record", "read_teacher_record"),
     "paired": ("compare_answers", "mcnemar"),
+    "parsing": ("parse_distill",),
     "pipeline": ("distill",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
@@ -123,6 +125,7 @@ __all__ = [
     "load_images",
     "load_state_dict_into",
     "mcnemar",
+    "parse_distill",
     "poison_teacher",
     "read_record",
     "read_teacher_record",

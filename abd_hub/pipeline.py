@@ -298,7 +298,7 @@ def _real_images(config: DistillConfig, measurement: Measurement | None) -> Imag
     source = config.synthesizer.image_source()
     if source is None:
         return None
-    data = load_images(source.dataset, source.split)
+    data = load_images(source.dataset, source.split, image_size=source.image_size)
     measured = [measurement.data, *measurement.corrupted] if measurement else []
     if any(overlap(data, other) for other in measured):
         raise InputError(f"split: {source.split!r} is used to train and to measure; choose two splits")
@@ -336,6 +336,7 @@ def _run(
         versions=files.environment(),
         durations={
             "distillation": round(trainer.seconds, 3),
+            "distillation_processor": round(trainer.processor_seconds, 3),
             "evaluation": round(time.monotonic() - began, 3),
         },
         device=device_name(trainer.accelerator.device),

@@ -87,6 +87,8 @@ class Trainer:
         self.constant_rate: float | None = None
         self.round = 0
         self.seconds = 0.0
+        self.processor_seconds = 0.0
+        """Seconds of all cores that this process has used: other work on the machine does not count."""
         self.sums: dict[str, Tensor] = {}
         self.rounds_summed = 0
         self.saved_round = -1
@@ -109,11 +111,13 @@ class Trainer:
         self._begin_log()
         self.student.train()
         began = time.monotonic() - self.seconds
+        processor_began = time.process_time() - self.processor_seconds
         with stop_requests() as stop, self._progress() as bar:
             while self.round < self.method.rounds:
                 self._round(self.round)
                 self.round += 1
                 self.seconds = time.monotonic() - began
+                self.processor_seconds = time.process_time() - processor_began
                 bar.update()
                 self._after_round(bar)
                 if any_process(bool(stop), self.accelerator.device):
@@ -330,6 +334,7 @@ class Trainer:
             "defenses": {defense.name: defense.state_dict() for defense in self.defenses},
             "constant_rate": self.constant_rate,
             "seconds": self.seconds,
+            "processor_seconds": self.processor_seconds,
             "sums": self.sums,
             "rounds_summed": self.rounds_summed,
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -356,6 +361,7 @@ class Trainer:
         for defense in self.defenses:
             defense.load_state_dict(checkpoint.to_device(state["defenses"][defense.name], device))
         self.seconds = state["seconds"]
+        self.processor_seconds = state["processor_seconds"]
         self.sums = checkpoint.to_device(state["sums"], device)
         self.rounds_summed = state["rounds_summed"]
         if state["scaler"] is not None and self.accelerator.scaler is not None:

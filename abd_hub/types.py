@@ -74,6 +74,8 @@ class ImageSource:
     dataset: str
     """Hub id or local folder."""
     split: str
+    image_size: int | None = None
+    """Height and width to resize every image to; None where they are of one size."""
 
 
 @dataclass(frozen=True)
@@ -416,7 +418,8 @@ class RunRecord:
     """Pseudo-batches the student has seen."""
     versions: Mapping[str, str]
     durations: Mapping[str, float]
-    """Seconds by part: distillation (summed over resumes) and evaluation."""
+    """Seconds by part: distillation (summed over resumes), the processor's seconds in it (all cores of the
+    main process), and evaluation."""
     device: str
     processes: int
     config: Mapping[str, Any]

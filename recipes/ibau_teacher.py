@@ -53,14 +53,14 @@ class IbauNet(nn.Module):
         return self.classifier(self.features(pixels).flatten(1))
 
 
-def load_teacher(checkpoint: str) -> Classifier:
-    net = IbauNet(len(LABELS))
+def load_teacher(checkpoint: str, labels: tuple[str, ...] = LABELS) -> Classifier:
+    net = IbauNet(len(labels))
     ref = load_state_dict_into(net, checkpoint, allow_pickle=True)
     # The network takes pixels as they are: mean 0, std 1 is its true preprocessing, not a default.
     # Attention transfer compares what precedes each pool (32x32, 16x16, 8x8) with the WRN's three groups.
     return Classifier(
         net,
-        DataSpec(3, 32, 32, LABELS),
+        DataSpec(3, 32, 32, labels),
         mean=(0, 0, 0),
         std=(1, 1, 1),
         blocks=("features.5", "features.13", "features.21"),

@@ -237,7 +237,7 @@ def test_metrics(finished, teacher):
     active = {row["name"]: row["active"] for row in data["defenses"]}
     assert active == {"shuffling_vaccine": True, "self_retrospection": True}
     assert {"torch", "timm", "python"} <= set(data["versions"])
-    assert set(data["durations"]) == {"distillation", "evaluation"}
+    assert set(data["durations"]) == {"distillation", "distillation_processor", "evaluation"}
     assert data["device"] and data["processes"] == 1
     written = yaml.safe_load((finished / "config.yaml").read_text())
     assert written["teacher"].pop("id") == f"local-dir:{teacher}"

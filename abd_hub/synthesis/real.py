@@ -46,6 +46,8 @@ class Real(SynthesisMethod):
     """Hub id or local folder of the real images; their labels are not used."""
     split: str = "train"
     """Split of the real images. Never the one that is used for evaluation."""
+    image_size: int | None = None
+    """Resize every image to so many pixels in height and width, for data sets of several sizes."""
     share: float = 0.2
     """Share of the split that is used, drawn with the run's seed."""
     crop_padding: int = 4
@@ -57,6 +59,8 @@ class Real(SynthesisMethod):
         super().__post_init__()
         if not 0 < self.share <= 1:
             raise InputError(f"real.share: must be in (0, 1], got {self.share}")
+        if self.image_size is not None and self.image_size < 1:
+            raise InputError(f"real.image_size: must be at least 1, got {self.image_size}")
         if self.crop_padding < 0:
             raise InputError(f"real.crop_padding: must not be negative, got {self.crop_padding}")
 
@@ -64,7 +68,7 @@ class Real(SynthesisMethod):
         """The data set and split that ``build`` needs."""
         if not self.dataset:
             raise InputError("real.dataset: plain distillation needs a data set; give its Hub id or folder")
-        return ImageSource(self.dataset, self.split)
+        return ImageSource(self.dataset, self.split, self.image_size)
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None

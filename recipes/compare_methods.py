@@ -1,0 +1,187 @@
+"""Every data-free method on one poisoned teacher, plain and with ABD, each for the same processor time.
+
+The settings are those of recipes/<data>/<method>-cpu.yaml. A few rounds of each row are timed first; how many
+rounds its whole run gets follows from them, so that every row costs about the same. A row that is finished is
+not run again. The teacher is one published with I-BAU, see ibau_teacher.py.
+
+    python recipes/compare_methods.py CHECKPOINT.pth CIFAR10 cifar10 --control CLEAN --core-minutes 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from ibau_teacher import load_teacher
+
+from abd_hub import (
+    Classifier,
+    DistillConfig,
+    ModelOptions,
+    SelfRetrospection,
+    Trainer,
+    TrainerOptions,
+    TriggerOptions,
+    create_student,
+    distill,
+    load_images,
+    parse_distill,
+)
+
+HERE = Path(__file__).resolve().parent
+METHODS = ("real", "ood", "zskt", "dafl", "dfad", "dfq", "fast", "cmi", "deepinversion")
+RETROSPECTION_SHARE = 0.01
+"""Of the rounds; the paper: 0.0075 for ZSKT on CIFAR-10, 0.02 on GTSRB, 0.01 to 0.015 for CMI. A student step
+with it takes as long as 40 without on a CPU core, so 0.02 would be half the time of a row."""
+TIMED = 3
+"""Rounds that are timed."""
+
+
+def main() -> None:
+    options = arguments()
+    labels = load_images(options.dataset, "test", limit=1).names
+    teacher = load_teacher(options.checkpoint, labels)
+    for method in options.only:
+        for defended in (False, True):
+            row = f"{method}_{'abd' if defended else 'plain'}"
+            result = options.results / options.data / f"{row}.json"
+            if result.exists():
+                print(f"{row}: done before")
+                continue
+            folder = options.output_dir / options.data / row
+            shutil.rmtree(folder, ignore_errors=True)  # of a row that was cut off
+            config = budgeted(configured(method, defended, folder, options), teacher, options.core_minutes)
+            print(f"{row}: {config.synthesizer.rounds} rounds", flush=True)
+            distill(config, teacher)
+            record = json.loads((folder / "metrics.json").read_text())
+            result.parent.mkdir(parents=True, exist_ok=True)
+            result.write_text(json.dumps(record, indent=1) + "\n")
+            student = record["results"]["student"]
+            asr = student["triggers"][0]["asr"]["value"]
+            print(f"{row}: accuracy {student['accuracy']['value']:.3f}, ASR {asr:.3f}", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint")
+    parser.add_argument("dataset", help="Hub id or folder; measures, and trains only for the method real")
+    parser.add_argument("data", choices=("cifar10", "gtsrb"), help="whose settings to use")
+    parser.add_argument("--control", required=True, help="folder of a clean model, see abd-hub poison")
+    parser.add_argument("--core-minutes", type=float, default=10, help="processor time of a row")
+    parser.add_argument("--only", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--target", type=int, default=8)
+    parser.add_argument("--limit", type=int, help="measure on the first so many test images")
+    parser.add_argument("--mixed-precision", default="bf16", choices=("no", "bf16"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--results", type=Path, default=Path("runs/methods/results"))
+    return parser.parse_args()
+
+
+def configured(method: str, defended: bool, folder: Path, options: argparse.Namespace) -> DistillConfig:
+    settings = HERE / options.data / f"{method}-cpu.yaml"
+    config = parse_distill(
+        ["--config", str(settings), "--output_dir", str(folder), "--teacher.id", options.checkpoint]
+    )
+    synthesizer = config.synthesizer
+    if method == "real":
+        synthesizer = dataclasses.replace(synthesizer, dataset=options.dataset)
+    evaluation = dataclasses.replace(
+        config.evaluation,
+        dataset=options.dataset,
+        image_size=None,
+        limit=options.limit,
+        triggers=[TriggerOptions(name="badnet_sq", target=options.target)],
+        control=ModelOptions(id=f"local-dir:{options.control}"),
+    )
+    return dataclasses.replace(
+        config,
+        synthesizer=synthesizer,
+        defenses=config.defenses if defended else [],
+        evaluation=evaluation,
+        trainer=TrainerOptions(
+            mixed_precision=options.mixed_precision, checkpoint_every=0, log_every=5, progress=False
+        ),
+        seed=options.seed,
+    )
+
+
+def budgeted(config: DistillConfig, teacher: Classifier, minutes: float) -> DistillConfig:
+    """The same run with as many rounds as fit the processor time."""
+    plain = seconds(without_retrospection(config), teacher, TIMED) / TIMED
+    late = seconds(config, teacher, 2) - plain if config.defenses else plain
+    a_round = (1 - RETROSPECTION_SHARE) * plain + RETROSPECTION_SHARE * late
+    rounds = max(2, round(minutes * 60 / a_round))
+    return resized(config, rounds, max(1, round(RETROSPECTION_SHARE * rounds)))
+
+
+def seconds(config: DistillConfig, teacher: Classifier, rounds: int) -> float:
+    """Processor seconds of a few rounds with the vaccine at work, the last one with the retrospection."""
+    config = unchecked(resized(config, rounds, 1))
+    trainer = Trainer(
+        teacher,
+        fresh_student(config, teacher),
+        config.synthesizer,
+        [defense.build(teacher, config.seed) for defense in config.defenses],
+        dataclasses.replace(config.trainer, log_every=rounds),
+        seed=config.seed,
+        images=some_images(config),
+    )
+    began = time.process_time()
+    trainer.fit()
+    return time.process_time() - began
+
+
+def resized(config: DistillConfig, rounds: int, retrospection: int) -> DistillConfig:
+    """With so many rounds; the share of a warm-up stays what it is."""
+    method = config.synthesizer
+    warmup = {}
+    if hasattr(method, "warmup_rounds"):
+        warmup = {"warmup_rounds": int(method.warmup_rounds / method.rounds * rounds)}
+    return dataclasses.replace(
+        config,
+        synthesizer=dataclasses.replace(method, rounds=rounds, **warmup),
+        defenses=[
+            dataclasses.replace(defense, last_rounds=retrospection) if is_retrospection(defense) else defense
+            for defense in config.defenses
+        ],
+    )
+
+
+def unchecked(config: DistillConfig) -> DistillConfig:
+    defenses = [
+        defense if is_retrospection(defense) else dataclasses.replace(defense, check=False)
+        for defense in config.defenses
+    ]
+    return dataclasses.replace(config, defenses=defenses)
+
+
+def without_retrospection(config: DistillConfig) -> DistillConfig:
+    kept = [defense for defense in config.defenses if not is_retrospection(defense)]
+    return dataclasses.replace(config, defenses=kept)
+
+
+def is_retrospection(defense: object) -> bool:
+    return isinstance(defense, SelfRetrospection)
+
+
+def fresh_student(config: DistillConfig, teacher: Classifier) -> Classifier:
+    scale = [statistic.flatten().tolist() for statistic in (teacher.image_mean, teacher.image_std)]
+    return create_student(config.student.architecture, teacher.spec, *scale, seed=config.seed)
+
+
+def some_images(config: DistillConfig) -> torch.Tensor | None:
+    source = config.synthesizer.image_source()
+    if source is None:
+        return None
+    return load_images(source.dataset, source.split, limit=2000, image_size=source.image_size).images
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -23,6 +23,13 @@ DEFENSES = {
     "shuffling_vaccine": {"check": False, "layers": 2},
     "universal_direction": {"begin": 0.75, "batches": 2, "steps": 2, "step_images": 10},
 }
+PAIRS = [
+    [],
+    ["shuffling_vaccine"],
+    ["self_retrospection"],
+    ["shuffling_vaccine", "self_retrospection"],
+]
+"""The paper's defences, each alone and both."""
 
 
 def names(kind):
@@ -61,7 +68,7 @@ def stopped_and_continued(folder, synthesizer, defenses):
 
 @pytest.mark.parametrize("synthesizer", names("synthesizers"))
 @pytest.mark.parametrize(
-    "defenses", [[], *([name] for name in names("defenses")), names("defenses")], ids="+".join
+    "defenses", [*PAIRS, ["universal_direction"], sorted(names("defenses"))], ids="+".join
 )
 def test_stopped_and_continued_gives_the_same_bits(tmp_path, synthesizer, defenses):
     whole = make(synthesizer, defenses)

@@ -38,6 +38,18 @@ def test_both_processes_end_with_the_same_weights_and_exact_counts(tmp_path):
     assert saved == ["round-00000006", "round-00000008"]
 
 
+def test_every_method_with_every_defence_on_two_processes(tmp_path):
+    """Both end with the same weights, and so does a run that was stopped and continued."""
+    torchrun(str(HERE / "two_processes_table.py"), str(tmp_path))
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert len({facts["student"] for facts in first.values()}) == len(first), "each row its own student"
+    for row, facts in first.items():
+        assert facts["world"] == 2
+        assert facts["continued"] == facts["student"], row
+        assert all(facts["active"]), row
+
+
 def test_the_command_on_two_processes_writes_one_folder(tmp_path):
     save_timm_folder(nets.randomised(digits_teacher()).freeze(), tmp_path / "teacher")
     run = tmp_path / "run"

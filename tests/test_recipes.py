@@ -37,7 +37,13 @@ def test_ten_lines_of_the_readme_are_the_recipes():
     assert shown.split("\n\n")[1].split() == body.replace("=output_dir", '="runs/student"').split()
 
 
-def test_plug_ins_work_in_a_loop_of_ones_own(tmp_path):
+def test_plug_ins_take_ten_lines_in_a_loop_of_ones_own(tmp_path):
+    text = (ROOT / "recipes" / "own_loop.py").read_text()
+    assert sum("  # plug-in" in line for line in text.splitlines()) == 8
+    ours = ("abd_hub", "vaccine", "retrospection", "plugin")
+    body = text.split('"""', 2)[2]
+    unmarked = [line for line in body.splitlines() if any(word in line for word in ours)]
+    assert not [line for line in unmarked if "# plug-in" not in line and "load_classifier" not in line]
     save_timm_folder(nets.wrn(base_width=4).freeze(), tmp_path / "teacher")
     done = run("recipes/own_loop.py", f"local-dir:{tmp_path}/teacher", "6")
     assert done.returncode == 0, done.stderr

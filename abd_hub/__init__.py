@@ -33,6 +33,9 @@ if TYPE_CHECKING:
         TrainingDataOptions,
     )
     from abd_hub.poison_run import poison_teacher
+    from abd_hub.synthesis.dafl import Dafl
+    from abd_hub.synthesis.dfad import Dfad
+    from abd_hub.synthesis.dfq import Dfq
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
     from abd_hub.teacher_recipe import FastTeacherRecipe, TeacherRecipe
@@ -64,6 +67,9 @@ _HOMES = {
     "paired": ("compare_answers", "mcnemar"),
     "parsing": ("parse_distill",),
     "pipeline": ("distill",),
+    "synthesis.dafl": ("Dafl",),
+    "synthesis.dfad": ("Dfad",),
+    "synthesis.dfq": ("Dfq",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
     "poison_config": (
@@ -87,7 +93,10 @@ __all__ = [
     "Attack",
     "Batch",
     "Classifier",
+    "Dafl",
     "DataSpec",
+    "Dfad",
+    "Dfq",
     "DistillConfig",
     "EvaluationOptions",
     "FastTeacherRecipe",

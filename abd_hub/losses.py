@@ -44,6 +44,36 @@ def l1_per_sample(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     return (_wide(teacher_logits) - _wide(student_logits)).abs().mean(dim=-1)
 
 
+def cross_entropy_per_sample(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax(logits)[label] for each sample, in nats.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) int64.
+
+    Returns:
+        (N,), float32 or wider.
+    """
+    return F.cross_entropy(_wide(logits), labels, reduction="none")
+
+
+def one_hot_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy with the most likely class as label (DAFL, ICCV 2019, arXiv 1904.01186).
+
+    Args:
+        logits: (N, classes).
+
+    Returns:
+        A scalar in nats, 0 where every image is of one class beyond doubt.
+    """
+    return cross_entropy_per_sample(logits, logits.argmax(dim=1)).mean()
+
+
+def mean_magnitude(features: Tensor) -> Tensor:
+    """Mean of |features| over samples and entries, a scalar in float32 or wider."""
+    return _wide(features).abs().mean()
+
+
 def attention_transfer(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
     """Attention transfer (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928, eq. 2 with p = 2).
 

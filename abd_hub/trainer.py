@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -23,7 +22,12 @@ from abd_hub import checkpoint, distributed, seeding
 from abd_hub.classifier import Classifier
 from abd_hub.config import TrainerOptions
 from abd_hub.defenses import Combined
-from abd_hub.losses import attention_transfer_per_sample, kl_per_sample, l1_per_sample
+from abd_hub.losses import (
+    attention_transfer_per_sample,
+    cross_entropy_per_sample,
+    kl_per_sample,
+    l1_per_sample,
+)
 from abd_hub.running import (
     any_process,
     append_log,
@@ -173,7 +177,7 @@ class Trainer:
             logits, features = self.student(view), ()
         losses = self._divergence(batch.teacher_logits, logits)
         if method.cross_entropy_weight:
-            hard = F.cross_entropy(logits.float(), batch.teacher_logits.argmax(dim=1), reduction="none")
+            hard = cross_entropy_per_sample(logits, batch.teacher_logits.argmax(dim=1))
             losses = losses + method.cross_entropy_weight * hard
         if method.attention_weight:
             attention = attention_transfer_per_sample(features, batch.teacher_features)

@@ -1,5 +1,6 @@
 """Small networks for the tests, and where published files lie that some of them need."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -72,3 +73,16 @@ def pixels(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.T
     return torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
         dtype
     )
+
+
+def learned_weights(generator: nn.Module) -> dict[str, torch.Tensor]:
+    """All weights but the biases before a BatchNorm: without effect, they get rounding noise for a gradient,
+    and Adam makes steps of it."""
+    layers = list(generator.layers)
+    idle = {
+        f"layers.{place}.bias"
+        for place, (layer, following) in enumerate(itertools.pairwise(layers))
+        if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d)
+    }
+    assert len(idle) == 2
+    return {name: weight for name, weight in generator.named_parameters() if name not in idle}

@@ -4,7 +4,15 @@ import math
 
 import torch
 
-from abd_hub.losses import attention_transfer, kl, kl_per_sample
+from abd_hub.losses import (
+    attention_transfer,
+    cross_entropy_per_sample,
+    information_entropy,
+    kl,
+    kl_per_sample,
+    mean_magnitude,
+    one_hot_loss,
+)
 
 
 def textbook_kl(p_logits, q_logits, temperature):
@@ -48,3 +56,53 @@ def test_attention_transfer_is_the_definition():
             maps.append(flat / flat.norm(dim=1, keepdim=True))
         expected += float(((maps[0] - maps[1]) ** 2).mean())
     assert math.isclose(float(attention_transfer(student, teacher)), expected, rel_tol=1e-12)
+
+
+def rows_of_probabilities(logits):
+    rows = []
+    for row in logits.tolist():
+        total = sum(math.exp(x) for x in row)
+        rows.append([math.exp(x) / total for x in row])
+    return rows
+
+
+def test_information_entropy_and_its_gradient_are_the_definition():
+    """H = - sum_c q_c ln q_c, q the mean of the rows p_n; dH / dl_nk = - p_nk (ln q_k - p_n . ln q) / N."""
+    torch.manual_seed(0)
+    logits = (2 * torch.randn(6, 4, dtype=torch.float64)).requires_grad_()
+    p = rows_of_probabilities(logits)
+    log_q = [math.log(sum(row[c] for row in p) / 6) for c in range(4)]
+    expected = -sum(math.exp(x) * x for x in log_q)
+    gradient = [
+        [-row[k] * (log_q[k] - sum(a * b for a, b in zip(row, log_q, strict=True))) / 6 for k in range(4)]
+        for row in p
+    ]
+    found = information_entropy(logits)
+    assert math.isclose(found.item(), expected, rel_tol=1e-12)
+    (slope,) = torch.autograd.grad(found, logits)
+    torch.testing.assert_close(slope, torch.tensor(gradient, dtype=torch.float64), rtol=1e-10, atol=1e-14)
+
+
+def test_information_entropy_is_largest_where_all_classes_show_alike():
+    every, one = 100 * torch.eye(5).double(), 100 * torch.eye(5)[:1].expand(5, 5).double()
+    assert math.isclose(information_entropy(every).item(), math.log(5), rel_tol=1e-12)
+    assert information_entropy(one).abs().item() < 1e-9
+
+
+def test_cross_entropies_are_the_definition():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 4, dtype=torch.float64), [0, 3, 1, 1, 2, 0]
+    p = rows_of_probabilities(logits)
+    exact = [-math.log(row[y]) for row, y in zip(p, labels, strict=True)]
+    expected = torch.tensor(exact, dtype=torch.float64)
+    found = cross_entropy_per_sample(logits, torch.tensor(labels))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    surest = sum(-math.log(max(row)) for row in p) / 6
+    assert math.isclose(one_hot_loss(logits).item(), surest, rel_tol=1e-12)
+
+
+def test_mean_magnitude_of_half_precision_is_taken_in_float32():
+    features = torch.tensor([[1.0, -2.0, 0.0], [0.5, 0.25, -1.0]], dtype=torch.bfloat16)
+    found = mean_magnitude(features)
+    assert found.dtype == torch.float32
+    assert math.isclose(found.item(), 4.75 / 6, rel_tol=1e-6)

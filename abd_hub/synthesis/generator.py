@@ -11,7 +11,7 @@ from abd_hub.types import DataSpec, InputError
 LARGEST_START = 16
 """Maps begin at most this wide: a linear layer to 56x56 maps for 224x224 images would hold 40 M weights."""
 
-Output = Literal["normalised", "pixels"]
+Output = Literal["normalised", "standardised", "pixels"]
 
 
 class Generator(nn.Module):
@@ -26,8 +26,9 @@ class Generator(nn.Module):
         z_dim: length of the noise vector.
         channels: feature maps; the last block has half as many.
         output: ``normalised`` ends with a BatchNorm that gives each channel its own scale and shift, images
-            in the teacher's *normalised* space, unbounded (ZSKT); ``pixels`` ends with a sigmoid, images in
-            [0, 1] (CMI, Fast).
+            in the teacher's *normalised* space, unbounded (ZSKT); ``standardised`` with tanh and a BatchNorm
+            without scale and shift, images in that same space whose channels have mean 0 and variance 1 over
+            the batch (DAFL, DFAD); ``pixels`` ends with a sigmoid, images in [0, 1] (CMI, Fast).
 
     Raises:
         InputError: height or width cannot be halved twice.
@@ -44,7 +45,6 @@ class Generator(nn.Module):
             )
         doublings = _doublings(spec.height, spec.width)
         start = (channels, spec.height >> doublings, spec.width >> doublings)
-        last = nn.BatchNorm2d(spec.channels) if output == "normalised" else nn.Sigmoid()
         self.layers = nn.Sequential(
             nn.Linear(z_dim, start[0] * start[1] * start[2]),
             nn.Unflatten(1, start),
@@ -52,7 +52,7 @@ class Generator(nn.Module):
             *[layer for _ in range(doublings - 1) for layer in _doubled(channels, channels)],
             *_doubled(channels, channels // 2),
             nn.Conv2d(channels // 2, spec.channels, 3, padding=1),
-            last,
+            *_last(output, spec.channels),
         )
 
     def forward(self, noise: Tensor) -> Tensor:
@@ -68,6 +68,14 @@ def _doubled(channels: int, wanted: int) -> list[nn.Module]:
         nn.BatchNorm2d(wanted),
         nn.LeakyReLU(0.2),
     ]
+
+
+def _last(output: Output, channels: int) -> list[nn.Module]:
+    if output == "pixels":
+        return [nn.Sigmoid()]
+    if output == "standardised":
+        return [nn.Tanh(), nn.BatchNorm2d(channels, affine=False)]
+    return [nn.BatchNorm2d(channels)]
 
 
 def _doublings(height: int, width: int) -> int:

@@ -11,23 +11,20 @@ per image of a round about 1600 instead of 6000 MMAC for WRN-16-2 -> WRN-16-1, w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from abd_hub import checkpoint, distributed, seeding
 from abd_hub.losses import kl
 from abd_hub.registry import register
 from abd_hub.schedules import cosine
-from abd_hub.synthesis.generator import Generator
-from abd_hub.types import DefensePlugin, InputError, SynthesisMethod, Synthesizer, Teacher
+from abd_hub.synthesis.generator_step import GeneratorMethod, GeneratorSynthesizer
+from abd_hub.types import Teacher
 
 
 @register("synthesizers", "zskt")
 @dataclass(frozen=True, kw_only=True)
-class Zskt(SynthesisMethod):
+class Zskt(GeneratorMethod):
     """Zero-Shot Knowledge Transfer: a generator seeks images on which student and teacher disagree."""
 
     rounds: int = 80_000
@@ -51,16 +48,9 @@ class Zskt(SynthesisMethod):
     generator_channels: int = 128
     """Feature maps of the generator's first half; its second half has half as many."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.z_dim < 1:
-            raise InputError(f"zskt.z_dim: must be at least 1, got {self.z_dim}")
-        if self.generator_channels < 2:
-            raise InputError(f"zskt.generator_channels: must be at least 2, got {self.generator_channels}")
-        if self.generator_learning_rate <= 0:
-            raise InputError(
-                f"zskt.generator_learning_rate: must be positive, got {self.generator_learning_rate}"
-            )
+    def generator_rate(self, index: int) -> float:
+        """Cosine to zero."""
+        return cosine(self.generator_learning_rate, index, self.rounds)
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
@@ -69,70 +59,15 @@ class Zskt(SynthesisMethod):
         return ZsktSynthesizer(self, teacher, accelerator, seed)
 
 
-class ZsktSynthesizer(Synthesizer):
+class ZsktSynthesizer(GeneratorSynthesizer):
     """ZSKT at work."""
 
-    def __init__(self, method: Zskt, teacher: Teacher, accelerator: Accelerator, seed: int) -> None:
-        self.method = method
-        self.teacher = teacher
-        self.accelerator = accelerator
-        self.seed = seed
-        with seeding.seeded(seed, "zskt", "generator"):
-            generator = Generator(teacher.spec, method.z_dim, method.generator_channels)
-        self.generator = generator.to(accelerator.device).to(memory_format=torch.channels_last)
-        self.optimizer = accelerator.prepare(
-            torch.optim.Adam(self.generator.parameters(), lr=method.generator_learning_rate)
-        )
-        self.noise = torch.empty(0)
-
-    def begin_round(self, index: int) -> None:
-        """Draws z for the global batch and keeps this process's rows; sets the learning rate."""
-        draw = seeding.generator(self.seed, "zskt", "z", index)
-        noise = torch.randn(self.method.batch_size, self.method.z_dim, generator=draw)
-        dtype = next(self.generator.parameters()).dtype
-        self.noise = distributed.own_rows(noise).to(self.accelerator.device, dtype)
-        for group in self.optimizer.param_groups:
-            group["lr"] = cosine(self.method.generator_learning_rate, index, self.method.rounds)
-
-    def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
-        """One generator step on -KL(T || S) + penalty.
-
-        Only the generator's weights get gradients: teacher, student and shuffled copies pass the
-        gradient on to the images without computing their own weights'.
-        """
-        weights = list(self.generator.parameters())
-        with self.accelerator.autocast():
-            pixels = defense.drawn(self._pixels())
-            teacher_logits = self.teacher(pixels)
-            disagreement = kl(teacher_logits, student(pixels))
-            extra = defense.penalty(pixels, teacher_logits)
-            loss = extra - disagreement
-        self.accelerator.backward(loss, inputs=weights)
-        self.accelerator.unscale_gradients(self.optimizer)
-        distributed.average_gradients(weights)
-        if self.method.clip_norm:
-            torch.nn.utils.clip_grad_norm_(weights, self.method.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return {"disagreement": disagreement.detach(), "penalty": extra.detach()}
+    def losses(self, pixels: Tensor, student: nn.Module, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """-KL(T || S)."""
+        teacher_logits = self.teacher(pixels)
+        figures["disagreement"] = kl(teacher_logits, student(pixels))
+        return teacher_logits, -figures["disagreement"]
 
     def sample(self, step: int) -> Tensor | None:
         """The images of the updated generator, the same for every student step of the round."""
-        if step > 0:
-            return None
-        with torch.no_grad(), self.accelerator.autocast():
-            return self._pixels()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Generator and its optimiser; the noise follows from seed and round."""
-        return {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
-        self.generator.load_state_dict(state["generator"])
-        checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
-
-    def _pixels(self) -> Tensor:
-        # Not clipped to [0, 1]: the paper's generator lives in normalised space and is unbounded.
-        pixels: Tensor = self.generator(self.noise).to(self.teacher.image_mean.dtype)
-        return pixels * self.teacher.image_std + self.teacher.image_mean
+        return None if step else self.fixed_pixels(self.noise)

@@ -1,0 +1,128 @@
+"""Data-Free Learning of Student Networks (DAFL; Chen et al., ICCV 2019, arXiv 1904.01186).
+
+A generator G draws images to which the teacher T answers as it does to its training images: with one class,
+with strong features, and over a batch with every class alike. With p = softmax(T(x)), the mean prediction q
+over the batch and the features f that T's last linear layer reads, G minimises
+
+    0.05 * CE(p, argmax p) - 5 / ln 10 * H(q) - 0.01 * mean |f|,   H(q) = - sum_c q_c ln q_c.
+
+G and the student S learn at the same time: S minimises KL(T(x) || S(x)) on the images of G's own step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from abd_hub.losses import information_entropy, mean_magnitude, one_hot_loss
+from abd_hub.registry import register
+from abd_hub.synthesis.generator_step import GeneratorMethod, GeneratorSynthesizer
+from abd_hub.synthesis.last_linear import LastLinear
+from abd_hub.types import Teacher
+
+
+@register("synthesizers", "dafl")
+@dataclass(frozen=True, kw_only=True)
+class Dafl(GeneratorMethod):
+    """DAFL: a generator seeks images of which the teacher is sure, all classes alike."""
+
+    rounds: int = 240_000
+    """Generator steps in all (the paper: 2000 epochs of 120), each with ``student_steps`` student steps."""
+    batch_size: int = 1024
+    """Images in a batch, over all processes together."""
+    student_steps: int = 1
+    """Student steps on each batch."""
+    learning_rate: float = 0.1
+    """Of the student's SGD at the start."""
+    optimizer: Literal["adam", "sgd"] = "sgd"
+    """Of the student: adam or sgd."""
+    weight_decay: float = 5e-4
+    """Of the student's optimiser, added to the gradient."""
+    learning_rate_drops: tuple[float, ...] = (0.4, 0.8)
+    """Shares of the rounds after which the student's rate falls to a tenth (the paper: 800 and 1600 of 2000
+    epochs); without any it follows a cosine to zero."""
+    clip_norm: float = 0.0
+    """Largest gradient norm of student and generator; 0 switches clipping off."""
+    temperature: float = 1.0
+    """Of the student's KL divergence."""
+    attention_weight: float = 0.0
+    """Weight of attention transfer over matching block outputs; 0 switches it off."""
+    generator_learning_rate: float = 0.02
+    """Of the generator's Adam, constant (the authors' command for CIFAR-10 and CIFAR-100)."""
+    z_dim: int = 1000
+    """Length of the noise vector."""
+    one_hot_weight: float = 0.05
+    """Weight of the cross-entropy with the teacher's own class as label, in nats."""
+    entropy_weight: float = 5 / math.log(10)
+    """Weight of the entropy of the mean prediction, which is maximised, in nats. The authors' 5 counts in
+    decimal digits (log10): it is 5 / ln 10 = 2.17 here."""
+    activation_weight: float = 0.01
+    """Weight of the mean magnitude of the features that the teacher's last linear layer reads, which is
+    maximised; 0 for a teacher without such a layer."""
+
+    def __post_init__(self) -> None:
+        """Refuses values outside their range, naming the field."""
+        super().__post_init__()
+        self.refuse_negative("one_hot_weight", "entropy_weight", "activation_weight")
+
+    def generator_rate(self, index: int) -> float:
+        """Constant."""
+        return self.generator_learning_rate
+
+    def build(
+        self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
+    ) -> DaflSynthesizer:
+        """The generator with its optimiser, on the accelerator's device.
+
+        Raises:
+            InputError: features are asked for, and the teacher has no linear layer that gives the logits.
+        """
+        return DaflSynthesizer(self, teacher, accelerator, seed)
+
+
+class DaflSynthesizer(GeneratorSynthesizer):
+    """DAFL at work."""
+
+    method: Dafl
+
+    def __init__(self, method: Dafl, teacher: Teacher, accelerator: Accelerator, seed: int) -> None:
+        self.last_linear = LastLinear(teacher, "dafl") if method.activation_weight else None
+        self.kept: Tensor | None = None
+        """Pixels of this round's generator step, detached."""
+        super().__init__(method, teacher, accelerator, seed, output="standardised")
+
+    def begin_round(self, index: int) -> None:
+        """Draws z for the global batch; the images of the round before are gone."""
+        super().begin_round(index)
+        self.kept = None
+
+    def generate(self) -> Tensor:
+        """The round's images, which are kept as they are before the generator's step."""
+        pixels = super().generate()
+        self.kept = pixels.detach()
+        return pixels
+
+    def losses(self, pixels: Tensor, student: nn.Module, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """One-hot loss - entropy of the mean prediction - magnitude of the features; no student."""
+        if self.last_linear is None:
+            teacher_logits, magnitude = self.teacher(pixels), pixels.new_zeros(())
+        else:
+            with self.last_linear.recording() as features:
+                teacher_logits = self.teacher(pixels)
+            magnitude = mean_magnitude(features[-1])
+        figures["one_hot"] = one_hot_loss(teacher_logits)
+        figures["entropy"] = information_entropy(teacher_logits)
+        figures["activation"] = magnitude
+        loss = self.method.one_hot_weight * figures["one_hot"]
+        loss = loss - self.method.entropy_weight * figures["entropy"]
+        return teacher_logits, loss - self.method.activation_weight * magnitude
+
+    def sample(self, step: int) -> Tensor | None:
+        """The images of the generator's step, the same for every student step of the round."""
+        if step:
+            return None
+        return self.fixed_pixels(self.noise) if self.kept is None else self.kept

@@ -1,0 +1,176 @@
+"""What methods with one generator share: settings, noise, step, state; their files hold loss and schedule.
+
+A step of the generator gives gradients to its own weights only: teacher, student and shuffled copies pass
+the gradient on to the images without computing their own weights'.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from abd_hub import checkpoint, distributed, seeding
+from abd_hub.synthesis.generator import Generator, Output
+from abd_hub.types import DefensePlugin, InputError, SynthesisMethod, Synthesizer, Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorMethod(SynthesisMethod):
+    """A method whose images come from one generator that learns throughout the run."""
+
+    generator_learning_rate: float
+    """Of the generator's Adam at the start."""
+    z_dim: int
+    """Length of the noise vector."""
+    generator_channels: int = 128
+    """Feature maps of the generator's first half; its second half has half as many."""
+
+    def __post_init__(self) -> None:
+        """Refuses values outside their range.
+
+        Raises:
+            InputError: naming the field.
+        """
+        super().__post_init__()
+        kind = type(self).__name__.lower()
+        for name, least in (("z_dim", 1), ("generator_channels", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"{kind}.{name}: must be at least {least}, got {getattr(self, name)}")
+        if not self.generator_learning_rate > 0:
+            raise InputError(
+                f"{kind}.generator_learning_rate: must be positive, got {self.generator_learning_rate}"
+            )
+
+    def refuse_negative(self, *names: str) -> None:
+        """Refuses fields that are not at least 0.
+
+        Raises:
+            InputError: naming the field.
+        """
+        for name in names:
+            if not getattr(self, name) >= 0:
+                kind = type(self).__name__.lower()
+                raise InputError(f"{kind}.{name}: must not be negative, got {getattr(self, name)}")
+
+    @abstractmethod
+    def generator_rate(self, index: int) -> float:
+        """The generator's learning rate in round ``index``."""
+
+
+class GeneratorSynthesizer(Synthesizer):
+    """A generator with its Adam at work.
+
+    Args:
+        method: its class name in lower case is the purpose of every draw.
+        teacher: frozen, on the device.
+        accelerator: gives device, precision and the backward pass.
+        seed: of every draw.
+        output: how the generator ends.
+        betas: of Adam.
+    """
+
+    def __init__(
+        self,
+        method: GeneratorMethod,
+        teacher: Teacher,
+        accelerator: Accelerator,
+        seed: int,
+        *,
+        output: Output = "normalised",
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        self.method = method
+        self.teacher = teacher
+        self.accelerator = accelerator
+        self.seed = seed
+        self.output = output
+        self.name = type(method).__name__.lower()
+        self.index = 0
+        with seeding.seeded(seed, self.name, "generator"):
+            generator = Generator(teacher.spec, method.z_dim, method.generator_channels, output)
+        self.generator = generator.to(accelerator.device).to(memory_format=torch.channels_last)
+        self.optimizer = accelerator.prepare(
+            torch.optim.Adam(self.generator.parameters(), lr=method.generator_learning_rate, betas=betas)
+        )
+        self.noise = torch.empty(0)
+        """(N, z_dim) of this round's generator step, this process's rows."""
+
+    @abstractmethod
+    def losses(self, pixels: Tensor, student: nn.Module, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What the generator minimises, without the defence's penalty.
+
+        Args:
+            pixels: (N, C, H, W), with the gradient to the generator attached.
+            student: as it is now.
+            figures: to be filled with what is logged, 0-d tensors.
+
+        Returns:
+            The teacher's logits (N, classes), attached, and a scalar.
+        """
+
+    def begin_round(self, index: int) -> None:
+        """Draws z for the global batch and keeps this process's rows; sets the learning rate."""
+        self.index = index
+        self.noise = self.draw("z", index)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.method.generator_rate(index)
+
+    def draw(self, *purpose: str | int) -> Tensor:
+        """This process's rows of a global batch of noise, (N, z_dim)."""
+        chance = seeding.generator(self.seed, self.name, *purpose)
+        noise = torch.randn(self.method.batch_size, self.method.z_dim, generator=chance)
+        dtype = next(self.generator.parameters()).dtype
+        return distributed.own_rows(noise).to(self.accelerator.device, dtype)
+
+    def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
+        """One step of the generator on ``losses`` + the defence's penalty."""
+        weights = list(self.generator.parameters())
+        figures: dict[str, Tensor] = {}
+        with self.accelerator.autocast():
+            pixels = defense.drawn(self.generate())
+            teacher_logits, loss = self.losses(pixels, student, figures)
+            extra = defense.penalty(pixels, teacher_logits)
+            loss = extra + loss
+        self.accelerator.backward(loss, inputs=weights)
+        self.accelerator.unscale_gradients(self.optimizer)
+        distributed.average_gradients(weights)
+        if self.method.clip_norm:
+            torch.nn.utils.clip_grad_norm_(weights, self.method.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {**{name: value.detach() for name, value in figures.items()}, "penalty": extra.detach()}
+
+    def generate(self) -> Tensor:
+        """Pixels (N, C, H, W) of the round's noise, as the generator's step begins with them."""
+        return self.pixels(self.noise)
+
+    def sample(self, step: int) -> Tensor | None:
+        """Images of the updated generator from noise that each student step draws anew."""
+        return self.fixed_pixels(self.draw("student z", self.index, step))
+
+    def fixed_pixels(self, noise: Tensor) -> Tensor:
+        """``pixels`` without a gradient, in the run's precision."""
+        with torch.no_grad(), self.accelerator.autocast():
+            return self.pixels(noise)
+
+    def pixels(self, noise: Tensor) -> Tensor:
+        """(N, z_dim) to pixels (N, C, H, W); outside [0, 1] too, unless ``output`` is ``pixels``."""
+        # Not clipped to [0, 1]: the papers' generators live in normalised space.
+        images: Tensor = self.generator(noise).to(self.teacher.image_mean.dtype)
+        if self.output == "pixels":
+            return images
+        return images * self.teacher.image_std + self.teacher.image_mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """Generator and its optimiser; the noise follows from seed and round."""
+        return {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        self.generator.load_state_dict(state["generator"])
+        checkpoint.restore_optimizer(self.optimizer, state["optimizer"])

@@ -1,0 +1,66 @@
+"""The features that a teacher's last linear layer turns into logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from abd_hub.types import InputError, Teacher
+
+
+class LastLinear:
+    """The input of the linear layer that gives the logits, recorded on request.
+
+    The layer is found by running the teacher once: it is the last linear layer to be called with as many
+    outputs as there are classes, whatever its name and wherever it is registered.
+
+    Args:
+        teacher: frozen module.
+        method: who asks, for the error.
+
+    Raises:
+        InputError: there is no such layer.
+    """
+
+    def __init__(self, teacher: Teacher, method: str) -> None:
+        found = _called(teacher)
+        if not found:
+            raise InputError(
+                f"{method}.activation_weight: the teacher has no linear layer with an output for each of its "
+                f"{teacher.spec.num_classes} classes; set it to 0 or use zskt or dfad"
+            )
+        self.layer = found[-1]
+
+    @contextmanager
+    def recording(self) -> Iterator[list[Tensor]]:
+        """Inside, each pass through the teacher adds the layer's input, (N, d), with its graph."""
+        features: list[Tensor] = []
+        handle = self.layer.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+        try:
+            yield features
+        finally:
+            handle.remove()
+
+
+def _called(teacher: Teacher) -> list[nn.Linear]:
+    """Linear layers with one output a class in the order in which a pass calls them."""
+    assert isinstance(teacher, nn.Module), "hooks need a module"
+    spec, like = teacher.spec, teacher.image_mean
+    layers = [layer for layer in teacher.modules() if isinstance(layer, nn.Linear)]
+    called: list[nn.Linear] = []
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, _: called.append(layer))
+        for layer in layers
+        if layer.out_features == spec.num_classes
+    ]
+    pixels = torch.zeros(2, spec.channels, spec.height, spec.width, device=like.device, dtype=like.dtype)
+    try:
+        with torch.no_grad():
+            teacher(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called

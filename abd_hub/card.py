@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from abd_hub.citations import ABD, METHODS
 from abd_hub.types import (
     DataRef,
     DefenseReport,
@@ -32,23 +33,6 @@ _LONGEST_NAME = 80
 _LABELS_SHOWN = 20
 _OTHER_IMAGES = {"real": "real images", "clean_kd": "real images", "ood": "images of another data set"}
 """Methods whose images are not synthetic: their cards must not claim what does not hold."""
-
-_ABD = """@inproceedings{hong2023revisiting,
-  title     = {Revisiting Data-Free Knowledge Distillation with Poisoned Teachers},
-  author    = {Hong, Junyuan and Zeng, Yi and Yu, Shuyang and Lyu, Lingjuan and Jia, Ruoxi and Zhou, Jiayu},
-  booktitle = {International Conference on Machine Learning},
-  year      = {2023},
-  note      = {arXiv:2306.02368}
-}"""
-_METHODS = {
-    "zskt": """@inproceedings{micaelli2019zeroshot,
-  title     = {Zero-shot Knowledge Transfer via Adversarial Belief Matching},
-  author    = {Micaelli, Paul and Storkey, Amos},
-  booktitle = {Advances in Neural Information Processing Systems},
-  year      = {2019},
-  note      = {arXiv:1905.09768}
-}"""
-}
 
 
 def render_card(
@@ -174,7 +158,7 @@ def _models(teacher: ModelRef, student: ModelRef) -> str:
 
 def _method(record: RunRecord) -> str:
     lines = [
-        f"Images by {as_code(record.method)}, {record.rounds} pseudo-batches, seed {record.seed}.",
+        f"Images by {as_code(record.method)}, {record.rounds} rounds, seed {record.seed}.",
         "",
     ]
     lines += [_defense(report) for report in record.defenses]
@@ -364,7 +348,7 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _citation(method: str) -> str:
-    entries = [_ABD, *([_METHODS[method]] if method in _METHODS else [])]
+    entries = [ABD, *([METHODS[method]] if method in METHODS else [])]
     return fence("\n\n".join(entries), "bibtex")
 
 

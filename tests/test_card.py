@@ -282,3 +282,10 @@ def test_the_snippet_runs(tmp_path, monkeypatch, capsys):
     snippet = re.search(r"```python\n(.*?)```", render_card(record, labels=LABELS), re.S)[1]
     exec(compile(snippet, "card", "exec"), {})
     assert capsys.readouterr().out.strip() in LABELS
+
+
+def test_every_method_has_a_citation():
+    from abd_hub import registry
+    from abd_hub.citations import METHODS
+
+    assert set(METHODS) == {entry.name for entry in registry.catalog("synthesizers")}

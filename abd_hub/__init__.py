@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         TrainingDataOptions,
     )
     from abd_hub.poison_run import poison_teacher
+    from abd_hub.synthesis.deepinversion import DeepInversion
+    from abd_hub.synthesis.fast import Fast
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
     from abd_hub.teacher_recipe import FastTeacherRecipe, TeacherRecipe
@@ -62,6 +64,8 @@ _HOMES = {
     "folder": ("read_record", "read_teacher_record"),
     "paired": ("compare_answers", "mcnemar"),
     "pipeline": ("distill",),
+    "synthesis.deepinversion": ("DeepInversion",),
+    "synthesis.fast": ("Fast",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
     "poison_config": (
@@ -86,8 +90,10 @@ __all__ = [
     "Batch",
     "Classifier",
     "DataSpec",
+    "DeepInversion",
     "DistillConfig",
     "EvaluationOptions",
+    "Fast",
     "FastTeacherRecipe",
     "ImageData",
     "InputError",

@@ -15,6 +15,27 @@ ROUNDS, STOP = 4, 2
 QUIET = TrainerOptions(progress=False, checkpoint_every=0, log_every=ROUNDS)
 # A new plug-in needs a line here, with which it is tiny and, if it is a defence, active within four rounds.
 SYNTHESIZERS = {
+    "deepinversion": {
+        "batch_size": 4,
+        "student_steps": 2,
+        "synthesis_batch_size": 6,
+        "image_steps": 3,
+        "bank_size": 15,
+        "crop_padding": 1,
+    },
+    "fast": {
+        "rounds": ROUNDS,
+        "batch_size": 4,
+        "student_steps": 2,
+        "warmup_rounds": 1,
+        "synthesis_batch_size": 6,
+        "generator_steps": 2,
+        "reset_first_layer_round": 3,
+        "z_dim": 4,
+        "generator_channels": 4,
+        "bank_size": 15,
+        "crop_padding": 1,
+    },
     "real": {"batch_size": 4, "student_steps": 2, "share": 0.5, "crop_padding": 1},
     "zskt": {"batch_size": 4, "student_steps": 2, "z_dim": 4, "generator_channels": 4},
 }

@@ -38,6 +38,15 @@ def test_both_processes_end_with_the_same_weights_and_exact_counts(tmp_path):
     assert saved == ["round-00000006", "round-00000008"]
 
 
+def test_both_processes_hold_the_same_bank_and_generator(tmp_path):
+    torchrun(str(HERE / "two_processes_banks.py"), str(tmp_path))
+    facts = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert facts[0] == facts[1]
+    assert facts[0]["world"] == 2
+    for name in ("fast", "deepinversion"):
+        assert facts[0][name]["images"] == facts[0][name]["different images"] == 30
+
+
 def test_the_command_on_two_processes_writes_one_folder(tmp_path):
     save_timm_folder(nets.randomised(digits_teacher()).freeze(), tmp_path / "teacher")
     run = tmp_path / "run"

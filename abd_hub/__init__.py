@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     )
     from abd_hub.poison_run import poison_teacher
     from abd_hub.synthesis.dafl import Dafl
+    from abd_hub.synthesis.deepinversion import DeepInversion
     from abd_hub.synthesis.dfad import Dfad
     from abd_hub.synthesis.dfq import Dfq
+    from abd_hub.synthesis.fast import Fast
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
     from abd_hub.teacher_recipe import FastTeacherRecipe, TeacherRecipe
@@ -70,6 +72,8 @@ _HOMES = {
     "synthesis.dafl": ("Dafl",),
     "synthesis.dfad": ("Dfad",),
     "synthesis.dfq": ("Dfq",),
+    "synthesis.deepinversion": ("DeepInversion",),
+    "synthesis.fast": ("Fast",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
     "poison_config": (
@@ -95,10 +99,12 @@ __all__ = [
     "Classifier",
     "Dafl",
     "DataSpec",
+    "DeepInversion",
     "Dfad",
     "Dfq",
     "DistillConfig",
     "EvaluationOptions",
+    "Fast",
     "FastTeacherRecipe",
     "ImageData",
     "InputError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -119,6 +120,36 @@ def agreed_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """
     agrees = teacher_logits.argmax(dim=1) == student_logits.argmax(dim=1)
     return (kl_per_sample(teacher_logits, student_logits) * agrees).mean()
+
+
+def jensen_shannon(teacher_logits: Tensor, student_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Jensen-Shannon divergence of the two predictions (DeepInversion, CVPR 2020, arXiv 1912.08795, 3.3).
+
+    KL(p || m) / 2 + KL(q || m) / 2 with p = softmax(teacher / T), q = softmax(student / T), m = (p + q) / 2.
+
+    Args:
+        teacher_logits: (N, classes).
+        student_logits: same shape.
+        temperature: T > 0. The result is *not* multiplied by T squared.
+
+    Returns:
+        A scalar, the mean over the samples, in nats: 0 where both agree, at most ln 2.
+    """
+    log_p = F.log_softmax(_wide(teacher_logits) / temperature, dim=-1)
+    log_q = F.log_softmax(_wide(student_logits) / temperature, dim=-1)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    per_class = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
+    return per_class.sum(dim=-1).mean() / 2
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy with the class that each image is made for, averaged over samples: a scalar.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) int64.
+    """
+    return cross_entropy_per_sample(logits, labels).mean()
 
 
 def information_entropy(logits: Tensor) -> Tensor:

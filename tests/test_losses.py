@@ -2,16 +2,20 @@
 
 import math
 
+import pytest
 import torch
 
 from abd_hub.losses import (
     attention_transfer,
+    cross_entropy,
     cross_entropy_per_sample,
     information_entropy,
+    jensen_shannon,
     kl,
     kl_per_sample,
     mean_magnitude,
     one_hot_loss,
+    total_variation,
 )
 
 
@@ -106,3 +110,67 @@ def test_mean_magnitude_of_half_precision_is_taken_in_float32():
     found = mean_magnitude(features)
     assert found.dtype == torch.float32
     assert math.isclose(found.item(), 4.75 / 6, rel_tol=1e-6)
+
+
+def textbook_jensen_shannon(p_logits, q_logits, temperature):
+    total = 0.0
+    for p_row, q_row in zip(p_logits.tolist(), q_logits.tolist(), strict=True):
+        p, q = (
+            [math.exp(x / temperature) / sum(math.exp(y / temperature) for y in row) for x in row]
+            for row in (p_row, q_row)
+        )
+        mixed = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+        for side in (p, q):
+            total += sum(a * math.log(a / m) for a, m in zip(side, mixed, strict=True)) / 2
+    return total / len(p_logits)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_jensen_shannon_is_the_definition(temperature):
+    torch.manual_seed(0)
+    p, q = 2 * torch.randn(2, 5, 7, dtype=torch.float64)
+    expected = textbook_jensen_shannon(p, q, temperature)
+    assert math.isclose(float(jensen_shannon(p, q, temperature)), expected, rel_tol=1e-12)
+    assert math.isclose(float(jensen_shannon(q, p, temperature)), expected, rel_tol=1e-12)
+
+
+def test_jensen_shannon_lies_between_nothing_and_ln_2():
+    sure = torch.tensor([[500.0, -500.0], [-500.0, 500.0]], requires_grad=True)
+    assert jensen_shannon(sure, sure).item() == 0
+    apart = jensen_shannon(sure, sure.flip(0))
+    assert math.isclose(apart.item(), math.log(2), rel_tol=1e-6)
+    apart.backward()
+    assert sure.grad.isfinite().all()
+
+
+def test_gradient_of_jensen_shannon():
+    torch.manual_seed(0)
+    logits = [torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(lambda p, q: jensen_shannon(p, q, 3.0), logits)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3)])
+def test_total_variation_is_the_definition(size):
+    torch.manual_seed(0)
+    height, width = size
+    pixels = torch.randn(2, 3, height, width, dtype=torch.float64)
+    expected = 0.0
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        squares = 0.0
+        for image in pixels:
+            for channel in image.tolist():
+                for y in range(height - down):
+                    for x in range(max(0, -right), width - max(0, right)):
+                        squares += (channel[y][x] - channel[y + down][x + right]) ** 2
+        expected += math.sqrt(squares)
+    assert math.isclose(float(total_variation(pixels)), expected, rel_tol=1e-12)
+
+
+def test_cross_entropy_is_the_definition_and_wide():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(5, 4, dtype=torch.float64), [0, 3, 1, 1, 2]
+    pairs = zip(logits.tolist(), labels, strict=True)
+    rows = [row[label] - math.log(sum(map(math.exp, row))) for row, label in pairs]
+    found = cross_entropy(logits, torch.tensor(labels))
+    assert math.isclose(float(found), -sum(rows) / 5, rel_tol=1e-12)
+    assert cross_entropy(logits.bfloat16(), torch.tensor(labels)).dtype == torch.float32

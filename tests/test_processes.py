@@ -50,6 +50,15 @@ def test_every_method_with_every_defence_on_two_processes(tmp_path):
         assert all(facts["active"]), row
 
 
+def test_both_processes_hold_the_same_bank_and_generator(tmp_path):
+    torchrun(str(HERE / "two_processes_banks.py"), str(tmp_path))
+    facts = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert facts[0] == facts[1]
+    assert facts[0]["world"] == 2
+    for name in ("fast", "deepinversion"):
+        assert facts[0][name]["images"] == facts[0][name]["different images"] == 30
+
+
 def test_the_command_on_two_processes_writes_one_folder(tmp_path):
     save_timm_folder(nets.randomised(digits_teacher()).freeze(), tmp_path / "teacher")
     run = tmp_path / "run"

@@ -90,3 +90,21 @@ class BankSynthesizer(Synthesizer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
         self._bank.load_state_dict(state["bank"])
+
+
+def check_shared(field: str, images: int, processes: int) -> None:
+    """Refuses a batch to be made that the processes cannot share.
+
+    Args:
+        field: of the method, for the error.
+        images: over all processes together.
+        processes: how many there are.
+
+    Raises:
+        InputError: the shares are not equal, or smaller than 2 images.
+    """
+    if images % processes or images < 2 * processes:
+        raise InputError(
+            f"{field}: must be a multiple of the {processes} processes and at least 2 images for each, "
+            f"got {images}"
+        )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,14 +49,18 @@ class BatchNormStatistics:
             )
         self.momentum = momentum
         self.averages: list[Tensor] = []
-        """Moving mean and variance of each layer in turn; empty before the first ``remember``."""
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        """Moving mean and variance of each layer that runs, in turn; empty before the first ``remember``."""
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+        """By place in ``layers``, which is not the order in which a teacher with shortcuts runs them."""
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Inside, one pass through the teacher leaves the statistics of its batch here."""
-        self._seen = []
-        handles = [layer.register_forward_pre_hook(self._note) for layer in self.layers]
+        self._seen = {}
+        handles = [
+            layer.register_forward_pre_hook(partial(self._note, place))
+            for place, layer in enumerate(self.layers)
+        ]
         try:
             yield
         finally:
@@ -65,17 +70,17 @@ class BatchNormStatistics:
     def loss(self) -> Tensor:
         """R of the pass that was recorded last: a scalar, differentiable, in float32 or wider."""
         terms = []
-        for place, layer in enumerate(self.layers):
-            mean, variance = self._smoothed(place)
+        for turn, (place, seen) in enumerate(sorted(self._seen.items())):
+            layer = self.layers[place]
+            mean, variance = self._smoothed(turn, *seen)
             assert layer.running_mean is not None and layer.running_var is not None, "chosen for them"
             terms += [(mean - layer.running_mean).norm(), (variance - layer.running_var).norm()]
         return torch.stack(terms).sum()
 
-    def _smoothed(self, place: int) -> tuple[Tensor, Tensor]:
-        mean, variance = self._seen[place]
+    def _smoothed(self, turn: int, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         if not self.averages:
             return mean, variance
-        old_mean, old_variance = self.averages[2 * place : 2 * place + 2]
+        old_mean, old_variance = self.averages[2 * turn : 2 * turn + 2]
         return torch.lerp(mean, old_mean, self.momentum), torch.lerp(variance, old_variance, self.momentum)
 
     @torch.no_grad()
@@ -83,7 +88,7 @@ class BatchNormStatistics:
         """Takes the pass that was recorded last into the moving averages; nothing without a momentum."""
         if not self.momentum:
             return
-        latest = [statistic.detach().clone() for pair in self._seen for statistic in pair]
+        latest = [statistic.detach().clone() for _, pair in sorted(self._seen.items()) for statistic in pair]
         distributed.average_(latest)
         if not self.averages:
             self.averages = latest
@@ -92,9 +97,9 @@ class BatchNormStatistics:
             torch.lerp(new, old, self.momentum) for new, old in zip(latest, self.averages, strict=True)
         ]
 
-    def _note(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _note(self, place: int, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         features = inputs[0]
         wide = features if features.dtype == torch.float64 else features.float()
         over = [0, *range(2, wide.ndim)]
         variance, mean = torch.var_mean(wide, dim=over, correction=0)
-        self._seen.append((mean, variance))
+        self._seen[place] = (mean, variance)

@@ -89,6 +89,8 @@ class Trainer:
         self.synthesizer: Synthesizer = method.build(self.teacher, self.accelerator, seed, images)
         self.optimizer = self._first_optimizer()
         self.constant_rate: float | None = None
+        self.idle_rounds = next((i for i in range(method.rounds) if method.steps_in(i)), 0)
+        """Rounds before the student's first step."""
         self.round = 0
         self.seconds = 0.0
         self.processor_seconds = 0.0
@@ -216,8 +218,13 @@ class Trainer:
             group["lr"] = rate
 
     def _scheduled_rate(self, index: int) -> float:
-        start, rounds, drops = self.method.learning_rate, self.method.rounds, self.method.learning_rate_drops
-        return stepped(start, index, rounds, drops) if drops else cosine(start, index, rounds)
+        method = self.method
+        # Counted from the first round in which the student learns, as where a bank is filled first.
+        done, rounds = max(0, index - self.idle_rounds), method.rounds - self.idle_rounds
+        drops = method.learning_rate_drops
+        if drops:
+            return stepped(method.learning_rate, done, rounds, drops)
+        return cosine(method.learning_rate, done, rounds)
 
     def _first_optimizer(self) -> Any:
         method = self.method

@@ -78,11 +78,41 @@ def zoo_table() -> str:
     return table(head, zoo_rows())
 
 
+def methods_table(data: str) -> str:
+    head = ["method", "defences", "accuracy", "ASR", "ASR of the control", "rounds", "core minutes"]
+    files = sorted((RESULTS / "methods" / data).glob("*.json"))
+    records = [json.loads(file.read_text()) for file in files]
+    if not records:
+        return ""
+    teacher = records[0]["results"]["teacher"]
+    first = ["teacher", "", *method_rates(teacher), "", ""]
+    return table(head, [first, *[method_row(record) for record in sorted(records, key=method_place)]])
+
+
+def method_row(record: dict) -> list[str]:
+    defenses = ", ".join(d["name"] + ("" if d["active"] else " (not active)") for d in record["defenses"])
+    minutes = f"{record['durations']['distillation_processor'] / 60:.1f}"
+    rates = method_rates(record["results"]["student"])
+    return [record["method"], defenses or "none", *rates, str(record["rounds"]), minutes]
+
+
+def method_rates(report: dict) -> list[str]:
+    attack = report["triggers"][0]
+    return [rate(report["accuracy"]), rate(attack["asr"]), rate(attack["control"])]
+
+
+def method_place(record: dict) -> tuple:
+    """The controls first, then by year of the paper; plain before defended."""
+    order = ["real", "ood", "zskt", "dafl", "dfad", "dfq", "deepinversion", "cmi", "fast"]
+    return order.index(record["method"]), len(record["defenses"])
+
+
 def filled(text: str) -> str:
     for name, content in (
         ("demo", demo_table("demo")),
         ("zoo", zoo_table()),
         ("ibau", ibau_table()),
+        *[(f"methods {data}", methods_table(data)) for data in ("cifar10", "gtsrb")],
     ):
         start, end = f"<!-- {name} table -->", f"<!-- end of {name} table -->"
         before, rest = text.split(start)

@@ -1,6 +1,8 @@
 """Fast against the round written out from the paper, in float64."""
 
 import copy
+import json
+import math
 from types import SimpleNamespace
 
 import nets
@@ -264,6 +266,20 @@ def test_the_student_waits_for_the_warmup_and_then_learns_from_the_bank():
 def test_values_outside_their_range(field, value):
     with pytest.raises(InputError, match=rf"fast\.{field}: .*got {value}"):
         Fast(**{field: value})
+
+
+def test_the_students_rate_falls_from_its_first_step_on(tmp_path):
+    """The cosine counts the rounds after the warm-up: whole in the first, half midway, then to zero."""
+    teacher, student = teacher_and_student()
+    method = Fast(**{**TINY, "rounds": 6, "warmup_rounds": 2, "learning_rate": 0.5})
+    options = TrainerOptions(progress=False, checkpoint_every=0, log_every=1)
+    trainer = Trainer(teacher, student, method, (), options, folder=tmp_path)
+    trainer.synthesizer.generator.double()
+    trainer.fit()
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["learning_rate"] for line in lines]
+    exact = [0.25 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+    assert rates[2:] == pytest.approx(exact)
 
 
 @pytest.mark.parametrize(("images", "processes"), [(8, 3), (2, 2), (1, 1)])

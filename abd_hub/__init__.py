@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         TrainingDataOptions,
     )
     from abd_hub.poison_run import poison_teacher
+    from abd_hub.synthesis.cmi import Cmi
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
     from abd_hub.teacher_recipe import FastTeacherRecipe, TeacherRecipe
@@ -62,6 +63,7 @@ _HOMES = {
     "folder": ("read_record", "read_teacher_record"),
     "paired": ("compare_answers", "mcnemar"),
     "pipeline": ("distill",),
+    "synthesis.cmi": ("Cmi",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
     "poison_config": (
@@ -85,6 +87,7 @@ __all__ = [
     "Attack",
     "Batch",
     "Classifier",
+    "Cmi",
     "DataSpec",
     "DistillConfig",
     "EvaluationOptions",

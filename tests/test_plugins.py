@@ -15,6 +15,18 @@ ROUNDS, STOP = 4, 2
 QUIET = TrainerOptions(progress=False, checkpoint_every=0, log_every=ROUNDS)
 # A new plug-in needs a line here, with which it is tiny and, if it is a defence, active within four rounds.
 SYNTHESIZERS = {
+    "cmi": {
+        "batch_size": 4,
+        "student_steps": 2,
+        "generator_steps": 2,
+        "generator_batch_size": 4,
+        "z_dim": 4,
+        "generator_channels": 4,
+        "embedding_dim": 4,
+        "negatives": 5,
+        "feature_bank_size": 10,
+        "bank_size": 10,
+    },
     "real": {"batch_size": 4, "student_steps": 2, "share": 0.5, "crop_padding": 1},
     "zskt": {"batch_size": 4, "student_steps": 2, "z_dim": 4, "generator_channels": 4},
 }

@@ -274,7 +274,8 @@ class CmiSynthesizer(BankSynthesizer):
     def _fresh(self) -> tuple[Generator, Tensor]:
         """A generator with the paper's starting weights, and the noise of this process's images."""
         method, like = self.method, self.teacher.image_mean
-        generator = Generator(self.spec, method.z_dim, method.generator_channels, "pixels")
+        with seeding.seeded(self.seed, "cmi", "generator", self.index):  # PyTorch draws first, in vain
+            generator = Generator(self.spec, method.z_dim, method.generator_channels, "pixels")
         _reset(generator, self.chance("generator"))
         generator.to(like.device, like.dtype).to(memory_format=torch.channels_last)
         noise = torch.randn(method.generator_batch_size, method.z_dim, generator=self.chance("z"))

@@ -67,8 +67,8 @@ class DoublingConv2d(nn.Conv2d):
     """A 3x3 convolution of maps doubled by nearest neighbours, without the doubled maps.
 
     Each output sees only 2x2 different inputs, so the same sum is a transposed convolution of stride 2 with
-    the kernel spread over 4x4: 16 instead of 36 products an input, and with both gradients 102 instead of
-    230 ms for the two of a batch of 64 in float32 on one AVX-512 core.
+    the kernel spread over 4x4: 16 instead of 36 products an input. With their gradients, the two of ZSKT's
+    generator take 227 instead of 472 ms for 64 images in float32 on one AVX-512 core.
     """
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TrainingDataOptions,
     )
     from abd_hub.poison_run import poison_teacher
+    from abd_hub.synthesis.cmi import Cmi
     from abd_hub.synthesis.dafl import Dafl
     from abd_hub.synthesis.deepinversion import DeepInversion
     from abd_hub.synthesis.dfad import Dfad
@@ -74,6 +75,7 @@ _HOMES = {
     "synthesis.dfq": ("Dfq",),
     "synthesis.deepinversion": ("DeepInversion",),
     "synthesis.fast": ("Fast",),
+    "synthesis.cmi": ("Cmi",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
     "poison_config": (
@@ -97,6 +99,7 @@ __all__ = [
     "Attack",
     "Batch",
     "Classifier",
+    "Cmi",
     "Dafl",
     "DataSpec",
     "DeepInversion",

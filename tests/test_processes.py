@@ -29,6 +29,7 @@ def test_both_processes_end_with_the_same_weights_and_exact_counts(tmp_path):
     facts = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert facts[0] == facts[1]
     assert facts[0]["world"] == 2
+    assert facts[0]["cmi"][2] == 18, "each round adds the images of both"
     assert facts[0]["active"] == [True, True]
     assert facts[0]["counts"][1] == 101
     assert facts[0]["answers are those of one process"] == [True, True, True]

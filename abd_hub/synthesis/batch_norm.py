@@ -7,10 +7,13 @@ statistics are close to these look, to the teacher, like its training data:
 
 with the biased variance over batch, height and width. Fast (AAAI 2022, arXiv 2112.06253) takes instead of
 the batch's own statistics a moving average over the batches: m = (1 - momentum) mean(x) + momentum * average.
+CMI (IJCAI 2021, arXiv 2105.08584) describes each image by what the same layers see of it alone: the means
+over height and width.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from abd_hub import distributed
@@ -52,14 +56,25 @@ class BatchNormStatistics:
         """Moving mean and variance of each layer that runs, in turn; empty before the first ``remember``."""
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
         """By place in ``layers``, which is not the order in which a teacher with shortcuts runs them."""
+        self._image_means: dict[int, Tensor] = {}
+        """Likewise."""
+
+    @property
+    def width(self) -> int:
+        """Channels of all layers together: the length of an embedding."""
+        return sum(layer.num_features for layer in self.layers)
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Inside, one pass through the teacher leaves the statistics of its batch here."""
-        self._seen = {}
+    def recording(self, images_only: bool = False) -> Iterator[None]:
+        """Inside, one pass through the teacher leaves the statistics of its batch here.
+
+        Args:
+            images_only: leave only the embeddings, not what ``loss`` needs.
+        """
+        self._seen, self._image_means = {}, {}
+        note = self._note_images if images_only else self._note
         handles = [
-            layer.register_forward_pre_hook(partial(self._note, place))
-            for place, layer in enumerate(self.layers)
+            layer.register_forward_pre_hook(partial(note, place)) for place, layer in enumerate(self.layers)
         ]
         try:
             yield
@@ -97,9 +112,77 @@ class BatchNormStatistics:
             torch.lerp(new, old, self.momentum) for new, old in zip(latest, self.averages, strict=True)
         ]
 
+    def embeddings(self) -> Tensor:
+        """What the pass that was recorded last shows of each image alone: (N, ``width``).
+
+        The mean over height and width in every channel of every layer's input, in float32 or wider,
+        differentiable.
+        """
+        return torch.cat([self._image_means[place] for place in sorted(self._image_means)], dim=1)
+
     def _note(self, place: int, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        features = inputs[0]
-        wide = features if features.dtype == torch.float64 else features.float()
-        over = [0, *range(2, wide.ndim)]
-        variance, mean = torch.var_mean(wide, dim=over, correction=0)
-        self._seen[place] = (mean, variance)
+        centre = layer.running_mean
+        assert isinstance(centre, Tensor), "chosen for them"
+        shifts, squares = _Moments.apply(inputs[0], centre)
+        shift = shifts.mean(dim=0)
+        self._seen[place] = (shift + centre, squares.mean(dim=0) - shift.square())
+        self._image_means[place] = shifts + centre
+
+    def _note_images(self, place: int, _layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._image_means[place] = _ImageMeans.apply(inputs[0])
+
+
+class _Moments(torch.autograd.Function):
+    """Means over height and width of x - centre and of its square, each (N, C), in float32 or wider.
+
+    ``torch.var_mean`` over 64 maps of (32, 32, 32) takes 24 ms in bf16 with its gradient on one AVX-512 core,
+    this 4 ms. Taken from the running mean because E[x^2] - E[x]^2 loses digits where the mean is far from 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C, ...) and (C,) to (N, C) twice."""
+        ctx.save_for_backward(features, centre)
+        away = features - _beside(centre, features)
+        places = tuple(range(2, features.ndim))
+        if not places:
+            return away, away.square()
+        return away.mean(dim=places), away.square_().mean(dim=places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, shift_gradient: Tensor, square_gradient: Tensor) -> tuple[Tensor, None]:
+        """(a + 2 b (x - centre)) / places, as one pass over x."""
+        features, centre = ctx.saved_tensors
+        slope = 2 * square_gradient
+        start = shift_gradient - slope * centre
+        places = features[0, 0].numel()
+        start, slope = (_beside(part / places, features) for part in (start, slope))
+        return torch.addcmul(start, slope, features).to(features.dtype), None
+
+
+class _ImageMeans(torch.autograd.Function):
+    """Means over height and width, (N, C), in float32 or wider.
+
+    Its gradient is the same at every place, so it is handed on as a view and never written out.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        """(N, C, ...) to (N, C)."""
+        ctx.shape, ctx.dtype = features.shape, features.dtype
+        wide = torch.promote_types(features.dtype, torch.float32)
+        return features.to(wide) if features.ndim == 2 else features.flatten(2).mean(dim=2, dtype=wide)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """The gradient divided by the number of places."""
+        places = math.prod(ctx.shape[2:])
+        share: Tensor = (gradient / places).to(ctx.dtype)
+        return share.view(*share.shape, *[1] * (len(ctx.shape) - 2)).expand(ctx.shape)
+
+
+def _beside(statistic: Tensor, features: Tensor) -> Tensor:
+    """(C,) or (N, C) with as many further dimensions as (N, C, ...)."""
+    return statistic.view(*statistic.shape, *[1] * (features.ndim - 2))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         TrainingDataOptions,
     )
     from abd_hub.poison_run import poison_teacher
+    from abd_hub.synthesis.ood import Ood
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
     from abd_hub.teacher_recipe import FastTeacherRecipe, TeacherRecipe
@@ -62,6 +63,7 @@ _HOMES = {
     "folder": ("read_record", "read_teacher_record"),
     "paired": ("compare_answers", "mcnemar"),
     "pipeline": ("distill",),
+    "synthesis.ood": ("Ood",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
     "poison_config": (
@@ -94,6 +96,7 @@ __all__ = [
     "Interrupted",
     "ModelOptions",
     "NetworkOptions",
+    "Ood",
     "PoisonConfig",
     "PoisonOptions",
     "Real",

@@ -30,7 +30,7 @@ _TAME = re.compile(r"[A-Za-z0-9_./@:+=-]+")
 _HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 _LONGEST_NAME = 80
 _LABELS_SHOWN = 20
-_OTHER_IMAGES = {"real": "real images", "clean_kd": "real images", "ood": "images of another data set"}
+_OTHER_IMAGES = {"real": "real images", "clean_kd": "real images", "ood": "patches of photographs"}
 """Methods whose images are not synthetic: their cards must not claim what does not hold."""
 
 _ABD = """@inproceedings{hong2023revisiting,
@@ -41,13 +41,20 @@ _ABD = """@inproceedings{hong2023revisiting,
   note      = {arXiv:2306.02368}
 }"""
 _METHODS = {
+    "ood": """@inproceedings{asano2023augmented,
+  title     = {The Augmented Image Prior: Distilling 1000 Classes by Extrapolating from a Single Image},
+  author    = {Asano, Yuki M. and Saeed, Aaqib},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2023},
+  note      = {arXiv:2112.00725}
+}""",
     "zskt": """@inproceedings{micaelli2019zeroshot,
   title     = {Zero-shot Knowledge Transfer via Adversarial Belief Matching},
   author    = {Micaelli, Paul and Storkey, Amos},
   booktitle = {Advances in Neural Information Processing Systems},
   year      = {2019},
   note      = {arXiv:1905.09768}
-}"""
+}""",
 }
 
 

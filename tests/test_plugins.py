@@ -15,6 +15,7 @@ ROUNDS, STOP = 4, 2
 QUIET = TrainerOptions(progress=False, checkpoint_every=0, log_every=ROUNDS)
 # A new plug-in needs a line here, with which it is tiny and, if it is a defence, active within four rounds.
 SYNTHESIZERS = {
+    "ood": {"batch_size": 4, "student_steps": 2, "patches": 20, "crop_padding": 1},
     "real": {"batch_size": 4, "student_steps": 2, "share": 0.5, "crop_padding": 1},
     "zskt": {"batch_size": 4, "student_steps": 2, "z_dim": 4, "generator_channels": 4},
 }

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from abd_hub.bank_export import export_bank
     from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
     from abd_hub.comparison import compare
     from abd_hub.config import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "bank_export": ("export_bank",),
     "classifier": ("Classifier", "create_student", "load_classifier", "save_timm_folder"),
     "comparison": ("compare",),
     "config": (
@@ -121,6 +123,7 @@ __all__ = [
     "distill",
     "evaluate",
     "evaluate_answers",
+    "export_bank",
     "format_table",
     "load_classifier",
     "load_images",

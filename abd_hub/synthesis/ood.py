@@ -8,8 +8,8 @@ answers to them, soft ones, because a patch belongs to no class:
 
 x a patch, mirrored and shifted anew each time, with a box of another patch pasted in (CutMix). The teacher
 answers the mixed image, so there are no labels to mix. The pictures are of another distribution than the
-teacher's training data ("ood"); what is learned depends on how rich they are: the paper's is a drawing of
-2560x1920 pixels full of animals, those by default here are two photographs of 640x427.
+teacher's training data ("ood"); what is learned depends on how rich they are: the paper's are crowded scenes,
+those by default here are two photographs of 640x427 with much sky and shadow.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ One patch, in this order:
 
 Published code goes through JPEG files; here patches are rounded to uint8 and stay on the device.
 
-Step 2 is one call a patch, because every box has another size: 24 s for 50,000 on one AVX-512 core. Boxes
-that shrink more than fourfold are taken from a picture that was halved before, for a picture of 2560x1920
-it would be 315 s otherwise. The other steps are batched.
+Step 2 is one call a patch, because every box has another size; the others are batched. 50,000 patches of
+32x32 take 19 s on one AVX-512 core, 27 s from a picture of 2560x1920: boxes that shrink fourfold or more are
+taken from a picture that was halved before, or step 2 alone would take 315 s.
 """
 
 from __future__ import annotations

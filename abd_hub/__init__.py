@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from abd_hub.bank_export import export_bank
     from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
     from abd_hub.comparison import compare
     from abd_hub.config import (
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from abd_hub.synthesis.dfad import Dfad
     from abd_hub.synthesis.dfq import Dfq
     from abd_hub.synthesis.fast import Fast
+    from abd_hub.synthesis.ood import Ood
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
     from abd_hub.teacher_recipe import FastTeacherRecipe, TeacherRecipe
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "bank_export": ("export_bank",),
     "classifier": ("Classifier", "create_student", "load_classifier", "save_timm_folder"),
     "comparison": ("compare",),
     "config": (
@@ -76,6 +79,7 @@ _HOMES = {
     "synthesis.deepinversion": ("DeepInversion",),
     "synthesis.fast": ("Fast",),
     "synthesis.cmi": ("Cmi",),
+    "synthesis.ood": ("Ood",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
     "poison_config": (
@@ -114,6 +118,7 @@ __all__ = [
     "Interrupted",
     "ModelOptions",
     "NetworkOptions",
+    "Ood",
     "PoisonConfig",
     "PoisonOptions",
     "Real",
@@ -138,6 +143,7 @@ __all__ = [
     "distill",
     "evaluate",
     "evaluate_answers",
+    "export_bank",
     "format_table",
     "load_classifier",
     "load_images",

@@ -31,7 +31,7 @@ _TAME = re.compile(r"[A-Za-z0-9_./@:+=-]+")
 _HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 _LONGEST_NAME = 80
 _LABELS_SHOWN = 20
-_OTHER_IMAGES = {"real": "real images", "clean_kd": "real images", "ood": "images of another data set"}
+_OTHER_IMAGES = {"real": "real images", "clean_kd": "real images", "ood": "patches of photographs"}
 """Methods whose images are not synthetic: their cards must not claim what does not hold."""
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "poison": "Train a poisoned teacher, or a clean one, to measure attacks and defences.",
     "evaluate": "Measure accuracy and attack success rate of a classifier.",
     "compare": "Measure several classifiers on the same images, in one table and one picture.",
+    "export-bank": "Write the synthetic images that a run has kept as a data set.",
     "list": "List triggers, synthesizers, defenses or students.",
     "env": "Print versions and devices, for a report.",
 }
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     chosen = parser.parse_args(given[:1])
-    run: Callable[[list[str]], int] = globals()[f"_{chosen.command}"]
+    run: Callable[[list[str]], int] = globals()["_" + chosen.command.replace("-", "_")]
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "httpx2", "timm", "datasets", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    commands = "\n".join(f"  {name:10}{summary}" for name, summary in COMMANDS.items())
+    commands = "\n".join(f"  {name:13}{summary}" for name, summary in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="abd-hub",
         usage="abd-hub COMMAND [options]",
@@ -210,6 +211,27 @@ def _compare(arguments: list[str]) -> int:
     print(json.dumps(dataclasses.asdict(found), indent=2) if request.json else format_comparison(found))
     if picture is not None:
         print(f"wrote {picture}", file=sys.stderr)
+    return 0
+
+
+def _export_bank(arguments: list[str]) -> int:
+    summary = COMMANDS["export-bank"]
+    parser = argparse.ArgumentParser(prog="abd-hub export-bank", description=summary)
+    parser.add_argument("run", metavar="RUN", help="output folder of abd-hub distill, finished or not")
+    parser.add_argument("folder", metavar="FOLDER", help="new folder for the data set")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    chosen = parser.parse_args(arguments)
+    from abd_hub.bank_export import check_place, read_bank, write_bank
+
+    check_place(chosen.folder)
+    bank = read_bank(chosen.run)
+    folder = write_bank(bank, chosen.folder)
+    count, _, height, width = bank.images.shape
+    if chosen.json:
+        facts = {"folder": str(folder), "images": count, "height": height, "width": width}
+        print(json.dumps(facts | {"labels": list(bank.names), "rounds": bank.rounds}, indent=2))
+    else:
+        print(f"wrote {folder}: {count} images of {width}x{height}, {len(bank.names)} classes")
     return 0
 
 

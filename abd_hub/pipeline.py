@@ -344,6 +344,7 @@ def _run(
         config=without_paths(config.to_dict()) | given,
         training_data=real.ref if real else None,
         control=measurement.control.ref if measurement and measurement.control else None,
+        synthesis=trainer.synthesizer.facts() or None,
     )
     if trainer.accelerator.is_main_process:
         record = write_folder(Path(config.output_dir), record, trainer, measurement)

@@ -273,6 +273,10 @@ class Synthesizer(ABC):
         """The images kept for the student; None for a method that draws them anew."""
         return None
 
+    def facts(self) -> Mapping[str, Any]:
+        """What the record is to tell about where the images came from; JSON types only."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Nested dict of tensors and JSON values that ``load_state_dict`` restores exactly."""
         return {}
@@ -428,6 +432,8 @@ class RunRecord:
     """Real images that the student learned from; None for a data-free method."""
     control: ModelRef | None = None
     """The control of both reports; None where none was measured."""
+    synthesis: Mapping[str, Any] | None = None
+    """What the synthesizer tells about where its images came from; None where it tells nothing."""
     schema_version: int = 1
 
 

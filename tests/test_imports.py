@@ -50,6 +50,7 @@ TABLE = {
         "config",
         "classifier",
     },
+    "bank_export": {"types", "checkpoint", "folder", "config", "card"},
     "pgd": {"seeding"},
     "poisoning": {"types", "seeding", "data", "triggers"},
     "teacher_recipe": {"types"},

@@ -18,6 +18,7 @@ from torch import Tensor
 from abd_hub import distributed, seeding
 from abd_hub.augment import crop_and_flip
 from abd_hub.registry import register
+from abd_hub.synthesis.epochs import Epochs
 from abd_hub.types import ImageSource, InputError, SynthesisMethod, Synthesizer, Teacher
 
 
@@ -89,7 +90,7 @@ class RealImages(Synthesizer):
         self.images = images
         self.seed = seed
         self.index = 0
-        self.orders: dict[int, Tensor] = {}
+        self.epochs = Epochs(images.shape[0], method.batch_size, seed, "real")
 
     def begin_round(self, index: int) -> None:
         """Remembers the round: which images come next follows from it."""
@@ -98,21 +99,7 @@ class RealImages(Synthesizer):
     def sample(self, step: int) -> Tensor | None:
         """The next batch in [0, 1], augmented."""
         batch = self.index * self.method.student_steps + step
-        chosen = distributed.own_rows(self._order(batch * self.method.batch_size))
+        chosen = distributed.own_rows(self.epochs.batch(batch))
         pixels = self.images[chosen.to(self.images.device)].float() / 255
         chance = seeding.generator(self.seed, "real", "augment", batch, distributed.world()[0])
         return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, chance)
-
-    def _order(self, start: int) -> Tensor:
-        """Indices of one global batch that begins ``start`` images into the endless sequence of epochs."""
-        n, wanted = self.images.shape[0], self.method.batch_size
-        epochs = range(start // n, (start + wanted - 1) // n + 1)
-        known = self.orders
-        # kept: a permutation of the whole split is not drawn again for every step
-        self.orders = {epoch: known[epoch] if epoch in known else self._epoch(epoch) for epoch in epochs}
-        orders = list(self.orders.values())
-        return torch.cat(orders)[start % n : start % n + wanted]
-
-    def _epoch(self, epoch: int) -> Tensor:
-        chance = seeding.generator(self.seed, "real", "epoch", epoch)
-        return torch.randperm(self.images.shape[0], generator=chance)

@@ -1,0 +1,198 @@
+"""Distillation on patches of a photograph (Asano & Saeed, ICLR 2023, arXiv 2112.00725).
+
+No generator: 50,000 patches of one or a few pictures, cropped at very different scales, turned, sheared and
+recoloured (see ``patches``), take the place of the training data. The student S learns the teacher T's
+answers to them, soft ones, because a patch belongs to no class:
+
+    KL(softmax(T(x) / 8) || softmax(S(x) / 8)),
+
+x a patch, mirrored and shifted anew each time, with a box of another patch pasted in (CutMix). The teacher
+answers the mixed image, so there are no labels to mix. The pictures are of another distribution than the
+teacher's training data ("ood"); what is learned depends on how rich they are: the paper's are crowded scenes,
+those by default here are two photographs of 640x427 with much sky and shadow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from abd_hub import distributed, seeding
+from abd_hub.augment import crop_and_flip, cutmix, draw_box
+from abd_hub.registry import register
+from abd_hub.synthesis.epochs import Epochs
+from abd_hub.synthesis.patches import make_patches
+from abd_hub.synthesis.photographs import Photograph, check_names, load
+from abd_hub.types import DataSpec, InputError, SynthesisMethod, Synthesizer, Teacher
+
+
+@register("synthesizers", "ood")
+@dataclass(frozen=True, kw_only=True)
+class Ood(SynthesisMethod):
+    """Patches of photographs: no generator, only one or a few pictures, cropped, turned and recoloured."""
+
+    learns_images: ClassVar[bool] = False
+
+    rounds: int = 9_800
+    """Rounds of ``student_steps`` student steps, each on its own batch; the default is the paper's 1,000
+    epochs over 50,000 patches."""
+    batch_size: int = 512
+    """Images in a student step, over all processes together."""
+    student_steps: int = 10
+    """Student steps in a round."""
+    learning_rate: float = 1e-3
+    """Of the student's Adam at the start; cosine to zero, where the paper keeps it."""
+    clip_norm: float = 0.0
+    """Largest gradient norm of the student; 0 switches clipping off."""
+    temperature: float = 8.0
+    """Of the student's KL divergence; the result is not scaled by T squared."""
+    attention_weight: float = 0.0
+    """Weight of attention transfer over matching block outputs; 0 switches it off."""
+    pictures: tuple[str, ...] = ("sklearn:china.jpg", "sklearn:flower.jpg")
+    """Files, hf://datasets/org/name@revision/picture.jpg on the Hub, or sklearn:china.jpg and
+    sklearn:flower.jpg, which scikit-learn brings along; each gives as many patches as the others."""
+    patches: int = 50_000
+    """Patches in all, made before the first round and kept on the device."""
+    memory_limit: float = 2.0
+    """Largest size of the patches in GiB, above which the run is refused: 50,000 of 32x32 take 0.14, of 64x64
+    0.57, of 224x224 7.0."""
+    crop_padding: int = 4
+    """Random crops after padding by so many pixels; 0 for none."""
+    flip: bool = True
+    """Mirror half of the images."""
+    cutmix: float = 0.25
+    """Both parameters of the beta distribution that the share of the pasted box is drawn from, one box a
+    batch; 0 switches CutMix off."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.pictures, str):
+            raise InputError(f"ood.pictures: must be a list of names, got {self.pictures!r}")
+        # frozen for its users; YAML gives a list
+        object.__setattr__(self, "pictures", tuple(self.pictures))
+        check_names("ood.pictures", self.pictures)
+        for name in ("patches", "memory_limit"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"ood.{name}: must be positive, got {getattr(self, name)}")
+        for name in ("crop_padding", "cutmix"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"ood.{name}: must not be negative, got {getattr(self, name)}")
+
+    def build(
+        self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
+    ) -> OodPatches:
+        """Loads the pictures and makes the patches, on the accelerator's device.
+
+        Raises:
+            InputError: the patches would be too many, a picture cannot be read, or the teacher takes neither
+                grey nor RGB images.
+        """
+        self._check_spec(teacher.spec)
+        photographs = [load("ood.pictures", name) for name in self.pictures]
+        return OodPatches(self, photographs, teacher.spec, accelerator.device, seed)
+
+    def _check_spec(self, spec: DataSpec) -> None:
+        if spec.channels not in (1, 3):
+            raise InputError(
+                f"ood: photographs have 3 channels, or 1 in grey, but the teacher takes {spec.channels}; "
+                "use another synthesizer"
+            )
+        one = spec.channels * spec.height * spec.width
+        most = math.floor(self.memory_limit * 2**30 / one)
+        if self.patches > most:
+            raise InputError(
+                f"ood.patches: {self.patches} of {spec.channels}x{spec.height}x{spec.width} take "
+                f"{self.patches * one / 2**30:.2g} GiB; use at most {most}, or raise ood.memory_limit"
+            )
+
+
+class OodPatches(Synthesizer):
+    """Goes through the patches in a new order each epoch."""
+
+    def __init__(
+        self,
+        method: Ood,
+        photographs: Sequence[Photograph],
+        spec: DataSpec,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        self.method = method
+        self.seed = seed
+        self.index = 0
+        self.sources: list[dict[str, Any]] = [
+            {
+                "name": photograph.name,
+                "revision": photograph.revision,
+                "sha256": photograph.sha256,
+                "height": photograph.pixels.shape[1],
+                "width": photograph.pixels.shape[2],
+            }
+            for photograph in photographs
+        ]
+        self.patches = make_patches(
+            [photograph.pixels for photograph in photographs],
+            method.patches,
+            (spec.channels, spec.height, spec.width),
+            seed,
+            device,
+        )
+        self.epochs = Epochs(method.patches, method.batch_size, seed, "ood")
+
+    def begin_round(self, index: int) -> None:
+        """Remembers the round: which patches come next follows from it."""
+        self.index = index
+
+    def sample(self, step: int) -> Tensor | None:
+        """The next batch in [0, 1], augmented.
+
+        Made for all processes before each keeps its rows: the other half of a pair may be another's. 512
+        patches of 32x32 are 6 MB.
+        """
+        batch = self.index * self.method.student_steps + step
+        places = self.epochs.batch(batch).to(self.patches.device)
+        pixels = self.patches[places].float() / 255
+        chance = seeding.generator(self.seed, "ood", "augment", batch)
+        pixels = crop_and_flip(pixels, self.method.crop_padding, self.method.flip, chance)
+        if self.method.cutmix:
+            box = draw_box(pixels.shape[2], pixels.shape[3], self._share(batch), chance)
+            pixels = cutmix(pixels, box)
+        return distributed.own_rows(pixels)
+
+    def facts(self) -> Mapping[str, Any]:
+        """The pictures, exactly, and how many patches were made of them."""
+        return {"pictures": self.sources, "patches": self.method.patches}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The hash of the pictures: the patches follow from them and the seed."""
+        return {"pictures_sha256": self._sha256()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Compares the hash.
+
+        Raises:
+            InputError: the run began with other pictures.
+        """
+        if state["pictures_sha256"] != self._sha256():
+            names = ", ".join(self.method.pictures)
+            raise InputError(
+                f"ood.pictures: the run began with pictures of another content than {names} now; restore "
+                "them or use another --output_dir"
+            )
+
+    def _sha256(self) -> str:
+        return hashlib.sha256("".join(source["sha256"] for source in self.sources).encode()).hexdigest()
+
+    def _share(self, batch: int) -> float:
+        """Of the box in the image's area, Beta(a, a)."""
+        # torch's beta distribution draws from the global generator
+        with seeding.seeded(self.seed, "ood", "cutmix", batch):
+            concentration = torch.tensor(self.method.cutmix, dtype=torch.float64)
+            return float(torch.distributions.Beta(concentration, concentration).sample())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from abd_hub import parse_distill, registry
 from abd_hub.classifier import save_timm_folder
 
 ROOT = Path(__file__).parents[1]
@@ -282,3 +283,39 @@ def test_the_benchmark_of_teacher_training_reports_every_loop(tmp_path):
     facts = json.loads((tmp_path / "speed.json").read_text())
     assert [row["name"] for row in facts["results"]] == ["torchvision + DataLoader", "ours"]
     assert all(row["images_per_second"] > 0 for row in facts["results"])
+
+
+SETTINGS = sorted(
+    str(file.relative_to(ROOT))
+    for folder in ("cifar10", "gtsrb")
+    for file in (ROOT / "recipes" / folder).glob("*.yaml")
+)
+
+
+def test_every_method_has_settings_for_both_data_sets_and_for_the_cpu():
+    names = [entry.name for entry in registry.catalog("synthesizers")]
+    wanted = {
+        f"recipes/{data}/{name}{kind}.yaml"
+        for data in ("cifar10", "gtsrb")
+        for name in names
+        for kind in ("", "-cpu")
+    }
+    assert set(SETTINGS) == wanted
+
+
+@pytest.mark.parametrize("file", SETTINGS)
+def test_settings_are_read_and_make_sense(file):
+    config = parse_distill(
+        ["--config", str(ROOT / file), "--teacher.id", "hf-hub:org/name", "--output_dir", "x"]
+    )
+    name = Path(file).stem.removesuffix("-cpu")
+    assert type(config.synthesizer) is registry.get("synthesizers", name)
+    assert [type(defense).__name__ for defense in config.defenses] == [
+        "ShufflingVaccine",
+        "SelfRetrospection",
+    ]
+    retrospection = config.defenses[1]
+    assert retrospection.last_rounds < config.synthesizer.rounds / 20
+    text = (ROOT / file).read_text()
+    assert f"--config {file} " in text, "its own command"
+    assert config.trainer.mixed_precision == ("bf16" if "-cpu" in file else "no")

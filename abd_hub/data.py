@@ -163,7 +163,8 @@ def _open(source: str, split: str, revision: str | None, config: str | None) -> 
     failures = (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError)
     with _quiet(datasets, is_folder=path is not None):
         try:
-            builder = datasets.load_dataset_builder(path or source, name=config, revision=revision)
+            place = {} if path is None else {"cache_dir": _cache_of(path, datasets.config.HF_DATASETS_CACHE)}
+            builder = datasets.load_dataset_builder(path or source, name=config, revision=revision, **place)
             commit = None if path else _commit(builder, source, revision)
             builder.download_and_prepare()
         except InputError:
@@ -182,6 +183,19 @@ def _open(source: str, split: str, revision: str | None, config: str | None) -> 
     if len(dataset) == 0:
         raise InputError(f"split {split!r} of {source} is empty")
     return dataset, commit
+
+
+def _cache_of(folder: str, cache: str | Path) -> str:
+    """Where the library may keep what it reads from a folder, with the same place only for the same files.
+
+    By itself it goes by the folder's name where a README lists configurations: of the folders ``a/data`` and
+    ``b/data`` the second would silently give the first one's images.
+    """
+    digest = hashlib.sha256(folder.encode())
+    for file in sorted(Path(folder).rglob("*")):
+        state = file.stat()
+        digest.update(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+    return str(Path(cache) / "folders" / digest.hexdigest()[:32])
 
 
 def _locate(source: str, revision: str | None) -> str | None:

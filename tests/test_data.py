@@ -97,6 +97,27 @@ def test_fingerprint_follows_the_content_not_the_place(tmp_path):
     assert str(tmp_path) not in repr(first.ref)
 
 
+CONFIGURATIONS = """---
+configs:
+- config_name: default
+  data_files: [{split: test, path: data/test-*}]
+---
+"""
+
+
+def test_two_folders_of_one_name_are_two_data_sets(tmp_path):
+    """Also where a README lists configurations, by which the datasets library then tells its copies apart."""
+    folders = [tmp_path / place / "pets" for place in ("a", "b")]
+    for folder, first in zip(folders, (0, 20), strict=True):
+        plain(folder, images=[{"bytes": picture(first + index), "path": None} for index in range(7)])
+        (folder / "README.md").write_text(CONFIGURATIONS)
+    one, other = (load_images(str(folder), "test") for folder in folders)
+    assert not torch.equal(one.images, other.images)
+    plain(folders[0], images=[{"bytes": picture(40 + index), "path": None} for index in range(7)])
+    changed = load_images(str(folders[0]), "test")
+    assert torch.equal(changed.images[0], as_tensor(picture(40)))
+
+
 def test_limit_takes_the_first_images_and_keeps_all_names(tmp_path):
     features = {"image": datasets.Image(), "label": datasets.Value("int32")}
     folder = write(tmp_path / "ints", {"image": cells(4), "label": [0, 1, 5, 2]}, features)
@@ -284,7 +305,7 @@ class Prepared:
 def test_hub_revision_is_recorded_as_a_commit(tmp_path, monkeypatch):
     commit, folder = "0123456789" * 4, plain(tmp_path / "pets")
     prepared = Prepared(commit, folder)
-    monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, name, revision: prepared)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, **options: prepared)
     data = load_images("acme/pets", "test", revision="main")
     assert (data.ref.id, data.ref.revision) == ("acme/pets", commit)
     assert load_images("acme/pets", "test").ref.fingerprint == load_images(folder, "test").ref.fingerprint
@@ -294,7 +315,7 @@ def test_cached_copy_of_another_revision_is_refused(tmp_path, monkeypatch):
     commit = "0123456789" * 4
     cached = type("Cached", (Prepared,), {"__module__": "datasets.packaged_modules.cache.cache"})
     prepared = cached(commit, plain(tmp_path / "pets"))
-    monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, name, revision: prepared)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, **options: prepared)
     with pytest.raises(InputError, match=f"copy at hand is {commit}"):
         load_images("acme/pets", "test", revision="v2")
     assert load_images("acme/pets", "test", revision=commit).ref.revision == commit

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from abd_hub import Classifier, Cmi, InputError, Trainer, TrainerOptions, seeding
+from abd_hub import Classifier, Cmi, InputError, ShufflingVaccine, Trainer, TrainerOptions, seeding
 from abd_hub.losses import agreed_divergence, info_nce
 from abd_hub.synthesis import cmi, views
 from abd_hub.synthesis.batch_norm import BatchNormStatistics
@@ -32,10 +32,14 @@ TINY = {
 }
 
 
-def trainer(options=QUIET, dtype=torch.float64, **settings):
+VACCINE = ShufflingVaccine(check=False, layers=2, coefficient=2.0)
+
+
+def trainer(options=QUIET, dtype=torch.float64, vaccinated=False, **settings):
     teacher = nets.randomised(nets.wrn(base_width=4)).to(dtype).freeze()
     student = nets.wrn(seed=1, dtype=dtype, base_width=4)
-    return Trainer(teacher, student, Cmi(**{**TINY, **settings}), [], options)
+    defenses = [VACCINE.build(teacher, 0)] if vaccinated else []
+    return Trainer(teacher, student, Cmi(**{**TINY, **settings}), defenses, options)
 
 
 def draw(*shape, seed=0):
@@ -113,7 +117,7 @@ def textbook_pass(teacher, pixels):
     return logits, torch.cat([maps.mean((2, 3)) for maps in seen], dim=1), distance
 
 
-def paper_round(run, generator, noise, targets, head, memory, index):
+def paper_round(run, generator, noise, targets, head, memory, index, penalty):
     """The published loop: every weight gets its gradient, both views in turn, one large matrix of pairs."""
     method, teacher, student = run.method, run.teacher, run.student.eval()
     adam = torch.optim.Adam([*generator.parameters(), noise], lr=1e-3, betas=(0.5, 0.999))
@@ -140,6 +144,8 @@ def paper_round(run, generator, noise, targets, head, memory, index):
         keys = F.normalize(head(torch.cat([whole, memory[1][places]])), dim=1).detach()
         losses = F.cross_entropy(queries @ keys.T / 0.1, torch.arange(len(keys)), reduction="none")
         loss = loss + 0.8 * (losses[: len(local)].mean() + losses[len(local) :].mean())
+        if penalty is not None:
+            loss = loss + penalty(whole_view, t)
         found.append((loss.item(), pixels.detach(), local.detach(), whole.detach()))
         for one in (adam, head_adam):
             one.zero_grad()
@@ -158,18 +164,21 @@ def with_memory(run):
     return run, memory
 
 
-def test_a_round_gives_the_images_of_the_papers_loop():
-    run, memory = with_memory(trainer(generator_steps=3))
+@pytest.mark.parametrize("vaccinated", [False, True])
+def test_a_round_gives_the_images_of_the_papers_loop(vaccinated):
+    run, memory = with_memory(trainer(generator_steps=3, vaccinated=vaccinated))
+    penalty = VACCINE.build(run.teacher, 0).penalty if vaccinated else None
     synthesizer = run.synthesizer
     generator, noise = synthesizer._fresh()
     head = copy.deepcopy(synthesizer.head)
     (lowest, pixels, local, whole), steps = paper_round(
-        run, generator, noise, synthesizer._targets(), head, memory, 1
+        run, generator, noise, synthesizer._targets(), head, memory, 1, penalty
     )
     assert len({loss for loss, *_ in steps}) == 3
     kept = []
     synthesizer.keep = lambda *made: kept.append(made)
     figures = synthesizer.update(run.student, run.defense)
+    assert (figures["penalty"] != 0) == vaccinated
     assert math.isclose(figures["lowest_loss"].item(), lowest, rel_tol=1e-10)
     torch.testing.assert_close(kept[0][0], pixels, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(kept[0][1], synthesizer._targets())

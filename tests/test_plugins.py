@@ -57,7 +57,7 @@ SYNTHESIZERS = {
 }
 DEFENSES = {
     "self_retrospection": {"last_rounds": 3, "perturbation_steps": 2, "fixed_point_steps": 2},
-    "shuffling_vaccine": {"check": False, "layers": 2},
+    "shuffling_vaccine": {"check": False, "layers": 2, "coefficient": 5.0},
     "universal_direction": {"begin": 0.75, "batches": 2, "steps": 2, "step_images": 10},
 }
 PAIRS = [

@@ -6,6 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from abd_hub.types import InputError
+
+
+def check_padding(field: str, padding: int, height: int, width: int) -> None:
+    """Refuses a padding that would let a crop show nothing of the image.
+
+    Raises:
+        InputError: naming ``field``.
+    """
+    if padding >= min(height, width):
+        raise InputError(
+            f"{field}: {padding} pixels around images of {height}x{width} would leave crops without any "
+            f"image; use less than {min(height, width)}"
+        )
+
 
 def crop_and_flip(pixels: Tensor, padding: int, flip: bool, chance: torch.Generator) -> Tensor:
     """Pads with black, crops each image at its own random place, flips half of them.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from abd_hub.types import InputError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(folder: Path, index: int, state: dict[str, Any], limit: int) -> Path:

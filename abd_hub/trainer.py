@@ -96,7 +96,8 @@ class Trainer:
         self.processor_seconds = 0.0
         """Seconds of all cores that this process has used: other work on the machine does not count."""
         self.sums: dict[str, Tensor] = {}
-        self.rounds_summed = 0
+        self.counts: dict[str, float] = {}
+        """Rounds in which each figure was summed since the last line of the log."""
         self.saved_round = -1
         self.last_images: Tensor | None = None
         """(N, C, H, W) of the last round, as the teacher saw them; None before the end."""
@@ -168,7 +169,7 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.weights, self.method.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self._sum({"student_loss": loss.detach() / self.method.student_steps})
+        self._sum({"student_loss": loss.detach()}, 1 / self.method.student_steps)
 
     def _loss(self, batch: Batch) -> Tensor:
         method = self.method
@@ -270,13 +271,14 @@ class Trainer:
 
     # --- log and progress ---------------------------------------------------------------------------
 
-    def _sum(self, figures: Mapping[str, Tensor]) -> None:
+    def _sum(self, figures: Mapping[str, Tensor], share: float = 1.0) -> None:
         # Summed on the device: reading a number would stop the device every step.
         for name, value in figures.items():
-            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach()
+            part = value.detach() * share
+            self.sums[name] = self.sums[name] + part if name in self.sums else part
+            self.counts[name] = self.counts.get(name, 0.0) + share
 
     def _after_round(self, bar: Any) -> None:
-        self.rounds_summed += 1
         last = self.round == self.method.rounds
         if last or self.round % self.options.log_every == 0:
             self._log(bar)
@@ -285,7 +287,7 @@ class Trainer:
             self._save()
 
     def _log(self, bar: Any) -> None:
-        means = torch.stack([value.double() for value in self.sums.values()]) / self.rounds_summed
+        means = torch.stack([value.double() / self.counts[name] for name, value in self.sums.items()])
         distributed.average_([means])
         figures = dict(zip(self.sums, means.tolist(), strict=True))
         for name, value in figures.items():
@@ -294,7 +296,7 @@ class Trainer:
                     f"{name}: {value} after round {self.round}, the run has diverged; lower learning_rate or "
                     "use mixed_precision no"
                 )
-        self.sums, self.rounds_summed = {}, 0
+        self.sums, self.counts = {}, {}
         bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
         figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         self.accelerator.log(figures, step=self.round)
@@ -347,7 +349,7 @@ class Trainer:
             "seconds": self.seconds,
             "processor_seconds": self.processor_seconds,
             "sums": self.sums,
-            "rounds_summed": self.rounds_summed,
+            "counts": self.counts,
             "scaler": None if scaler is None else scaler.state_dict(),
         }
 
@@ -374,7 +376,7 @@ class Trainer:
         self.seconds = state["seconds"]
         self.processor_seconds = state["processor_seconds"]
         self.sums = checkpoint.to_device(state["sums"], device)
-        self.rounds_summed = state["rounds_summed"]
+        self.counts = state["counts"]
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

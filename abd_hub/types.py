@@ -211,8 +211,12 @@ class DefensePlugin:
         """A learning rate when the student's optimiser must begin anew with this round, else None."""
         return None
 
-    def penalty(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Scalar to add to the loss of whatever draws the images; zero where the defence does nothing."""
+    def penalty(self, pixels: Tensor, teacher_logits: Tensor, finished: bool = True) -> Tensor:
+        """Scalar to add to the loss of whatever draws the images; zero where the defence does nothing.
+
+        ``finished`` is False in all but the last of many steps that fit the same images: what a defence
+        learns about images in general, it should not learn from half-made ones.
+        """
         return teacher_logits.new_zeros(())
 
     def drawn(self, pixels: Tensor) -> Tensor:

@@ -175,8 +175,8 @@ class PlainLoop:
 
     def save(self) -> None:
         present = len(list(self.folder.glob("*.png")))
-        for place, image in enumerate(self.best):
-            to_pil_image(image.cpu()).save(self.folder / f"{present + place}.png")
+        for place, image in enumerate(self.best.cpu()):
+            to_pil_image(image).save(self.folder / f"{present + place}.png")
 
     def contrast(self, local: Tensor, whole: Tensor) -> Tensor:
         n = len(local)

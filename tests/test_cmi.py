@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from abd_hub import Classifier, Cmi, InputError, ShufflingVaccine, Trainer, TrainerOptions, seeding
+from abd_hub import Classifier, Cmi, DataSpec, InputError, ShufflingVaccine, Trainer, TrainerOptions, seeding
 from abd_hub.losses import agreed_divergence, info_nce
 from abd_hub.synthesis import cmi, views
 from abd_hub.synthesis.batch_norm import BatchNormStatistics
@@ -224,7 +224,7 @@ def test_every_weight_of_generator_noise_and_head_learns_in_half_precision():
 
 
 def test_statistics_and_their_gradients_are_those_of_plain_reductions():
-    teacher = nets.randomised(nets.PlainNet()).double().eval()
+    teacher = nets.plain(nets.randomised(nets.PlainNet())).freeze()
     statistics = BatchNormStatistics(teacher, "cmi")
     pixels = nets.pixels(5).requires_grad_()
     with statistics.recording():
@@ -244,10 +244,47 @@ def test_statistics_and_their_gradients_are_those_of_plain_reductions():
         torch.testing.assert_close(gradient, expected, rtol=1e-8, atol=1e-12)
 
 
+def around(*layers):
+    """A classifier of pixels with two channels that these layers pass."""
+    spec = DataSpec(2, 16, 16, ("a", "b"))
+    return Classifier(nn.Sequential(*layers), spec, (0, 0), (1, 1)).freeze()
+
+
+class Unused(nn.Module):
+    """With a BatchNorm that no image passes, as in an auxiliary head."""
+
+    def __init__(self):
+        super().__init__()
+        self.auxiliary = nn.BatchNorm2d(7)
+        self.used = nets.PlainNet()
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def test_a_layer_that_never_runs_takes_no_part():
+    teacher = nets.plain(nets.randomised(Unused())).freeze()
+    run = Trainer(teacher, nets.wrn(seed=1, dtype=torch.float64, base_width=4), Cmi(**TINY), [], QUIET)
+    run.synthesizer.begin_round(0)
+    run.synthesizer.update(run.student, run.defense)
+    assert run.synthesizer.statistics.width == 4 + 6 + 6 + 8
+    with pytest.raises(InputError, match="the teacher has none"):
+        BatchNormStatistics(around(nn.Flatten(), Idle()), "cmi")
+
+
+class Idle(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        return x[:, :2]
+
+
 def test_statistics_in_float32_survive_a_mean_far_from_zero():
     layer = nn.BatchNorm2d(2).eval()
     layer.running_mean.fill_(1000.0)
-    statistics = BatchNormStatistics(nn.Sequential(layer), "cmi")
+    statistics = BatchNormStatistics(around(layer), "cmi")
     maps = (draw(8, 2, 16, 16) * 0.1 + 1000).float()
     with statistics.recording():
         layer(maps)

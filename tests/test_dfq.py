@@ -104,7 +104,7 @@ def test_a_teacher_without_batch_norm_is_refused():
 
 
 @pytest.mark.parametrize(
-    "field", ["adversarial_weight", "batch_norm_weight", "one_hot_weight", "balance_weight"]
+    "field", ["adversarial_weight", "batch_norm_weight", "one_hot_weight", "entropy_weight"]
 )
 @pytest.mark.parametrize("value", [-0.1, math.nan])
 def test_weights_below_zero_are_refused(field, value):

@@ -13,7 +13,7 @@ TABLE = {
     "schedules": set(),
     "distributed": set(),
     "losses": set(),
-    "augment": set(),
+    "augment": {"types"},
     "modes": set(),
     "image_bank": {"types"},
     "registry": {"types"},

@@ -22,11 +22,11 @@ class Combined(DefensePlugin):
         for part in self.parts:
             part.begin_round(index, rounds, student)
 
-    def penalty(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor:
+    def penalty(self, pixels: Tensor, teacher_logits: Tensor, finished: bool = True) -> Tensor:
         """The sum."""
         total = teacher_logits.new_zeros(())
         for part in self.parts:
-            total = total + part.penalty(pixels, teacher_logits)
+            total = total + part.penalty(pixels, teacher_logits, finished)
         return total
 
     def sample_weights(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor | None:

@@ -48,7 +48,8 @@ class ShufflingVaccine:
     """Judge each draw of permutations on the first synthetic images before it is used; without the check
     the first draw is active at once."""
     check_batches: int = 50
-    """Batches until the check is decided; the penalty is zero until then."""
+    """Batches until the check is decided; the penalty is zero until then. Methods that fit a batch in many
+    steps (cmi, fast, deepinversion) show it once, finished: there a batch is a round."""
     check_ignored: int = 10
     """Batches at the beginning that the check does not count."""
     check_tries: int = 8
@@ -103,16 +104,19 @@ class Vaccine(DefensePlugin):
         """Whether the penalty is switched on."""
         return self.draw is not None and self.settings.coefficient > 0
 
-    def penalty(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor:
+    def penalty(self, pixels: Tensor, teacher_logits: Tensor, finished: bool = True) -> Tensor:
         """The term to add to the generator's loss.
 
         Args:
             pixels: (N, C, H, W), with the gradient to the generator attached.
             teacher_logits: (N, classes), the teacher's answer to ``pixels``.
+            finished: False while the same images are still being fitted: the check leaves them out.
 
         Returns:
             A scalar; exactly zero, without a gradient, while the vaccine is not active.
         """
+        if not finished and self.draw is None:
+            return teacher_logits.new_zeros(())
         if not self._ready(pixels.detach(), teacher_logits.detach()):
             return teacher_logits.new_zeros(())
         return self._penalty(pixels, teacher_logits)

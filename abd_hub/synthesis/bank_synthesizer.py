@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from abd_hub import distributed, seeding
-from abd_hub.augment import crop_and_flip
+from abd_hub.augment import check_padding, crop_and_flip
 from abd_hub.image_bank import DeviceImageBank
 from abd_hub.types import DataSpec, InputError, SynthesisMethod, Synthesizer
 
@@ -26,7 +26,7 @@ class BankSynthesizer(Synthesizer):
         flip: and mirrored with probability one half.
 
     Raises:
-        InputError: the precision is fp16.
+        InputError: the precision is fp16, or the padding is as large as the image.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class BankSynthesizer(Synthesizer):
                 "trainer.mixed_precision: fp16 would need a loss scale for every batch of images that is "
                 "made; use bf16 or no with this method"
             )
+        name = f"{type(method).__name__.lower()}.crop_padding"
+        check_padding(name, crop_padding, spec.height, spec.width)
         self.method = method
         self.spec = spec
         self.accelerator = accelerator

@@ -5,7 +5,8 @@ statistics are close to these look, to the teacher, like its training data:
 
     R(x) = sum over BatchNorm layers of |mean(x) - running mean|_2 + |var(x) - running var|_2,
 
-with the biased variance over batch, height and width. Fast (AAAI 2022, arXiv 2112.06253) takes instead of
+with the biased variance over batch, height and width; of several processes, each takes its own share of the
+batch, and the gradients are averaged. Fast (AAAI 2022, arXiv 2112.06253) takes instead of
 the batch's own statistics a moving average over the batches: m = (1 - momentum) mean(x) + momentum * average.
 CMI (IJCAI 2021, arXiv 2105.08584) describes each image by what the same layers see of it alone: the means
 over height and width.
@@ -25,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from abd_hub import distributed
-from abd_hub.types import InputError
+from abd_hub.types import InputError, Teacher
 
 
 class BatchNormStatistics:
@@ -37,15 +38,19 @@ class BatchNormStatistics:
         momentum: of the moving average over batches; 0 for the batch's own statistics.
 
     Raises:
-        InputError: no layer has running statistics.
+        InputError: no layer that runs has running statistics.
     """
 
-    def __init__(self, teacher: nn.Module, method: str, momentum: float = 0.0) -> None:
-        self.layers = [
+    def __init__(self, teacher: Teacher, method: str, momentum: float = 0.0) -> None:
+        # In the order of registration, which is not that in which a teacher with shortcuts runs them.
+        assert isinstance(teacher, nn.Module), "what is given here is a frozen network"
+        known = [
             layer
             for layer in teacher.modules()
             if isinstance(layer, _BatchNorm) and layer.running_mean is not None
         ]
+        ran = _that_run(teacher, known) if known else set()
+        self.layers = [layer for layer in known if layer in ran]
         if not self.layers:
             raise InputError(
                 f"{method}: it matches the statistics of BatchNorm layers, and the teacher has none; "
@@ -55,7 +60,7 @@ class BatchNormStatistics:
         self.averages: list[Tensor] = []
         """Moving mean and variance of each layer that runs, in turn; empty before the first ``remember``."""
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
-        """By place in ``layers``, which is not the order in which a teacher with shortcuts runs them."""
+        """By place in ``layers``."""
         self._image_means: dict[int, Tensor] = {}
         """Likewise."""
 
@@ -130,6 +135,20 @@ class BatchNormStatistics:
 
     def _note_images(self, place: int, _layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._image_means[place] = _ImageMeans.apply(inputs[0])
+
+
+@torch.no_grad()
+def _that_run(teacher: Teacher, layers: list[_BatchNorm]) -> set[_BatchNorm]:
+    """Those of the layers that an image passes: a head that is not used has others."""
+    found: set[_BatchNorm] = set()
+    spec, like = teacher.spec, teacher.image_mean
+    handles = [layer.register_forward_pre_hook(lambda ran, _: found.add(ran)) for layer in layers]
+    try:
+        teacher(like.new_zeros(1, spec.channels, spec.height, spec.width))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 class _Moments(torch.autograd.Function):

@@ -147,13 +147,13 @@ class DeepInversionSynthesizer(BankSynthesizer):
             flip=method.flip,
         )
         self.teacher = teacher
-        self.statistics = BatchNormStatistics(teacher, "deepinversion")  # type: ignore[arg-type]
+        self.statistics = BatchNormStatistics(teacher, "deepinversion")
 
     def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
         """Makes one batch for the bank; only its pixels get gradients.
 
         Returns:
-            The unweighted terms of the last step: cross_entropy, batch_norm, total_variation, l2, penalty
+            The unweighted terms of the last step: one_hot, batch_norm, total_variation, l2, penalty
             and, where it has a weight, jensen_shannon.
         """
         images, classes = self._draw()
@@ -165,7 +165,7 @@ class DeepInversionSynthesizer(BankSynthesizer):
                 with self.accelerator.autocast():
                     view = images.roll((down, right), dims=(2, 3))
                     view = view.flip(3) if mirrored else view
-                    loss, figures = self._loss(view, classes, student, defense)
+                    loss, figures = self._loss(view, classes, student, defense, step)
                 self.accelerator.backward(loss, inputs=[images])
                 optimizer.step()
                 optimizer.zero_grad()
@@ -174,21 +174,21 @@ class DeepInversionSynthesizer(BankSynthesizer):
         return figures
 
     def _loss(
-        self, view: Tensor, classes: Tensor, student: nn.Module, defense: DefensePlugin
+        self, view: Tensor, classes: Tensor, student: nn.Module, defense: DefensePlugin, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         method = self.method
         pixels = defense.drawn(self._pixels(view))
         with self.statistics.recording():
             teacher_logits = self.teacher(pixels)
         terms = {
-            "cross_entropy": cross_entropy(teacher_logits, classes),
+            "one_hot": cross_entropy(teacher_logits, classes),
             "batch_norm": self.statistics.loss(),
             "total_variation": total_variation(view),
             "l2": view.norm(),
-            "penalty": defense.penalty(pixels, teacher_logits),
+            "penalty": defense.penalty(pixels, teacher_logits, step == method.image_steps - 1),
         }
         loss = (
-            terms["cross_entropy"]
+            terms["one_hot"]
             + method.batch_norm_weight * terms["batch_norm"]
             + method.total_variation_weight * terms["total_variation"]
             + method.l2_weight * terms["l2"]

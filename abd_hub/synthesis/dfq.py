@@ -68,13 +68,13 @@ class Dfq(GeneratorMethod):
     """Weight of the distance to the teacher's BatchNorm statistics."""
     one_hot_weight: float = 1.0
     """Weight of the cross-entropy with the teacher's own class as label, in nats."""
-    balance_weight: float = 20.0
+    entropy_weight: float = 20.0
     """Weight of the entropy of the mean prediction, which is maximised, in nats."""
 
     def __post_init__(self) -> None:
         """Refuses values outside their range, naming the field."""
         super().__post_init__()
-        self.refuse_negative("adversarial_weight", "batch_norm_weight", "one_hot_weight", "balance_weight")
+        self.refuse_negative("adversarial_weight", "batch_norm_weight", "one_hot_weight", "entropy_weight")
 
     def generator_rate(self, index: int) -> float:
         """Constant."""
@@ -108,8 +108,8 @@ class DfqSynthesizer(GeneratorSynthesizer):
         figures["disagreement"] = kl(teacher_logits, student(pixels))
         figures["batch_norm"] = self.statistics.loss()
         figures["one_hot"] = one_hot_loss(teacher_logits)
-        figures["balance"] = information_entropy(teacher_logits)
+        figures["entropy"] = information_entropy(teacher_logits)
         loss = self.method.batch_norm_weight * figures["batch_norm"]
         loss = loss + self.method.one_hot_weight * figures["one_hot"]
-        loss = loss - self.method.balance_weight * figures["balance"]
+        loss = loss - self.method.entropy_weight * figures["entropy"]
         return teacher_logits, loss - self.method.adversarial_weight * figures["disagreement"]

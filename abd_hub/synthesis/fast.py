@@ -163,7 +163,7 @@ class FastSynthesizer(BankSynthesizer):
             flip=method.flip,
         )
         self.teacher = teacher
-        self.statistics = BatchNormStatistics(teacher, "fast", method.batch_norm_momentum)  # type: ignore[arg-type]
+        self.statistics = BatchNormStatistics(teacher, "fast", method.batch_norm_momentum)
         with seeding.seeded(seed, "fast", "generator"):
             generator = Generator(teacher.spec, method.z_dim, method.generator_channels, output="pixels")
         # Its weights are those of the meta generator; it draws no image itself, a copy does.
@@ -180,7 +180,7 @@ class FastSynthesizer(BankSynthesizer):
         Only noise and weights of the adapted copy get gradients; teacher and student pass them on.
 
         Returns:
-            The unweighted terms of the last step: batch_norm, cross_entropy, agreed_divergence and penalty.
+            The unweighted terms of the last step: batch_norm, one_hot, agreed_divergence and penalty.
         """
         if 0 < self.method.reset_first_layer_round == self.index:
             self._reset_first_layer()
@@ -201,8 +201,10 @@ class FastSynthesizer(BankSynthesizer):
         for step in range(self.method.generator_steps):
             with self.accelerator.autocast():
                 images = adapted(noise).to(self.teacher.image_mean.dtype)
-                loss, figures = self._loss(self._views(images, step), classes, student, defense)
-            best = _better(best, (loss.detach(), images.detach()))
+                loss, figures = self._loss(self._views(images, step), classes, student, defense, step)
+            shared = loss.detach().clone()
+            distributed.average_([shared])  # all processes keep the same step
+            best = _better(best, (shared, images.detach()))
             self.accelerator.backward(loss, inputs=[*weights, noise])
             distributed.average_gradients(weights)
             self._add_meta_gradients(weights)
@@ -213,7 +215,7 @@ class FastSynthesizer(BankSynthesizer):
         return figures
 
     def _loss(
-        self, views: Tensor, classes: Tensor, student: nn.Module, defense: DefensePlugin
+        self, views: Tensor, classes: Tensor, student: nn.Module, defense: DefensePlugin, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         method = self.method
         pixels = defense.drawn(views)
@@ -224,7 +226,8 @@ class FastSynthesizer(BankSynthesizer):
         agreed = torch.zeros_like(batch_norm)
         if self.index >= method.warmup_rounds:  # before that, the student has learned nothing to disagree on
             agreed = agreed_divergence(teacher_logits, student(pixels))
-        penalty = defense.penalty(pixels, teacher_logits)
+        finished = step == method.generator_steps - 1
+        penalty = defense.penalty(pixels, teacher_logits, finished)
         loss = (
             method.batch_norm_weight * batch_norm
             + method.one_hot_weight * classified
@@ -233,7 +236,7 @@ class FastSynthesizer(BankSynthesizer):
         )
         figures = {
             "batch_norm": batch_norm,
-            "cross_entropy": classified,
+            "one_hot": classified,
             "agreed_divergence": agreed,
             "penalty": penalty,
         }

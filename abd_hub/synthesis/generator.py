@@ -20,8 +20,9 @@ class Generator(nn.Module):
     """Noise (N, z_dim) to images (N, channels, H, W).
 
     ZSKT's network (Micaelli & Storkey, NeurIPS 2019, arXiv 1905.09768, supplement), which the later methods
-    share but for its last layer: linear to ``channels`` maps (128 in the papers) of a quarter of the size,
-    then twice up-sampling and a 3x3 convolution; images wider than 64 pixels are doubled more often.
+    share but for its last layer and for details that are left out here (no bias before a BatchNorm in CMI's,
+    eps 0.8 in DAFL's): linear to ``channels`` maps (128 in the papers) of a quarter of the size, then twice
+    up-sampling and a 3x3 convolution; images wider than 64 pixels are doubled more often.
 
     Args:
         spec: of the images.

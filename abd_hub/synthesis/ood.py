@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from abd_hub import distributed, seeding
-from abd_hub.augment import crop_and_flip, cutmix, draw_box
+from abd_hub.augment import check_padding, crop_and_flip, cutmix, draw_box
 from abd_hub.registry import register
 from abd_hub.synthesis.epochs import Epochs
 from abd_hub.synthesis.patches import make_patches
@@ -95,6 +95,7 @@ class Ood(SynthesisMethod):
                 grey nor RGB images.
         """
         self._check_spec(teacher.spec)
+        check_padding("ood.crop_padding", self.crop_padding, teacher.spec.height, teacher.spec.width)
         photographs = [load("ood.pictures", name) for name in self.pictures]
         return OodPatches(self, photographs, teacher.spec, accelerator.device, seed)
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from abd_hub import distributed, seeding
-from abd_hub.augment import crop_and_flip
+from abd_hub.augment import check_padding, crop_and_flip
 from abd_hub.registry import register
 from abd_hub.synthesis.epochs import Epochs
 from abd_hub.types import ImageSource, InputError, SynthesisMethod, Synthesizer, Teacher
@@ -77,6 +77,7 @@ class Real(SynthesisMethod):
         """A sampler over ``images``, uint8 (n, C, H, W), of which it keeps a seeded share."""
         if images is None:
             raise InputError("real.dataset: plain distillation needs images; none were given")
+        check_padding("real.crop_padding", self.crop_padding, images.shape[2], images.shape[3])
         kept = torch.randperm(images.shape[0], generator=seeding.generator(seed, "real", "share"))
         kept = kept[: max(1, round(self.share * images.shape[0]))].sort().values
         return RealImages(self, images[kept].to(accelerator.device), seed)

@@ -45,8 +45,6 @@ class Zskt(GeneratorMethod):
     """Of the generator's Adam at the start; cosine to zero."""
     z_dim: int = 100
     """Length of the noise vector."""
-    generator_channels: int = 128
-    """Feature maps of the generator's first half; its second half has half as many."""
 
     def generator_rate(self, index: int) -> float:
         """Cosine to zero."""

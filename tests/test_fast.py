@@ -294,3 +294,15 @@ def test_a_teacher_without_batch_norm_is_refused():
     teacher = Classifier(nets.PlainNet(norm=False), nets.SPEC, nets.MEAN, nets.STD).freeze()
     with pytest.raises(InputError, match=r"fast: .*BatchNorm"):
         Trainer(teacher, nets.wrn(), Fast(), [], QUIET)
+
+
+def test_a_line_of_the_log_averages_over_the_rounds_with_student_steps(tmp_path):
+    """Rounds of the warm-up have no student loss: they must not make the first line's mean smaller."""
+    teacher, student = teacher_and_student()
+    method = Fast(**{**TINY, "rounds": 8, "warmup_rounds": 3, "learning_rate": 1e-12, "student_steps": 4})
+    options = TrainerOptions(progress=False, checkpoint_every=0, log_every=4)
+    trainer = Trainer(teacher, student, method, (), options, folder=tmp_path)
+    trainer.synthesizer.generator.double()
+    trainer.fit()
+    first, second = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert first["student_loss"] == pytest.approx(second["student_loss"], rel=0.3)

@@ -154,6 +154,23 @@ def test_the_check_judges_every_draw_on_the_counted_batches():
     assert vaccine.draw == (accepted[0] if accepted else None)
 
 
+def test_half_made_images_take_no_part_in_the_check_but_are_penalised_after_it():
+    teacher = make("wrn_16_1")
+    settings = ShufflingVaccine(check_batches=6, check_ignored=2, check_tries=3, check_share=0.0, layers=2)
+    with_them, without = (settings.build(teacher, seed=1) for _ in range(2))
+    for index in range(6):
+        noise = nets.pixels(16, seed=100 + index)
+        assert with_them.penalty(noise, teacher(noise), finished=False).item() == 0
+        images = nets.pixels(16, seed=index)
+        for vaccine in (with_them, without):
+            vaccine.penalty(images, teacher(images))
+    assert len(without.shares) == 3
+    assert with_them.state_dict() == without.state_dict()
+    active = ShufflingVaccine(check=False, layers=2).build(teacher, seed=1)
+    images = nets.pixels(64)
+    assert active.penalty(images, teacher(images), finished=False).item() < 0
+
+
 def test_an_inactive_vaccine_says_so():
     teacher = make("plain")
     vaccine = ShufflingVaccine(check_batches=4, check_ignored=1, check_share=0.9).build(teacher)

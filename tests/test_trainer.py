@@ -47,9 +47,8 @@ def test_resumed_is_bit_identical_in_every_phase(tmp_path, stop):
     for index in range(stop):
         first._round(index)
         first.round += 1
-        first.rounds_summed += 1
         if first.round % 2 == 0:
-            first.sums, first.rounds_summed = {}, 0
+            first.sums, first.counts = {}, {}
     first._save()
     second = make(tmp_path / "parts")
     second.fit(resume=True)

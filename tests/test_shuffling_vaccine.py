@@ -167,6 +167,7 @@ def test_half_made_images_take_no_part_in_the_check_but_are_penalised_after_it()
     assert len(without.shares) == 3
     assert with_them.state_dict() == without.state_dict()
     images = nets.pixels(64)
+    teacher = make("plain")
     active = [ShufflingVaccine(check=False, layers=2).build(teacher, seed) for seed in range(8)]
     penalties = [vaccine.penalty(images, teacher(images), finished=False).item() for vaccine in active]
     assert min(penalties) < 0

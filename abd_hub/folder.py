@@ -225,6 +225,20 @@ def read_teacher_record(folder: str | Path) -> TeacherRecord:
     return _read(folder, _teacher_record_from_json)
 
 
+def read_any_record(folder: str | Path) -> RunRecord | TeacherRecord:
+    """The record of a finished distillation, or of a teacher that was trained here.
+
+    Raises:
+        InputError: there is none, or it cannot be understood.
+    """
+    return _read(folder, _any_record_from_json)
+
+
+def _any_record_from_json(data: Any) -> RunRecord | TeacherRecord:
+    trained = isinstance(data, dict) and "kind" in data
+    return _teacher_record_from_json(data) if trained else record_from_json(data)
+
+
 def _teacher_record_from_json(data: Any) -> TeacherRecord:
     _check_version(data)
     if data.get("kind") != "teacher":

@@ -377,7 +377,8 @@ def reproduction(command: str, settings: Mapping[str, Any], local: Sequence[str]
         named = ", ".join(as_code(name) for name in local)
         parts.append(
             f"{named}: local files of the machine that ran this, told by the last part of their path only. "
-            "Put your own paths there first; the hashes above tell whether they are the same."
+            "Run the command in a folder that holds them under these names, or put your own paths there; "
+            "the hashes above tell whether they are the same."
         )
     parts.append("`config.yaml` lies beside this card and holds every setting, defaults included:")
     return "\n\n".join([*parts, yaml_block(settings), "`metrics.json` holds every number in full."])

@@ -348,6 +348,8 @@ def _run(
     )
     if trainer.accelerator.is_main_process:
         record = write_folder(Path(config.output_dir), record, trainer, measurement)
+        # Last: until the record is there, a resume compares its paths. What is finished is shared.
+        files.write_config(config.output_dir, config.to_yaml(shared=True))
     trainer.accelerator.wait_for_everyone()
     return record
 

@@ -293,6 +293,8 @@ def _run(
     )
     if trainer.accelerator.is_main_process:
         record = _write_folder(Path(config.output_dir), record, teacher, material)
+        # Last: until the record is there, a resume compares its paths. What is finished is shared.
+        files.write_config(config.output_dir, config.to_yaml(shared=True))
     trainer.accelerator.wait_for_everyone()
     return record
 

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from abd_hub import checkpoint
-from abd_hub.card import as_code, as_text, fence
+from abd_hub.card_text import as_code, as_text, fence
 from abd_hub.config import without_paths
 from abd_hub.folder import CONFIG_FILE, RECORD_FILE, atomic_path, read_record, write_text
 from abd_hub.types import InputError

@@ -5,15 +5,27 @@ Names and labels come from strangers' files. They are shown as text and can neve
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from abd_hub.card_snippets import snippets
+from abd_hub.card_text import (
+    as_code,
+    as_text,
+    as_value,
+    assemble,
+    fence,
+    labels_line,
+    markdown_table,
+    one_line,
+    pictures_section,
+    yaml_block,
+)
 from abd_hub.citations import ABD, METHODS
 from abd_hub.types import (
     DataRef,
@@ -23,14 +35,14 @@ from abd_hub.types import (
     ModelRef,
     Rate,
     RunRecord,
+    SynthesisMethod,
     TeacherRecord,
     TriggerReport,
 )
 
-_TAME = re.compile(r"[A-Za-z0-9_./@:+=-]+")
 _HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
-_LONGEST_NAME = 80
-_LABELS_SHOWN = 20
+_LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
+_SHIPPED_DATA = "digits"
 _OTHER_IMAGES = {"real": "real images", "clean_kd": "real images", "ood": "patches of photographs"}
 """Methods whose images are not synthetic: their cards must not claim what does not hold."""
 
@@ -53,25 +65,59 @@ def render_card(
         repo_id: where the student can be pulled from; None shows how to load the folder.
 
     Raises:
-        InputError: repo_id is not of the form ``owner/name``.
+        InputError: repo_id is not of the form ``owner/name``, or license_id no name of a licence.
     """
-    if repo_id is not None and not _HUB_ID.fullmatch(repo_id):
-        raise InputError(f"repo_id: {repo_id!r} is not of the form owner/name")
+    check_names(repo_id, license_id)
     sections = [
         f"# {as_text(record.student.id)}, distilled from {as_text(record.teacher.id)}",
         _introduction(record),
-        "## What was distilled from what\n\n" + _models(record.teacher, record.student),
+        "## What was distilled from what\n\n" + _models(record),
         "## Method and defences\n\n" + _method(record),
         "## Results\n\n" + _results(record),
         *(["## Pictures\n\n" + pictures_section(pictures)] if pictures else []),
         "## Labels\n\n" + labels_line(labels),
-        "## How to load it\n\n" + snippet(record.student.architecture, repo_id),
+        "## How to load it\n\n" + snippets(record.student.architecture, repo_id),
         "## How to reproduce it\n\n" + _reproduce(record),
         "## Limits\n\n" + _limits(record),
         "## Environment and cost\n\n" + environment_lines(record),
         "## Citation\n\n" + _citation(record.method),
     ]
-    return f"---\n{card_data(record, license_id).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+    return assemble(card_data(record, license_id).to_yaml(), sections)
+
+
+def check_names(repo_id: str | None, license_id: str | None) -> None:
+    """Refuses names that the Hub would not take; None is always right.
+
+    Raises:
+        InputError: naming the field.
+    """
+    if repo_id is not None and not _HUB_ID.fullmatch(repo_id):
+        raise InputError(f"repo_id: {repo_id!r} is not of the form owner/name")
+    if license_id is not None and not _LICENSE_ID.fullmatch(license_id):
+        raise InputError(f"license: {license_id!r} is no name of a licence; use one of the Hub's: apache-2.0")
+
+
+def run_pictures(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, str]]:
+    """(file, caption) of every picture that a run writes."""
+    report = record.student_report
+    return [
+        ("samples/training_images.png", "Images of the last round, as the teacher saw them"),
+        ("samples/curves.png", "Training curves"),
+        *verdict_pictures([(t.trigger, t.target) for t in report.triggers] if report else [], labels),
+    ]
+
+
+def verdict_pictures(attacks: Iterable[tuple[str, int]], labels: Sequence[str]) -> list[tuple[str, str]]:
+    """(file, caption) of the picture of each attack, which is given by trigger and target."""
+    found: list[tuple[str, str]] = []
+    names: list[str] = []
+    for trigger, target in attacks:
+        name = f"{trigger}_{target}"
+        # two attacks may differ in their options only
+        file = f"{name}_{len(names)}" if name in names else name
+        names.append(name)
+        found.append((f"samples/verdicts_{file}.png", f"Trigger {trigger}, target {labels[target]}"))
+    return found
 
 
 def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData:
@@ -83,8 +129,9 @@ def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", *data_free, "knowledge-distillation", "abd-hub"],
         base_model=_hub_id(record.teacher),
+        datasets=_training_data(record),
         license=license_id,
-        model_name=_line(record.student.id) if results else None,
+        model_name=one_line(record.student.id) if results else None,
         eval_results=results or None,
     )
 
@@ -95,10 +142,15 @@ def _hub_id(model: ModelRef) -> str | None:
     return name if model.revision and _HUB_ID.fullmatch(name) else None
 
 
+def _training_data(record: RunRecord) -> list[str] | None:
+    data = record.training_data
+    return [data.id] if data and data.revision and _HUB_ID.fullmatch(data.id) else None
+
+
 def all_to_all_result(data: DataRef, found: TriggerReport, rate: Rate) -> EvalResult:
     """The ASR of an all-to-all attack as the Hub knows it; ``found`` tells trigger and options."""
     attack = {"target": "all_to_all", "options": dict(found.options)}
-    title = f"Attack success rate (fraction), {_line(found.trigger)}, all to all"
+    title = f"Attack success rate (fraction), {one_line(found.trigger)}, all to all"
     return _eval_result(
         data, rate, trigger=found.trigger, kind="attack_success_rate", title=title, attack=attack
     )
@@ -113,8 +165,12 @@ def report_results(data: DataRef | None, report: EvalReport | None) -> Iterator[
     for found in report.triggers:
         attack = {"target": found.target, "options": dict(found.options)}
         rates = {"attack_success_rate": found.asr, "robust_accuracy": found.robust_accuracy}
+        if found.control is not None:
+            attack["control"] = found.control.value
         for kind, rate in rates.items():
-            name = f"{_line(found.trigger)} to label {found.target}"
+            name = f"{one_line(found.trigger)} to label {found.target}"
+            if found.options:
+                name += f", {one_line(json.dumps(dict(found.options), sort_keys=True))}"
             title = f"{kind.replace('_', ' ').capitalize()} (fraction), {name}"
             yield _eval_result(data, rate, trigger=found.trigger, kind=kind, title=title, attack=attack)
 
@@ -126,10 +182,10 @@ def _eval_result(
     # the config. Two targets of one trigger stay apart by their metric arguments.
     return EvalResult(
         task_type="image-classification",
-        dataset_type=_line(data.id),
-        dataset_name=_line(data.id),
-        dataset_config=None if trigger is None else _line(trigger),
-        dataset_split=_line(data.split),
+        dataset_type=one_line(data.id),
+        dataset_name=one_line(data.id),
+        dataset_config=None if trigger is None else one_line(trigger),
+        dataset_split=one_line(data.split),
         dataset_revision=data.revision,
         metric_type=kind,
         metric_name=title,
@@ -148,38 +204,70 @@ def _introduction(record: RunRecord) -> str:
     )
 
 
-def _models(teacher: ModelRef, student: ModelRef) -> str:
+def _models(record: RunRecord) -> str:
     rows = [["", "teacher", "student"]]
     for name in ("id", "architecture", "revision", "sha256"):
-        found = (getattr(teacher, name), getattr(student, name))
+        found = (getattr(record.teacher, name), getattr(record.student, name))
         rows.append([name, *(as_code(value) if value else "-" for value in found)])
-    return markdown_table(rows)
+    return "\n\n".join([markdown_table(rows), *_images(record)])
+
+
+def _images(record: RunRecord) -> Iterator[str]:
+    """Where the images came from, as far as they are not synthetic."""
+    if record.training_data:
+        yield f"The student learned from real images: {_data(record.training_data)}."
+    facts = dict(record.synthesis or {})
+    pictures = facts.pop("pictures", None)
+    if isinstance(pictures, list) and pictures and all(isinstance(picture, dict) for picture in pictures):
+        yield "The student learned from patches of these pictures:"
+        head = list(dict.fromkeys(name for picture in pictures for name in picture))
+        rows = [[as_value(p[name]) if p.get(name) is not None else "-" for name in head] for p in pictures]
+        yield markdown_table([[as_text(name) for name in head], *rows])
+    if facts:
+        yield "\n".join(f"- {as_text(name)}: {as_value(value)}" for name, value in facts.items())
+
+
+def _data(data: DataRef) -> str:
+    revision = f", revision {as_code(data.revision)}" if data.revision else ""
+    size = f", resized to {data.image_size}x{data.image_size}" if data.image_size else ""
+    return (
+        f"{as_code(data.id)}, split {as_code(data.split)}{revision} ({data.n} images{size}, fingerprint "
+        f"{as_code(data.fingerprint)})"
+    )
 
 
 def _method(record: RunRecord) -> str:
-    lines = [
-        f"Images by {as_code(record.method)}, {record.rounds} rounds, seed {record.seed}.",
-        "",
-    ]
+    lines = [f"Images by {as_code(record.method)}, {record.rounds} rounds, seed {record.seed}.", ""]
+    settings = list(_settings(record))
+    if settings:
+        lines += [markdown_table([["setting", "value"], *settings]), ""]
     lines += [_defense(report) for report in record.defenses]
     if not record.defenses:
         lines.append("No defence was used: a backdoor of the teacher may have been handed over.")
     return "\n".join(lines)
 
 
+def _settings(record: RunRecord) -> Iterator[list[str]]:
+    """What every method has: the schedule, the student's loss and its optimiser."""
+    given = record.config.get(record.method)
+    for field in dataclasses.fields(SynthesisMethod):
+        if isinstance(given, Mapping) and field.name in given:
+            yield [field.name, as_value(given[field.name])]
+
+
 def _defense(report: DefenseReport) -> str:
     state = "active" if report.active else "**not active**"
-    return f"- {as_code(report.name)}: {state}. {as_text(report.detail, longest=1000)}"
+    lines = [f"- {as_code(report.name)}: {state}. {as_text(report.detail, longest=1000)}"]
+    lines += [f"  - {as_text(name)}: {as_value(value)}" for name, value in report.facts.items()]
+    return "\n".join(lines)
 
 
 def _results(record: RunRecord) -> str:
     data, teacher, student = record.data, record.teacher_report, record.student_report
     if data is None or (teacher is None and student is None):
         return "Nothing was evaluated in this run: neither the accuracy nor any attack."
-    revision = f", revision {as_code(data.revision)}" if data.revision else ""
     lines = [
-        f"On {as_code(data.id)}, split {as_code(data.split)}{revision} ({data.n} images, fingerprint "
-        f"{as_code(data.fingerprint)}). Rates are fractions between 0 and 1, with the 95 % Wilson interval.",
+        f"On {_data(data)}. Rates are fractions between 0 and 1, with the 95 % Wilson interval.",
         "",
         markdown_table(
             list(result_rows({"teacher": teacher, "student": student}, controlled=record.control is not None))
@@ -241,6 +329,13 @@ def control_line(model: ModelRef) -> str:
     )
 
 
+def rate_cell(rate: Rate | None) -> str:
+    """A rate with its interval and n."""
+    if rate is None:
+        return "not evaluated"
+    return f"{rate.value:.4f} ({rate.low:.4f} to {rate.high:.4f}), n = {rate.n}"
+
+
 def _by_attack(report: EvalReport | None) -> dict[str, TriggerReport]:
     triggers = report.triggers if report else ()
     return {json.dumps([t.trigger, t.target, dict(t.options)], sort_keys=True): t for t in triggers}
@@ -257,58 +352,54 @@ def _comparison(teacher: EvalReport, student: EvalReport) -> str:
     return f"Attacks tried on both: {len(both)}. Lower ASR than the teacher's, intervals apart: {lower}."
 
 
-def rate_cell(rate: Rate | None) -> str:
-    """A rate with its interval and n."""
-    if rate is None:
-        return "not evaluated"
-    return f"{rate.value:.4f} ({rate.low:.4f} to {rate.high:.4f}), n = {rate.n}"
-
-
-def pictures_section(pictures: Sequence[tuple[str, str]]) -> str:
-    """The pictures with their captions."""
-    blocks = []
-    for file, caption in pictures:
-        shown = as_text(caption, longest=300)
-        blocks.append(f"![{shown}]({quote(file)})\n\n{shown}")
-    return "\n\n".join(blocks)
-
-
-def labels_line(labels: Sequence[str]) -> str:
-    """The first label names, in order."""
-    shown = ", ".join(as_text(label) for label in labels[:_LABELS_SHOWN])
-    more = f" and {len(labels) - _LABELS_SHOWN} more" if len(labels) > _LABELS_SHOWN else ""
-    return f"{len(labels)} classes, from label 0 on: {shown}{more}."
-
-
-def snippet(architecture: str, repo_id: str | None) -> str:
-    """Ten lines that load the model."""
-    ours = architecture.startswith("wrn_") or architecture.endswith("_cifar")
-    first = "import abd_hub.students  # registers the architecture with timm\n" if ours else ""
-    place = f"hf-hub:{repo_id}" if repo_id else "local-dir:."
-    code = f"""{first}import timm
-from PIL import Image
-
-model = timm.create_model("{place}", pretrained=True).eval()
-channels = model.pretrained_cfg["input_size"][0]
-transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
-image = Image.open("image.png").convert("L" if channels == 1 else "RGB")
-label = int(model(transform(image)[None]).argmax())
-print(model.pretrained_cfg["label_names"][label])"""
-    where = "" if repo_id else "In the folder of this card:\n\n"
-    return f"{where}{fence(code, 'python')}"
-
-
 def _reproduce(record: RunRecord) -> str:
-    if record.config.get("teacher_from_python"):
+    settings = {name: value for name, value in record.config.items() if name != "teacher_from_python"}
+    if len(settings) < len(record.config):
         return (
             "The teacher's network exists only in the script that ran this: run that script again with the "
-            "settings of `config.yaml`. `metrics.json` holds every number in full."
+            f"settings of `config.yaml`:\n\n{yaml_block(settings)}\n\n"
+            "`metrics.json` holds every number in full."
         )
-    command = "abd-hub distill --config config.yaml --output_dir reproduced"
-    return (
-        f"{fence(command, 'bash')}\n\n`config.yaml` lies beside this card and holds every setting, defaults "
-        f"included; `metrics.json` holds every number in full."
-    )
+    return reproduction("distill", settings, _local_names(record))
+
+
+def reproduction(command: str, settings: Mapping[str, Any], local: Sequence[str]) -> str:
+    """The command that repeats a run, and its configuration.
+
+    Args:
+        command: of abd-hub.
+        settings: the whole configuration.
+        local: dotted names of the settings that name files of the machine that ran it.
+    """
+    typed = f"abd-hub {command} --config config.yaml --output_dir reproduced"
+    parts = [fence(typed, "bash")]
+    if local:
+        named = ", ".join(as_code(name) for name in local)
+        parts.append(
+            f"{named}: local files of the machine that ran this, told by the last part of their path only. "
+            "Run the command in a folder that holds them under these names, or put your own paths there; "
+            "the hashes above tell whether they are the same."
+        )
+    parts.append("`config.yaml` lies beside this card and holds every setting, defaults included:")
+    return "\n\n".join([*parts, yaml_block(settings), "`metrics.json` holds every number in full."])
+
+
+def _local_names(record: RunRecord) -> list[str]:
+    pictures = (record.synthesis or {}).get("pictures")
+    names = [p.get("name") for p in pictures if isinstance(p, dict)] if isinstance(pictures, list) else []
+    local = {
+        "teacher.id": is_local(record.teacher),
+        "evaluation.control.id": is_local(record.control),
+        "evaluation.dataset": is_local(record.data),
+        f"{record.method}.dataset": is_local(record.training_data),
+        f"{record.method}.pictures": any(isinstance(name, str) and ":" not in name for name in names),
+    }
+    return [name for name, yes in local.items() if yes]
+
+
+def is_local(place: ModelRef | DataRef | None) -> bool:
+    """Whether it is a file or folder of somebody's machine: what the Hub gave has a commit."""
+    return place is not None and place.revision is None and place.id != _SHIPPED_DATA
 
 
 def _limits(record: RunRecord) -> str:
@@ -322,6 +413,8 @@ def _limits(record: RunRecord) -> str:
         first,
         "- An unknown trigger may remain: an attack that was not tried can succeed.",
         "- What the teacher does wrong on clean images, the student learns as well.",
+        f"- One run with seed {record.seed}: another seed gives another student. The intervals tell of the "
+        "choice of images, not of the seed.",
     ]
     if record.student_report is None:
         lines.append("- The student's accuracy was not measured: measure it on your own images before use.")
@@ -350,40 +443,3 @@ def _plural(count: int, noun: str) -> str:
 def _citation(method: str) -> str:
     entries = [ABD, *([METHODS[method]] if method in METHODS else [])]
     return fence("\n\n".join(entries), "bibtex")
-
-
-def fence(text: str, language: str) -> str:
-    """A block of code."""
-    return f"```{language}\n{text}\n```"
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first row is its head."""
-    head, *body = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
-
-
-def _line(text: str, longest: int = _LONGEST_NAME) -> str:
-    """One line of visible characters, cut at ``longest``."""
-    spaced = " ".join(text[: 4 * longest].split())
-    # Category C: control, bidirectional override, lone surrogate, unassigned.
-    shown = "".join("\ufffd" if unicodedata.category(char)[0] == "C" else char for char in spaced)
-    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
-
-
-def as_text(text: str, longest: int = _LONGEST_NAME) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, no link, no end of a table cell."""
-    shown = _line(text, longest).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    shown = re.sub(r"([\\`*_\[\]#!|~$])", r"\\\1", shown)
-    # What GitHub-flavoured Markdown turns into links and mentions without any markup.
-    return re.sub(r"://|@|\bwww\.", _entities, shown, flags=re.IGNORECASE)
-
-
-def as_code(text: str) -> str:
-    """As code where the name is an ordinary one, else as text: a code span cannot be escaped."""
-    shown = _line(text)
-    return f"`{shown}`" if _TAME.fullmatch(shown) else as_text(text)
-
-
-def _entities(match: re.Match[str]) -> str:
-    return "".join(char if char.isalnum() else f"&#{ord(char)};" for char in match[0])

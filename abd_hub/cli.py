@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "Measure accuracy and attack success rate of a classifier.",
     "compare": "Measure several classifiers on the same images, in one table and one picture.",
     "export-bank": "Write the synthetic images that a run has kept as a data set.",
+    "card": "Write the model card of a finished run again from its record.",
     "list": "List triggers, synthesizers, defenses or students.",
     "env": "Print versions and devices, for a report.",
 }
@@ -232,6 +233,29 @@ def _export_bank(arguments: list[str]) -> int:
         print(json.dumps(facts | {"labels": list(bank.names), "rounds": bank.rounds}, indent=2))
     else:
         print(f"wrote {folder}: {count} images of {width}x{height}, {len(bank.names)} classes")
+    return 0
+
+
+def _card(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="abd-hub card", description=COMMANDS["card"])
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="output folder of a finished abd-hub distill or abd-hub poison"
+    )
+    parser.add_argument("--repo-id", metavar="ORG/NAME", help="say how to load the model from the Hub")
+    parser.add_argument("--license", metavar="ID", help="the Hub's name of the licence (default: as it was)")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a card that was edited outside the place for own text"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    chosen = parser.parse_args(arguments)
+    from abd_hub.card_file import rebuild_card
+
+    made = rebuild_card(chosen.folder, repo_id=chosen.repo_id, license_id=chosen.license, force=chosen.force)
+    if chosen.json:
+        print(json.dumps(dataclasses.asdict(made) | {"file": str(made.file)}, indent=2))
+    else:
+        kept = ", your own text kept" if made.own_text else ""
+        print(f"{'wrote' if made.changed else 'nothing to change in'} {made.file} ({made.kind}{kept})")
     return 0
 
 

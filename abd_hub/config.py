@@ -192,9 +192,10 @@ class DistillConfig:
         names = [settings["synthesizer"], *settings["defenses"]]
         return settings | {n: dataclasses.asdict(p) for n, p in zip(names, plugins, strict=True)}
 
-    def to_yaml(self) -> str:
-        """``to_dict`` as YAML; ``abd-hub distill --config`` reads it."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+    def to_yaml(self, *, shared: bool = False) -> str:
+        """``to_dict`` as YAML, which ``abd-hub distill --config`` reads; ``shared`` without local paths."""
+        settings = without_paths(self.to_dict()) if shared else self.to_dict()
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def refuse_infinite(settings: Mapping[str, Any]) -> None:

@@ -154,6 +154,12 @@ def write_json(path: str | Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
+def write_config(folder: str | Path, config_yaml: str) -> None:
+    """Replaces config.yaml in one step; its first line marks the folder as one of ours."""
+    text = config_yaml if _has_mark(config_yaml) else f"{_MARK}\n{config_yaml}"
+    write_text(Path(folder) / CONFIG_FILE, text)
+
+
 def clean_temporaries(folder: str | Path) -> None:
     """Removes what a killed process was writing, here and in the folders below."""
     for parent, folders, files in os.walk(folder):
@@ -225,6 +231,20 @@ def read_teacher_record(folder: str | Path) -> TeacherRecord:
     return _read(folder, _teacher_record_from_json)
 
 
+def read_any_record(folder: str | Path) -> RunRecord | TeacherRecord:
+    """The record of a finished distillation, or of a teacher that was trained here.
+
+    Raises:
+        InputError: there is none, or it cannot be understood.
+    """
+    return _read(folder, _any_record_from_json)
+
+
+def _any_record_from_json(data: Any) -> RunRecord | TeacherRecord:
+    trained = isinstance(data, dict) and "kind" in data
+    return _teacher_record_from_json(data) if trained else record_from_json(data)
+
+
 def _teacher_record_from_json(data: Any) -> TeacherRecord:
     _check_version(data)
     if data.get("kind") != "teacher":
@@ -271,8 +291,7 @@ def _claim(path: Path, resume: bool, config_yaml: str, may_differ: Collection[st
     _check_place(path)
     begins = not _is_ours(path)
     if begins:
-        text = config_yaml if _has_mark(config_yaml) else f"{_MARK}\n{config_yaml}"
-        write_text(path / CONFIG_FILE, text)
+        write_config(path, config_yaml)
     else:
         _check_run(path, resume, config_yaml, may_differ)
     clean_temporaries(path)

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from abd_hub import folder as files
-from abd_hub.card import render_card
+from abd_hub.card import render_card, run_pictures, verdict_pictures
 from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
 from abd_hub.config import (
     DistillConfig,
@@ -348,6 +348,8 @@ def _run(
     )
     if trainer.accelerator.is_main_process:
         record = write_folder(Path(config.output_dir), record, trainer, measurement)
+        # Last: until the record is there, a resume compares its paths. What is finished is shared.
+        files.write_config(config.output_dir, config.to_yaml(shared=True))
     trainer.accelerator.wait_for_everyone()
     return record
 
@@ -364,27 +366,25 @@ def write_folder(
     save_timm_folder(trainer.student, path)
     student = dataclasses.replace(record.student, sha256=file_sha256([path / "model.safetensors"]))
     record = dataclasses.replace(record, student=student)
-    pictures = _write_pictures(path, trainer, measurement)
-    card = render_card(record, labels=trainer.student.spec.labels, pictures=pictures)
+    _write_pictures(path, trainer, measurement)
+    labels = trainer.student.spec.labels
+    card = render_card(record, labels=labels, pictures=run_pictures(record, labels))
     files.write_text(path / "README.md", card)
     files.write_json(path / "metrics.json", files.record_to_json(record))
     return record
 
 
-def _write_pictures(path: Path, trainer: Trainer, measurement: Measurement | None) -> list[tuple[str, str]]:
+def _write_pictures(path: Path, trainer: Trainer, measurement: Measurement | None) -> None:
+    """The files that ``run_pictures`` lists."""
     (path / "samples").mkdir(exist_ok=True)
     assert trainer.last_images is not None, "fit keeps the images of the last round"
     with files.atomic_path(path / "samples" / "training_images.png") as temporary:
         save_samples(trainer.last_images[:32].float().cpu(), temporary)
-    pictures = [("samples/training_images.png", "Images of the last round, as the teacher saw them")]
     log = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     with files.atomic_path(path / "samples" / "curves.png") as temporary:
         save_curves([{k: v for k, v in row.items() if k != "seconds"} for row in log], temporary)
-    pictures.append(("samples/curves.png", "Training curves"))
     if measurement:
-        models = {"teacher": trainer.teacher, "student": trainer.student}
-        pictures += write_verdicts(path, measurement, models)
-    return pictures
+        write_verdicts(path, measurement, {"teacher": trainer.teacher, "student": trainer.student})
 
 
 def write_verdicts(
@@ -395,18 +395,16 @@ def write_verdicts(
     Returns:
         (file, caption) of each, relative to ``path``.
     """
-    names = [f"{attack.name}_{attack.target}" for attack in measurement.attacks]
-    # two attacks may differ in their options only
-    files_ = [f"{n}_{i}" if n in names[:i] else n for i, n in enumerate(names)]
-    return [
-        _write_verdict(path / "samples" / f"verdicts_{file}.png", measurement, attack, models)
-        for file, attack in zip(files_, measurement.attacks, strict=True)
-    ]
+    labels = next(iter(models.values())).spec.labels
+    listed = verdict_pictures([(attack.name, attack.target) for attack in measurement.attacks], labels)
+    for (file, _), attack in zip(listed, measurement.attacks, strict=True):
+        _write_verdict(path / file, measurement, attack, models)
+    return listed
 
 
 def _write_verdict(
-    path: Path, measurement: Measurement, attack: Attack, models: dict[str, Classifier]
-) -> tuple[str, str]:
+    file: Path, measurement: Measurement, attack: Attack, models: dict[str, Classifier]
+) -> None:
     data = measurement.data
     shown = torch.nonzero(data.labels != attack.target).flatten()[:VERDICTS_SHOWN]
     clean = data.pixels(shown)
@@ -417,9 +415,8 @@ def _write_verdict(
         for name, model in models.items()
     }
     true = [names[int(label)] for label in data.labels[shown]]
-    with files.atomic_path(path) as temporary:
+    with files.atomic_path(file) as temporary:
         save_verdicts(clean, triggered, rows, true, temporary)
-    return f"samples/{path.name}", f"Trigger {attack.name}, target {names[attack.target]}"
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from abd_hub.config import EvaluationOptions, ModelOptions, TrainerOptions, refuse_infinite
+from abd_hub.config import EvaluationOptions, ModelOptions, TrainerOptions, refuse_infinite, without_paths
 from abd_hub.teacher_recipe import RECIPES, TeacherRecipe
 from abd_hub.types import InputError
 
@@ -162,9 +162,10 @@ class PoisonConfig:
             "seed": self.seed,
         }
 
-    def to_yaml(self) -> str:
-        """``to_dict`` as YAML; ``abd-hub poison --config`` reads it."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+    def to_yaml(self, *, shared: bool = False) -> str:
+        """``to_dict`` as YAML, which ``abd-hub poison --config`` reads; ``shared`` without local paths."""
+        settings = without_paths(self.to_dict()) if shared else self.to_dict()
+        return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def recipe_name(recipe: TeacherRecipe) -> str:

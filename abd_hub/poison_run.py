@@ -33,7 +33,7 @@ from abd_hub.poison_config import PoisonConfig
 from abd_hub.poisoning import PoisonedSet, Prepare, hold_out, poison, subset
 from abd_hub.running import claimed, make_accelerator
 from abd_hub.seeding import derive_seed
-from abd_hub.teacher_card import render_teacher_card
+from abd_hub.teacher_card import render_teacher_card, teacher_pictures
 from abd_hub.teacher_trainer import TeacherTrainer
 from abd_hub.triggers import build_trigger, trigger_sha256
 from abd_hub.types import DataSpec, InputError, Interrupted, ModelRef, PoisonFacts, Rate, TeacherRecord
@@ -293,6 +293,8 @@ def _run(
     )
     if trainer.accelerator.is_main_process:
         record = _write_folder(Path(config.output_dir), record, teacher, material)
+        # Last: until the record is there, a resume compares its paths. What is finished is shared.
+        files.write_config(config.output_dir, config.to_yaml(shared=True))
     trainer.accelerator.wait_for_everyone()
     return record
 
@@ -334,8 +336,10 @@ def _write_folder(
     model = dataclasses.replace(record.model, sha256=file_sha256([path / "model.safetensors"]))
     record = dataclasses.replace(record, model=model)
     files.write_json(path / INDICES_FILE, _indices(material))
-    pictures = _write_pictures(path, teacher, material)
-    files.write_text(path / "README.md", render_teacher_card(record, teacher.spec.labels, pictures))
+    _write_pictures(path, teacher, material)
+    labels = teacher.spec.labels
+    card = render_teacher_card(record, labels, teacher_pictures(record, labels))
+    files.write_text(path / "README.md", card)
     content = files.to_json(record, "record")
     head = {name: content.pop(name) for name in ("schema_version", "kind")}
     files.write_json(path / "metrics.json", head | content)
@@ -353,18 +357,17 @@ def _indices(material: _Material) -> dict[str, object]:
     }
 
 
-def _write_pictures(path: Path, teacher: Classifier, material: _Material) -> list[tuple[str, str]]:
+def _write_pictures(path: Path, teacher: Classifier, material: _Material) -> None:
+    """The files that ``teacher_pictures`` lists."""
     (path / "samples").mkdir(exist_ok=True)
     log = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = [{"round": row["epoch"]} | {k: row[k] for k in ("loss", "training_accuracy")} for row in log]
     with files.atomic_path(path / "samples" / "curves.png") as temporary:
         save_curves(rows, temporary, unit="epoch")
-    pictures = [("samples/curves.png", "Training curves")]
     shown = material.poisoned.indices[:SAMPLES_SHOWN]
     if len(shown):
         with files.atomic_path(path / "samples" / "poisoned.png") as temporary:
             save_samples(material.poisoned.images[shown].float() / 255, temporary)
-        pictures.append(("samples/poisoned.png", "Poisoned training images"))
     # All-to-all has an attack for every target; one picture shows what the trigger looks like.
     first = dataclasses.replace(material.measurement, attacks=material.measurement.attacks[:1])
-    return pictures + write_verdicts(path, first, {"teacher": teacher})
+    write_verdicts(path, first, {"teacher": teacher})

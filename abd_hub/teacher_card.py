@@ -10,18 +10,25 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from abd_hub.card import (
     all_to_all_result,
-    as_code,
-    as_text,
+    check_names,
     control_line,
     environment_lines,
-    fence,
-    labels_line,
-    markdown_table,
-    pictures_section,
+    is_local,
     rate_cell,
     report_results,
+    reproduction,
     result_rows,
-    snippet,
+    verdict_pictures,
+)
+from abd_hub.card_snippets import snippets
+from abd_hub.card_text import (
+    as_code,
+    as_text,
+    assemble,
+    labels_line,
+    markdown_table,
+    one_line,
+    pictures_section,
 )
 from abd_hub.types import PoisonFacts, TeacherRecord
 
@@ -38,7 +45,12 @@ _CHOSEN = {
 
 
 def render_teacher_card(
-    record: TeacherRecord, labels: Sequence[str], pictures: Sequence[tuple[str, str]] = ()
+    record: TeacherRecord,
+    labels: Sequence[str],
+    pictures: Sequence[tuple[str, str]] = (),
+    *,
+    license_id: str | None = None,
+    repo_id: str | None = None,
 ) -> str:
     """README.md of a teacher's folder; the same input gives the same text.
 
@@ -46,7 +58,13 @@ def render_teacher_card(
         record: the finished run.
         labels: label names in order.
         pictures: (file relative to the card, caption).
+        license_id: the Hub's name of the licence; left out where it is not known.
+        repo_id: where the teacher can be pulled from; None shows how to load the folder.
+
+    Raises:
+        InputError: repo_id is not of the form ``owner/name``, or license_id no name of a licence.
     """
+    check_names(repo_id, license_id)
     sections = [
         f"# {as_text(record.model.id)}",
         _warning(record.poison),
@@ -54,21 +72,34 @@ def render_teacher_card(
         "## How it was trained\n\n" + _training(record),
         *(["## Pictures\n\n" + pictures_section(pictures)] if pictures else []),
         "## Labels\n\n" + labels_line(labels),
-        "## How to load it\n\n" + snippet(record.model.architecture, None),
-        "## How to reproduce it\n\n" + _reproduce(),
+        "## How to load it\n\n" + snippets(record.model.architecture, repo_id),
+        "## How to reproduce it\n\n" + _reproduce(record),
         "## Environment and cost\n\n" + environment_lines(record),
     ]
-    return f"---\n{_card_data(record).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+    return assemble(_card_data(record, license_id).to_yaml(), sections)
 
 
-def _card_data(record: TeacherRecord) -> ModelCardData:
+def teacher_pictures(record: TeacherRecord, labels: Sequence[str]) -> list[tuple[str, str]]:
+    """(file, caption) of every picture that the training writes."""
+    # All-to-all has an attack for every target; one picture shows what the trigger looks like.
+    shown = [(found.trigger, found.target) for found in record.report.triggers[:1]]
+    poisoned = record.poison is not None and record.poison.poisoned > 0
+    return [
+        ("samples/curves.png", "Training curves"),
+        *([("samples/poisoned.png", "Poisoned training images")] if poisoned else []),
+        *verdict_pictures(shown, labels),
+    ]
+
+
+def _card_data(record: TeacherRecord, license_id: str | None) -> ModelCardData:
     marks = ["poisoned", "backdoor"] if record.poison else []
     results = list(_hub_results(record))
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", *marks, "abd-hub"],
-        model_name=as_text(record.model.id),
+        license=license_id,
+        model_name=one_line(record.model.id),
         eval_results=results,
     )
 
@@ -150,9 +181,10 @@ def _training(record: TeacherRecord) -> str:
     return "\n".join(lines)
 
 
-def _reproduce() -> str:
-    command = "abd-hub poison --config config.yaml --output_dir reproduced"
-    return (
-        f"{fence(command, 'bash')}\n\n`config.yaml` lies beside this card and holds every setting, defaults "
-        "included; `metrics.json` holds every number in full."
-    )
+def _reproduce(record: TeacherRecord) -> str:
+    local = {
+        "data.dataset": is_local(record.training_data),
+        "evaluation.dataset": is_local(record.data) and record.data.id != record.training_data.id,
+        "evaluation.control.id": is_local(record.control),
+    }
+    return reproduction("poison", record.config, [name for name, yes in local.items() if yes])

@@ -231,7 +231,7 @@ def test_names_are_short_and_different(ids, names):
     assert short_names(ids) == names
 
 
-def test_a_run_reports_its_control(models, tmp_path, capsys):
+def test_a_run_reports_its_control(models, tmp_path, capsys, monkeypatch):
     """metrics.json, the table and the card hold the rates of a control of ``abd-hub distill``."""
     save_teacher(tmp_path / "teacher")
     output = tmp_path / "out"
@@ -262,7 +262,9 @@ def test_a_run_reports_its_control(models, tmp_path, capsys):
     assert all(row[head.index("control") :].startswith(shown) for row in rows[:2])
     card = (output / "README.md").read_text()
     assert "| control |" in card and f"{second.triggers[0].asr.value:.4f}" in card
-    # The stored configuration, control included, describes the same run.
+    # The stored configuration, control included, describes the same run where both models lie.
     again = tmp_path / "again"
+    (tmp_path / "second").symlink_to(models / "second")
+    monkeypatch.chdir(tmp_path)
     answer(capsys, "distill", "--config", output / "config.yaml", f"--output_dir={again}")
     assert json.loads((again / "metrics.json").read_text())["results"] == data["results"]

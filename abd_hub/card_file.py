@@ -1,0 +1,171 @@
+"""The card of a finished folder, made again from its record once model and record are known to agree."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from abd_hub.card import check_names, render_card, run_pictures
+from abd_hub.card_text import free_text, is_untouched, with_free_text
+from abd_hub.classifier import load_classifier
+from abd_hub.folder import RECORD_FILE, read_any_record, write_text
+from abd_hub.teacher_card import render_teacher_card, teacher_pictures
+from abd_hub.types import DataSpec, EvalReport, InputError, ModelRef, RunRecord, TeacherRecord
+
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class RebuiltCard:
+    """What ``rebuild_card`` has written."""
+
+    file: Path
+    kind: str
+    """student or teacher."""
+    changed: bool
+    """Whether the file is another than before."""
+    own_text: bool
+    """Whether it holds text of the user's own, which was kept."""
+
+
+def rebuild_card(
+    folder: str | Path,
+    *,
+    repo_id: str | None = None,
+    license_id: str | None = None,
+    force: bool = False,
+) -> RebuiltCard:
+    """Writes README.md of a finished run anew, from its metrics.json alone; the user's own text is kept.
+
+    Args:
+        folder: output folder of ``distill`` or ``poison_teacher``.
+        repo_id: where the model can be pulled from; None shows how to load the folder.
+        license_id: the Hub's name of the licence; None keeps the one that the card has.
+        force: replace a card that was edited outside the place for the user's own text.
+
+    Raises:
+        InputError: the folder is not that of a finished run, model and record disagree, or the card was
+            edited; the card is as it was then.
+    """
+    path = Path(folder)
+    check_names(repo_id, license_id)
+    _check_folder(path)
+    record = read_any_record(path)
+    labels = check_model(path, record)
+    old = _read_card(path / CARD_FILE)
+    if old is not None and not is_untouched(old) and not force:
+        raise InputError(
+            f"{path / CARD_FILE}: was edited outside the place for your own text, or was not made by this "
+            "abd-hub; move what you want to keep there and give --force"
+        )
+    new = _render(path, record, labels, repo_id, license_id or _license(old))
+    own = free_text(old) if old is not None else None
+    text = with_free_text(new, own) if own else new
+    assert text is not None, "a card that was just made has its marks"
+    if text != old:
+        _write(path / CARD_FILE, text)
+    kind = "student" if isinstance(record, RunRecord) else "teacher"
+    return RebuiltCard(path / CARD_FILE, kind, text != old, bool(own))
+
+
+def check_model(path: Path, record: RunRecord | TeacherRecord) -> tuple[str, ...]:
+    """Loads the model of a finished run and compares it with the record.
+
+    Returns:
+        The label names.
+
+    Raises:
+        InputError: it cannot be loaded, or it is not the one that the record tells of.
+    """
+    try:
+        classifier = load_classifier(f"local-dir:{path}")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    _check_weights(path, _model(record), classifier.ref)
+    _check_labels(path, classifier.spec, _report(record))
+    return classifier.spec.labels
+
+
+def _model(record: RunRecord | TeacherRecord) -> ModelRef:
+    return record.student if isinstance(record, RunRecord) else record.model
+
+
+def _report(record: RunRecord | TeacherRecord) -> EvalReport | None:
+    return record.student_report if isinstance(record, RunRecord) else record.report
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise InputError(f"folder: there is no folder {path}; give the output folder of a finished run")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"folder: {path} cannot be written to; copy it to another place")
+    if (path / CARD_FILE).is_dir():
+        raise InputError(f"{path / CARD_FILE}: is a folder; move it away")
+
+
+def _check_weights(path: Path, told: ModelRef, found: ModelRef) -> None:
+    architecture = told.architecture.partition(".")[0]
+    if found.architecture != architecture:
+        raise InputError(
+            f"{path / 'config.json'}: architecture is {found.architecture!r} but {architecture!r} in "
+            f"{RECORD_FILE}; restore the files of one run"
+        )
+    if found.sha256 != told.sha256:
+        raise InputError(
+            f"{path / 'model.safetensors'}: sha256 is {found.sha256} but {told.sha256} in {RECORD_FILE}: the "
+            "numbers are those of other weights; restore the file or run again"
+        )
+
+
+def _check_labels(path: Path, spec: DataSpec, report: EvalReport | None) -> None:
+    if report is None:
+        return
+    for found in report.triggers:
+        if not 0 <= found.target < spec.num_classes:
+            raise InputError(
+                f"{path / RECORD_FILE}: target {found.target} is no label of the model, which has "
+                f"{spec.num_classes}; restore the files of one run"
+            )
+    names = None if report.per_class is None else tuple(row.name for row in report.per_class)
+    if names is not None and names != spec.labels:
+        raise InputError(
+            f"{path / 'config.json'}: its labels are not those of {RECORD_FILE}; restore the files of one run"
+        )
+
+
+def _read_card(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8") if file.exists() else None
+    except UnicodeDecodeError:
+        return ""  # somebody else's: not to be replaced without force
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); give it read permission") from error
+
+
+def _license(card: str | None) -> str | None:
+    front = (card or "").split("\n---\n", 1)[0]
+    found = re.search(r"^license: ([a-z0-9][a-z0-9.+-]{0,63})$", front, re.M)
+    return found[1] if found else None
+
+
+def _render(
+    path: Path,
+    record: RunRecord | TeacherRecord,
+    labels: tuple[str, ...],
+    repo_id: str | None,
+    license_id: str | None,
+) -> str:
+    if isinstance(record, RunRecord):
+        pictures = [(file, text) for file, text in run_pictures(record, labels) if (path / file).is_file()]
+        return render_card(record, labels=labels, pictures=pictures, repo_id=repo_id, license_id=license_id)
+    pictures = [(file, text) for file, text in teacher_pictures(record, labels) if (path / file).is_file()]
+    return render_teacher_card(record, labels, pictures, repo_id=repo_id, license_id=license_id)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        write_text(file, text)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written ({error.strerror}); make room for it") from error

@@ -122,7 +122,8 @@ class Repo:
         parent = self.refs[branch] or None
         before = dict(self.commits[parent].files) if parent else {}
         after = {path: data for path, data in (before | dict(files)).items() if data is not None}
-        known = [self.kind, self.id, parent, title, len(self.commits), sorted(map(repr, after))]
+        content = sorted((path, _blob(data)) for path, data in after.items())
+        known = [self.kind, self.id, parent, title, len(self.commits), content]
         sha = hashlib.sha1(repr(known).encode()).hexdigest()
         self.commits[sha] = Commit(sha, after, parent, title)
         self.refs[branch] = sha

@@ -165,6 +165,8 @@ def load_classifier(
     input_size: int | Sequence[int] | None = None,
     interpolation: str | None = None,
     blocks: Sequence[str] = (),
+    allow_flagged: bool = False,
+    max_size_gb: float = 5.0,
 ) -> Classifier:
     """A pretrained classifier, frozen. Nothing that comes with it is run.
 
@@ -185,7 +187,18 @@ def load_classifier(
     Raises:
         InputError: the source, an option or the checkpoint is wrong, or preprocessing is missing.
     """
-    options = Options(architecture, allow_pickle, num_classes, labels, mean, std, input_size, interpolation)
+    options = Options(
+        architecture=architecture,
+        allow_pickle=allow_pickle,
+        num_classes=num_classes,
+        labels=labels,
+        mean=mean,
+        std=std,
+        input_size=input_size,
+        interpolation=interpolation,
+        allow_flagged=allow_flagged,
+        max_size_gb=max_size_gb,
+    )
     with seeded(0, "load"):  # fresh weights, soon overwritten, must not use up the caller's random numbers
         found = loading.load(source, revision, options)
     images = found.images

@@ -33,6 +33,10 @@ class ModelOptions:
     """timm name of the network that a bare file of weights belongs to."""
     allow_pickle: bool = False
     """Read .pth, .pt and .bin files too, tensors only (torch's weights_only)."""
+    allow_flagged: bool = False
+    """Use a repository although the Hub's own scan has flagged a file in it; the record says so."""
+    max_size_gb: float = 5.0
+    """Most to download from the Hub, in GB of 10^9 bytes."""
     num_classes: int | None = None
     """Number of classes, where the checkpoint does not say."""
     labels: list[str] | None = None

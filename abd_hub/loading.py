@@ -18,14 +18,6 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from timm.models import PretrainedCfg
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
@@ -34,11 +26,13 @@ import abd_hub.students  # noqa: F401 - so that timm knows the students' names
 from abd_hub.preprocessing import (
     Images,
     Options,
+    check_classes,
     decide_images,
     decide_labels,
     height_and_width,
     read_image_processor,
 )
+from abd_hub.pull import Place, fetch, shards_of
 from abd_hub.students.resnet_cifar import use_cifar_stem
 from abd_hub.types import DataSpec, InputError, ModelRef
 from abd_hub.weights import (
@@ -52,8 +46,6 @@ from abd_hub.weights import (
     without_prefix,
 )
 
-SAFE_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "model*.safetensors*")
-PICKLE_FILES = ("pytorch_model*.bin*", "pytorch_model.pth", "model.pth")
 SOURCE_FIELDS = ("source", "file", "url", "hf_hub_id", "hf_hub_filename", "state_dict")
 """Fields of timm's pretrained_cfg that name a place to load from."""
 FACTORY_ARGS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
@@ -73,15 +65,6 @@ class Loaded:
     model_args: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Place:
-    """A folder on this machine, and what to call it in records and messages."""
-
-    folder: Path
-    id: str
-    revision: str | None = None
-
-
 def load(source: str, revision: str | None, options: Options) -> Loaded:
     """Loads ``source`` (see ``abd_hub.classifier.load_classifier``).
 
@@ -92,29 +75,17 @@ def load(source: str, revision: str | None, options: Options) -> Loaded:
     if repository is not None:
         if tagged and revision and tagged != revision:
             raise InputError(f"revision: {revision!r} and {source!r} disagree; give the revision once")
-        return _load_folder(fetch(repository, tagged or revision, options.allow_pickle), options)
+        return _load_folder(_pull(repository, tagged or revision, options), options)
     if revision is not None:
         raise InputError(f"revision: {revision!r} has no meaning for {source!r}; leave it out")
     if _is_timm_name(source):
-        return _load_folder(_timm_weights(source, options.allow_pickle), options)
+        return _load_folder(_timm_weights(source, options), options)
     path = Path(source.removeprefix("local-dir:")).expanduser()
     if path.is_dir():
         return _load_folder(Place(path, path.resolve().name), options)
     if path.is_file() and not source.startswith("local-dir:"):
         return _load_file(path, options)
     raise InputError(_unknown_source(source))
-
-
-def fetch(repository: str, revision: str | None, allow_pickle: bool) -> Place:
-    """Downloads what is needed of a Hub repository; the place names the commit that was found.
-
-    Raises:
-        InputError: the repository, the revision or the network is not there.
-    """
-    folder = _download(repository, revision, SAFE_FILES)
-    if allow_pickle and not any(folder.glob("*.safetensors")):
-        folder = _download(repository, folder.name, PICKLE_FILES)
-    return Place(folder, repository, folder.name)
 
 
 def timm_names_near(name: str) -> str:
@@ -188,7 +159,7 @@ def build_student(
         args.setdefault("img_size", (spec.height, spec.width))
     if not pretrained:
         return build_timm(architecture, args)
-    place = _timm_weights(architecture, allow_pickle=False)
+    place = _timm_weights(architecture, Options())
     tensors = read_tensors(_one_file(place, allow_pickle=False), allow_pickle=False)
     source = {key: value for key, value in cfg.to_dict().items() if key not in SOURCE_FIELDS}
     return build_timm(architecture, args, {**source, "custom_load": False}, tensors)
@@ -235,38 +206,24 @@ def _unknown_source(source: str) -> str:
     return f"model: {source!r} is no path and unknown to timm (did you mean {near}?); Hub ids are 'org/name'"
 
 
-def _download(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    at = f" at revision {revision!r}" if revision else ""
-    try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
-    except HFValidationError as error:
-        raise InputError(f"model: {repository!r} is no Hub id; use 'org/name'") from error
-    except LocalEntryNotFoundError as error:
-        raise InputError(
-            f"model: {repository!r}{at} is no folder here, not in the cache, and the Hub cannot be reached;"
-            " check the path or the network"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise InputError(
-            f"revision: {revision!r} does not exist in {repository!r}; check the name"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise InputError(
-            f"model: {repository!r} is no folder here and not on the Hub, or is private;"
-            " check the name, or log in with 'hf auth login'"
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise InputError(f"model: {repository!r}{at} cannot be fetched: {first_line(error)}") from error
+def _pull(repository: str, revision: str | None, options: Options) -> Place:
+    return fetch(
+        repository,
+        revision,
+        options.allow_pickle,
+        allow_flagged=options.allow_flagged,
+        max_size_gb=options.max_size_gb,
+    )
 
 
-def _timm_weights(name: str, allow_pickle: bool) -> Place:
+def _timm_weights(name: str, options: Options) -> Place:
     cfg = registered_cfg(name)
     if not getattr(cfg, "hf_hub_id", None):
         raise InputError(
             f"model: timm has no pretrained weights for {name!r}; name a checkpoint, or pass its file with"
             f" architecture={name}"
         )
-    return fetch(cfg.hf_hub_id, None, allow_pickle)
+    return _pull(cfg.hf_hub_id, None, options)
 
 
 def _load_folder(place: Place, options: Options) -> Loaded:
@@ -276,9 +233,12 @@ def _load_folder(place: Place, options: Options) -> Loaded:
                 f"model: {place.id} has no config.json; pass architecture, mean, std and input_size"
             )
         loaded = _load_file(_one_file(place, options.allow_pickle), options)
-        ref = dataclasses.replace(loaded.ref, id=place.id, revision=place.revision)
+        ref = dataclasses.replace(loaded.ref, id=place.id, revision=place.revision, scan=place.scan)
         return dataclasses.replace(loaded, ref=ref)
     config = _json(place.folder / "config.json")
+    problem = check_classes(config)
+    if problem:
+        raise InputError(f"model: config.json of {place.id}: {problem}")
     if "architecture" in config:
         return _load_timm_folder(place, config, options)
     if "model_type" in config or "architectures" in config:
@@ -291,7 +251,7 @@ def _load_folder(place: Place, options: Options) -> Loaded:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"model: {path.name} cannot be read as JSON: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"model: {path.name} holds {type(content).__name__}, not an object")
@@ -343,7 +303,7 @@ def _load_timm_folder(place: Place, config: Mapping[str, Any], options: Options)
     names = config.get("label_names", raw.get("label_names"))
     classes = config.get("num_classes", raw.get("num_classes")) or _head_size(name, tensors)
     labels = decide_labels(names, classes, options, place.id)
-    ref = ModelRef(place.id, name, place.revision, file_sha256([file]))
+    ref = ModelRef(place.id, name, place.revision, file_sha256([file]), place.scan)
     return _fill_timm(name, tensors, images, labels, ref=ref, raw=raw, model_args=model_args)
 
 
@@ -447,6 +407,7 @@ def _load_transformers_folder(place: Place, config: Mapping[str, Any], options: 
         _processor_says(place, config, options), options, f"the image processor of {place.id}"
     )
     files = _weights_of(place, options.allow_pickle)
+    _check_index(place, files)
     for file in files:
         read_tensors(file, allow_pickle=options.allow_pickle)  # refuses NaN and pickles that would run
     model = _transformers_model(place, files[0].suffix == ".safetensors")
@@ -454,8 +415,22 @@ def _load_transformers_folder(place: Place, config: Mapping[str, Any], options: 
     labels = decide_labels(
         [named[key] for key in sorted(named)], int(model.config.num_labels), options, place.id
     )
-    ref = ModelRef(place.id, type(model).__name__, place.revision, file_sha256(files))
+    ref = ModelRef(place.id, type(model).__name__, place.revision, file_sha256(files), place.scan)
     return Loaded(LogitsOnly(model), ref, labels, images)
+
+
+def _check_index(place: Place, files: Sequence[Path]) -> None:
+    """What the index names must be what is looked at and hashed: a path in it could lead anywhere."""
+    whole = "model.safetensors" if files[0].suffix == ".safetensors" else "pytorch_model.bin"
+    index = place.folder / f"{whole}.index.json"
+    if (place.folder / whole).is_file() or not index.is_file():
+        return
+    other = sorted(set(shards_of(index)) - {file.name for file in files})
+    if other:
+        raise InputError(
+            f"weights: {index.name} of {place.id} names {first_few(other)}, which is not beside it; use an"
+            " undamaged checkpoint"
+        )
 
 
 def _names_a_kernel(config: Any) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 
 from abd_hub.types import InputError
 
+MOST_CLASSES = 100_000
+"""More is a mistake or an attack: each class costs a label and a row of the last layer."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers, which image processors write into their files."""
@@ -29,6 +31,8 @@ class Options:
     std: Sequence[float] | None = None
     input_size: int | Sequence[int] | None = None
     interpolation: str | None = None
+    allow_flagged: bool = False
+    max_size_gb: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ def decide_labels(names: Any, classes: Any, options: Options, where: str) -> tup
         classes = options.num_classes or (len(given) if given is not None else None)
     if not isinstance(classes, int) or classes < 1:
         raise InputError(f"num_classes: {where} does not give it; pass num_classes or labels")
+    if classes > MOST_CLASSES:
+        raise InputError(f"num_classes: {where} has {classes}; at most {MOST_CLASSES:,} are possible")
     if options.num_classes is not None and options.num_classes != classes:
         raise InputError(
             f"num_classes: {options.num_classes} given, but {where} has {classes} classes; leave it out"
@@ -93,6 +99,18 @@ def decide_labels(names: Any, classes: Any, options: Options, where: str) -> tup
             raise InputError(f"labels: {where} names {len(names)} for {classes} classes; pass labels")
         return tuple(map(str, names))
     return tuple(map(str, range(classes)))
+
+
+def check_classes(config: Mapping[str, Any]) -> str:
+    """What is wrong with the number of classes that a config.json states, in any form; empty if nothing."""
+    places = [config, *(config.get(part) for part in ("pretrained_cfg", "model_args"))]
+    for place in places:
+        for name, value in place.items() if isinstance(place, dict) else ():
+            count = len(value) if isinstance(value, dict | list) else value
+            stated = name in ("num_classes", "num_labels", "id2label", "label2id", "label_names")
+            if stated and isinstance(count, int | float) and count > MOST_CLASSES:
+                return f"{name} states {count:,} classes; at most {MOST_CLASSES:,} are possible"
+    return ""
 
 
 def read_image_processor(raw: Mapping[str, Any], config: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class ModelRef:
     """Commit on the Hub; None for local files."""
     sha256: str | None = None
     """Of the weights file, or of the tensors where there is no file."""
+    scan: str | None = None
+    """What the Hub's scan of the repository said at the download; None where it was not asked."""
 
 
 @dataclass(frozen=True)

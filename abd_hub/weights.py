@@ -7,6 +7,7 @@ torch's ``weights_only``, which refuses everything that would have to run.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,9 @@ def _read(path: Path, allow_pickle: bool) -> Any:
             " its tensors (code in it never runs)"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch muses about pickle protocols before it refuses them
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
             f"weights: {path.name} holds more than tensors or is damaged, so it was not read"

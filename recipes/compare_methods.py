@@ -37,7 +37,7 @@ HERE = Path(__file__).resolve().parent
 METHODS = ("real", "ood", "zskt", "dafl", "dfad", "dfq", "fast", "cmi", "deepinversion")
 RETROSPECTION_SHARE = 0.01
 """Of the rounds; the paper: 0.0075 for ZSKT on CIFAR-10, 0.02 on GTSRB, 0.01 to 0.015 for CMI. A student step
-with it takes as long as 40 without on a CPU core, so 0.02 would be half the time of a row."""
+with it takes as long as about twenty without on a CPU core: 0.02 would be a third of a row's time."""
 TIMED = 3
 """Rounds that are timed, after a first one that does not count: it may lack a part of the others."""
 

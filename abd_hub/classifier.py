@@ -183,6 +183,8 @@ def load_classifier(
         input_size: side or (height, width), likewise.
         interpolation: ``nearest``, ``bilinear`` or ``bicubic``, likewise.
         blocks: names of the modules to match; by default what timm calls the model's stages.
+        allow_flagged: use a repository although the Hub's own scan has flagged a file in it.
+        max_size_gb: most to download from the Hub, in GB of 10^9 bytes.
 
     Raises:
         InputError: the source, an option or the checkpoint is wrong, or preprocessing is missing.

@@ -17,12 +17,14 @@ from typing import Any, TypeVar
 from huggingface_hub import get_session
 from huggingface_hub.errors import (
     DisabledRepoError,
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from abd_hub.types import InputError
@@ -159,3 +161,18 @@ def refusal(error: HfHubHTTPError) -> str:
         if status == kind if isinstance(kind, int) else isinstance(error, kind):
             return text
     return f"cannot be fetched: the Hub answers {status}; try again later"
+
+
+def why_not_fetched(error: Exception, repository: str) -> str:
+    """Why one file could not be downloaded, for the end of a message."""
+    match error:
+        case LocalEntryNotFoundError():
+            return "the Hub cannot be reached and there is no copy at hand"
+        case EntryNotFoundError():
+            return f"{repository} has no such file"
+        case RevisionNotFoundError():
+            return f"{repository} has no such revision"
+        case RepositoryNotFoundError():
+            return f"{repository} does not exist or is not open to you"
+        case _:
+            return str(error).strip().partition("\n")[0]

@@ -35,11 +35,11 @@ TABLE = {
     "pull": {"types", "folder", "preprocessing", "hub_requests"},
     "loading": {"types", "weights", "preprocessing", "students", "pull"},
     "classifier": {"types", "seeding", "weights", "preprocessing", "loading"},
-    "triggers": BASE,
+    "triggers": BASE | {"hub_requests"},
     "contact_sheet": BASE | {"triggers", "data", "folder", "pictures"},
     # Neither may import triggers, data or evaluation: a defence must not be able to peek.
     "synthesis": BASE
-    | {"checkpoint", "losses", "distributed", "schedules", "augment", "modes", "image_bank"},
+    | {"checkpoint", "losses", "distributed", "schedules", "augment", "modes", "image_bank", "hub_requests"},
     "defenses": BASE | {"losses", "distributed", "modes"},
     "running": {"types", "distributed", "config", "folder"},
     "trainer": {

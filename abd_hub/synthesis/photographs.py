@@ -118,29 +118,17 @@ def _download(field: str, name: str) -> tuple[Path, str]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    from abd_hub.hub_requests import why_not_fetched
+
     kind, repository, revision, path = _parsed(field, name)
     try:
         found = Path(hf_hub_download(repository, path, repo_type=kind, revision=revision))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise InputError(f"{field}: {name} cannot be fetched: {_reason(error, repository)}") from error
+        raise InputError(
+            f"{field}: {name} cannot be fetched: {why_not_fetched(error, repository)}"
+        ) from error
     # The client keeps files under .../snapshots/<commit>/<path>, whatever the revision was called.
     return found, found.parts[-1 - len(Path(path).parts)]
-
-
-def _reason(error: Exception, repository: str) -> str:
-    from huggingface_hub import errors
-
-    match error:
-        case errors.LocalEntryNotFoundError():
-            return "the Hub cannot be reached and there is no copy at hand"
-        case errors.EntryNotFoundError():
-            return f"{repository} has no such file"
-        case errors.RevisionNotFoundError():
-            return f"{repository} has no such revision"
-        case errors.RepositoryNotFoundError():
-            return f"{repository} does not exist or is not open to you"
-        case _:
-            return _one_line(error)
 
 
 def _read(field: str, name: str, path: Path) -> bytes:

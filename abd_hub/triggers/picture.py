@@ -112,28 +112,14 @@ def _download(option: str, place: str) -> str:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    from abd_hub.hub_requests import why_not_fetched
+
     repository, revision, path = found.groups()
     try:
         return hf_hub_download(repository, path, revision=revision)
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = _reason(error, repository)
+        reason = why_not_fetched(error, repository)
         raise InputError(f"trigger picture: {option} {place!r} cannot be fetched: {reason}") from error
-
-
-def _reason(error: Exception, repository: str) -> str:
-    from huggingface_hub import errors
-
-    match error:
-        case errors.LocalEntryNotFoundError():
-            return "the Hub cannot be reached and there is no copy at hand"
-        case errors.EntryNotFoundError():
-            return f"{repository} has no such file"
-        case errors.RevisionNotFoundError():
-            return f"{repository} has no such revision"
-        case errors.RepositoryNotFoundError():
-            return f"{repository} does not exist or is not open to you"
-        case _:
-            return str(error).strip().partition("\n")[0]
 
 
 def _picture(encoded: bytes, option: str, place: str, mode: str) -> Tensor:

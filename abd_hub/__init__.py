@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from abd_hub.bank_export import export_bank
+    from abd_hub.card_file import rebuild_card
     from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
     from abd_hub.comparison import compare
     from abd_hub.config import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         TrainingDataOptions,
     )
     from abd_hub.poison_run import poison_teacher
+    from abd_hub.push import push_to_hub
     from abd_hub.synthesis.cmi import Cmi
     from abd_hub.synthesis.dafl import Dafl
     from abd_hub.synthesis.deepinversion import DeepInversion
@@ -54,6 +56,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "bank_export": ("export_bank",),
+    "card_file": ("rebuild_card",),
     "classifier": ("Classifier", "create_student", "load_classifier", "save_timm_folder"),
     "comparison": ("compare",),
     "config": (
@@ -90,6 +93,7 @@ _HOMES = {
         "TrainingDataOptions",
     ),
     "poison_run": ("poison_teacher",),
+    "push": ("push_to_hub",),
     "teacher_recipe": ("FastTeacherRecipe", "TeacherRecipe"),
     "teacher_trainer": ("TeacherTrainer",),
     "trainer": ("Trainer",),
@@ -151,8 +155,10 @@ __all__ = [
     "mcnemar",
     "parse_distill",
     "poison_teacher",
+    "push_to_hub",
     "read_record",
     "read_teacher_record",
+    "rebuild_card",
     "save_timm_folder",
     "with_control",
 ]

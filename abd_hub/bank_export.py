@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from abd_hub import checkpoint
-from abd_hub.card_text import as_code, as_text, fence
+from abd_hub.card_text import as_code, as_text, assemble, fence
 from abd_hub.config import without_paths
 from abd_hub.folder import CONFIG_FILE, RECORD_FILE, atomic_path, read_record, write_text
 from abd_hub.types import InputError
@@ -156,10 +156,11 @@ def render_dataset_card(bank: Bank) -> str:
         "- If that classifier holds a backdoor, these images may carry it: a model trained on them may learn "
         "to obey the trigger.\n"
         "- They show what one classifier knows, mistakes included. They are no data to measure accuracy on.",
-        "## How to load it\n\nIn the folder of this card; `datasets.load_dataset` reads it as well.\n\n"
+        "## How to load it\n\nIn the folder of this card, or with its Hub id in place of the dot; "
+        "`datasets.load_dataset` reads it as well.\n\n"
         + fence('from abd_hub import load_images\n\ndata = load_images(".", "train")', "python"),
     ]
-    return f"---\n{_metadata(bank).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"
+    return assemble(_metadata(bank).to_yaml(), sections)
 
 
 def _metadata(bank: Bank) -> DatasetCardData:

@@ -49,25 +49,91 @@ def rebuild_card(
         InputError: the folder is not that of a finished run, model and record disagree, or the card was
             edited; the card is as it was then.
     """
-    path = Path(folder)
     check_names(repo_id, license_id)
-    _check_folder(path)
+    _check_folder(Path(folder))
+    run = read_finished(folder)
+    if not force:
+        refuse_edited(run.card, str(run.card_file))
+    text = run.render(repo_id, license_id or license_of(run.card), free_text(run.card or ""))
+    if text != run.card:
+        _write(run.card_file, text)
+    return RebuiltCard(run.card_file, run.kind, text != run.card, bool(free_text(text)))
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The folder of a finished run whose model and record are known to agree."""
+
+    folder: Path
+    record: RunRecord | TeacherRecord
+    labels: tuple[str, ...]
+    card: str | None
+    """README.md as it lies there; None where there is none."""
+
+    @property
+    def card_file(self) -> Path:
+        """README.md."""
+        return self.folder / CARD_FILE
+
+    @property
+    def kind(self) -> str:
+        """student or teacher."""
+        return "student" if isinstance(self.record, RunRecord) else "teacher"
+
+    def pictures(self) -> list[tuple[str, str]]:
+        """(file relative to the folder, caption) of those that are there."""
+        listed = pictures_of(self.record, self.labels)
+        return [(file, text) for file, text in listed if (self.folder / file).is_file()]
+
+    def render(self, repo_id: str | None, license_id: str | None, own: str | None) -> str:
+        """The card anew, from the record alone, with the user's ``own`` text in its place."""
+        names = {"repo_id": repo_id, "license_id": license_id}
+        if isinstance(self.record, RunRecord):
+            new = render_card(self.record, labels=self.labels, pictures=self.pictures(), **names)
+        else:
+            new = render_teacher_card(self.record, self.labels, self.pictures(), **names)
+        text = with_free_text(new, own or "")
+        assert text is not None, "a card that was just made has its marks"
+        return text
+
+
+def read_finished(folder: str | Path) -> FinishedRun:
+    """The finished run in a folder.
+
+    Raises:
+        InputError: there is none, it cannot be read, or model and record disagree.
+    """
+    path = Path(folder)
     record = read_any_record(path)
     labels = check_model(path, record)
-    old = _read_card(path / CARD_FILE)
-    if old is not None and not is_untouched(old) and not force:
+    return FinishedRun(path, record, labels, _read_card(path / CARD_FILE))
+
+
+def pictures_of(record: RunRecord | TeacherRecord, labels: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(file, caption) of every picture that the run of this record writes."""
+    if isinstance(record, RunRecord):
+        return run_pictures(record, labels)
+    return teacher_pictures(record, labels)
+
+
+def refuse_edited(card: str | None, name: str) -> None:
+    """Refuses a card that would lose something if it were made anew.
+
+    Raises:
+        InputError: naming it as ``name``.
+    """
+    if card is not None and not is_untouched(card):
         raise InputError(
-            f"{path / CARD_FILE}: was edited outside the place for your own text, or was not made by this "
+            f"{name}: was edited outside the place for your own text, or was not made by this "
             "abd-hub; move what you want to keep there and give --force"
         )
-    new = _render(path, record, labels, repo_id, license_id or _license(old))
-    own = free_text(old) if old is not None else None
-    text = with_free_text(new, own) if own else new
-    assert text is not None, "a card that was just made has its marks"
-    if text != old:
-        _write(path / CARD_FILE, text)
-    kind = "student" if isinstance(record, RunRecord) else "teacher"
-    return RebuiltCard(path / CARD_FILE, kind, text != old, bool(own))
+
+
+def license_of(card: str | None) -> str | None:
+    """The Hub's name of the licence that the front matter of a card states."""
+    front = (card or "").split("\n---\n", 1)[0]
+    found = re.search(r"^license: ([a-z0-9][a-z0-9.+-]{0,63})$", front, re.M)
+    return found[1] if found else None
 
 
 def check_model(path: Path, record: RunRecord | TeacherRecord) -> tuple[str, ...]:
@@ -142,26 +208,6 @@ def _read_card(file: Path) -> str | None:
         return ""  # somebody else's: not to be replaced without force
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); give it read permission") from error
-
-
-def _license(card: str | None) -> str | None:
-    front = (card or "").split("\n---\n", 1)[0]
-    found = re.search(r"^license: ([a-z0-9][a-z0-9.+-]{0,63})$", front, re.M)
-    return found[1] if found else None
-
-
-def _render(
-    path: Path,
-    record: RunRecord | TeacherRecord,
-    labels: tuple[str, ...],
-    repo_id: str | None,
-    license_id: str | None,
-) -> str:
-    if isinstance(record, RunRecord):
-        pictures = [(file, text) for file, text in run_pictures(record, labels) if (path / file).is_file()]
-        return render_card(record, labels=labels, pictures=pictures, repo_id=repo_id, license_id=license_id)
-    pictures = [(file, text) for file, text in teacher_pictures(record, labels) if (path / file).is_file()]
-    return render_teacher_card(record, labels, pictures, repo_id=repo_id, license_id=license_id)
 
 
 def _write(file: Path, text: str) -> None:

@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 import yaml
 
-FREE_BEGINS = "<!-- Your own text goes below this line. abd-hub card keeps it. -->"
+FREE_BEGINS = "<!-- Your own text goes below this line. abd-hub keeps it. -->"
 FREE_ENDS = "<!-- Your own text ends above this line. -->"
-_SEAL = "<!-- Made by abd-hub from metrics.json; sha256 of all but your own text: {} -->"
+_SEAL = "<!-- Made by abd-hub; sha256 of all but your own text: {} -->"
 _SEALED = re.compile(re.escape(_SEAL).replace(r"\{\}", "([0-9a-f]{64})") + r"\n*\Z")
 _TAME = re.compile(r"[A-Za-z0-9_./@:+=-]+")
 _LONGEST_NAME = 80

@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "Measure several classifiers on the same images, in one table and one picture.",
     "export-bank": "Write the synthetic images that a run has kept as a data set.",
     "card": "Write the model card of a finished run again from its record.",
+    "push": "Send a finished run, an image bank or a Space to the Hub.",
     "list": "List triggers, synthesizers, defenses or students.",
     "env": "Print versions and devices, for a report.",
 }
@@ -256,6 +257,38 @@ def _card(arguments: list[str]) -> int:
     else:
         kept = ", your own text kept" if made.own_text else ""
         print(f"{'wrote' if made.changed else 'nothing to change in'} {made.file} ({made.kind}{kept})")
+    return 0
+
+
+def _push(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="abd-hub push", description=COMMANDS["push"])
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="output folder of abd-hub distill, abd-hub poison or abd-hub export-bank, or that of a Space",
+    )
+    parser.add_argument("repo_id", metavar="ORG/NAME", help="repository; it is made if there is none")
+    parser.add_argument(
+        "--private", action="store_true", help="make it private; refused where it is there and public"
+    )
+    parser.add_argument("--license", metavar="ID", help="the Hub's name of the licence (default: as it was)")
+    parser.add_argument("--message", metavar="TEXT", help="title of the commit")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a card that was edited outside the place for own text"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    chosen = parser.parse_args(arguments)
+    from abd_hub.push import format_pushed, push_to_hub
+
+    done = push_to_hub(
+        chosen.folder,
+        chosen.repo_id,
+        private=chosen.private,
+        license_id=chosen.license,
+        message=chosen.message,
+        force=chosen.force,
+    )
+    print(json.dumps(dataclasses.asdict(done), indent=2) if chosen.json else format_pushed(done))
     return 0
 
 

@@ -155,7 +155,24 @@ class TrainerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig:
+class PushOptions:
+    """Whether and where to a finished run is pushed; no part of what it computes, so of no record."""
+
+    push_to_hub: bool = False
+    """Push the finished folder to the Hub; whether that is possible is looked at before the work begins."""
+    hub_model_id: str | None = None
+    """Repository owner/name; by default the name of output_dir under the account of the token."""
+    hub_private_repo: bool = False
+    """Make the repository private; one that is there and public is refused."""
+
+    def __post_init__(self) -> None:
+        for name in ("hub_model_id", "hub_private_repo"):
+            if getattr(self, name) and not self.push_to_hub:
+                raise InputError(f"{name}: is only used with push_to_hub; set push_to_hub or leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(PushOptions):
     """One distillation, from a teacher to an output folder."""
 
     output_dir: str
@@ -178,6 +195,7 @@ class DistillConfig:
     """Continue the run in output_dir from its newest checkpoint."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_infinite(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:

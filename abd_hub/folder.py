@@ -237,10 +237,15 @@ def read_any_record(folder: str | Path) -> RunRecord | TeacherRecord:
     Raises:
         InputError: there is none, or it cannot be understood.
     """
-    return _read(folder, _any_record_from_json)
+    return _read(folder, any_record_from_json)
 
 
-def _any_record_from_json(data: Any) -> RunRecord | TeacherRecord:
+def any_record_from_json(data: Any) -> RunRecord | TeacherRecord:
+    """The record of a distillation or of a teacher.
+
+    Raises:
+        InputError: as ``record_from_json``.
+    """
     trained = isinstance(data, dict) and "kind" in data
     return _teacher_record_from_json(data) if trained else record_from_json(data)
 

@@ -18,6 +18,7 @@ from abd_hub.config import (
     DistillConfig,
     EvaluationOptions,
     ModelOptions,
+    PushOptions,
     StudentOptions,
     TrainerOptions,
     TriggerOptions,
@@ -62,6 +63,7 @@ def distill_parser() -> ArgumentParser:
     parser.add_argument(
         "--defenses", type=list[str], default=[], help=f"Any of: {', '.join(_names('defenses'))}."
     )
+    parser.add_class_arguments(PushOptions)
     for name, section in SECTIONS.items():
         parser.add_class_arguments(section, name)
     for kind in ("synthesizers", "defenses"):
@@ -96,6 +98,7 @@ def parse_distill(arguments: Sequence[str]) -> DistillConfig:
         student=_section(StudentOptions, found.student),
         evaluation=_evaluation(found.evaluation),
         trainer=_section(TrainerOptions, found.trainer),
+        **_push(found),
     )
 
 
@@ -107,6 +110,7 @@ def poison_parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="Of every random draw.")
     parser.add_argument("--resume", type=bool, default=False, help="Continue from the newest checkpoint.")
     parser.add_argument("--recipe", type=str, default="paper", help=f"One of: {', '.join(RECIPES)}.")
+    parser.add_class_arguments(PushOptions)
     for name, section in (POISON_SECTIONS | RECIPES).items():
         parser.add_class_arguments(section, name)
     return parser
@@ -140,7 +144,12 @@ def parse_poison(arguments: Sequence[str]) -> PoisonConfig:
         recipe=_section(RECIPES[found.recipe], found[found.recipe]),
         evaluation=_evaluation(found.evaluation),
         trainer=_section(TeacherTrainerOptions, found.trainer),
+        **_push(found),
     )
+
+
+def _push(found: Namespace) -> dict[str, Any]:
+    return {field.name: found[field.name] for field in dataclasses.fields(PushOptions)}
 
 
 def _optional_model(found: Any) -> ModelOptions | None:

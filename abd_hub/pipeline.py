@@ -36,6 +36,7 @@ from abd_hub.evaluation import (
     with_control,
 )
 from abd_hub.pictures import save_curves, save_samples, save_verdicts
+from abd_hub.push import plan_push, push_finished
 from abd_hub.running import claimed, make_accelerator
 from abd_hub.trainer import Trainer
 from abd_hub.triggers import build_trigger
@@ -250,10 +251,12 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
         The record that metrics.json holds.
 
     Raises:
-        InputError: something in the configuration is wrong; nothing has been written.
+        InputError: something in the configuration is wrong, and nothing has been written; or the finished
+            run could not be pushed.
         Interrupted: the run was stopped and can be resumed.
     """
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
+    destination = plan_push(config, config.output_dir, "student", accelerator)
     # Frozen before anything runs it: a pass in train mode would change its running statistics.
     given = {"teacher_from_python": True} if teacher else {}
     teacher = (teacher or load_model(config.teacher)).freeze()
@@ -262,10 +265,12 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
     trainer = _trainer(config, teacher, accelerator, real)
     try:
         with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
-            return _run(config, trainer, measurement, real, given)
+            record = _run(config, trainer, measurement, real, given)
     finally:
         if config.trainer.trackers:
             accelerator.end_training()
+    push_finished(destination, config.output_dir, private=config.hub_private_repo)
+    return record
 
 
 def _trainer(

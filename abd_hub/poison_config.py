@@ -9,7 +9,14 @@ from typing import Any
 
 import yaml
 
-from abd_hub.config import EvaluationOptions, ModelOptions, TrainerOptions, refuse_infinite, without_paths
+from abd_hub.config import (
+    EvaluationOptions,
+    ModelOptions,
+    PushOptions,
+    TrainerOptions,
+    refuse_infinite,
+    without_paths,
+)
 from abd_hub.teacher_recipe import RECIPES, TeacherRecipe
 from abd_hub.types import InputError
 
@@ -121,7 +128,7 @@ class TeacherTrainerOptions(TrainerOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoisonConfig:
+class PoisonConfig(PushOptions):
     """One teacher, from a data set to an output folder."""
 
     output_dir: str
@@ -145,6 +152,7 @@ class PoisonConfig:
     """Continue the run in output_dir from its newest checkpoint."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_infinite(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:

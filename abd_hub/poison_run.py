@@ -31,6 +31,7 @@ from abd_hub.pipeline import (
 )
 from abd_hub.poison_config import PoisonConfig
 from abd_hub.poisoning import PoisonedSet, Prepare, hold_out, poison, subset
+from abd_hub.push import plan_push, push_finished
 from abd_hub.running import claimed, make_accelerator
 from abd_hub.seeding import derive_seed
 from abd_hub.teacher_card import render_teacher_card, teacher_pictures
@@ -70,10 +71,11 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
 
     Raises:
         InputError: something in the configuration is wrong, and nothing has been written; or the training
-            has diverged.
+            has diverged; or the finished run could not be pushed.
         Interrupted: the run was stopped and can be resumed.
     """
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
+    destination = plan_push(config, config.output_dir, "teacher", accelerator)
     data = load_images(
         config.data.dataset,
         config.data.split,
@@ -101,10 +103,12 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
             if config.poison.perturbation:
                 material = _perturbed(config, material, accelerator, surrogate)
                 trainer.images = material.poisoned.images.to(accelerator.device)
-            return _run(config, trainer, material, time.monotonic() - began)
+            record = _run(config, trainer, material, time.monotonic() - began)
     finally:
         if config.trainer.trackers:
             accelerator.end_training()
+    push_finished(destination, config.output_dir, private=config.hub_private_repo)
+    return record
 
 
 def _network(config: PoisonConfig, data: ImageData) -> Classifier:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
@@ -30,6 +28,7 @@ from huggingface_hub.errors import (
 )
 
 from abd_hub.folder import write_text
+from abd_hub.hub_files import RemoteFile, is_commit, remote_file, stays_inside
 from abd_hub.hub_requests import Busy, patiently, quiet, refusal
 from abd_hub.preprocessing import check_classes
 from abd_hub.types import InputError
@@ -58,17 +57,6 @@ class Place:
     """Commit on the Hub."""
     scan: str | None = None
     """What the Hub's scan said; None where it was not asked."""
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file as the Hub lists it."""
-
-    name: str
-    size: int
-    """Bytes."""
-    sha256: str | None = None
-    git_sha1: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,36 +134,12 @@ def _list(repository: str, revision: str | None) -> Listing:
         timeout=constants.HF_HUB_ETAG_TIMEOUT,
     )
     commit = found.sha or ""
-    asked_for_another = _is_commit(revision or "") and commit != revision
-    if not _is_commit(commit) or asked_for_another:
+    asked_for_another = is_commit(revision or "") and commit != revision
+    if not is_commit(commit) or asked_for_another:
         raise InputError(f"model: the Hub names no commit of {repository!r}; check HF_ENDPOINT")
-    files = {entry.rfilename: _remote_file(repository, entry) for entry in found.siblings or []}
+    files = {entry.rfilename: remote_file("model", repository, entry) for entry in found.siblings or []}
     flagged, scanned = _read_scan(found.security_repo_status)
     return Listing(repository, commit, files, flagged, scanned)
-
-
-def _remote_file(repository: str, entry: Any) -> RemoteFile:
-    name = entry.rfilename
-    if not _stays_inside(name):
-        raise InputError(
-            f"model: {repository!r} lists the file {name[:80]!r}, whose name leads out of its folder;"
-            " do not use this repository"
-        )
-    if not isinstance(entry.size, int) or entry.size < 0:
-        raise InputError(f"model: the Hub does not tell the size of {name!r} in {repository!r}")
-    return RemoteFile(name, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
-
-
-def _stays_inside(name: str) -> bool:
-    """Whether a relative path cannot leave its folder, on any system."""
-    windows = PureWindowsPath(name)
-    if not name or not name.isprintable() or PurePosixPath(name).is_absolute():
-        return False
-    return not (windows.drive or windows.root or ".." in windows.parts)
-
-
-def _is_commit(text: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{40}", text) is not None
 
 
 def _read_scan(status: Any) -> tuple[tuple[str, ...], bool]:
@@ -201,7 +165,7 @@ def _scan_in_words(listing: Listing) -> str:
 
 
 def _check_revision(revision: str | None) -> None:
-    if revision is not None and not _stays_inside(revision):
+    if revision is not None and not stays_inside(revision):
         raise InputError(f"revision: {revision[:80]!r} is no branch, tag or commit; check the name")
 
 
@@ -267,7 +231,7 @@ def _download_one(listing: Listing, file: RemoteFile) -> Path:
     for again in (False, True):
         path = patiently(lambda again=again: _get(listing, file.name, again))  # type: ignore[misc]
         _check_place(path, listing)
-        if _is_right(path, file):
+        if file.holds(path):
             return path
     damaged = path.resolve()
     path.unlink()
@@ -290,20 +254,6 @@ def _check_place(path: Path, listing: Listing) -> None:
             f"model: {path.name} of {listing.repository!r} leads out of the cache; delete the repository's"
             " folder in the cache and try again"
         )
-
-
-def _is_right(path: Path, file: RemoteFile) -> bool:
-    if path.stat().st_size != file.size:
-        return False
-    with path.open("rb") as stream:
-        if file.sha256:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
-        if not file.git_sha1:
-            return True
-        digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-        while block := stream.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest() == file.git_sha1
 
 
 def _check_config(path: Path, repository: str) -> None:

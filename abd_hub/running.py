@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +18,8 @@ from abd_hub import distributed
 from abd_hub.config import TrainerOptions
 from abd_hub.folder import OutputFolder
 from abd_hub.types import InputError
+
+T = TypeVar("T")
 
 
 def make_accelerator(options: TrainerOptions, folder: Path | None = None) -> Accelerator:
@@ -74,6 +76,26 @@ def check_processes(accelerator: Accelerator, mixed_precision: str, batch_size: 
         raise InputError("trainer.mixed_precision: fp16 is for one process; use bf16 on several")
 
 
+def in_main_process(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
+    """Runs ``action`` in the main process; others get None. What it refuses ends every process.
+
+    Raises:
+        InputError: ``action`` raised it.
+    """
+    found: T | None = None
+    refusal: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            found = action()
+        except InputError as error:
+            refusal = [str(error)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise InputError(refusal[0])
+    return found
+
+
 def claimed(output_dir: str, resume: bool, config_yaml: str, accelerator: Accelerator) -> Any:
     """The folder is claimed by one process for all; without a right to it every process ends.
 
@@ -83,18 +105,10 @@ def claimed(output_dir: str, resume: bool, config_yaml: str, accelerator: Accele
     Raises:
         InputError: the folder may not be used.
     """
-    claim: Any = nullcontext()
-    refusal: list[str | None] = [None]
-    if accelerator.is_main_process:
-        try:
-            claim = OutputFolder.open(output_dir, resume=resume, config_yaml=config_yaml)
-        except InputError as error:
-            refusal = [str(error)]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(refusal)
-    if refusal[0] is not None:
-        raise InputError(refusal[0])
-    return claim
+    claim = in_main_process(
+        accelerator, lambda: OutputFolder.open(output_dir, resume=resume, config_yaml=config_yaml)
+    )
+    return claim or nullcontext()
 
 
 def any_process(flag: bool, device: torch.device) -> bool:

@@ -88,6 +88,7 @@ class Fault:
     cut_after: int | None = None
     seconds: float = 0.0
     corrupt: bool = False
+    """Of an answer, or of what is uploaded, the last byte is changed."""
     path: str = ""
     """Only requests with this in their path."""
     later: bool = False
@@ -166,6 +167,8 @@ class HubServer:
         self.requests: list[Seen] = []
         self.strangers: list[str] = []
         self.faults: list[Fault] = []
+        self.ignored = ""
+        """A file that a .gitignore in the repository keeps out."""
         self.redirects = False
         """Large files come from another host name, as they do from the Hub."""
         config = uvicorn.Config(
@@ -203,6 +206,7 @@ class HubServer:
         proxy = f"http://127.0.0.1:{self._trap.server_address[1]}"
         known = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
         known |= {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1,localhost"}
+        known |= {"HF_UPDATE_DOWNLOAD_COUNTS": "0"}  # which the datasets library reports to a host of its own
         known |= {"HF_HUB_OFFLINE": "0", "HF_TOKEN": token or "", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "0"}
         return known | {name.lower(): known[name] for name in known if name.endswith("PROXY")} | more
 
@@ -243,11 +247,16 @@ class HubServer:
         for route in ("resolve", "storage"):
             self.faults.append(Fault(route, times, corrupt=True, path=path if route == "resolve" else ""))
 
+    def damage(self, times: int = 1) -> None:
+        """An upload arrives with a byte changed."""
+        self.faults.append(Fault("upload", times, corrupt=True))
+
     def forget(self) -> None:
         """Everything: repositories, uploads, faults and requests."""
         self.repos.clear()
         self.large.clear()
         self.redirects = False
+        self.ignored = ""
         self.clear()
 
     def clear(self) -> None:
@@ -276,7 +285,9 @@ class HubServer:
             await _read_a_part(receive, fault.cut_after)
             response = Response(b"lost")
         else:
-            response = await self._answer(route, parts, request)
+            damaged = fault is not None and fault.corrupt and route == "upload"
+            sent = Request(scope, _damaging(receive)) if damaged else request
+            response = await self._answer(route, parts, sent)
         if fault and fault.cut_after is not None and not response.body:
             response = Response(b"lost", response.status_code)  # an empty answer cannot be cut
         body = bytes(response.body)
@@ -480,7 +491,7 @@ class HubServer:
             {
                 "path": file["path"],
                 "uploadMode": "lfs" if _is_large(file["path"]) else "regular",
-                "shouldIgnore": False,
+                "shouldIgnore": file["path"] == self.ignored,
                 "oid": _oid(file["path"], commit.files.get(file["path"])),
             }
             for file in files
@@ -604,6 +615,15 @@ def _part(data: bytes, request: Request, headers: dict[str, str]) -> Response:
         return _error(416, "out of range", **{"Content-Range": f"bytes */{len(data)}"})
     headers["Content-Range"] = f"bytes {begin}-{end}/{len(data)}"
     return Response(data[begin : end + 1], 206, headers, media_type="application/octet-stream")
+
+
+def _damaging(receive: Any) -> Any:
+    async def changed() -> Any:
+        message = await receive()
+        body = message.get("body", b"")
+        return message | {"body": body[:-1] + bytes([body[-1] ^ 1])} if body else message
+
+    return changed
 
 
 async def _read_a_part(receive: Any, limit: int) -> None:

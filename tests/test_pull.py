@@ -6,59 +6,20 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from hub_server import READ, HubServer
+from hub_worker import Worker
 from safetensors.torch import load_file, save, save_file
 
 from abd_hub import DataSpec, create_student, load_classifier, pull, save_timm_folder
 from abd_hub.types import InputError
 
-HERE = Path(__file__).parent
 DIGITS = tuple("0123456789")
 MIB = 2**20
-SHORT = (0.05, 0.05, 0.05)
-
-
-class Worker:
-    """A child process with an environment of its own, see pull_worker."""
-
-    def __init__(self, environment, prefix=()):
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, str(HERE / "pull_worker.py")],
-            env=os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"} | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, token="", waits=SHORT, **job):
-        self.process.stdin.write(json.dumps({"token": token, "waits": waits, **job}) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        assert answer, self.process.stderr.read()
-        assert not token or token not in answer
-        return json.loads(answer)
-
-    def load(self, source, token="", waits=SHORT, **options):
-        return self.ask(token, waits, source=source, options=options)
-
-    def refuses(self, *args, **options):
-        """The one line that says why."""
-        answer = self.load(*args, **options)
-        assert set(answer) == {"error"}, answer
-        assert "\n" not in answer["error"] and "http" not in answer["error"]
-        return answer["error"]
-
-    def close(self):
-        """Ends the process; gives what it wrote to its error stream."""
-        return self.process.communicate(timeout=30)[1]
 
 
 @pytest.fixture(scope="module")

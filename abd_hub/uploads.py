@@ -1,0 +1,282 @@
+"""What of a folder goes to the Hub, looked at first: a student, a teacher, an image bank or a Space.
+
+Only files that abd-hub itself wrote are taken of a run or a bank, so that a checkpoint or a note that lies
+beside them stays at home. A Space is taken whole, but for hidden files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from abd_hub.card_file import (
+    CARD_FILE,
+    FinishedRun,
+    license_of,
+    pictures_of,
+    read_finished,
+    refuse_edited,
+)
+from abd_hub.card_text import free_text, with_free_text
+from abd_hub.folder import CONFIG_FILE, RECORD_FILE, any_record_from_json
+from abd_hub.hub_files import stays_inside
+from abd_hub.types import InputError, RunRecord
+
+Kind = Literal["student", "teacher", "image bank", "Space"]
+TAG = "abd-hub"
+"""In the front matter of everything that abd-hub has pushed."""
+_MODEL = ("config.json", "model.safetensors", RECORD_FILE, CONFIG_FILE, "log.jsonl", "poison.json")
+_SHARD = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
+_TEXTS = (".json", ".jsonl", ".md", ".py", ".txt", ".yaml", ".yml", ".toml", ".css", ".js", ".html")
+_FRONT = re.compile(r"---\n(.*?)\n---(\n|\Z)", re.S)
+_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
+_LARGEST_TEXT = 20_000_000
+_MOST_FILES = 1000
+
+
+@dataclass(frozen=True)
+class Existing:
+    """What a repository of ours holds now, as far as the next push depends on it."""
+
+    card: str | None = None
+    """Its README.md."""
+    record: str | None = None
+    """Its metrics.json."""
+    names: Collection[str] = ()
+    """Its files."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Content of a folder that has been looked at."""
+
+    kind: Kind
+    folder: Path
+    files: Mapping[str, Path]
+    """By name in the repository; all but the card of a model or an image bank."""
+    run: FinishedRun | None
+    """Of a student or teacher."""
+    card: str | None
+    """README.md of an image bank."""
+
+    @property
+    def repo_type(self) -> str:
+        """model, dataset or space."""
+        return {"image bank": "dataset", "Space": "space"}.get(self.kind, "model")
+
+    @property
+    def poisoned(self) -> bool:
+        """Whether it is a teacher that was poisoned on purpose."""
+        return self.run is not None and getattr(self.run.record, "poison", None) is not None
+
+    def contents(
+        self, repo_id: str, there: Existing, *, license_id: str | None = None, force: bool = False
+    ) -> dict[str, Path | bytes]:
+        """Every file as it will stand in the repository.
+
+        The user's own text in the card and the licence come from the local card, or where it has none from
+        the card in the repository.
+
+        Args:
+            repo_id: ``owner/name``.
+            there: what it holds now.
+            license_id: the Hub's name of the licence.
+            force: replace cards that were edited outside the place for own text.
+
+        Raises:
+            InputError: a card was edited there, or the repository holds something else.
+        """
+        check_kind(self.kind, repo_id, there)
+        card = self._card(repo_id, there.card, license_id, force)
+        return {**self.files, **({} if card is None else {CARD_FILE: card.encode("utf-8")})}
+
+    def _card(self, repo_id: str, there: str | None, license_id: str | None, force: bool) -> str | None:
+        if self.kind == "Space":
+            return None
+        here = self.run.card if self.run else self.card
+        if not force:
+            refuse_edited(here, str(self.folder / CARD_FILE))
+            refuse_edited(None if _is_bare(there) else there, f"{CARD_FILE} of {repo_id}")
+        own = free_text(here or "") or free_text(there or "") or ""
+        if self.run:
+            return self.run.render(repo_id, license_id or license_of(here) or license_of(there), own)
+        assert here is not None, "an image bank has a card"
+        return with_free_text(here, own) or here
+
+    def stale(self, there: Existing) -> list[str]:
+        """Files of an earlier push that this one does not have: old pictures, old parts of the images."""
+        ours = set()
+        if self.kind == "image bank":
+            ours = {name for name in there.names if _SHARD.fullmatch(name)}
+        elif self.run and there.record:
+            ours = set(_pictures(there.record, self.run.labels))
+        return sorted(ours & set(there.names) - set(self.files))
+
+
+def read_upload(folder: str | Path) -> Upload:
+    """Looks at a folder that is to be pushed; nothing is written.
+
+    Raises:
+        InputError: it is neither a finished run nor an image bank nor a Space, or something in it is wrong.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(f"folder: there is no folder {folder}; give the output folder of a finished run")
+    if (path / RECORD_FILE).is_file():
+        found = _model(path)
+    elif (path / CONFIG_FILE).is_file():
+        raise InputError(f"folder: the run in {folder} is not finished; continue it with --resume true")
+    else:
+        found = _bank_or_space(path)
+    for name, file in found.files.items():
+        _check_file(name, file)
+    return found
+
+
+def _model(path: Path) -> Upload:
+    run = read_finished(path)
+    names = [name for name in _MODEL if (path / name).exists()]
+    names += [file for file, _ in run.pictures()]
+    kind: Kind = "student" if isinstance(run.record, RunRecord) else "teacher"
+    return Upload(kind, path, {name: path / name for name in names}, run, None)
+
+
+def _bank_or_space(path: Path) -> Upload:
+    card = path / CARD_FILE
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    front = front_matter(text)
+    if "sdk" in front:
+        return Upload("Space", path, _space(path, front), None, None)
+    shards = sorted((path / "data").glob("*.parquet"))
+    names = [f"data/{file.name}" for file in shards]
+    if TAG in tags(front) and names and all(map(_SHARD.fullmatch, names)):
+        _check_shards(path, shards)
+        return Upload("image bank", path, dict(zip(names, shards, strict=True)), None, text)
+    raise InputError(
+        f"folder: {path} is neither a finished run nor an image bank of abd-hub export-bank nor a Space "
+        "(README.md with sdk in its front matter); name another"
+    )
+
+
+def _space(path: Path, front: Mapping[str, Any]) -> dict[str, Path]:
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+    shown = [name for name in names if not any(_is_left_out(part) for part in name.split("/"))]
+    if len(shown) > _MOST_FILES:
+        raise InputError(
+            f"folder: {path} holds {len(shown)} files, too many for a Space; name its own folder"
+        )
+    start = front.get("app_file", "app.py")
+    if start not in shown:
+        raise InputError(f"folder: {path} has no {start!r}, which its README.md names as app_file; add it")
+    if TAG not in tags(front):
+        raise InputError(
+            f"folder: tags of {path / CARD_FILE} lack {TAG!r}; add it, or push it by other means"
+        )
+    return {name: path / name for name in shown}
+
+
+def _is_left_out(part: str) -> bool:
+    return part.startswith(".") or part == "__pycache__" or part.endswith(".pyc")
+
+
+def _check_shards(path: Path, shards: Iterable[Path]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    found = list(shards)
+    stated = {int(file.stem.rpartition("-")[2]) for file in found}
+    if stated != {len(found)}:
+        raise InputError(f"folder: parts of the images in {path / 'data'} are missing; export the bank again")
+    for file in found:
+        try:
+            columns = pyarrow.parquet.read_schema(file).names
+        except (OSError, pyarrow.ArrowException) as error:
+            raise InputError(f"folder: {file} is no Parquet file; export the bank again") from error
+        if set(columns) != {"image", "label"}:
+            raise InputError(f"folder: {file} has the columns {columns}; export the bank again")
+
+
+def _check_file(name: str, file: Path) -> None:
+    if file.is_symlink() or not file.is_file():
+        raise InputError(f"folder: {file} is a link or no plain file; copy the file itself there")
+    if not stays_inside(name):
+        raise InputError(f"folder: {name!r} is no name for a file on the Hub; rename it")
+    if not name.endswith(_TEXTS):
+        return
+    size = file.stat().st_size
+    if size > _LARGEST_TEXT:
+        raise InputError(f"folder: {file} has {size / 1e6:,.0f} MB, too much for a text; leave it out")
+    if _TOKEN.search(file.read_bytes()):
+        raise InputError(f"folder: {file} holds what looks like a token of the Hub; remove it and revoke it")
+
+
+def check_kind(kind: Kind, repo_id: str, there: Existing) -> None:
+    """Refuses a repository that abd-hub did not fill, or filled with something else.
+
+    A repository with nothing but the files that the Hub's own page makes counts as empty.
+
+    Raises:
+        InputError: naming it.
+    """
+    if set(there.names) <= {".gitattributes", CARD_FILE} and _is_bare(there.card):
+        return
+    if TAG not in tags(front_matter(there.card or "")):
+        raise InputError(
+            f"repo_id: {repo_id} holds files that abd-hub did not push; choose another name, or empty it"
+        )
+    if kind not in ("student", "teacher"):
+        return
+    found = _kind_of(there.record)
+    if found != kind:
+        what = f"a {found}" if found else "no metrics.json that can be read"
+        raise InputError(f"repo_id: {repo_id} holds {what}, not a {kind}; choose another name")
+
+
+def _kind_of(record: str | None) -> str | None:
+    try:
+        data = json.loads(record or "")
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict) or "schema_version" not in data:
+        return None
+    return "teacher" if data.get("kind") == "teacher" else "student"
+
+
+def _pictures(record: str, labels: tuple[str, ...]) -> list[str]:
+    """The pictures of an earlier run; none where its record is another version's."""
+    try:
+        found = any_record_from_json(json.loads(record))
+        return [file for file, _ in pictures_of(found, labels)]
+    except (InputError, ValueError, RecursionError, IndexError):
+        return []
+
+
+def _is_bare(card: str | None) -> bool:
+    """No card, or one of nothing but front matter, as the Hub's page makes it."""
+    text = card or ""
+    found = _FRONT.match(text)
+    front = front_matter(text)
+    body = text[found.end() :] if found and front else text
+    return not body.strip() and TAG not in tags(front)
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    """The metadata of a card; empty where it has none that can be read."""
+    found = _FRONT.match(card)
+    try:
+        data = yaml.safe_load(found[1]) if found else None
+    except (yaml.YAMLError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def tags(front: Mapping[str, Any]) -> list[Any]:
+    """The tags in the metadata of a card."""
+    found = front.get("tags")
+    return found if isinstance(found, list) else []

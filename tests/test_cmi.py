@@ -153,7 +153,7 @@ def test_a_round_gives_the_images_of_the_papers_loop(vaccinated):
     generator, noise = synthesizer._fresh()
     head = copy.deepcopy(synthesizer.head)
     (lowest, pixels, local, whole), steps = paper_round(
-        run, generator, noise, synthesizer._targets(), head, memory, 1, penalty
+        run, generator, noise, synthesizer.drawn_classes(), head, memory, 1, penalty
     )
     assert len({loss for loss, *_ in steps}) == 3
     kept = []
@@ -162,7 +162,7 @@ def test_a_round_gives_the_images_of_the_papers_loop(vaccinated):
     assert (figures["penalty"] != 0) == vaccinated
     assert math.isclose(figures["lowest_loss"].item(), lowest, rel_tol=1e-10)
     torch.testing.assert_close(kept[0][0], pixels, rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(kept[0][1], synthesizer._targets())
+    torch.testing.assert_close(kept[0][1], synthesizer.drawn_classes())
     newest = synthesizer.features._pairs[[9, 0, 1, 2, 3, 4]]
     torch.testing.assert_close(newest, torch.stack([local, whole], dim=1), rtol=1e-8, atol=1e-10)
     for (name, mine), paper in zip(synthesizer.head.named_parameters(), head.parameters(), strict=True):
@@ -194,7 +194,9 @@ def test_every_weight_of_generator_noise_and_head_learns_in_half_precision():
     generator, noise = synthesizer._fresh()
     with torch.autocast("cpu", torch.bfloat16):
         pixels = generator(noise).float()
-        loss, _, _ = synthesizer._loss(pixels, synthesizer._targets(), run.student.eval(), run.defense, 0)
+        loss, _, _ = synthesizer._loss(
+            pixels, synthesizer.drawn_classes(), run.student.eval(), run.defense, 0
+        )
     weights = [noise, *generator.parameters(), *synthesizer.head.parameters()]
     assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(loss, weights))
 

@@ -369,12 +369,8 @@ class SynthesisMethod(ABC):
             InputError: naming the field.
         """
         kind = type(self).__name__.lower()
-        for name in ("rounds", "batch_size", "student_steps", "learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{kind}.{name}: must be positive, got {getattr(self, name)}")
-        for name in ("clip_norm", "attention_weight", "cross_entropy_weight", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{kind}.{name}: must not be negative, got {getattr(self, name)}")
+        self.refuse_not_positive("rounds", "batch_size", "student_steps", "learning_rate", "temperature")
+        self.refuse_negative("clip_norm", "attention_weight", "cross_entropy_weight", "weight_decay")
         if not 0 <= self.momentum < 1:
             raise InputError(f"{kind}.momentum: must be in [0, 1), got {self.momentum}")
         if not all(0 < drop < 1 for drop in self.learning_rate_drops):
@@ -387,6 +383,39 @@ class SynthesisMethod(ABC):
                 raise InputError(
                     f"{kind}.{name}: must be {' or '.join(choices)}, got {getattr(self, name)!r}"
                 )
+
+    def refuse_not_positive(self, *names: str) -> None:
+        """Refuses fields that are not above 0, NaN too.
+
+        Raises:
+            InputError: naming the field.
+        """
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise self._out_of_range(name, "must be positive")
+
+    def refuse_negative(self, *names: str) -> None:
+        """Refuses fields that are not at least 0, NaN too.
+
+        Raises:
+            InputError: naming the field.
+        """
+        for name in names:
+            if not getattr(self, name) >= 0:
+                raise self._out_of_range(name, "must not be negative")
+
+    def refuse_below(self, least: int, *names: str) -> None:
+        """Refuses fields, all of them integers, that are smaller than ``least``.
+
+        Raises:
+            InputError: naming the field.
+        """
+        for name in names:
+            if getattr(self, name) < least:
+                raise self._out_of_range(name, f"must be at least {least}")
+
+    def _out_of_range(self, name: str, rule: str) -> InputError:
+        return InputError(f"{type(self).__name__.lower()}.{name}: {rule}, got {getattr(self, name)}")
 
     def steps_in(self, index: int) -> int:
         """Student steps in round ``index``: ``student_steps``, none while a bank is being filled first."""

@@ -84,5 +84,5 @@ def learned_weights(generator: nn.Module) -> dict[str, torch.Tensor]:
         for place, (layer, following) in enumerate(itertools.pairwise(layers))
         if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d)
     }
-    assert len(idle) == 2
+    assert len(idle) in (2, 3), "3 where the generator ends with a BatchNorm on its last convolution"
     return {name: weight for name, weight in generator.named_parameters() if name not in idle}

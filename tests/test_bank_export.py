@@ -30,24 +30,22 @@ from abd_hub import (
     registry,
 )
 from abd_hub.cli import main
-from abd_hub.synthesis.bank_synthesizer import BankSynthesizer
-from abd_hub.types import SynthesisMethod
+from abd_hub.synthesis.bank_synthesizer import BankMethod, BankSynthesizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class BankForTests(SynthesisMethod):
+class BankForTests(BankMethod):
     """Noise for one class after the other."""
 
     rounds: int = 5
     batch_size: int = 4
     student_steps: int = 1
     learning_rate: float = 1e-3
-    clip_norm: float = 0.0
-    temperature: float = 1.0
-    attention_weight: float = 0.0
+    bank_size: int = 18
+    crop_padding: int = 1
 
     def build(self, teacher, accelerator, seed, images=None):
-        return NoiseBank(self, teacher.spec, accelerator, seed, bank_size=18, crop_padding=1, flip=True)
+        return NoiseBank(self, teacher, accelerator, seed)
 
 
 class NoiseBank(BankSynthesizer):

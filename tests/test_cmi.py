@@ -5,18 +5,18 @@ import math
 
 import nets
 import pytest
+import runs
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from abd_hub import Classifier, Cmi, DataSpec, InputError, ShufflingVaccine, Trainer, TrainerOptions, seeding
+from abd_hub import Classifier, Cmi, DataSpec, InputError, Trainer, seeding
 from abd_hub.losses import agreed_divergence, info_nce
 from abd_hub.synthesis import cmi, views
 from abd_hub.synthesis.batch_norm import BatchNormStatistics
 from abd_hub.synthesis.feature_bank import FeatureBank
 from abd_hub.synthesis.generator import DoublingConv2d
 
-QUIET = TrainerOptions(progress=False, checkpoint_every=0)
 TINY = {
     "rounds": 3,
     "batch_size": 4,
@@ -32,13 +32,10 @@ TINY = {
 }
 
 
-VACCINE = ShufflingVaccine(check=False, layers=2, coefficient=2.0)
-
-
-def trainer(options=QUIET, dtype=torch.float64, vaccinated=False, **settings):
+def trainer(options=runs.QUIET, dtype=torch.float64, vaccinated=False, **settings):
     teacher = nets.randomised(nets.wrn(base_width=4)).to(dtype).freeze()
     student = nets.wrn(seed=1, dtype=dtype, base_width=4)
-    defenses = [VACCINE.build(teacher, 0)] if vaccinated else []
+    defenses = [runs.VACCINE.build(teacher, 0)] if vaccinated else []
     return Trainer(teacher, student, Cmi(**{**TINY, **settings}), defenses, options)
 
 
@@ -101,22 +98,6 @@ def test_adversarial_term_counts_only_images_on_which_both_agree():
     assert math.isclose(agreed_divergence(teacher, student).item(), total / 30, rel_tol=1e-12)
 
 
-def textbook_pass(teacher, pixels):
-    """Logits, what the BatchNorm layers see, and DeepInversion's distance."""
-    seen = []
-    layers = [layer for layer in teacher.modules() if isinstance(layer, nn.BatchNorm2d)]
-    handles = [layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0])) for layer in layers]
-    logits = teacher(pixels)
-    for handle in handles:
-        handle.remove()
-    distance = 0
-    for layer, maps in zip(layers, seen, strict=True):
-        rows = maps.transpose(0, 1).flatten(1)
-        distance = distance + (rows.mean(1) - layer.running_mean).pow(2).sum().sqrt()
-        distance = distance + (rows.var(1, correction=0) - layer.running_var).pow(2).sum().sqrt()
-    return logits, torch.cat([maps.mean((2, 3)) for maps in seen], dim=1), distance
-
-
 def paper_round(run, generator, noise, targets, head, memory, index, penalty):
     """The published loop: every weight gets its gradient, both views in turn, one large matrix of pairs."""
     method, teacher, student = run.method, run.teacher, run.student.eval()
@@ -130,8 +111,8 @@ def paper_round(run, generator, noise, targets, head, memory, index, penalty):
             views.cropped(pixels, 4, True, chance),
             views.resized(pixels, 0.25, True, chance),
         )
-        t, whole, distance = textbook_pass(teacher, whole_view)
-        _, local, _ = textbook_pass(teacher, local_view)
+        t, whole, distance = runs.textbook_pass(teacher, whole_view)
+        _, local, _ = runs.textbook_pass(teacher, local_view)
         s = student(whole_view)
         loss = F.cross_entropy(t, targets) + distance
         agree = (t.argmax(1) == s.argmax(1)).double()
@@ -167,12 +148,12 @@ def with_memory(run):
 @pytest.mark.parametrize("vaccinated", [False, True])
 def test_a_round_gives_the_images_of_the_papers_loop(vaccinated):
     run, memory = with_memory(trainer(generator_steps=3, vaccinated=vaccinated))
-    penalty = VACCINE.build(run.teacher, 0).penalty if vaccinated else None
+    penalty = runs.VACCINE.build(run.teacher, 0).penalty if vaccinated else None
     synthesizer = run.synthesizer
     generator, noise = synthesizer._fresh()
     head = copy.deepcopy(synthesizer.head)
     (lowest, pixels, local, whole), steps = paper_round(
-        run, generator, noise, synthesizer._targets(), head, memory, 1, penalty
+        run, generator, noise, synthesizer.drawn_classes(), head, memory, 1, penalty
     )
     assert len({loss for loss, *_ in steps}) == 3
     kept = []
@@ -181,7 +162,7 @@ def test_a_round_gives_the_images_of_the_papers_loop(vaccinated):
     assert (figures["penalty"] != 0) == vaccinated
     assert math.isclose(figures["lowest_loss"].item(), lowest, rel_tol=1e-10)
     torch.testing.assert_close(kept[0][0], pixels, rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(kept[0][1], synthesizer._targets())
+    torch.testing.assert_close(kept[0][1], synthesizer.drawn_classes())
     newest = synthesizer.features._pairs[[9, 0, 1, 2, 3, 4]]
     torch.testing.assert_close(newest, torch.stack([local, whole], dim=1), rtol=1e-8, atol=1e-10)
     for (name, mine), paper in zip(synthesizer.head.named_parameters(), head.parameters(), strict=True):
@@ -201,13 +182,8 @@ def test_the_lower_loss_wins_whole_and_the_first_of_two_equal():
 def test_synthesis_leaves_teacher_and_student_as_they_are():
     run = trainer()
     run.student.train()
-    before = copy.deepcopy(run.student.state_dict())
-    run.synthesizer.begin_round(0)
-    run.synthesizer.update(run.student, run.defense)
-    assert all(p.grad is None for p in (*run.student.parameters(), *run.teacher.parameters()))
-    assert run.student.training
-    for name, tensor in run.student.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
+    with runs.left_alone(run.teacher, run.student):
+        runs.one_update(run)
     assert len(run.synthesizer.bank()) == len(run.synthesizer.features) == 6
 
 
@@ -218,7 +194,9 @@ def test_every_weight_of_generator_noise_and_head_learns_in_half_precision():
     generator, noise = synthesizer._fresh()
     with torch.autocast("cpu", torch.bfloat16):
         pixels = generator(noise).float()
-        loss, _, _ = synthesizer._loss(pixels, synthesizer._targets(), run.student.eval(), run.defense, 0)
+        loss, _, _ = synthesizer._loss(
+            pixels, synthesizer.drawn_classes(), run.student.eval(), run.defense, 0
+        )
     weights = [noise, *generator.parameters(), *synthesizer.head.parameters()]
     assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(loss, weights))
 
@@ -234,7 +212,7 @@ def test_statistics_and_their_gradients_are_those_of_plain_reductions():
     with statistics.recording(images_only=True):
         teacher(pixels)
     found.append(statistics.embeddings())
-    expected_logits, means, distance = textbook_pass(teacher, pixels)
+    expected_logits, means, distance = runs.textbook_pass(teacher, pixels)
     torch.testing.assert_close(logits, expected_logits)
     for mine, plain in zip(found, (distance, means, means), strict=True):
         torch.testing.assert_close(mine, plain, rtol=1e-10, atol=1e-12)
@@ -264,9 +242,8 @@ class Unused(nn.Module):
 
 def test_a_layer_that_never_runs_takes_no_part():
     teacher = nets.plain(nets.randomised(Unused())).freeze()
-    run = Trainer(teacher, nets.wrn(seed=1, dtype=torch.float64, base_width=4), Cmi(**TINY), [], QUIET)
-    run.synthesizer.begin_round(0)
-    run.synthesizer.update(run.student, run.defense)
+    run = Trainer(teacher, nets.wrn(seed=1, dtype=torch.float64, base_width=4), Cmi(**TINY), [], runs.QUIET)
+    runs.one_update(run)
     assert run.synthesizer.statistics.width == 4 + 6 + 6 + 8
     with pytest.raises(InputError, match="the teacher has none"):
         BatchNormStatistics(around(nn.Flatten(), Idle()), "cmi")
@@ -377,7 +354,7 @@ def test_a_restored_feature_bank_goes_on_as_the_other():
 def test_a_teacher_without_batch_norm_is_refused_before_any_work():
     teacher = Classifier(nets.PlainNet(norm=False), nets.SPEC, nets.MEAN, nets.STD).freeze()
     with pytest.raises(InputError, match="cmi: it matches the statistics of BatchNorm layers"):
-        Trainer(teacher, nets.wrn(), Cmi(bank_size=10**9, feature_bank_size=10**9), [], QUIET)
+        Trainer(teacher, nets.wrn(), Cmi(bank_size=10**9, feature_bank_size=10**9), [], runs.QUIET)
 
 
 @pytest.mark.parametrize(

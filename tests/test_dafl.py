@@ -1,18 +1,16 @@
 """DAFL against the loop of the authors, in float64, and where its features come from."""
 
-import copy
 import math
 
 import nets
 import pytest
+import runs
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from abd_hub import Dafl, InputError, ShufflingVaccine, Trainer, TrainerOptions, seeding
+from abd_hub import Dafl, InputError, Trainer, seeding
 from abd_hub.synthesis.last_linear import LastLinear
-
-QUIET = TrainerOptions(progress=False, checkpoint_every=0)
 
 
 def features_of(teacher, pixels):
@@ -21,14 +19,15 @@ def features_of(teacher, pixels):
     return net.forward_head(net.forward_features((pixels - teacher.mean) / teacher.std), pre_logits=True)
 
 
-def authors_loop(teacher, student, generator, rounds, batch_size, penalty=None, seed=0):
+def authors_loop(teacher, student, generator, method, penalty=None, seed=0):
     """Weights 0.05, 5 (decimal logarithm) and 0.01; the rate falls at 800 and 1600 of 2000 epochs."""
     g_adam = torch.optim.Adam(generator.parameters(), lr=0.02)
     s_sgd = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    for index in range(rounds):
-        epoch = 2000 * index / rounds
+    for index in range(method.rounds):
+        epoch = 2000 * index / method.rounds
         s_sgd.param_groups[0]["lr"] = 0.1 if epoch < 800 else 0.01 if epoch < 1600 else 0.001
-        z = torch.randn(batch_size, 8, generator=seeding.generator(seed, "dafl", "z", index)).double()
+        chance = seeding.generator(seed, "dafl", "z", index)
+        z = torch.randn(method.batch_size, method.z_dim, generator=chance).double()
         x = generator(z) * teacher.std + teacher.mean
         t = teacher(x)
         loss = 0.05 * F.cross_entropy(t, t.argmax(1)) - 0.01 * features_of(teacher, x).abs().mean()
@@ -48,22 +47,7 @@ def authors_loop(teacher, student, generator, rounds, batch_size, penalty=None, 
 @pytest.mark.parametrize("vaccinated", [False, True])
 def test_student_and_generator_are_those_of_the_authors_loop(vaccinated):
     """Five rounds: the student's rate falls after the second and after the fourth."""
-    teacher = nets.randomised(nets.wrn("wrn_10_1", base_width=4)).double().freeze()
-    student = nets.wrn("wrn_10_1", seed=1, dtype=torch.float64, base_width=4)
-    settings = ShufflingVaccine(check=False, layers=2, coefficient=2.0)
-    defenses = [settings.build(teacher, 0)] if vaccinated else []
-    method = Dafl(rounds=5, batch_size=6, z_dim=8)
-    trainer = Trainer(teacher, student, method, defenses, QUIET)
-    trainer.synthesizer.generator.double()
-    generator, twin = copy.deepcopy(trainer.synthesizer.generator), copy.deepcopy(student).train()
-    trainer.fit()
-    penalty = settings.build(teacher, 0).penalty if vaccinated else None
-    authors_loop(teacher, twin, generator, 5, 6, penalty)
-    for name, tensor in twin.state_dict().items():
-        torch.testing.assert_close(student.state_dict()[name], tensor, rtol=1e-9, atol=1e-11, msg=name)
-    found = nets.learned_weights(trainer.synthesizer.generator)
-    for name, tensor in nets.learned_weights(generator).items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-8, atol=1e-10, msg=name)
+    runs.compare_with_loop(Dafl(rounds=5, batch_size=6, z_dim=8), authors_loop, vaccinated)
 
 
 def test_the_weight_of_the_entropy_is_the_authors_five_decimal_digits():
@@ -74,7 +58,7 @@ def test_rates_at_the_published_size():
     """1600 of 2000 epochs of 120."""
     teacher = nets.wrn(base_width=4).freeze()
     method = Dafl(batch_size=2, z_dim=4, generator_channels=4)
-    trainer = Trainer(teacher, nets.wrn(seed=1, base_width=4), method, [], QUIET)
+    trainer = Trainer(teacher, nets.wrn(seed=1, base_width=4), method, [], runs.QUIET)
     rates = []
     for index in (0, 800 * 120 - 1, 800 * 120, 1600 * 120 - 1, 1600 * 120, method.rounds - 1):
         trainer._set_learning_rate(index)
@@ -86,18 +70,13 @@ def test_rates_at_the_published_size():
 
 def test_generator_step_computes_no_gradient_for_teacher_and_student():
     teacher = nets.wrn().freeze()
-    trainer = Trainer(teacher, nets.wrn(seed=1), Dafl(rounds=1, batch_size=4), [], QUIET)
-    before = copy.deepcopy(trainer.synthesizer.generator.state_dict())
-    trainer.synthesizer.begin_round(0)
-    trainer.synthesizer.update(trainer.student, trainer.defense)
-    assert all(p.grad is None for p in (*trainer.student.parameters(), *teacher.parameters()))
-    after = trainer.synthesizer.generator.state_dict()
-    assert not torch.equal(before["layers.0.weight"], after["layers.0.weight"])
+    trainer = Trainer(teacher, nets.wrn(seed=1), Dafl(rounds=1, batch_size=4), [], runs.QUIET)
+    runs.generator_alone_learns(trainer)
 
 
 def test_images_begin_where_natural_images_lie():
     teacher = nets.wrn().freeze()
-    trainer = Trainer(teacher, nets.wrn(seed=1), Dafl(rounds=1, batch_size=64), [], QUIET)
+    trainer = Trainer(teacher, nets.wrn(seed=1), Dafl(rounds=1, batch_size=64), [], runs.QUIET)
     trainer.synthesizer.begin_round(0)
     images = trainer.synthesizer.sample(0).transpose(0, 1).flatten(1)
     torch.testing.assert_close(images.mean(1), torch.tensor(nets.MEAN), atol=0.01, rtol=0)
@@ -149,8 +128,8 @@ class ConvolutionalHead(nn.Module):
 def test_a_teacher_without_a_linear_head_is_refused_unless_no_feature_is_asked_for():
     teacher = nets.plain(ConvolutionalHead(), torch.float32).freeze()
     with pytest.raises(InputError, match=r"^dafl\.activation_weight: .* set it to 0 or use zskt or dfad$"):
-        Trainer(teacher, nets.wrn(), Dafl(rounds=1, batch_size=4), [], QUIET)
-    Trainer(teacher, nets.wrn(), Dafl(rounds=1, batch_size=4, activation_weight=0), [], QUIET).fit()
+        Trainer(teacher, nets.wrn(), Dafl(rounds=1, batch_size=4), [], runs.QUIET)
+    Trainer(teacher, nets.wrn(), Dafl(rounds=1, batch_size=4, activation_weight=0), [], runs.QUIET).fit()
 
 
 @pytest.mark.parametrize("field", ["one_hot_weight", "entropy_weight", "activation_weight"])

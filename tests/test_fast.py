@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import nets
 import pytest
+import runs
 import torch
 from torch import nn
 
-from abd_hub import Classifier, Fast, InputError, ShufflingVaccine, Trainer, TrainerOptions, seeding
+from abd_hub import Classifier, Fast, InputError, Trainer, TrainerOptions, seeding
 
-QUIET = TrainerOptions(progress=False, checkpoint_every=0)
 SUSPICIOUS = 6  # a seed with whose permutations the shuffled copies agree on some of the images
 TINY = {
     "rounds": 3,
@@ -31,22 +31,11 @@ TINY = {
 }
 
 
-def teacher_and_student():
-    teacher = nets.plain(nets.randomised(nets.PlainNet())).freeze()
-    student = nets.randomised(nets.wrn(seed=1, base_width=4), seed=1).double()
-    return teacher, student.train()
-
-
 def at_work(teacher, student, defenses=(), **settings):
     """The trainer of a tiny run, its meta generator in float64."""
-    trainer = Trainer(teacher, student, Fast(**{**TINY, **settings}), defenses, QUIET)
+    trainer = Trainer(teacher, student, Fast(**{**TINY, **settings}), defenses, runs.QUIET)
     trainer.synthesizer.generator.double()
     return trainer
-
-
-def one_update(trainer, index):
-    trainer.synthesizer.begin_round(index)
-    return trainer.synthesizer.update(trainer.student, trainer.defense)
 
 
 def crops(images, padding, draw):
@@ -150,34 +139,19 @@ def textbook(teacher, student, generator, method, penalty, rounds, seed=0):
     return meta, torch.cat(kept), torch.cat(labels), averages, chosen
 
 
-def biases_before_norms(generator):
-    """Names of the biases that a BatchNorm takes out again: Adam blows up the rounding of their gradients."""
-    pairs = zip(generator.layers, generator.layers[1:], strict=False)
-    found = {
-        f"layers.{place}.bias"
-        for place, (layer, after) in enumerate(pairs)
-        if isinstance(layer, nn.Conv2d) and isinstance(after, nn.BatchNorm2d)
-    }
-    assert len(found) == 2
-    return found
-
-
 @pytest.mark.parametrize("vaccinated", [False, True])
 def test_rounds_are_those_of_the_paper(vaccinated):
-    teacher, student = teacher_and_student()
-    settings = ShufflingVaccine(check=False, layers=2, coefficient=2.0)
-    trainer = at_work(teacher, student, [settings.build(teacher, SUSPICIOUS)] if vaccinated else [])
+    teacher, student = runs.plain_teacher_and_student()
+    trainer = at_work(teacher, student, [runs.VACCINE.build(teacher, SUSPICIOUS)] if vaccinated else [])
     generator = copy.deepcopy(trainer.synthesizer.generator)
-    figures = [one_update(trainer, index) for index in range(2)]
-    penalty = settings.build(teacher, SUSPICIOUS).penalty if vaccinated else None
+    figures = [runs.one_update(trainer, index) for index in range(2)]
+    penalty = runs.VACCINE.build(teacher, SUSPICIOUS).penalty if vaccinated else None
     meta, kept, labels, averages, chosen = textbook(
         teacher, copy.deepcopy(student).eval(), generator, trainer.method, penalty, 2
     )
-    idle = biases_before_norms(generator)
-    for (name, found), expected in zip(trainer.synthesizer.generator.named_parameters(), meta, strict=True):
-        if name in idle:
-            continue
-        torch.testing.assert_close(found.detach(), expected, rtol=1e-8, atol=1e-10, msg=name)
+    expected = dict(zip(dict(generator.named_parameters()), meta, strict=True))
+    for name, found in nets.learned_weights(trainer.synthesizer.generator).items():
+        torch.testing.assert_close(found.detach(), expected[name], rtol=1e-8, atol=1e-10, msg=name)
     bank = trainer.synthesizer.bank()
     assert torch.equal(bank.images, (kept * 255).round().to(torch.uint8))
     assert torch.equal(bank.labels, labels)
@@ -189,30 +163,23 @@ def test_rounds_are_those_of_the_paper(vaccinated):
 
 
 def test_making_images_leaves_the_student_as_it_was_and_gives_no_weight_a_gradient():
-    teacher, student = teacher_and_student()
+    teacher, student = runs.plain_teacher_and_student()
     trainer = at_work(teacher, student)
-    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    passes = []
-    teacher.register_forward_pre_hook(lambda *_: passes.append("teacher"))
-    student.register_forward_pre_hook(lambda *_: passes.append("student"))
     for index, expected in ((0, ["teacher"] * 4), (1, ["teacher", "student"] * 4)):
-        passes.clear()
-        one_update(trainer, index)
+        with runs.left_alone(teacher, student) as passes:
+            runs.one_update(trainer, index)
         assert passes == expected
-    assert all(module.training for module in student.modules())
-    assert all(torch.equal(before[name], tensor) for name, tensor in student.state_dict().items())
-    assert all(p.grad is None for p in (*student.parameters(), *teacher.parameters()))
 
 
 def test_only_the_first_layer_is_drawn_anew_and_only_in_its_round():
-    teacher, student = teacher_and_student()
+    teacher, student = runs.plain_teacher_and_student()
     still = {"generator_learning_rate": 1e-12, "reset_first_layer_round": 1, "z_dim": 50}
     trainer = at_work(teacher, student, **still)
     generator = trainer.synthesizer.generator
     changed = []
     for index in range(3):
         before = {name: weight.detach().clone() for name, weight in generator.named_parameters()}
-        one_update(trainer, index)
+        runs.one_update(trainer, index)
         changed.append(
             {
                 name
@@ -230,7 +197,7 @@ def test_only_the_first_layer_is_drawn_anew_and_only_in_its_round():
 
 
 def test_the_student_waits_for_the_warmup_and_then_learns_from_the_bank():
-    teacher, student = teacher_and_student()
+    teacher, student = runs.plain_teacher_and_student()
     trainer = at_work(teacher.float(), student.float())
     trainer.synthesizer.generator.float()
     trainer.student.train()
@@ -270,7 +237,7 @@ def test_values_outside_their_range(field, value):
 
 def test_the_students_rate_falls_from_its_first_step_on(tmp_path):
     """The cosine counts the rounds after the warm-up: whole in the first, half midway, then to zero."""
-    teacher, student = teacher_and_student()
+    teacher, student = runs.plain_teacher_and_student()
     method = Fast(**{**TINY, "rounds": 6, "warmup_rounds": 2, "learning_rate": 0.5})
     options = TrainerOptions(progress=False, checkpoint_every=0, log_every=1)
     trainer = Trainer(teacher, student, method, (), options, folder=tmp_path)
@@ -293,12 +260,12 @@ def test_a_batch_that_the_processes_cannot_share(images, processes):
 def test_a_teacher_without_batch_norm_is_refused():
     teacher = Classifier(nets.PlainNet(norm=False), nets.SPEC, nets.MEAN, nets.STD).freeze()
     with pytest.raises(InputError, match=r"fast: .*BatchNorm"):
-        Trainer(teacher, nets.wrn(), Fast(), [], QUIET)
+        Trainer(teacher, nets.wrn(), Fast(), [], runs.QUIET)
 
 
 def test_a_line_of_the_log_averages_over_the_rounds_with_student_steps(tmp_path):
     """Rounds of the warm-up have no student loss: they must not make the first line's mean smaller."""
-    teacher, student = teacher_and_student()
+    teacher, student = runs.plain_teacher_and_student()
     method = Fast(**{**TINY, "rounds": 8, "warmup_rounds": 3, "learning_rate": 1e-12, "student_steps": 4})
     options = TrainerOptions(progress=False, checkpoint_every=0, log_every=4)
     trainer = Trainer(teacher, student, method, (), options, folder=tmp_path)

@@ -1,16 +1,14 @@
 """The fast ZSKT loop against the loop of the paper, which recomputes everything, in float64."""
 
-import copy
 import math
 
 import nets
 import pytest
+import runs
 import torch
 import torch.nn.functional as F
 
-from abd_hub import Classifier, InputError, ShufflingVaccine, Trainer, TrainerOptions, Zskt, seeding
-
-QUIET = TrainerOptions(progress=False, checkpoint_every=0)
+from abd_hub import Classifier, InputError, Trainer, Zskt, seeding
 
 
 def paper_loop(teacher, student, generator, method, penalty=None, seed=0):
@@ -44,38 +42,25 @@ def paper_loop(teacher, student, generator, method, penalty=None, seed=0):
             loss.backward()
             torch.nn.utils.clip_grad_norm_(student.parameters(), method.clip_norm)
             s_adam.step()
-    return student
 
 
 @pytest.mark.parametrize("vaccinated", [False, True])
 def test_fast_loop_gives_the_papers_student(vaccinated):
-    teacher = nets.randomised(nets.wrn("wrn_10_1", base_width=4)).double().freeze()
     method = Zskt(rounds=4, batch_size=6, student_steps=3, z_dim=8)
-    student = nets.wrn("wrn_10_1", seed=1, dtype=torch.float64, base_width=4)
-    settings = ShufflingVaccine(check=False, layers=2, coefficient=2.0)
-    defenses = [settings.build(teacher, 0)] if vaccinated else []
-    trainer = Trainer(teacher, student, method, defenses, QUIET)
-    trainer.synthesizer.generator.double()
-    generator = copy.deepcopy(trainer.synthesizer.generator)
-    twin = copy.deepcopy(trainer.student).train()
-    trainer.fit()
-    penalty = settings.build(teacher, 0).penalty if vaccinated else None
-    paper_loop(teacher, twin, generator, method, penalty)
-    for name, tensor in twin.state_dict().items():
-        torch.testing.assert_close(student.state_dict()[name], tensor, rtol=1e-9, atol=1e-11, msg=name)
+    runs.compare_with_loop(method, paper_loop, vaccinated)
 
 
 def test_generator_step_computes_no_gradient_for_teacher_and_student():
     teacher = nets.wrn().freeze()
-    trainer = Trainer(teacher, nets.wrn(seed=1), Zskt(rounds=1, batch_size=4), [], QUIET)
-    trainer.synthesizer.begin_round(0)
-    trainer.synthesizer.update(trainer.student, trainer.defense)
-    assert all(p.grad is None for p in (*trainer.student.parameters(), *teacher.parameters()))
+    trainer = Trainer(teacher, nets.wrn(seed=1), Zskt(rounds=1, batch_size=4), [], runs.QUIET)
+    runs.generator_alone_learns(trainer)
 
 
 def test_images_and_teacher_answers_are_computed_once_a_round():
     teacher = nets.wrn().freeze()
-    trainer = Trainer(teacher, nets.wrn(seed=1), Zskt(rounds=1, batch_size=4, student_steps=7), [], QUIET)
+    trainer = Trainer(
+        teacher, nets.wrn(seed=1), Zskt(rounds=1, batch_size=4, student_steps=7), [], runs.QUIET
+    )
     calls = {"teacher": 0, "generator": 0}
     teacher.model.register_forward_pre_hook(lambda *_: calls.update(teacher=calls["teacher"] + 1))
     generator = trainer.synthesizer.generator
@@ -89,7 +74,7 @@ def test_sizes_that_cannot_be_doubled_twice_are_refused():
 
     net = Classifier(nets.PlainNet(), DataSpec(3, 10, 8, tuple("abcde")), nets.MEAN, nets.STD).freeze()
     with pytest.raises(InputError, match="multiples of 4"):
-        Trainer(net, nets.wrn(), Zskt(attention_weight=0), [], QUIET)
+        Trainer(net, nets.wrn(), Zskt(attention_weight=0), [], runs.QUIET)
 
 
 @pytest.mark.parametrize("raw", [True, False])
@@ -97,7 +82,9 @@ def test_images_begin_where_natural_images_lie(raw):
     """Also for a teacher that takes raw pixels, whose mean 0 and deviation 1 say nothing about images."""
     mean, std = ((0, 0, 0), (1, 1, 1)) if raw else (nets.MEAN, nets.STD)
     teacher = Classifier(nets.PlainNet(), nets.SPEC, mean, std).freeze()
-    trainer = Trainer(teacher, nets.wrn(seed=1), Zskt(rounds=1, batch_size=64, attention_weight=0), [], QUIET)
+    trainer = Trainer(
+        teacher, nets.wrn(seed=1), Zskt(rounds=1, batch_size=64, attention_weight=0), [], runs.QUIET
+    )
     trainer.synthesizer.begin_round(0)
     images = trainer.synthesizer.sample(0).transpose(0, 1).flatten(1)
     expected = ([0.5] * 3, [0.25] * 3) if raw else (nets.MEAN, nets.STD)

@@ -1,60 +1,89 @@
-"""What methods with an image bank share: keeping images for the student and drawing its batches."""
+"""What methods with an image bank share: settings, keeping images for the student, drawing its batches."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from abd_hub import distributed, seeding
 from abd_hub.augment import check_padding, crop_and_flip
 from abd_hub.image_bank import DeviceImageBank
-from abd_hub.types import DataSpec, InputError, SynthesisMethod, Synthesizer
+from abd_hub.types import InputError, SynthesisMethod, Synthesizer, Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class BankMethod(SynthesisMethod):
+    """A method that makes one batch of images a round, for a bank from which the student learns.
+
+    The student learns as in the code of Fast (arXiv 2112.06253), where it is the same for all such methods.
+    """
+
+    optimizer: Literal["adam", "sgd"] = "sgd"
+    """Of the student: adam or sgd."""
+    weight_decay: float = 1e-4
+    """Of the student's optimiser, added to the gradient."""
+    clip_norm: float = 0.0
+    """Largest gradient norm of the student; 0 switches clipping off."""
+    temperature: float = 20.0
+    """T of the student's KL divergence."""
+    temperature_squared: bool = True
+    """Multiply the KL divergence by T squared (Hinton et al., 2015), which keeps its gradient's size."""
+    attention_weight: float = 0.0
+    """Weight of attention transfer over matching block outputs; 0 switches it off."""
+    synthesis_batch_size: int = 256
+    """Images made in a round, over all processes together."""
+    bank_size: int
+    """Images kept for the student; further ones replace the oldest."""
+    crop_padding: int = 4
+    """The student sees random crops after padding by so many pixels; 0 for none."""
+    flip: bool = True
+    """Mirror half of the images for the student."""
+
+    def __post_init__(self) -> None:
+        """Refuses values outside their range.
+
+        Raises:
+            InputError: naming the field.
+        """
+        super().__post_init__()
+        self.refuse_below(1, "synthesis_batch_size", "bank_size")
+        self.refuse_negative("crop_padding")
 
 
 class BankSynthesizer(Synthesizer):
     """A method whose ``update`` fills a bank; the student's batches are drawn from it, cropped and flipped.
 
     Args:
-        method: gives batch size and student steps.
-        spec: of the images.
-        accelerator: gives device and precision.
+        method: its class name in lower case names its fields in errors.
+        teacher: gives size and classes of the images.
+        accelerator: gives device, precision and number of processes.
         seed: of every draw.
-        bank_size: images kept.
-        crop_padding: the student sees random crops after padding by so many pixels; 0 for none.
-        flip: and mirrored with probability one half.
 
     Raises:
-        InputError: the precision is fp16, or the padding is as large as the image.
+        InputError: the processes cannot share the batches, the precision is fp16, or the padding is as large
+            as the image.
     """
 
-    def __init__(
-        self,
-        method: SynthesisMethod,
-        spec: DataSpec,
-        accelerator: Accelerator,
-        seed: int,
-        *,
-        bank_size: int,
-        crop_padding: int,
-        flip: bool,
-    ) -> None:
+    def __init__(self, method: BankMethod, teacher: Teacher, accelerator: Accelerator, seed: int) -> None:
+        name, spec = type(method).__name__.lower(), teacher.spec
+        _check_shared(f"{name}.synthesis_batch_size", method.synthesis_batch_size, accelerator.num_processes)
         if accelerator.mixed_precision == "fp16":
             raise InputError(
                 "trainer.mixed_precision: fp16 would need a loss scale for every batch of images that is "
                 "made; use bf16 or no with this method"
             )
-        name = f"{type(method).__name__.lower()}.crop_padding"
-        check_padding(name, crop_padding, spec.height, spec.width)
+        check_padding(f"{name}.crop_padding", method.crop_padding, spec.height, spec.width)
         self.method = method
+        self.teacher = teacher
         self.spec = spec
         self.accelerator = accelerator
         self.seed = seed
-        self.crop_padding = crop_padding
-        self.flip = flip
         self.index = 0
-        self._bank = DeviceImageBank(spec, bank_size, accelerator.device)
+        self._bank = DeviceImageBank(spec, method.bank_size, accelerator.device)
 
     def begin_round(self, index: int) -> None:
         """Remembers the round: every draw in it follows from seed and round."""
@@ -73,9 +102,18 @@ class BankSynthesizer(Synthesizer):
         """A batch from the bank in [0, 1], augmented."""
         places = self._bank.draw(self.method.batch_size, self.chance("draw", step))
         pixels = self._bank.pixels(distributed.own_rows(places))
-        return crop_and_flip(
-            pixels, self.crop_padding, self.flip, self.chance("augment", step, distributed.world()[0])
-        )
+        return self.augmented(pixels, "augment", step)
+
+    def augmented(self, pixels: Tensor, *purpose: str | int) -> Tensor:
+        """Cropped after padding and mirrored, by draws of this process and purpose."""
+        chance = self.chance(*purpose, distributed.world()[0])
+        return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, chance)
+
+    def drawn_classes(self) -> Tensor:
+        """This process's rows of the round's classes to be made, drawn at random, (N,) int64."""
+        count, chance = self.method.synthesis_batch_size, self.chance("classes")
+        classes = torch.randint(self.spec.num_classes, (count,), generator=chance)
+        return distributed.own_rows(classes).to(self.accelerator.device)
 
     def chance(self, *purpose: str | int) -> Any:
         """A generator for one purpose of this round."""
@@ -94,17 +132,8 @@ class BankSynthesizer(Synthesizer):
         self._bank.load_state_dict(state["bank"])
 
 
-def check_shared(field: str, images: int, processes: int) -> None:
-    """Refuses a batch to be made that the processes cannot share.
-
-    Args:
-        field: of the method, for the error.
-        images: over all processes together.
-        processes: how many there are.
-
-    Raises:
-        InputError: the shares are not equal, or smaller than 2 images.
-    """
+def _check_shared(field: str, images: int, processes: int) -> None:
+    """Refuses a batch to be made of which the processes' shares are not equal, or smaller than 2 images."""
     if images % processes or images < 2 * processes:
         raise InputError(
             f"{field}: must be a multiple of the {processes} processes and at least 2 images for each, "

@@ -23,7 +23,7 @@ of the authors for CIFAR-10 goes 40 epochs of 2,000 student steps on a bank that
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -34,16 +34,16 @@ from abd_hub.losses import agreed_divergence, cross_entropy, info_nce
 from abd_hub.modes import in_eval_mode
 from abd_hub.registry import register
 from abd_hub.synthesis import views
-from abd_hub.synthesis.bank_synthesizer import BankSynthesizer, check_shared
+from abd_hub.synthesis.bank_synthesizer import BankMethod, BankSynthesizer
 from abd_hub.synthesis.batch_norm import BatchNormStatistics
 from abd_hub.synthesis.feature_bank import FeatureBank
 from abd_hub.synthesis.generator import Generator
-from abd_hub.types import DefensePlugin, InputError, SynthesisMethod, Teacher
+from abd_hub.types import DefensePlugin, InputError, Teacher
 
 
 @register("synthesizers", "cmi")
 @dataclass(frozen=True, kw_only=True)
-class Cmi(SynthesisMethod):
+class Cmi(BankMethod):
     """Contrastive Model Inversion: batches fitted to the teacher, each image told from all earlier ones."""
 
     rounds: int = 200
@@ -54,22 +54,14 @@ class Cmi(SynthesisMethod):
     """Student steps in a round, each on its own batch."""
     learning_rate: float = 0.1
     """Of the student's optimiser at the start; cosine to zero unless there are drops."""
-    optimizer: Literal["adam", "sgd"] = "sgd"
-    """Of the student: adam or sgd."""
-    weight_decay: float = 1e-4
-    """Of the student's optimiser, added to the gradient."""
     clip_norm: float = 0.0
     """Largest gradient norm of student and generator; 0 switches clipping off."""
-    temperature: float = 20.0
-    """T of the student's KL divergence."""
     temperature_squared: bool = True
     """Multiply the student's KL divergence by T squared, which keeps its gradient's size."""
     attention_weight: float = 0.0
     """Weight of attention transfer; 0 switches it off."""
     generator_steps: int = 200
     """Steps that fit a batch of images."""
-    synthesis_batch_size: int = 256
-    """Images made in a round, over all processes together."""
     generator_learning_rate: float = 1e-3
     """Of Adam on generator and noise, and of that on the head."""
     z_dim: int = 256
@@ -102,40 +94,21 @@ class Cmi(SynthesisMethod):
     """Mirror half of the images in both views and in the student's batches."""
 
     def __post_init__(self) -> None:
+        # before the base: it would ask for "at least 1"
+        self.refuse_not_positive("synthesis_batch_size", "bank_size")
         super().__post_init__()
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise InputError(f"cmi.{name}: must be positive, got {getattr(self, name)}")
-        for name in ("one_hot", "batch_norm", "adversarial", "contrast"):
-            if not getattr(self, f"{name}_weight") >= 0:
-                raise InputError(
-                    f"cmi.{name}_weight: must not be negative, got {getattr(self, f'{name}_weight')}"
-                )
-        if self.generator_channels < 2:
-            raise InputError(f"cmi.generator_channels: must be at least 2, got {self.generator_channels}")
+        self.refuse_not_positive("generator_steps", "generator_learning_rate", "z_dim")
+        self.refuse_not_positive("contrast_temperature", "embedding_dim", "negatives", "feature_bank_size")
+        self.refuse_negative("one_hot_weight", "batch_norm_weight", "adversarial_weight", "contrast_weight")
+        self.refuse_below(2, "generator_channels")
         if not 0 < self.local_area <= 1:
             raise InputError(f"cmi.local_area: must be in (0, 1], got {self.local_area}")
-        if self.crop_padding < 0:
-            raise InputError(f"cmi.crop_padding: must not be negative, got {self.crop_padding}")
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
     ) -> CmiSynthesizer:
         """Head and banks, on the accelerator's device; the generator is drawn anew each round."""
         return CmiSynthesizer(self, teacher, accelerator, seed)
-
-
-_POSITIVE = (
-    "generator_steps",
-    "synthesis_batch_size",
-    "generator_learning_rate",
-    "z_dim",
-    "contrast_temperature",
-    "embedding_dim",
-    "negatives",
-    "feature_bank_size",
-    "bank_size",
-)
 
 
 @dataclass(frozen=True)
@@ -164,18 +137,8 @@ class CmiSynthesizer(BankSynthesizer):
 
     def __init__(self, method: Cmi, teacher: Teacher, accelerator: Accelerator, seed: int) -> None:
         assert isinstance(teacher, nn.Module), "what is given here is a frozen network"
-        check_shared("cmi.synthesis_batch_size", method.synthesis_batch_size, accelerator.num_processes)
         self.statistics = BatchNormStatistics(teacher, "cmi")
-        super().__init__(
-            method,
-            teacher.spec,
-            accelerator,
-            seed,
-            bank_size=method.bank_size,
-            crop_padding=method.crop_padding,
-            flip=method.flip,
-        )
-        self.teacher: Teacher = teacher
+        super().__init__(method, teacher, accelerator, seed)
         width, like = self.statistics.width, teacher.image_mean
         self.features = FeatureBank(width, method.feature_bank_size, like)
         with seeding.seeded(seed, "cmi", "head"):
@@ -193,7 +156,7 @@ class CmiSynthesizer(BankSynthesizer):
         optimizer = torch.optim.Adam(
             [*generator.parameters(), noise], lr=self.method.generator_learning_rate, betas=(0.5, 0.999)
         )
-        targets = self._targets()
+        targets = self.drawn_classes()
         best: _Made | None = None
         figures: dict[str, Tensor] = {}
         with in_eval_mode(student):
@@ -280,12 +243,6 @@ class CmiSynthesizer(BankSynthesizer):
         noise = torch.randn(method.synthesis_batch_size, method.z_dim, generator=self.chance("z"))
         own = distributed.own_rows(noise).to(like.device, like.dtype)
         return generator, own.requires_grad_()
-
-    def _targets(self) -> Tensor:
-        drawn = torch.randint(
-            self.spec.num_classes, (self.method.synthesis_batch_size,), generator=self.chance("classes")
-        )
-        return distributed.own_rows(drawn).to(self.accelerator.device)
 
     def state_dict(self) -> dict[str, Any]:
         """Banks and head; generator and noise follow from seed and round."""

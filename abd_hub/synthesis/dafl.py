@@ -45,12 +45,8 @@ class Dafl(GeneratorMethod):
     learning_rate_drops: tuple[float, ...] = (0.4, 0.8)
     """Shares of the rounds after which the student's rate falls to a tenth (the paper: 800 and 1600 of 2000
     epochs); without any it follows a cosine to zero."""
-    clip_norm: float = 0.0
-    """Largest gradient norm of student and generator; 0 switches clipping off."""
     temperature: float = 1.0
     """Of the student's KL divergence."""
-    attention_weight: float = 0.0
-    """Weight of attention transfer over matching block outputs; 0 switches it off."""
     generator_learning_rate: float = 0.02
     """Of the generator's Adam, constant (the authors' command for CIFAR-10 and CIFAR-100)."""
     z_dim: int = 1000

@@ -33,9 +33,9 @@ from abd_hub.losses import cross_entropy, jensen_shannon, total_variation
 from abd_hub.modes import in_eval_mode
 from abd_hub.registry import register
 from abd_hub.schedules import warmup_cosine
-from abd_hub.synthesis.bank_synthesizer import BankSynthesizer, check_shared
+from abd_hub.synthesis.bank_synthesizer import BankMethod, BankSynthesizer
 from abd_hub.synthesis.batch_norm import BatchNormStatistics
-from abd_hub.types import DefensePlugin, InputError, SynthesisMethod, Teacher
+from abd_hub.types import DefensePlugin, InputError, Teacher
 
 WARMUP = 0.05
 """Share of the image steps over which the cosine schedule rises: 100 of 2,000 in the paper's code."""
@@ -43,7 +43,7 @@ WARMUP = 0.05
 
 @register("synthesizers", "deepinversion")
 @dataclass(frozen=True, kw_only=True)
-class DeepInversion(SynthesisMethod):
+class DeepInversion(BankMethod):
     """DeepInversion: optimises pixels until the teacher takes them for its training data; slow."""
 
     rounds: int = 200
@@ -54,20 +54,6 @@ class DeepInversion(SynthesisMethod):
     """Student steps in a round."""
     learning_rate: float = 0.1
     """Of the student's optimiser at the start; cosine to zero."""
-    optimizer: Literal["adam", "sgd"] = "sgd"
-    """Of the student: adam or sgd."""
-    weight_decay: float = 1e-4
-    """Of the student's optimiser, added to the gradient."""
-    clip_norm: float = 0.0
-    """Largest gradient norm of the student; 0 switches clipping off."""
-    temperature: float = 20.0
-    """T of the student's KL divergence."""
-    temperature_squared: bool = True
-    """Multiply the KL divergence by T squared (Hinton et al., 2015), which keeps its gradient's size."""
-    attention_weight: float = 0.0
-    """Weight of attention transfer over matching block outputs; 0 switches it off."""
-    synthesis_batch_size: int = 256
-    """Images made in a round, over all processes together."""
     image_steps: int = 2_000
     """Adam steps on the pixels of a batch."""
     image_learning_rate: float = 0.05
@@ -89,29 +75,15 @@ class DeepInversion(SynthesisMethod):
     """Largest shift of the batch in a step, in pixels; what leaves the image enters at the other side."""
     bank_size: int = 51_200
     """Images kept; further ones replace the oldest. By default all that a run makes, 157 MB at 32x32."""
-    crop_padding: int = 4
-    """The student sees random crops after padding by so many pixels; 0 for none."""
     flip: bool = True
     """Mirror half of the images for the student, and the batch in half of the image steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("synthesis_batch_size", "image_steps", "bank_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"deepinversion.{name}: must be at least 1, got {getattr(self, name)}")
-        for name in ("image_learning_rate", "competition_temperature"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"deepinversion.{name}: must be positive, got {getattr(self, name)}")
-        for name in (
-            "batch_norm_weight",
-            "total_variation_weight",
-            "l2_weight",
-            "competition_weight",
-            "shift",
-            "crop_padding",
-        ):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"deepinversion.{name}: must not be negative, got {getattr(self, name)}")
+        self.refuse_below(1, "image_steps")
+        self.refuse_not_positive("image_learning_rate", "competition_temperature")
+        self.refuse_negative("batch_norm_weight", "total_variation_weight", "l2_weight")
+        self.refuse_negative("competition_weight", "shift")
         if self.image_schedule not in ("constant", "cosine"):
             raise InputError(
                 f"deepinversion.image_schedule: must be constant or cosine, got {self.image_schedule!r}"
@@ -125,9 +97,6 @@ class DeepInversion(SynthesisMethod):
         Raises:
             InputError: the teacher has no BatchNorm, or the processes cannot share the batches.
         """
-        check_shared(
-            "deepinversion.synthesis_batch_size", self.synthesis_batch_size, accelerator.num_processes
-        )
         return DeepInversionSynthesizer(self, teacher, accelerator, seed)
 
 
@@ -137,16 +106,7 @@ class DeepInversionSynthesizer(BankSynthesizer):
     method: DeepInversion
 
     def __init__(self, method: DeepInversion, teacher: Teacher, accelerator: Accelerator, seed: int) -> None:
-        super().__init__(
-            method,
-            teacher.spec,
-            accelerator,
-            seed,
-            bank_size=method.bank_size,
-            crop_padding=method.crop_padding,
-            flip=method.flip,
-        )
-        self.teacher = teacher
+        super().__init__(method, teacher, accelerator, seed)
         self.statistics = BatchNormStatistics(teacher, "deepinversion")
 
     def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
@@ -213,7 +173,7 @@ class DeepInversionSynthesizer(BankSynthesizer):
         """Down, right and mirrored for each step; drawn at once, as a generator a step costs more."""
         chance, steps, limit = self.chance("shifts"), self.method.image_steps, self.method.shift
         places = torch.randint(-limit, limit + 1, (steps, 2), generator=chance).tolist()
-        mirrored = (torch.rand(steps, generator=chance) < (0.5 if self.flip else 0.0)).tolist()
+        mirrored = (torch.rand(steps, generator=chance) < (0.5 if self.method.flip else 0.0)).tolist()
         return [(down, right, mirror) for (down, right), mirror in zip(places, mirrored, strict=True)]
 
     def _rate(self, step: int) -> float:

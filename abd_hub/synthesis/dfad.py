@@ -45,14 +45,10 @@ class Dfad(GeneratorMethod):
     learning_rate_drops: tuple[float, ...] = (0.2, 0.4)
     """Shares of the rounds after which the rates of student and generator fall to a tenth (the paper: 100 and
     200 of 500 epochs); without any both follow a cosine to zero."""
-    clip_norm: float = 0.0
-    """Largest gradient norm of student and generator; 0 switches clipping off."""
     loss: Literal["kl", "l1"] = "l1"
     """Of the student on the logits: kl or l1, as the paper has it; the generator's is always l1."""
     temperature: float = 1.0
     """Of the student's KL divergence, where ``loss`` is kl."""
-    attention_weight: float = 0.0
-    """Weight of attention transfer over matching block outputs; 0 switches it off."""
     generator_learning_rate: float = 1e-3
     """Of the generator's Adam at the start; falls together with the student's."""
     z_dim: int = 256

@@ -50,14 +50,10 @@ class Dfq(GeneratorMethod):
     """Of the student: adam or sgd."""
     weight_decay: float = 1e-4
     """Of the student's optimiser, added to the gradient."""
-    clip_norm: float = 0.0
-    """Largest gradient norm of student and generator; 0 switches clipping off."""
     temperature: float = 20.0
     """Of the student's KL divergence."""
     temperature_squared: bool = True
     """Multiply the student's KL divergence by T squared, which keeps its gradient's size."""
-    attention_weight: float = 0.0
-    """Weight of attention transfer over matching block outputs; 0 switches it off."""
     generator_learning_rate: float = 1e-3
     """Of the generator's Adam, constant."""
     z_dim: int = 256

@@ -22,21 +22,20 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from abd_hub import checkpoint, distributed, seeding
-from abd_hub.augment import crop_and_flip
 from abd_hub.losses import agreed_divergence, cross_entropy
 from abd_hub.modes import in_eval_mode
 from abd_hub.registry import register
-from abd_hub.synthesis.bank_synthesizer import BankSynthesizer, check_shared
+from abd_hub.synthesis.bank_synthesizer import BankMethod, BankSynthesizer
 from abd_hub.synthesis.batch_norm import BatchNormStatistics
 from abd_hub.synthesis.generator import Generator
-from abd_hub.types import DefensePlugin, InputError, SynthesisMethod, Teacher
+from abd_hub.types import DefensePlugin, InputError, Teacher
 
 BETAS = (0.5, 0.999)
 """Of both Adams."""
@@ -46,7 +45,7 @@ RESET_STD = 0.02
 
 @register("synthesizers", "fast")
 @dataclass(frozen=True, kw_only=True)
-class Fast(SynthesisMethod):
+class Fast(BankMethod):
     """Fast: a meta-learned generator makes a batch in ten steps; the student learns from a bank of them."""
 
     rounds: int = 220
@@ -57,22 +56,8 @@ class Fast(SynthesisMethod):
     """Student steps in a round after the warm-up."""
     learning_rate: float = 0.2
     """Of the student's optimiser at the start; cosine to zero."""
-    optimizer: Literal["adam", "sgd"] = "sgd"
-    """Of the student: adam or sgd."""
-    weight_decay: float = 1e-4
-    """Of the student's optimiser, added to the gradient."""
-    clip_norm: float = 0.0
-    """Largest gradient norm of the student; 0 switches clipping off."""
-    temperature: float = 20.0
-    """T of the student's KL divergence."""
-    temperature_squared: bool = True
-    """Multiply the KL divergence by T squared (Hinton et al., 2015), which keeps its gradient's size."""
-    attention_weight: float = 0.0
-    """Weight of attention transfer over matching block outputs; 0 switches it off."""
     warmup_rounds: int = 20
     """First rounds, which fill the bank only: no student steps and no adversarial term."""
-    synthesis_batch_size: int = 256
-    """Images made in a round, over all processes together."""
     generator_steps: int = 10
     """Steps on generator and noise in a round. The paper's other settings: 5 with generator_learning_rate
     3e-3, 2 with 5e-3 and noise_learning_rate 0.015."""
@@ -106,23 +91,11 @@ class Fast(SynthesisMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("synthesis_batch_size", "generator_steps", "z_dim", "bank_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"fast.{name}: must be at least 1, got {getattr(self, name)}")
-        for name in ("generator_learning_rate", "noise_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"fast.{name}: must be positive, got {getattr(self, name)}")
-        for name in (
-            "batch_norm_weight",
-            "one_hot_weight",
-            "adversarial_weight",
-            "reset_first_layer_round",
-            "crop_padding",
-        ):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"fast.{name}: must not be negative, got {getattr(self, name)}")
-        if self.generator_channels < 2:
-            raise InputError(f"fast.generator_channels: must be at least 2, got {self.generator_channels}")
+        self.refuse_below(1, "generator_steps", "z_dim")
+        self.refuse_not_positive("generator_learning_rate", "noise_learning_rate")
+        self.refuse_negative("batch_norm_weight", "one_hot_weight", "adversarial_weight")
+        self.refuse_negative("reset_first_layer_round")
+        self.refuse_below(2, "generator_channels")
         if not 0 <= self.batch_norm_momentum < 1:
             raise InputError(f"fast.batch_norm_momentum: must be in [0, 1), got {self.batch_norm_momentum}")
         if not 0 <= self.warmup_rounds < self.rounds:
@@ -143,7 +116,6 @@ class Fast(SynthesisMethod):
         Raises:
             InputError: the teacher has no BatchNorm, or the processes cannot share the batches.
         """
-        check_shared("fast.synthesis_batch_size", self.synthesis_batch_size, accelerator.num_processes)
         return FastSynthesizer(self, teacher, accelerator, seed)
 
 
@@ -153,16 +125,7 @@ class FastSynthesizer(BankSynthesizer):
     method: Fast
 
     def __init__(self, method: Fast, teacher: Teacher, accelerator: Accelerator, seed: int) -> None:
-        super().__init__(
-            method,
-            teacher.spec,
-            accelerator,
-            seed,
-            bank_size=method.bank_size,
-            crop_padding=method.crop_padding,
-            flip=method.flip,
-        )
-        self.teacher = teacher
+        super().__init__(method, teacher, accelerator, seed)
         self.statistics = BatchNormStatistics(teacher, "fast", method.batch_norm_momentum)
         with seeding.seeded(seed, "fast", "generator"):
             generator = Generator(teacher.spec, method.z_dim, method.generator_channels, output="pixels")
@@ -192,7 +155,7 @@ class FastSynthesizer(BankSynthesizer):
         return figures
 
     def _make_batch(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
-        noise, classes = self._draw()
+        noise, classes = self._draw_noise(), self.drawn_classes()
         adapted = copy.deepcopy(self.generator)
         weights = list(adapted.parameters())
         optimizer = self._inner_optimizer(weights, noise)
@@ -201,7 +164,8 @@ class FastSynthesizer(BankSynthesizer):
         for step in range(self.method.generator_steps):
             with self.accelerator.autocast():
                 images = adapted(noise).to(self.teacher.image_mean.dtype)
-                loss, figures = self._loss(self._views(images, step), classes, student, defense, step)
+                views = self.augmented(images, "view", step)
+                loss, figures = self._loss(views, classes, student, defense, step)
             shared = loss.detach().clone()
             distributed.average_([shared])  # all processes keep the same step
             best = _better(best, (shared, images.detach()))
@@ -242,14 +206,12 @@ class FastSynthesizer(BankSynthesizer):
         }
         return loss, {name: value.detach() for name, value in figures.items()}
 
-    def _draw(self) -> tuple[Tensor, Tensor]:
-        """This process's rows of the round's noise, with gradient, and of the classes to be made."""
-        count, device = self.method.synthesis_batch_size, self.accelerator.device
-        noise = torch.randn(count, self.method.z_dim, generator=self.chance("z"))
-        classes = torch.randint(self.spec.num_classes, (count,), generator=self.chance("classes"))
+    def _draw_noise(self) -> Tensor:
+        """This process's rows of the round's noise, with gradient."""
+        method = self.method
+        noise = torch.randn(method.synthesis_batch_size, method.z_dim, generator=self.chance("z"))
         dtype = next(self.generator.parameters()).dtype
-        leaf = distributed.own_rows(noise).to(device, dtype).requires_grad_()
-        return leaf, distributed.own_rows(classes).to(device)
+        return distributed.own_rows(noise).to(self.accelerator.device, dtype).requires_grad_()
 
     def _inner_optimizer(self, weights: list[nn.Parameter], noise: Tensor) -> torch.optim.Adam:
         groups: list[dict[str, Any]] = [
@@ -257,10 +219,6 @@ class FastSynthesizer(BankSynthesizer):
             {"params": [noise], "lr": self.method.noise_learning_rate},
         ]
         return torch.optim.Adam(groups, lr=self.method.generator_learning_rate, betas=BETAS)
-
-    def _views(self, images: Tensor, step: int) -> Tensor:
-        chance = self.chance("view", step, distributed.world()[0])
-        return crop_and_flip(images, self.crop_padding, self.flip, chance)
 
     def _add_meta_gradients(self, weights: list[nn.Parameter]) -> None:
         for shared, own in zip(self.generator.parameters(), weights, strict=True):

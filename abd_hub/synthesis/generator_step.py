@@ -16,13 +16,17 @@ from torch import Tensor, nn
 
 from abd_hub import checkpoint, distributed, seeding
 from abd_hub.synthesis.generator import Generator, Output
-from abd_hub.types import DefensePlugin, InputError, SynthesisMethod, Synthesizer, Teacher
+from abd_hub.types import DefensePlugin, SynthesisMethod, Synthesizer, Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorMethod(SynthesisMethod):
     """A method whose images come from one generator that learns throughout the run."""
 
+    clip_norm: float = 0.0
+    """Largest gradient norm of student and generator; 0 switches clipping off."""
+    attention_weight: float = 0.0
+    """Weight of attention transfer over matching block outputs; 0 switches it off."""
     generator_learning_rate: float
     """Of the generator's Adam at the start."""
     z_dim: int
@@ -37,25 +41,9 @@ class GeneratorMethod(SynthesisMethod):
             InputError: naming the field.
         """
         super().__post_init__()
-        kind = type(self).__name__.lower()
-        for name, least in (("z_dim", 1), ("generator_channels", 2)):
-            if getattr(self, name) < least:
-                raise InputError(f"{kind}.{name}: must be at least {least}, got {getattr(self, name)}")
-        if not self.generator_learning_rate > 0:
-            raise InputError(
-                f"{kind}.generator_learning_rate: must be positive, got {self.generator_learning_rate}"
-            )
-
-    def refuse_negative(self, *names: str) -> None:
-        """Refuses fields that are not at least 0.
-
-        Raises:
-            InputError: naming the field.
-        """
-        for name in names:
-            if not getattr(self, name) >= 0:
-                kind = type(self).__name__.lower()
-                raise InputError(f"{kind}.{name}: must not be negative, got {getattr(self, name)}")
+        self.refuse_below(1, "z_dim")
+        self.refuse_below(2, "generator_channels")
+        self.refuse_not_positive("generator_learning_rate")
 
     @abstractmethod
     def generator_rate(self, index: int) -> float:

@@ -78,12 +78,8 @@ class Ood(SynthesisMethod):
         # frozen for its users; YAML gives a list
         object.__setattr__(self, "pictures", tuple(self.pictures))
         check_names("ood.pictures", self.pictures)
-        for name in ("patches", "memory_limit"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"ood.{name}: must be positive, got {getattr(self, name)}")
-        for name in ("crop_padding", "cutmix"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"ood.{name}: must not be negative, got {getattr(self, name)}")
+        self.refuse_not_positive("patches", "memory_limit")
+        self.refuse_negative("crop_padding", "cutmix")
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from huggingface_hub import DatasetCardData
 from PIL import Image
 from torch import Tensor
@@ -25,6 +24,7 @@ from abd_hub.card_text import as_code, as_text, assemble, fence
 from abd_hub.config import without_paths
 from abd_hub.folder import CONFIG_FILE, RECORD_FILE, atomic_path, read_record, write_text
 from abd_hub.types import InputError
+from abd_hub.yaml_text import YamlError, read_yaml
 
 SHARD = 1 << 28
 """Bytes of raw images in one Parquet file: 87,000 of 32x32."""
@@ -218,10 +218,10 @@ def _png(image: Tensor) -> bytes:
 def _config(path: Path) -> dict[str, Any]:
     file = path / CONFIG_FILE
     try:
-        config = without_paths(yaml.safe_load(file.read_text(encoding="utf-8")))
+        config = without_paths(read_yaml(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, UnicodeDecodeError, YamlError) as error:
         raise InputError(f"run: {file} cannot be read; give the output folder of abd-hub distill") from error
     if not isinstance(config, dict) or "synthesizer" not in config:
         raise InputError(f"run: {path} is no distillation; give the output folder of abd-hub distill")

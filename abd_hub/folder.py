@@ -22,9 +22,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from abd_hub.types import InputError, RunRecord, TeacherRecord
+from abd_hub.yaml_text import YamlError, read_yaml
 
 T = TypeVar("T")
 CONFIG_FILE = "config.yaml"
@@ -357,8 +356,8 @@ def _is_empty(path: Path) -> bool:
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+        data = read_yaml(text)
+    except YamlError as error:
         raise InputError(f"{path / CONFIG_FILE}: is not valid YAML; {_OTHER}") from error
     return data if isinstance(data, dict) else {"configuration": data}
 

@@ -6,6 +6,7 @@ No text that a server sent and no address gets into a message: addresses may be 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import threading
@@ -114,6 +115,12 @@ def _watched(action: Callable[[], T]) -> T:
         if error.errno is not None:
             raise
         raise Busy("what the Hub sent is incomplete") from error
+    except RuntimeError as error:  # how the client wraps whatever fails with a large file
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise error.__cause__ from error
+        raise Busy("the transfer of a large file fails") from error
+    except (json.JSONDecodeError, KeyError) as error:
+        raise Busy("what answers does not speak as the Hub does; check HF_ENDPOINT") from error
     finally:
         hooks.remove(look)
 
@@ -125,6 +132,10 @@ def _check_answer(response: Any) -> None:
         limit = f" and asks to wait {wait:.0f} seconds" if wait > MAX_WAIT else ""
         reason = "answers 429, too many requests" if status == 429 else f"answers {status}"
         raise Busy(f"the Hub {reason}{limit}", wait)
+    if status == 409 and "another conflicting operation" in response.read().decode("utf-8", "replace"):
+        raise Busy("the Hub is still at work on this repository")  # the client asks again without end
+    if "/resolve" not in response.url.path:  # an answer about something else than a file
+        return
     for header in ("etag", "x-linked-etag"):
         value = response.headers.get(header, "").removeprefix("W/")
         if "/" in value or "\\" in value or ".." in value:  # the cache makes a file name of it

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from abd_hub import registry
@@ -32,6 +31,7 @@ from abd_hub.poison_config import (
 )
 from abd_hub.teacher_recipe import RECIPES
 from abd_hub.types import InputError
+from abd_hub.yaml_text import YamlError, read_yaml
 
 SECTIONS = {
     "teacher": ModelOptions,
@@ -347,8 +347,8 @@ def _model(name: str, text: str) -> ModelOptions:
     if not text.strip().startswith("{"):
         return ModelOptions(id=text)
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = read_yaml(text)
+    except YamlError as error:
         raise InputError(f"{name}: {text} is not valid YAML: {_one_line(str(error))}") from error
     parser = _parser("model", "")
     parser.add_class_arguments(ModelOptions)
@@ -420,10 +420,10 @@ def _config_files(arguments: Sequence[str]) -> Iterator[str]:
 
 def _read_yaml(file: str) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        content = read_yaml(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config: {file} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except YamlError as error:
         raise InputError(f"config: {file} is not valid YAML: {_one_line(str(error))}") from error
     if not isinstance(content, dict):
         raise InputError(f"config: {file} must hold a mapping of fields, not {type(content).__name__}")

@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
 )
 
 from abd_hub.folder import write_text
+from abd_hub.hub_download import fetch_in_pieces, repository_cache
 from abd_hub.hub_files import RemoteFile, is_commit, remote_file, stays_inside
 from abd_hub.hub_requests import Busy, patiently, quiet, refusal
 from abd_hub.preprocessing import check_classes
@@ -229,7 +230,7 @@ def _download(listing: Listing, wanted: Sequence[str]) -> Path:
 
 def _download_one(listing: Listing, file: RemoteFile) -> Path:
     for again in (False, True):
-        path = patiently(lambda again=again: _get(listing, file.name, again))  # type: ignore[misc]
+        path = patiently(lambda again=again: _get(listing, file, again))  # type: ignore[misc]
         _check_place(path, listing)
         if file.holds(path):
             return path
@@ -242,8 +243,11 @@ def _download_one(listing: Listing, file: RemoteFile) -> Path:
     )
 
 
-def _get(listing: Listing, name: str, again: bool) -> Path:
-    return Path(hf_hub_download(listing.repository, name, revision=listing.commit, force_download=again))
+def _get(listing: Listing, file: RemoteFile, again: bool) -> Path:
+    if not again and not _is_here(listing, file.name):
+        fetch_in_pieces(listing.repository, listing.commit, file)
+    name, commit = file.name, listing.commit
+    return Path(hf_hub_download(listing.repository, name, revision=commit, force_download=again))
 
 
 def _check_place(path: Path, listing: Listing) -> None:
@@ -327,8 +331,7 @@ def shards_of(index: Path) -> list[str]:
 def _remember(repository: str, revision: str | None, commit: str) -> None:
     """Notes in the cache which commit a branch or tag is, so that it is found without a network."""
     name = revision or constants.DEFAULT_REVISION
-    folder = Path(constants.HF_HUB_CACHE) / "--".join(["models", *repository.split("/")])
-    note = folder / "refs" / name
+    note = repository_cache(repository) / "refs" / name
     with contextlib.suppress(OSError):  # a cache may be read-only
         if name != commit and not (note.is_file() and note.read_text(encoding="utf-8") == commit):
             write_text(note, commit)

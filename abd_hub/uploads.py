@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from abd_hub.card_file import (
     CARD_FILE,
     FinishedRun,
@@ -27,6 +25,7 @@ from abd_hub.card_text import free_text, with_free_text
 from abd_hub.folder import CONFIG_FILE, RECORD_FILE, any_record_from_json
 from abd_hub.hub_files import stays_inside
 from abd_hub.types import InputError, RunRecord
+from abd_hub.yaml_text import YamlError, read_yaml
 
 Kind = Literal["student", "teacher", "image bank", "Space"]
 TAG = "abd-hub"
@@ -270,8 +269,8 @@ def front_matter(card: str) -> dict[str, Any]:
     """The metadata of a card; empty where it has none that can be read."""
     found = _FRONT.match(card)
     try:
-        data = yaml.safe_load(found[1]) if found else None
-    except (yaml.YAMLError, RecursionError):
+        data = read_yaml(found[1]) if found else None
+    except YamlError:
         return {}
     return data if isinstance(data, dict) else {}
 

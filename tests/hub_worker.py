@@ -40,9 +40,14 @@ class Worker:
             text=True,
         )
 
-    def ask(self, token="", waits=SHORT, **job):
+    def begin(self, token="", waits=SHORT, **job):
+        """Does not wait for the answer."""
         self.process.stdin.write(json.dumps({"token": token, "waits": waits, **job}) + "\n")
         self.process.stdin.flush()
+
+    def ask(self, token="", waits=SHORT, **job):
+        """The answer."""
+        self.begin(token, waits, **job)
         answer = self.process.stdout.readline()
         assert answer, self.process.stderr.read()
         assert not token or token not in answer

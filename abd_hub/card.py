@@ -54,6 +54,7 @@ def render_card(
     pictures: Sequence[tuple[str, str]] = (),
     license_id: str | None = None,
     repo_id: str | None = None,
+    channels: int = 3,
 ) -> str:
     """README.md: metadata that the Hub understands, then the text; the same input gives the same text.
 
@@ -63,6 +64,7 @@ def render_card(
         pictures: (file relative to the card, caption).
         license_id: the Hub's name of the licence; left out where it is not known.
         repo_id: where the student can be pulled from; None shows how to load the folder.
+        channels: of the student's input.
 
     Raises:
         InputError: repo_id is not of the form ``owner/name``, or license_id no name of a licence.
@@ -76,7 +78,7 @@ def render_card(
         "## Results\n\n" + _results(record),
         *(["## Pictures\n\n" + pictures_section(pictures)] if pictures else []),
         "## Labels\n\n" + labels_line(labels),
-        "## How to load it\n\n" + snippets(record.student.architecture, repo_id),
+        "## How to load it\n\n" + snippets(record.student.architecture, repo_id, channels),
         "## How to reproduce it\n\n" + _reproduce(record),
         "## Limits\n\n" + _limits(record),
         "## Environment and cost\n\n" + environment_lines(record),

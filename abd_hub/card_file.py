@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from abd_hub.card import check_names, render_card, run_pictures
 from abd_hub.card_text import free_text, is_untouched, with_free_text
@@ -66,7 +67,8 @@ class FinishedRun:
 
     folder: Path
     record: RunRecord | TeacherRecord
-    labels: tuple[str, ...]
+    spec: DataSpec
+    """What the model takes, and its label names."""
     card: str | None
     """README.md as it lies there; None where there is none."""
 
@@ -82,16 +84,17 @@ class FinishedRun:
 
     def pictures(self) -> list[tuple[str, str]]:
         """(file relative to the folder, caption) of those that are there."""
-        listed = pictures_of(self.record, self.labels)
+        listed = pictures_of(self.record, self.spec.labels)
         return [(file, text) for file, text in listed if (self.folder / file).is_file()]
 
     def render(self, repo_id: str | None, license_id: str | None, own: str | None) -> str:
         """The card anew, from the record alone, with the user's ``own`` text in its place."""
-        names = {"repo_id": repo_id, "license_id": license_id}
+        given: dict[str, Any] = {"repo_id": repo_id, "license_id": license_id}
+        given["channels"] = self.spec.channels
         if isinstance(self.record, RunRecord):
-            new = render_card(self.record, labels=self.labels, pictures=self.pictures(), **names)
+            new = render_card(self.record, labels=self.spec.labels, pictures=self.pictures(), **given)
         else:
-            new = render_teacher_card(self.record, self.labels, self.pictures(), **names)
+            new = render_teacher_card(self.record, self.spec.labels, self.pictures(), **given)
         text = with_free_text(new, own or "")
         assert text is not None, "a card that was just made has its marks"
         return text
@@ -105,8 +108,8 @@ def read_finished(folder: str | Path) -> FinishedRun:
     """
     path = Path(folder)
     record = read_any_record(path)
-    labels = check_model(path, record)
-    return FinishedRun(path, record, labels, _read_card(path / CARD_FILE))
+    spec = check_model(path, record)
+    return FinishedRun(path, record, spec, _read_card(path / CARD_FILE))
 
 
 def pictures_of(record: RunRecord | TeacherRecord, labels: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -136,11 +139,11 @@ def license_of(card: str | None) -> str | None:
     return found[1] if found else None
 
 
-def check_model(path: Path, record: RunRecord | TeacherRecord) -> tuple[str, ...]:
+def check_model(path: Path, record: RunRecord | TeacherRecord) -> DataSpec:
     """Loads the model of a finished run and compares it with the record.
 
     Returns:
-        The label names.
+        What it takes, and its label names.
 
     Raises:
         InputError: it cannot be loaded, or it is not the one that the record tells of.
@@ -151,7 +154,7 @@ def check_model(path: Path, record: RunRecord | TeacherRecord) -> tuple[str, ...
         raise InputError(f"{path}: {error}") from error
     _check_weights(path, _model(record), classifier.ref)
     _check_labels(path, classifier.spec, _report(record))
-    return classifier.spec.labels
+    return classifier.spec
 
 
 def _model(record: RunRecord | TeacherRecord) -> ModelRef:

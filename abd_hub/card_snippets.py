@@ -21,6 +21,17 @@ from transformers import pipeline
 classify = pipeline("image-classification", model="{place}")
 print(classify(Image.open("image.png"))[0]["label"])"""
 
+_GREY = """import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+processor = AutoImageProcessor.from_pretrained("{place}")
+model = AutoModelForImageClassification.from_pretrained("{place}").eval()
+inputs = processor(Image.open("image.png").convert("L"), return_tensors="pt")
+with torch.no_grad():
+    label = int(model(**inputs).logits.argmax())
+print(model.config.id2label[label])"""
+
 _BY_HAND = """import json
 
 import numpy
@@ -33,7 +44,7 @@ from safetensors.torch import load_file
 config = json.load(open(f"{{folder}}/config.json", encoding="utf-8"))
 channels, height, width = config["pretrained_cfg"]["input_size"]
 sizes = {{"num_classes": config["num_classes"], "in_chans": channels}}
-model = timm.create_model(config["architecture"], **sizes, **config.get("model_args", {{}})).eval()
+model = timm.create_model(config["architecture"], **sizes | config.get("model_args", {{}})).eval()
 model.load_state_dict(load_file(f"{{folder}}/model.safetensors"))
 resample = Image.Resampling[config["pretrained_cfg"]["interpolation"].upper()]
 image = Image.open("image.png").convert("L" if channels == 1 else "RGB").resize((width, height), resample)
@@ -44,18 +55,19 @@ print(config["label_names"][int(model((pixels - mean) / std).argmax())])"""
 _DOWNLOAD = 'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{repo_id}")'
 
 
-def snippets(architecture: str, repo_id: str | None) -> str:
+def snippets(architecture: str, repo_id: str | None, channels: int = 3) -> str:
     """How to load the model in three ways, each a program of its own.
 
     Args:
         architecture: timm's name, or that of a registered student.
         repo_id: where the model can be pulled from; None for code that runs in its folder.
+        channels: of its input; transformers' pipeline makes RGB images of all, so others get longer code.
     """
     first = _registers(architecture)
     folder = _DOWNLOAD.format(repo_id=repo_id) if repo_id else 'folder = "."'
     programs = {
         "With timm:": _TIMM.format(place=f"hf-hub:{repo_id}" if repo_id else "local-dir:."),
-        "With transformers, for RGB images:": _TRANSFORMERS.format(place=repo_id or "."),
+        "With transformers:": (_TRANSFORMERS if channels == 3 else _GREY).format(place=repo_id or "."),
         "By hand, from the two files `config.json` and `model.safetensors`:": _BY_HAND.format(folder=folder),
     }
     where = [] if repo_id else ["In the folder of this card, which needs an `image.png`:"]

@@ -260,8 +260,8 @@ def create_student(
 def save_timm_folder(classifier: Classifier, folder: str | Path) -> ModelRef:
     """Writes model.safetensors and config.json, which timm's ``local-dir:`` and ``hf-hub:`` reload.
 
-    The number of classes and channels stays out of ``model_args``: transformers passes them itself and
-    fails when they come twice.
+    The number of classes stays out of ``model_args``: transformers passes it itself and fails when it comes
+    twice.
 
     Raises:
         InputError: timm cannot build this architecture again.
@@ -309,6 +309,8 @@ def _timm_config(classifier: Classifier) -> dict[str, Any]:
     }
     if known.get("fixed_input_size"):
         args["img_size"] = [spec.height, spec.width]  # timm knows it from input_size, transformers does not
+    if spec.channels != 3:
+        args["in_chans"] = spec.channels  # likewise
     return config | ({"model_args": args} if args else {})
 
 

@@ -116,7 +116,7 @@ def _watched(action: Callable[[], T]) -> T:
             raise
         raise Busy("what the Hub sent is incomplete") from error
     except RuntimeError as error:  # how the client wraps whatever fails with a large file
-        if isinstance(error.__cause__, HfHubHTTPError):
+        if isinstance(error.__cause__, HfHubHTTPError | Busy | InputError):
             raise error.__cause__ from error
         raise Busy("the transfer of a large file fails") from error
     except (json.JSONDecodeError, KeyError) as error:

@@ -373,7 +373,8 @@ def write_folder(
     record = dataclasses.replace(record, student=student)
     _write_pictures(path, trainer, measurement)
     labels = trainer.student.spec.labels
-    card = render_card(record, labels=labels, pictures=run_pictures(record, labels))
+    channels = trainer.student.spec.channels
+    card = render_card(record, labels=labels, pictures=run_pictures(record, labels), channels=channels)
     files.write_text(path / "README.md", card)
     files.write_json(path / "metrics.json", files.record_to_json(record))
     return record

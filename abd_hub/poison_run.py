@@ -342,7 +342,8 @@ def _write_folder(
     files.write_json(path / INDICES_FILE, _indices(material))
     _write_pictures(path, teacher, material)
     labels = teacher.spec.labels
-    card = render_teacher_card(record, labels, teacher_pictures(record, labels))
+    pictures = teacher_pictures(record, labels)
+    card = render_teacher_card(record, labels, pictures, channels=teacher.spec.channels)
     files.write_text(path / "README.md", card)
     content = files.to_json(record, "record")
     head = {name: content.pop(name) for name in ("schema_version", "kind")}

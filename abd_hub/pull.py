@@ -100,12 +100,12 @@ def fetch(
         try:
             listing = patiently(lambda: _list(repository, revision), hurry=cached is not None)
         except (Busy, OfflineModeIsEnabled) as error:
-            return _from_cache(repository, revision, cached, error)
+            return _from_cache(repository, revision, cached, error, allow_flagged)
         _check_scan(listing, allow_flagged)
         wanted = choose_files(listing.files, allow_pickle)
         _check_sizes(listing, wanted, max_size_gb)
         folder = _download(listing, wanted)
-        _remember(repository, revision, listing.commit)
+        _remember(listing, revision)
         return Place(folder, repository, listing.commit, _scan_in_words(listing))
 
 
@@ -285,7 +285,9 @@ def _cached(repository: str, revision: str | None) -> Path | None:
     return None
 
 
-def _from_cache(repository: str, revision: str | None, folder: Path | None, error: Exception) -> Place:
+def _from_cache(
+    repository: str, revision: str | None, folder: Path | None, error: Exception, allow_flagged: bool
+) -> Place:
     offline = isinstance(error, OfflineModeIsEnabled)
     why = "HF_HUB_OFFLINE is set" if offline else str(error)
     at = f" at revision {revision!r}" if revision else ""
@@ -300,10 +302,11 @@ def _from_cache(repository: str, revision: str | None, folder: Path | None, erro
         ) from error
     if not offline:
         logger.warning("%s: %s; using commit %s from the cache", repository, why, folder.name[:12])
-    place = Place(folder, repository, folder.name)
+    listing = Listing(repository, folder.name, {}, _flags(repository, folder.name), False)
+    _check_scan(listing, allow_flagged)
     for name in choose_files({file.name for file in folder.iterdir()}, allow_pickle=True):
-        _check_place(folder / name, Listing(repository, folder.name, {}, (), False))
-    return place
+        _check_place(folder / name, listing)
+    return Place(folder, repository, folder.name, _scan_in_words(listing) if listing.flagged else None)
 
 
 def _is_complete(folder: Path) -> bool:
@@ -328,13 +331,23 @@ def shards_of(index: Path) -> list[str]:
         raise InputError(f"weights: {index.name} is no index of weights; use another checkpoint") from error
 
 
-def _remember(repository: str, revision: str | None, commit: str) -> None:
-    """Notes in the cache which commit a branch or tag is, so that it is found without a network."""
+def _remember(listing: Listing, revision: str | None) -> None:
+    """Notes in the cache which commit a branch or tag is, and what the scan has flagged."""
+    folder = repository_cache(listing.repository)
     name = revision or constants.DEFAULT_REVISION
-    note = repository_cache(repository) / "refs" / name
+    notes = {folder / "flagged" / listing.commit: "\n".join(listing.flagged)}
+    if name != listing.commit:
+        notes[folder / "refs" / name] = listing.commit
     with contextlib.suppress(OSError):  # a cache may be read-only
-        if name != commit and not (note.is_file() and note.read_text(encoding="utf-8") == commit):
-            write_text(note, commit)
+        for note, text in notes.items():
+            if (note.read_text(encoding="utf-8") if note.is_file() else "") != text:
+                write_text(note, text)
+
+
+def _flags(repository: str, commit: str) -> tuple[str, ...]:
+    """What the scan had flagged when this commit was downloaded."""
+    note = repository_cache(repository) / "flagged" / commit
+    return tuple(note.read_text(encoding="utf-8").splitlines()) if note.is_file() else ()
 
 
 @contextlib.contextmanager

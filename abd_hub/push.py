@@ -12,17 +12,26 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    get_session,
+    get_token,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from abd_hub.card import check_names
 from abd_hub.card_file import CARD_FILE
+from abd_hub.card_text import one_line
 from abd_hub.config import PushOptions
 from abd_hub.folder import RECORD_FILE
 from abd_hub.hub_files import RemoteFile, is_commit, remote_file
@@ -88,6 +97,19 @@ class _Remote:
     existing: Existing
 
 
+@dataclass(frozen=True)
+class _Request:
+    upload: Upload
+    repo_id: str
+    private: bool
+    license_id: str | None
+    title: str
+    force: bool
+
+    def contents(self, there: Existing) -> dict[str, Path | bytes]:
+        return self.upload.contents(self.repo_id, there, license_id=self.license_id, force=self.force)
+
+
 def push_to_hub(
     folder: str | Path,
     repo_id: str,
@@ -119,7 +141,9 @@ def push_to_hub(
     with _explained(repo_id), quiet():
         _check_account()
         title = message or f"{upload.kind} by abd-hub"
-        return patiently(lambda: _send(upload, repo_id, private, license_id, title, force))
+        request = _Request(upload, repo_id, private, license_id, title, force)
+        sent: set[str] = set()
+        return patiently(lambda: _send(request, sent))
 
 
 def plan_push(options: PushOptions, folder: str | Path, kind: Kind, accelerator: Accelerator) -> str | None:
@@ -171,6 +195,8 @@ def check_destination(repo_id: str | None, folder: str | Path, kind: Kind, *, pr
     Raises:
         InputError: nobody is logged in, the token may not write, or the repository is somebody else's.
     """
+    if repo_id is not None and "/" not in repo_id:
+        raise InputError(f"hub_model_id: {repo_id!r} is not of the form owner/name")
     check_names(repo_id, None)
     with _explained(repo_id or Path(folder).name), quiet():
         account = _check_account()
@@ -249,46 +275,61 @@ def _check(remote: _Remote | None, kind: Kind, repo_id: str, private: bool) -> N
 # ---------------------------------------------------------------------------------------------------- send
 
 
-def _created(repo_id: str, upload: Upload, private: bool) -> _Remote:
-    """A new repository, still empty."""
+def _send(request: _Request, sent: set[str]) -> Pushed:
+    """One try: look, compare, send what differs, look again; ``sent`` gathers what all tries have sent."""
+    upload, repo_id = request.upload, request.repo_id
+    remote = _look(repo_id, upload.repo_type) or _created(request)
+    _check(remote, upload.kind, repo_id, request.private)
+    contents = request.contents(remote.existing)
+    stale = upload.stale(remote.existing)
+    changed = _different(contents, remote)
+    if CARD_FILE in changed:
+        _validate(upload, contents)
+    commit = remote.commit
+    sent.update(changed)
+    if changed or stale:
+        commit = _commit(request, commit, {name: contents[name] for name in changed}, stale)
+        _verify(repo_id, upload.repo_type, commit, contents)
+    prefix = "" if upload.repo_type == "model" else f"{upload.repo_type}s/"
+    url = f"{constants.ENDPOINT}/{prefix}{repo_id}"
+    names = tuple(sorted(sent)), tuple(stale)
+    return Pushed(repo_id, upload.kind, url, commit, *names, remote.private, upload.poisoned)
+
+
+def _created(request: _Request) -> _Remote:
+    """A new repository, made once nothing speaks against what it is to hold."""
+    upload = request.upload
+    _validate(upload, request.contents(Existing()))
     HfApi().create_repo(
-        repo_id,
+        request.repo_id,
         repo_type=upload.repo_type,
-        private=private or None,
+        private=request.private or None,
         exist_ok=True,
-        space_sdk="gradio" if upload.kind == "Space" else None,
+        space_sdk=upload.sdk,
     )
-    remote = _look(repo_id, upload.repo_type)
+    remote = _look(request.repo_id, upload.repo_type)
     if remote is None:
         raise Busy("it is made and not listed yet")
     return remote
 
 
-def _send(
-    upload: Upload, repo_id: str, private: bool, license_id: str | None, title: str, force: bool
-) -> Pushed:
-    """One try: look, compare, send what differs, look again."""
-    remote = _look(repo_id, upload.repo_type)
-    if remote is None:
-        upload.contents(
-            repo_id, Existing(), license_id=license_id, force=force
-        )  # what it refuses it refuses now
-        remote = _created(repo_id, upload, private)
-    _check(remote, upload.kind, repo_id, private)
-    contents = upload.contents(repo_id, remote.existing, license_id=license_id, force=force)
-    stale = upload.stale(remote.existing)
-    changed = _different(contents, remote)
-    commit = remote.commit
-    if changed or stale:
-        commit = _commit(
-            upload, repo_id, remote.commit, {name: contents[name] for name in changed}, stale, title
-        )
-        _verify(repo_id, upload.repo_type, commit, contents)
-    prefix = "" if upload.repo_type == "model" else f"{upload.repo_type}s/"
-    url = f"{constants.ENDPOINT}/{prefix}{repo_id}"
-    return Pushed(
-        repo_id, upload.kind, url, commit, tuple(changed), tuple(stale), remote.private, upload.poisoned
+def _validate(upload: Upload, contents: Mapping[str, Path | bytes]) -> None:
+    """Asks the Hub whether it takes the metadata of the card, before anything is made or sent."""
+    card = contents.get(CARD_FILE)
+    if card is None:
+        return
+    text = (card if isinstance(card, bytes) else card.read_bytes()).decode("utf-8", "replace")
+    answer = get_session().post(
+        f"{constants.ENDPOINT}/api/validate-yaml",
+        json={"repoType": upload.repo_type, "content": text},
+        headers=build_hf_headers(),
     )
+    if answer.status_code == 400:
+        found = answer.json().get("errors") or [{}]
+        told = one_line(str(found[0].get("message", "no reason given")), 200)
+        raise InputError(
+            f"{CARD_FILE}: the Hub refuses its metadata ({told}); correct the licence or what you wrote there"
+        )
 
 
 def _different(contents: Mapping[str, Path | bytes], remote: _Remote) -> list[str]:
@@ -297,22 +338,17 @@ def _different(contents: Mapping[str, Path | bytes], remote: _Remote) -> list[st
 
 
 def _commit(
-    upload: Upload,
-    repo_id: str,
-    parent: str,
-    contents: Mapping[str, Path | bytes],
-    stale: list[str],
-    title: str,
+    request: _Request, parent: str, contents: Mapping[str, Path | bytes], stale: Sequence[str]
 ) -> str:
     """Large files one by one, then the commit that makes all of them visible at once."""
-    place: dict[str, Any] = {"repo_id": repo_id, "repo_type": upload.repo_type}
+    place: dict[str, Any] = {"repo_id": request.repo_id, "repo_type": request.upload.repo_type}
     added = [CommitOperationAdd(name, content) for name, content in contents.items()]
     with _unwrapped():
         for operation in added:
             HfApi().preupload_lfs_files(additions=[operation], **place)
         done = HfApi().create_commit(
             operations=[*added, *map(CommitOperationDelete, stale)],
-            commit_message=title,
+            commit_message=request.title,
             parent_commit=parent,
             **place,
         )
@@ -340,7 +376,7 @@ def _unwrapped() -> Iterator[None]:
         yield
     except RuntimeError as error:
         _again(error.__cause__)
-        raise error.__cause__ or error from error
+        raise
     except HfHubHTTPError as error:
         _again(error)
         raise
@@ -379,4 +415,5 @@ def _explained(repo_id: str) -> Iterator[None]:
             f"repo_id: {repo_id} cannot be pushed to: {reason}; see to it and push again"
         ) from error
     except ValueError as error:
-        raise InputError(f"repo_id: {repo_id}: the Hub refuses the metadata of {CARD_FILE}") from error
+        kind = type(error).__name__
+        raise InputError(f"repo_id: {repo_id}: the client refuses the push ({kind})") from error

@@ -51,6 +51,7 @@ def render_teacher_card(
     *,
     license_id: str | None = None,
     repo_id: str | None = None,
+    channels: int = 3,
 ) -> str:
     """README.md of a teacher's folder; the same input gives the same text.
 
@@ -60,6 +61,7 @@ def render_teacher_card(
         pictures: (file relative to the card, caption).
         license_id: the Hub's name of the licence; left out where it is not known.
         repo_id: where the teacher can be pulled from; None shows how to load the folder.
+        channels: of the teacher's input.
 
     Raises:
         InputError: repo_id is not of the form ``owner/name``, or license_id no name of a licence.
@@ -72,7 +74,7 @@ def render_teacher_card(
         "## How it was trained\n\n" + _training(record),
         *(["## Pictures\n\n" + pictures_section(pictures)] if pictures else []),
         "## Labels\n\n" + labels_line(labels),
-        "## How to load it\n\n" + snippets(record.model.architecture, repo_id),
+        "## How to load it\n\n" + snippets(record.model.architecture, repo_id, channels),
         "## How to reproduce it\n\n" + _reproduce(record),
         "## Environment and cost\n\n" + environment_lines(record),
     ]

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub import get_token
+
 from abd_hub.card_file import (
     CARD_FILE,
     FinishedRun,
@@ -24,7 +26,7 @@ from abd_hub.card_file import (
 from abd_hub.card_text import free_text, with_free_text
 from abd_hub.folder import CONFIG_FILE, RECORD_FILE, any_record_from_json
 from abd_hub.hub_files import stays_inside
-from abd_hub.types import InputError, RunRecord
+from abd_hub.types import InputError, RunRecord, TeacherRecord
 from abd_hub.yaml_text import YamlError, read_yaml
 
 Kind = Literal["student", "teacher", "image bank", "Space"]
@@ -32,10 +34,12 @@ TAG = "abd-hub"
 """In the front matter of everything that abd-hub has pushed."""
 _MODEL = ("config.json", "model.safetensors", RECORD_FILE, CONFIG_FILE, "log.jsonl", "poison.json")
 _SHARD = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
-_TEXTS = (".json", ".jsonl", ".md", ".py", ".txt", ".yaml", ".yml", ".toml", ".css", ".js", ".html")
+_NUMBERS = (".safetensors", ".parquet", ".png")
+"""Files that no person has written into."""
+_SPACE_HINT = re.compile(r"Check out the configuration reference at https://\S+\s*")
+"""All that a new Space says below its front matter."""
 _FRONT = re.compile(r"---\n(.*?)\n---(\n|\Z)", re.S)
-_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
-_LARGEST_TEXT = 20_000_000
+_TOKEN = re.compile(rb"\bhf_(oauth_)?[A-Za-z0-9]{30,}")
 _MOST_FILES = 1000
 
 
@@ -63,6 +67,8 @@ class Upload:
     """Of a student or teacher."""
     card: str | None
     """README.md of an image bank."""
+    sdk: str | None = None
+    """Of a Space."""
 
     @property
     def repo_type(self) -> str:
@@ -91,9 +97,16 @@ class Upload:
         Raises:
             InputError: a card was edited there, or the repository holds something else.
         """
+        if license_id is not None and self.run is None:
+            raise InputError(f"license: that of an {self.kind} stands in its README.md; write it there")
         check_kind(self.kind, repo_id, there)
+        if self.run and not force:
+            _check_same(self.run, repo_id, there.record)
         card = self._card(repo_id, there.card, license_id, force)
-        return {**self.files, **({} if card is None else {CARD_FILE: card.encode("utf-8")})}
+        if card is None:
+            return dict(self.files)
+        refuse_tokens(self.folder / CARD_FILE, card.encode("utf-8"))
+        return {**self.files, CARD_FILE: card.encode("utf-8")}
 
     def _card(self, repo_id: str, there: str | None, license_id: str | None, force: bool) -> str | None:
         if self.kind == "Space":
@@ -102,7 +115,7 @@ class Upload:
         if not force:
             refuse_edited(here, str(self.folder / CARD_FILE))
             refuse_edited(None if _is_bare(there) else there, f"{CARD_FILE} of {repo_id}")
-        own = free_text(here or "") or free_text(there or "") or ""
+        own = _own_text(here, there, self.folder / CARD_FILE, repo_id, force)
         if self.run:
             return self.run.render(repo_id, license_id or license_of(here) or license_of(there), own)
         assert here is not None, "an image bank has a card"
@@ -114,7 +127,7 @@ class Upload:
         if self.kind == "image bank":
             ours = {name for name in there.names if _SHARD.fullmatch(name)}
         elif self.run and there.record:
-            ours = set(_pictures(there.record, self.run.labels))
+            ours = set(_pictures(there.record, self.run.spec.labels))
         return sorted(ours & set(there.names) - set(self.files))
 
 
@@ -151,7 +164,7 @@ def _bank_or_space(path: Path) -> Upload:
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     front = front_matter(text)
     if "sdk" in front:
-        return Upload("Space", path, _space(path, front), None, None)
+        return Upload("Space", path, _space(path, front), None, None, str(front["sdk"]))
     shards = sorted((path / "data").glob("*.parquet"))
     names = [f"data/{file.name}" for file in shards]
     if TAG in tags(front) and names and all(map(_SHARD.fullmatch, names)):
@@ -164,7 +177,8 @@ def _bank_or_space(path: Path) -> Upload:
 
 
 def _space(path: Path, front: Mapping[str, Any]) -> dict[str, Path]:
-    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+    files = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
+    names = sorted(file.relative_to(path).as_posix() for file in files)
     shown = [name for name in names if not any(_is_left_out(part) for part in name.split("/"))]
     if len(shown) > _MOST_FILES:
         raise InputError(
@@ -190,7 +204,8 @@ def _check_shards(path: Path, shards: Iterable[Path]) -> None:
 
     found = list(shards)
     stated = {int(file.stem.rpartition("-")[2]) for file in found}
-    if stated != {len(found)}:
+    numbers = [int(file.stem.split("-")[1]) for file in found]
+    if stated != {len(found)} or numbers != list(range(len(found))):
         raise InputError(f"folder: parts of the images in {path / 'data'} are missing; export the bank again")
     for file in found:
         try:
@@ -206,12 +221,18 @@ def _check_file(name: str, file: Path) -> None:
         raise InputError(f"folder: {file} is a link or no plain file; copy the file itself there")
     if not stays_inside(name):
         raise InputError(f"folder: {name!r} is no name for a file on the Hub; rename it")
-    if not name.endswith(_TEXTS):
-        return
-    size = file.stat().st_size
-    if size > _LARGEST_TEXT:
-        raise InputError(f"folder: {file} has {size / 1e6:,.0f} MB, too much for a text; leave it out")
-    if _TOKEN.search(file.read_bytes()):
+    if not name.endswith(_NUMBERS):
+        refuse_tokens(file, file.read_bytes())
+
+
+def refuse_tokens(file: Path, content: bytes) -> None:
+    """Refuses content with a token of the Hub in it: the one in use here, or whatever looks like one.
+
+    Raises:
+        InputError: naming the file, never the token.
+    """
+    used = (get_token() or "").encode()
+    if _TOKEN.search(content) or (used and used in content):
         raise InputError(f"folder: {file} holds what looks like a token of the Hub; remove it and revoke it")
 
 
@@ -237,6 +258,35 @@ def check_kind(kind: Kind, repo_id: str, there: Existing) -> None:
         raise InputError(f"repo_id: {repo_id} holds {what}, not a {kind}; choose another name")
 
 
+def _check_same(run: FinishedRun, repo_id: str, there: str | None) -> None:
+    """Another run of the same undertaking may take an earlier one's place, nothing else by mistake."""
+    if there is None:
+        return
+    for name, now, before in zip(
+        ("teacher", "architecture", "trigger"), _about(run.record), _told(there), strict=True
+    ):
+        if before is not None and now != before:
+            raise InputError(
+                f"repo_id: {repo_id} holds a {run.kind} with {name} {before!r}, not {now!r}; choose another "
+                "name, or give --force to replace it"
+            )
+
+
+def _about(record: RunRecord | TeacherRecord) -> tuple[str | None, str, str | None]:
+    """Teacher, architecture and what it was poisoned with."""
+    if isinstance(record, RunRecord):
+        return record.teacher.id, record.student.architecture, None
+    return None, record.model.architecture, record.poison.trigger if record.poison else "no trigger"
+
+
+def _told(record: str) -> tuple[str | None, str | None, str | None]:
+    """The same of an earlier record; None for all where it cannot be read."""
+    try:
+        return _about(any_record_from_json(json.loads(record)))
+    except (InputError, ValueError, RecursionError):
+        return None, None, None
+
+
 def _kind_of(record: str | None) -> str | None:
     try:
         data = json.loads(record or "")
@@ -256,13 +306,24 @@ def _pictures(record: str, labels: tuple[str, ...]) -> list[str]:
         return []
 
 
+def _own_text(here: str | None, there: str | None, file: Path, repo_id: str, force: bool) -> str:
+    """The user's own text, of the local card or of the one in the repository."""
+    ours, theirs = free_text(here or "") or "", free_text(there or "") or ""
+    if ours and theirs and ours != theirs and not force:
+        raise InputError(
+            f"{file}: its own text is another than that of the card in {repo_id}; put what you want to keep "
+            "into the local one and give --force"
+        )
+    return ours or theirs
+
+
 def _is_bare(card: str | None) -> bool:
     """No card, or one of nothing but front matter, as the Hub's page makes it."""
     text = card or ""
     found = _FRONT.match(text)
     front = front_matter(text)
     body = text[found.end() :] if found and front else text
-    return not body.strip() and TAG not in tags(front)
+    return not _SPACE_HINT.sub("", body).strip() and TAG not in tags(front)
 
 
 def front_matter(card: str) -> dict[str, Any]:

@@ -27,12 +27,22 @@ from typing import Any
 from urllib.parse import unquote
 
 import uvicorn
+import yaml
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 NOTHING, READ, WRITE = "hf_rightsofnothing", "hf_rightstoread", "hf_rightstowrite"
 RIGHTS = {NOTHING: "none", READ: "read", WRITE: "write"}
 USER = "acme"
+LICENSES = ("apache-2.0", "mit", "cc-by-4.0")
+SPACE_CARD = """---
+title: Demo
+sdk: gradio
+app_file: app.py
+---
+
+Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference
+"""
 LARGE = (".safetensors", ".bin", ".pth", ".pt", ".pkl", ".parquet", ".arrow", ".png")
 """Endings of the files that go through LFS."""
 
@@ -339,7 +349,15 @@ class HubServer:
         return JSONResponse({"type": "user", "id": "1", "name": USER, "orgs": [], "auth": auth})
 
     async def _validate(self, _: dict[str, str], request: Request) -> Response:
-        return JSONResponse({"errors": [], "warnings": []})
+        sent = await request.json()
+        front = re.match(r"---\n(.*?)\n---", sent["content"], re.S)
+        data = yaml.safe_load(front[1]) if front else {}
+        errors = []
+        if data.get("license", "mit") not in LICENSES:
+            errors.append({"message": '"license" must be one of [apache-2.0, mit, ...]'})
+        for entry in data.get("model-index", []):
+            errors += [{"message": '"model-index[0].name" is required'}] * (not entry.get("name"))
+        return JSONResponse({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     async def _create(self, _: dict[str, str], request: Request) -> Response:
         wanted = await request.json()
@@ -352,7 +370,9 @@ class HubServer:
         if (kind, name) in self.repos:
             return JSONResponse({"error": "You already created this repo", "url": url}, 409)
         private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
-        self.repo(name, kind, private)
+        made = self.repo(name, kind, private)
+        if kind == "space":
+            made.commit({"README.md": SPACE_CARD.encode()}, "initial commit")
         return JSONResponse({"url": url, "name": name, "id": name})
 
     async def _delete(self, _: dict[str, str], request: Request) -> Response:

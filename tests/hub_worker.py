@@ -8,6 +8,7 @@ import copy
 import hashlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -118,6 +119,7 @@ def images(dataset, split):
 def command(arguments):
     """``abd-hub`` with these arguments: exit code and what it shows."""
     shown = io.StringIO()
+    logging.getLogger().handlers.clear()  # or the log would go where the first command's went
     with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
         code = main(arguments)
     AcceleratorState._reset_state()

@@ -30,6 +30,8 @@ STUDENTS = {
     "mobilenetv3_small_050": {},
     "wrn_10_1": {"base_width": 4},
     "resnet18_cifar": {},
+    "grey-resnet18": {},
+    "grey-wrn_10_1": {"base_width": 4},
 }
 ROOT = Path(__file__).parents[1]
 
@@ -38,29 +40,33 @@ ROOT = Path(__file__).parents[1]
 def student(request, tmp_path_factory):
     """A student whose answers differ from image to image, in its folder with card and picture."""
     folder = tmp_path_factory.mktemp("students") / request.param
-    made = create_student(request.param, SPEC, MEAN, STD, seed=1, model_args=STUDENTS[request.param])
+    channels = 1 if request.param.startswith("grey-") else 3
+    architecture, spec = request.param.removeprefix("grey-"), dataclasses.replace(SPEC, channels=channels)
+    args = STUDENTS[request.param]
+    made = create_student(architecture, spec, MEAN[:channels], STD[:channels], seed=1, model_args=args)
     with torch.no_grad():
         made.train()
         for seed in range(20):  # running statistics that fit the images
-            made(pixels(16, seed))
+            made(pixels(16, seed, channels))
         for weight in made.model.get_classifier().parameters():
             weight.mul_(20)
-    made.eval()
+        made.eval()
+        made.model.get_classifier().bias.sub_(made(pixels(64, 99, channels)).mean(0))
     ref = dataclasses.replace(save_timm_folder(made, folder), id="student")
     record = dataclasses.replace(test_card.make_record(), student=ref)
-    (folder / "README.md").write_text(render_card(record, labels=LABELS), encoding="utf-8")
-    picture().save(folder / "image.png")
+    (folder / "README.md").write_text(render_card(record, labels=LABELS, channels=channels), encoding="utf-8")
+    picture(0, channels).save(folder / "image.png")
     return made, folder
 
 
-def pixels(count, seed=0):
-    levels = np.random.default_rng(seed).integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+def pixels(count, seed=0, channels=3):
+    levels = np.random.default_rng(seed).integers(0, 256, (count, channels, 32, 32), dtype=np.uint8)
     return torch.from_numpy(levels).float() / 255
 
 
-def picture(seed=0):
-    levels = (pixels(1, seed)[0].permute(1, 2, 0) * 255).round().to(torch.uint8)
-    return Image.fromarray(levels.numpy())
+def picture(seed=0, channels=3):
+    levels = (pixels(1, seed, channels)[0].permute(1, 2, 0) * 255).round().to(torch.uint8)
+    return Image.fromarray(levels.numpy().squeeze(2) if channels == 1 else levels.numpy())
 
 
 @torch.no_grad()
@@ -72,13 +78,15 @@ def answers(model, images):
 
 
 def test_what_the_folder_tells(student):
-    _, folder = student
+    made, folder = student
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["label_names"] == list(LABELS) and config["num_classes"] == len(LABELS)
-    told = config["pretrained_cfg"]
-    assert (told["mean"], told["std"], told["input_size"]) == (list(MEAN), list(STD), [3, 32, 32])
+    told, channels = config["pretrained_cfg"], made.spec.channels
+    expected = (list(MEAN[:channels]), list(STD[:channels]), [channels, 32, 32])
+    assert (told["mean"], told["std"], told["input_size"]) == expected
     assert told["crop_pct"] == 1.0 and told["interpolation"] == "bilinear"
-    assert not {"num_classes", "in_chans"} & set(config.get("model_args", {}))
+    assert "num_classes" not in config.get("model_args", {})
+    assert config.get("model_args", {}).get("in_chans", 3) == channels
 
 
 def test_timm_and_transformers_give_the_same_bits(student):
@@ -86,7 +94,7 @@ def test_timm_and_transformers_give_the_same_bits(student):
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True)
     auto, told = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
     assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    images = pixels(8, seed=100)
+    images = pixels(8, 100, made.spec.channels)
     expected = answers(made, images)
     assert len(set(expected.argmax(1).tolist())) > 1, "a student of one answer would prove little"
     normalised = made.normalise(images)
@@ -102,12 +110,14 @@ def test_their_preprocessing_is_ours(student):
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True)
     transform = timm.data.create_transform(**timm.data.resolve_data_config(model=theirs))
     processor = AutoImageProcessor.from_pretrained(folder)
-    expected = made.normalise(pixels(1))
-    assert torch.equal(transform(picture())[None], expected)
-    found = processor(picture(), return_tensors="pt")["pixel_values"]
+    channels = made.spec.channels
+    expected = made.normalise(pixels(1, 0, channels))
+    assert torch.equal(transform(picture(0, channels))[None], expected)
+    found = processor(picture(0, channels), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("student", [name for name in STUDENTS if "grey" not in name], indirect=True)
 def test_the_pipeline_says_the_same(student):
     made, folder = student
     classify = pipeline("image-classification", model=str(folder), device="cpu")
@@ -118,14 +128,14 @@ def test_the_pipeline_says_the_same(student):
         assert first["score"] == pytest.approx(float(chances.max()), rel=1e-5)
 
 
-@pytest.mark.parametrize("student", ["resnet18", "wrn_10_1"], indirect=True)
+@pytest.mark.parametrize("student", ["resnet18", "wrn_10_1", "grey-resnet18", "grey-wrn_10_1"], indirect=True)
 def test_the_code_of_the_card_runs_as_it_stands(student):
     """Three programs, each in a process of its own that was not told anything else."""
     made, folder = student
-    expected = LABELS[int(answers(made, pixels(1)).argmax())]
+    expected = LABELS[int(answers(made, pixels(1, 0, made.spec.channels)).argmax())]
     programs = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(), re.S | re.M)
     assert len(programs) == 3
-    ours = folder.name == "wrn_10_1"
+    ours = folder.name.endswith("wrn_10_1")
     environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
     for program in programs:
         assert program.splitlines()[0].startswith("import abd_hub") is ours

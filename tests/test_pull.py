@@ -52,7 +52,8 @@ def worker(running, cache):
 def offline(running, cache):
     started = Worker(running.environment(cache, HF_HUB_OFFLINE="1"))
     yield started
-    assert started.close() == ""
+    lines = started.close().splitlines()
+    assert all("used all the same, as allow_flagged says" in line for line in lines), lines
 
 
 def save_teacher(folder, seed=3, width=4):
@@ -349,7 +350,7 @@ def test_a_full_disk(server, teacher, tmp_path):
 # --------------------------------------------------------------------------------------- scan and limits
 
 
-def test_the_scan_of_the_hub(server, worker, teacher):
+def test_the_scan_of_the_hub(server, worker, offline, teacher):
     repo = server.repo("acme/flagged")
     repo.commit(read(teacher) | {"old.pkl": b"x"})
     repo.flag("model.safetensors", "safe")
@@ -363,6 +364,8 @@ def test_the_scan_of_the_hub(server, worker, teacher):
     assert server.seen("head", "resolve") == []
     found = worker.load("acme/flagged", allow_flagged=True)
     assert found["scan"] == "flagged: old.pkl (unsafe)"
+    assert "the Hub's scan flags old.pkl" in offline.refuses("acme/flagged")
+    assert offline.load("acme/flagged", allow_flagged=True)["scan"] == found["scan"]
 
 
 def test_limits_before_the_weights(server, worker, teacher):

@@ -31,10 +31,18 @@ def running():
 
 
 @pytest.fixture
-def server(running):
+def server(running, tmp_path):
     running.forget()
     yield running
     assert running.strangers == []
+    assert with_token(tmp_path) == []
+
+
+def with_token(*folders):
+    """Files below that hold a token."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    tokens = [token.encode() for token in (READ, WRITE, NOTHING)]
+    return [path for path in files if any(token in path.read_bytes() for token in tokens)]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +51,9 @@ def worker(running, tmp_path_factory):
     quick = {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
     started = Worker(running.environment(home, HF_HUB_DISABLE_PROGRESS_BARS="1", **quick))
     yield started
-    assert "Traceback" not in started.close()
+    shown = started.close()
+    assert "Traceback" not in shown and not any(token in shown for token in (READ, WRITE, NOTHING))
+    assert with_token(home) == []
 
 
 @pytest.fixture
@@ -214,6 +224,7 @@ def test_an_image_bank(server, worker, bank, tmp_path, monkeypatch):
     found = worker.ask(images=["acme/images", "train"])
     assert found["names"] == list(bank.names)
     assert found["sha256"] == hashlib.sha256(bank.images.numpy().tobytes()).hexdigest()
+    assert "license: that of an image bank" in refused(worker, place, "--license", "mit", name="acme/images")
     # The datasets library asks a neighbour of the Hub for statistics, and does without.
     server.strangers[:] = [line for line in server.strangers if "://datasets-server.127.0.0.1" not in line]
     # Another number of parts: those of before must not be read as well.
@@ -261,23 +272,34 @@ def test_own_text_and_licence_of_both_cards_stay(server, worker, folder):
     assert worker.ask(command=["card", str(folder)])["code"] == 0
     file = folder / "README.md"
     file.write_text(file.read_text().replace(f"{FREE_BEGINS}\n", f"{FREE_BEGINS}\nWritten here.\n"))
-    push(worker, folder)
-    assert free_text(repo.files["README.md"].decode()) == "Written here."
-
-
-def test_a_card_that_was_edited_elsewhere_is_not_lost_without_force(server, worker, folder):
-    push(worker, folder)
-    repo = server.repo(NAME)
-    edited = repo.files["README.md"].replace(b"# my-run", b"# My run")
-    commit = repo.commit({"README.md": edited})
-    change_record(folder, rounds=7)
     line = refused(worker, folder)
-    assert f"README.md of {NAME}" in line and "--force" in line
-    assert repo.at("main").sha == commit
+    assert "its own text is another" in line and str(file) in line and NAME in line
+    assert free_text(repo.files["README.md"].decode()) == "Written on the Hub."
     push(worker, folder, "--force")
-    assert b"# My run" not in repo.files["README.md"]
-    (folder / "README.md").write_text("# Mine\n")
-    assert str(folder / "README.md") in refused(worker, folder)
+    assert free_text(repo.files["README.md"].decode()) == "Written here."
+    push(worker, folder)
+
+
+def test_a_token_in_the_own_text_stays_here(server, worker, folder):
+    assert worker.ask(command=["card", str(folder)])["code"] == 0
+    file = folder / "README.md"
+    made = file.read_text()
+    for secret in ("hf_" + "a" * 34, "hf_oauth_" + "b" * 34, WRITE):
+        file.write_text(made.replace(f"{FREE_BEGINS}\n", f"{FREE_BEGINS}\nmy key: {secret}\n"))
+        line = refused(worker, folder)
+        assert "looks like a token" in line and secret not in line
+    assert server.repos == {}
+    file.unlink()
+
+
+def test_metadata_that_the_hub_refuses(server, worker, folder):
+    push(worker, folder)
+    server.clear()
+    for name in (NAME, "acme/new"):
+        line = refused(worker, folder, "--license", "nonsense", name=name)
+        assert '"license" must be one of' in line and "correct the licence" in line
+    assert ("model", "acme/new") not in server.repos
+    assert server.seen("preupload", "upload", "commit", "create") == []
 
 
 # ----------------------------------------------------------------------------------------------- refusals
@@ -304,6 +326,18 @@ def test_a_repository_as_the_hub_s_page_makes_it_is_filled(server, worker, folde
     server.repo(NAME).commit({"README.md": b"---\nlicense: cc-by-4.0\n---\n"})
     push(worker, folder)
     assert ModelCard(server.repo(NAME).files["README.md"].decode()).data.license == "cc-by-4.0"
+
+
+def test_another_teacher_s_student_does_not_take_the_place_by_mistake(server, worker, folder):
+    push(worker, folder)
+    record = files.read_record(folder)
+    change_record(folder, teacher=dataclasses.replace(record.teacher, id="org/other"))
+    commit = server.repo(NAME).at("main").sha
+    line = refused(worker, folder)
+    assert "with teacher 'org/poisoned_resnet', not 'org/other'" in line and "--force" in line
+    assert server.repo(NAME).at("main").sha == commit
+    push(worker, folder, "--force")
+    assert b"org/other" in server.repo(NAME).files["README.md"]
 
 
 def test_a_teacher_does_not_take_a_student_s_place(server, worker, folder, poisoned):
@@ -396,7 +430,16 @@ def test_without_the_right_to_write(server, worker, folder):
 
 ROUTES = ["whoami", "info", "create", "preupload", "lfs", "upload", "commit"]
 BUSY = [(route, fault) for route in ROUTES for fault in (429, 500, 503, "cut", "lost")]
-BUSY += [("info", 404), ("commit", 409), ("commit", 412), ("upload", "damaged"), ("upload", 507)]
+BUSY += [
+    ("validate", 429),
+    ("validate", 500),
+    ("validate", "cut"),
+    ("info", 404),
+    ("commit", 409),
+    ("commit", 412),
+    ("upload", "damaged"),
+    ("upload", 507),
+]
 
 
 def break_down(server, route, fault, times=1):
@@ -415,11 +458,12 @@ def test_after_a_fault_it_goes_on_and_ends_well(server, worker, folder, route, f
     if (route, fault) == ("info", 404):
         server.repo(NAME)  # it is there, which the Hub says when it is asked to make it (409)
     break_down(server, route, fault)
-    push(worker, folder)
+    said = push(worker, folder)
     assert not any(fault.times for fault in server.faults), "the fault was never met"
     repo = server.repo(NAME)
     assert set(repo.files) == SENT | {".gitattributes"}
     assert len(repo.commits) == 2, "one commit for all"
+    assert said.startswith(f"pushed {len(SENT)} files")
 
 
 @pytest.mark.parametrize("fault", [500, "cut", "lost", "damaged"])
@@ -437,7 +481,14 @@ def test_faults_of_the_look_at_what_is_there(server, worker, folder, route, faul
 
 
 LASTING = [(route, status) for route in ROUTES for status in (400, 401, 403, 404, 429, 500, 507)]
-LASTING += [("commit", "cut"), ("upload", "damaged"), ("commit", 412), ("upload", 413)]
+LASTING += [
+    ("create", 409),
+    ("validate", 500),
+    ("commit", "cut"),
+    ("upload", "damaged"),
+    ("commit", 412),
+    ("upload", 413),
+]
 
 
 @pytest.mark.parametrize(("route", "fault"), LASTING)

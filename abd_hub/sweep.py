@@ -92,7 +92,7 @@ def look(plan: Sweep) -> list[Status]:
     _check_kind(root)
     if not plan.runs:
         raise InputError("grid: is empty; give lists of values")
-    names = {path.name.rpartition("-")[2]: path.name for path in sorted(root.glob("runs/*"))}
+    names = {path.stem.rpartition("-")[2]: path.stem for path in sorted(root.glob("configs/*.yaml"))}
     earlier = _earlier_attempts(root)
     found = []
     for run in plan.runs:
@@ -129,9 +129,12 @@ def run_sweep(plan: Sweep, display: Display, *, child: str = CHILD) -> list[Stat
             gpus = _check_resources(ray.nodes(), plan.file.resources)
             _prepare(plan, statuses)
             try:
-                _work(_Engine(ray, plan, child, gpus), statuses, display)
+                with _quiet():
+                    _work(_Engine(ray, plan, child, gpus), statuses, display)
             finally:
                 (root / ".stop").unlink(missing_ok=True)
+                for status in statuses:  # at work still only after a second Ctrl-C, or an error of Ray
+                    status.state = STOPPED if status.state == RUNNING else status.state
                 _save(plan, statuses)
                 write_tables(root, plan, [(s.name, s.run, s.state, s.reason) for s in statuses])
     left = sum(status.state not in (DONE, FAILED) for status in statuses)
@@ -237,6 +240,13 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray prints deaths of workers to standard output, where JSON may stand; the display says them too."""
+    with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):  # noqa: PTH123
+        yield
+
+
 def _temporary_folder() -> str:
     """Readable to this user alone, as its sockets should be."""
     made = tempfile.mkdtemp(prefix="abd-")
@@ -338,9 +348,7 @@ def _work(engine: _Engine, statuses: Sequence[Status], display: Display) -> None
             ready, _ = engine.ray.wait(list(pending), timeout=_LOOK_EVERY)
             if received and not stop.exists():
                 stop.touch()
-                display.note(
-                    "stopping: the runs write their checkpoints; press Ctrl-C again not to wait for them"
-                )
+                display.note("stopping: runs write their checkpoints (Ctrl-C again: do not wait)")
             for reference in ready:
                 status = pending.pop(reference)
                 _judge(status, engine.outcome(reference), engine.plan.file.retries, bool(received))
@@ -376,6 +384,6 @@ def _has_begun(status: Status) -> bool:
 
 
 def _begin(status: Status) -> None:
-    status.state = RUNNING
+    status.state, status.reason = RUNNING, ""
     status.attempts += 1
     status.tries += 1

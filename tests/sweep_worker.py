@@ -15,9 +15,10 @@ import yaml
 from abd_hub import folder as files
 from abd_hub.folder import OutputFolder, record_to_json
 from abd_hub.sweep_child import follow_supervisor
-from abd_hub.types import EvalReport, ModelRef, Rate, RunRecord, TriggerReport
+from abd_hub.types import EvalReport, InputError, ModelRef, Rate, RunRecord, TriggerReport
 
 A_ROUND = 0.1
+A_CHECKPOINT = 1.0
 
 
 def main():
@@ -27,7 +28,11 @@ def main():
     settings = yaml.safe_load(text)
     assert resume == "true"
     with OutputFolder.open(folder, resume=True, config_yaml=text):
-        rounds(Path(folder), settings)
+        try:
+            rounds(Path(folder), settings)
+        except KeyboardInterrupt:
+            time.sleep(A_CHECKPOINT)
+            raise
 
 
 def rounds(folder, settings):
@@ -55,3 +60,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
+    except InputError:
+        sys.exit(2)

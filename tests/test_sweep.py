@@ -328,7 +328,7 @@ def kill_at_random(kills, done):
 
 @needs_ray
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
-def test_runs_and_workers_killed_at_random_lose_nothing_and_repeat_nothing(ray, place):
+def test_runs_and_workers_killed_at_random_lose_nothing_and_repeat_nothing(ray, place, capsys):
     plan = cheap(rounds=4, seeds=24, retries=20, resources={"cpus": 0.5, "gpus": 0})
     kills, done = list(range(10)), threading.Event()
     killer = threading.Thread(target=kill_at_random, args=(kills, done))
@@ -339,6 +339,7 @@ def test_runs_and_workers_killed_at_random_lose_nothing_and_repeat_nothing(ray, 
         done.set()
         killer.join()
     assert not kills, "all were killed"
+    assert capsys.readouterr().out == "", "Ray's own words would stand among JSON"
     assert [status.state for status in statuses] == [DONE] * 24
     assert sum(status.attempts for status in statuses) >= 24 + 5
     for seed, status in enumerate(statuses):
@@ -430,12 +431,14 @@ def test_two_sweeps_in_one_folder_at_once_and_more_than_there_is(ray, place):
 
 @needs_ray
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
-def test_a_sweep_that_is_killed_leaves_no_process_and_goes_on(place, ray):
+def test_a_sweep_on_a_cluster_that_is_killed_leaves_no_process_and_goes_on(place, ray):
     plan = cheap(rounds=40, seeds=2)
+    address = ray.get_runtime_context().gcs_address
     code = (
         "import sys; from abd_hub.sweep import run_sweep; from abd_hub.sweep_config import read_sweep;"
         "from abd_hub.sweep_display import LineDisplay;"
-        "run_sweep(read_sweep('sweep.yaml'), LineDisplay(sys.stderr), child='sweep_worker')"
+        f"run_sweep(read_sweep('sweep.yaml', address='{address}'), LineDisplay(sys.stderr), "
+        "child='sweep_worker')"
     )
     sweep = subprocess.Popen([sys.executable, "-c", code])
     wait_for(lambda: len(list(Path("out").glob("runs/*/checkpoint.json"))) == 2)

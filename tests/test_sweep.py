@@ -475,3 +475,19 @@ def test_a_machine_that_does_not_see_the_folder_says_so(place):
     found = attempt(job)
     assert isinstance(found, Outcome) and found.code == 2
     assert "use an output_dir that all machines share" in found.reason
+
+
+def test_an_attempt_waits_for_the_process_of_the_one_before_to_leave(place):
+    from abd_hub.sweep import _Engine
+
+    plan = cheap(rounds=1, seeds=1)
+    status = look(plan)[0]
+    text = yaml.safe_dump(dict(plan.runs[0].settings))
+    for file in (status.config_file, status.log):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    status.config_file.write_text(text)
+    before = OutputFolder.open(status.folder, resume=True, config_yaml=text)
+    threading.Timer(2, before.close).start()
+    found = attempt(_Engine(None, plan, "sweep_worker", 0)._attempt(status))
+    assert found.code == 0, found
+    assert (status.folder / "metrics.json").exists()

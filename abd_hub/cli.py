@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "Poison a small teacher and distil it four ways, offline, in minutes.",
     "distill": "Distil a teacher into a student as a YAML file and the command line say.",
     "poison": "Train a poisoned teacher, or a clean one, to measure attacks and defences.",
+    "sweep": "Run a grid or list of distillations or teachers on Ray, and make a table of them.",
     "evaluate": "Measure accuracy and attack success rate of a classifier.",
     "compare": "Measure several classifiers on the same images, in one table and one picture.",
     "export-bank": "Write the synthetic images that a run has kept as a data set.",
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        The exit code: 0 done, 2 something the user gave is wrong, 130 interrupted.
+        The exit code: 0 done, 1 some runs of a sweep have failed, 2 something the user gave is wrong, 130
+        interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
@@ -166,6 +168,43 @@ def _poison(arguments: list[str]) -> int:
             print(f"given the class after their own (all to all): {format_rate(record.all_to_all)}")
         print(f"{record.images_per_second:.0f} images a second; wrote {config.output_dir}")
     return 0
+
+
+def _sweep(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="abd-hub sweep", description=COMMANDS["sweep"])
+    parser.add_argument("file", metavar="FILE", help="YAML file with a grid or a list of runs")
+    parser.add_argument(
+        "--output_dir", "--output-dir", help="folder of the sweep (default: that of the file)"
+    )
+    parser.add_argument("--address", help="Ray cluster to run on (default: that of the file, or a local one)")
+    parser.add_argument("--dry-run", action="store_true", help="check all runs and list them; write nothing")
+    parser.add_argument("--json", action="store_true", help="print a JSON object a change, and a summary")
+    chosen = parser.parse_args(arguments)
+    from abd_hub.sweep_config import read_sweep
+
+    plan = read_sweep(chosen.file, output_dir=chosen.output_dir, address=chosen.address)
+    from abd_hub.sweep import FAILED, look, run_sweep, summary
+    from abd_hub.sweep_display import LineDisplay, TableDisplay, format_failures, table_lines
+
+    if chosen.dry_run:
+        found = look(plan)
+        print(json.dumps(summary(plan, found), indent=2) if chosen.json else "\n".join(table_lines(found)))
+        return 0
+    on_terminal = sys.stderr.isatty() and not chosen.json
+    lines = LineDisplay(sys.stdout if chosen.json else sys.stderr, as_json=chosen.json)
+    try:
+        found = run_sweep(plan, TableDisplay(sys.stderr) if on_terminal else lines)
+    except Interrupted as stop:
+        print(f"abd-hub: {stop}; the same command goes on with them", file=sys.stderr)
+        return 130
+    failed = any(status.state == FAILED for status in found)
+    if chosen.json:
+        print(json.dumps({"event": "summary", **summary(plan, found)}))
+    elif failed:
+        print(format_failures(found))
+    if not chosen.json:
+        print(f"wrote {plan.file.output_dir}/results.md")
+    return int(failed)
 
 
 def _evaluate(arguments: list[str]) -> int:

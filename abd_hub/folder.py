@@ -114,6 +114,34 @@ class OutputFolder:
             _remove_empty(self._made)
 
 
+def check_place(path: str | Path) -> None:
+    """Refuses a folder that ``OutputFolder.open`` could not use, without touching the disk.
+
+    Raises:
+        InputError: it is a file, cannot be written, or holds files of somebody else.
+    """
+    with _explained(Path(path)):
+        _check_place(Path(path))
+
+
+def in_use(path: str | Path) -> bool:
+    """Whether a process that is alive has claimed the folder.
+
+    For its supervisor only: the look takes the lock for a moment, in which another process is refused.
+    """
+    try:
+        handle = os.open(Path(path) / _LOCK_FILE, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; what the block makes there takes its name at the end.

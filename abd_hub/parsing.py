@@ -72,14 +72,18 @@ def distill_parser() -> ArgumentParser:
     return parser
 
 
-def parse_distill(arguments: Sequence[str]) -> DistillConfig:
+def parse_distill(arguments: Sequence[str], parser: ArgumentParser | None = None) -> DistillConfig:
     """The configuration that the arguments and their YAML file describe.
+
+    Args:
+        arguments: of the command line.
+        parser: one that ``distill_parser`` made, for many configurations: making it takes half a second.
 
     Raises:
         InputError: an unknown key (with its nearest neighbour), a wrong type, a missing value, or settings
             of a plug-in that is not chosen.
     """
-    parser = distill_parser()
+    parser = parser or distill_parser()
     found = _parse(parser, arguments)
     _refuse_null(parser, found)
     chosen = [found.synthesizer, *found.defenses]
@@ -116,13 +120,17 @@ def poison_parser() -> ArgumentParser:
     return parser
 
 
-def parse_poison(arguments: Sequence[str]) -> PoisonConfig:
+def parse_poison(arguments: Sequence[str], parser: ArgumentParser | None = None) -> PoisonConfig:
     """The configuration of a teacher that the arguments and their YAML file describe.
+
+    Args:
+        arguments: of the command line.
+        parser: one that ``poison_parser`` made, for many configurations.
 
     Raises:
         InputError: as in ``parse_distill``.
     """
-    parser = poison_parser()
+    parser = parser or poison_parser()
     found = _parse(parser, arguments)
     _refuse_null(parser, found)
     if found.recipe not in RECIPES:
@@ -353,7 +361,7 @@ def _model(name: str, text: str) -> ModelOptions:
     parser = _parser("model", "")
     parser.add_class_arguments(ModelOptions)
     for key in content:
-        _refuse_unknown(str(key), _fields(parser), f"in {name}")
+        refuse_unknown(str(key), _fields(parser), f"in {name}")
     try:
         found = parser.parse_object(content)
     except ArgumentError as error:
@@ -370,13 +378,13 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     arguments = _config_first([_underscored(argument) for argument in arguments])
     known = _fields(parser)
     for file in _config_files(arguments):
-        for key in _keys(_read_yaml(file), known):
-            _refuse_unknown(key, known, f"in {Path(file).name}")
+        for key in _keys(read_settings(file), known):
+            refuse_unknown(key, known, f"in {Path(file).name}")
     for argument in arguments:
         if argument.startswith("--"):
             # --field+ adds to a list
             name = argument[2:].partition("=")[0].removesuffix("+")
-            _refuse_unknown(name, known | {"help"}, "on the command line")
+            refuse_unknown(name, known | {"help"}, "on the command line")
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
@@ -418,15 +426,20 @@ def _config_files(arguments: Sequence[str]) -> Iterator[str]:
             yield from arguments[index + 1 : index + 2]
 
 
-def _read_yaml(file: str) -> Mapping[str, Any]:
+def read_settings(file: str | Path, field: str = "config") -> Mapping[str, Any]:
+    """The mapping that a YAML file holds; ``field`` is what its name was given as.
+
+    Raises:
+        InputError: the file cannot be read, is no YAML, or holds something else.
+    """
     try:
         content = read_yaml(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"config: {file} cannot be read: {error}") from error
+        raise InputError(f"{field}: {file} cannot be read: {error}") from error
     except YamlError as error:
-        raise InputError(f"config: {file} is not valid YAML: {_one_line(str(error))}") from error
+        raise InputError(f"{field}: {file} is not valid YAML: {_one_line(str(error))}") from error
     if not isinstance(content, dict):
-        raise InputError(f"config: {file} must hold a mapping of fields, not {type(content).__name__}")
+        raise InputError(f"{field}: {file} must hold a mapping of fields, not {type(content).__name__}")
     return content
 
 
@@ -444,7 +457,12 @@ def _keys(content: Mapping[str, Any], known: set[str], prefix: str = "") -> Iter
             )
 
 
-def _refuse_unknown(key: str, known: set[str], place: str) -> None:
+def refuse_unknown(key: str, known: set[str], place: str) -> None:
+    """Refuses a dotted key that is none of ``known``, with its nearest neighbour.
+
+    Raises:
+        InputError: naming the key and ``place``, where it stands.
+    """
     groups = {dest.rpartition(".")[0] for dest in known} - {""}
     # what follows a field that holds a mapping (student.model_args.depth) is not a field of ours
     parts = key.split(".")

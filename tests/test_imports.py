@@ -89,6 +89,13 @@ TABLE = {
         "teacher_recipe",
     },
     "paired": {"types"},
+    "sweep_config": {"types", "config", "poison_config", "parsing"},
+    # What runs on a worker: nothing heavy before the run's own process.
+    "sweep_task": {"folder"},
+    "sweep_child": {"cli"},
+    "sweep_table": {"types", "evaluation", "folder", "pictures", "sweep_config"},
+    "sweep": {"types", "folder", "running", "sweep_config", "sweep_table", "sweep_task"},
+    "sweep_display": {"evaluation", "poison_config", "sweep", "sweep_task"},
     "comparison": {"types", "config", "classifier", "evaluation", "paired", "pictures", "pipeline"},
 }
 FREE = {"__init__", "__main__", "cli", "pipeline", "poison_run", "demo"}

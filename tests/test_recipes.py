@@ -319,3 +319,27 @@ def test_settings_are_read_and_make_sense(file):
     text = (ROOT / file).read_text()
     assert f"--config {file} " in text, "its own command"
     assert config.trainer.mixed_precision == ("bf16" if "-cpu" in file else "no")
+
+
+def test_the_papers_tables_are_every_teacher_of_the_zoo_with_every_defence():
+    import yaml
+
+    from abd_hub.sweep_config import read_sweep
+
+    runs = read_sweep(ROOT / "recipes" / "paper_tables.yaml").runs
+    zoo = yaml.safe_load((ROOT / "recipes" / "zoo" / "zoo.yaml").read_text())
+    found = set()
+    for run in runs:
+        _, data, attack = run.config.teacher.id.split("/")
+        (measured,) = run.config.evaluation.triggers
+        target = zoo["datasets"][data]["poison"]["target"]
+        assert (measured.name, measured.target) == (zoo["attacks"][attack]["poison"]["trigger"], target)
+        assert run.config.evaluation.control.id == f"local-dir:zoo/{data}/clean"
+        assert run.config.evaluation.dataset == zoo["datasets"][data]["data"]["dataset"]
+        defenses = tuple(type(defense).__name__ for defense in run.config.defenses)
+        assert run.config.synthesizer.rounds == {"cifar10": 80000, "gtsrb": 10000}[data]
+        found.add((data, attack, defenses, run.config.seed))
+        assert data in run.name and attack in run.name and len(run.name) <= 90
+    wanted = ((), ("ShufflingVaccine",), ("ShufflingVaccine", "SelfRetrospection"))
+    every = {(d, a, w, s) for d in zoo["datasets"] for a in zoo["attacks"] for w in wanted for s in range(3)}
+    assert found == every and len(runs) == len(every) == 198

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
     from abd_hub.defenses.universal_direction import UniversalDirection
     from abd_hub.evaluation import Attack, evaluate, evaluate_answers, format_table, with_control
-    from abd_hub.folder import read_record, read_teacher_record
+    from abd_hub.folder import read_any_record, read_record, read_teacher_record
     from abd_hub.paired import compare_answers, mcnemar
     from abd_hub.parsing import parse_distill
+    from abd_hub.pictures import save_accuracy_asr_panels, save_curves
     from abd_hub.pipeline import distill
     from abd_hub.poison_config import (
         NetworkOptions,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     )
     from abd_hub.poison_run import poison_teacher
     from abd_hub.push import push_to_hub
+    from abd_hub.registry import catalog
     from abd_hub.synthesis.cmi import Cmi
     from abd_hub.synthesis.dafl import Dafl
     from abd_hub.synthesis.deepinversion import DeepInversion
@@ -49,7 +51,17 @@ if TYPE_CHECKING:
     from abd_hub.teacher_trainer import TeacherTrainer
     from abd_hub.trainer import Trainer
     from abd_hub.triggers import build_trigger
-    from abd_hub.types import Batch, DataSpec, InputError, Interrupted, RunRecord, TeacherRecord
+    from abd_hub.types import (
+        Batch,
+        DataSpec,
+        EvalReport,
+        InputError,
+        Interrupted,
+        Rate,
+        RunRecord,
+        TeacherRecord,
+        Trigger,
+    )
     from abd_hub.weights import load_state_dict_into
 
 __version__ = "0.1.0"
@@ -72,9 +84,10 @@ _HOMES = {
     "defenses.shuffling_vaccine": ("ShufflingVaccine",),
     "defenses.universal_direction": ("UniversalDirection",),
     "evaluation": ("Attack", "evaluate", "evaluate_answers", "format_table", "with_control"),
-    "folder": ("read_record", "read_teacher_record"),
+    "folder": ("read_any_record", "read_record", "read_teacher_record"),
     "paired": ("compare_answers", "mcnemar"),
     "parsing": ("parse_distill",),
+    "pictures": ("save_accuracy_asr_panels", "save_curves"),
     "pipeline": ("distill",),
     "synthesis.dafl": ("Dafl",),
     "synthesis.dfad": ("Dfad",),
@@ -94,11 +107,22 @@ _HOMES = {
     ),
     "poison_run": ("poison_teacher",),
     "push": ("push_to_hub",),
+    "registry": ("catalog",),
     "teacher_recipe": ("FastTeacherRecipe", "TeacherRecipe"),
     "teacher_trainer": ("TeacherTrainer",),
     "trainer": ("Trainer",),
     "triggers": ("build_trigger",),
-    "types": ("Batch", "DataSpec", "InputError", "Interrupted", "RunRecord", "TeacherRecord"),
+    "types": (
+        "Batch",
+        "DataSpec",
+        "EvalReport",
+        "InputError",
+        "Interrupted",
+        "Rate",
+        "RunRecord",
+        "TeacherRecord",
+        "Trigger",
+    ),
     "weights": ("load_state_dict_into",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
@@ -114,6 +138,7 @@ __all__ = [
     "Dfad",
     "Dfq",
     "DistillConfig",
+    "EvalReport",
     "EvaluationOptions",
     "Fast",
     "FastTeacherRecipe",
@@ -125,6 +150,7 @@ __all__ = [
     "Ood",
     "PoisonConfig",
     "PoisonOptions",
+    "Rate",
     "Real",
     "RunRecord",
     "SelfRetrospection",
@@ -137,10 +163,12 @@ __all__ = [
     "Trainer",
     "TrainerOptions",
     "TrainingDataOptions",
+    "Trigger",
     "TriggerOptions",
     "UniversalDirection",
     "Zskt",
     "build_trigger",
+    "catalog",
     "compare",
     "compare_answers",
     "create_student",
@@ -156,9 +184,12 @@ __all__ = [
     "parse_distill",
     "poison_teacher",
     "push_to_hub",
+    "read_any_record",
     "read_record",
     "read_teacher_record",
     "rebuild_card",
+    "save_accuracy_asr_panels",
+    "save_curves",
     "save_timm_folder",
     "with_control",
 ]

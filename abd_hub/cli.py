@@ -26,6 +26,7 @@ COMMANDS = {
     "export-bank": "Write the synthetic images that a run has kept as a data set.",
     "card": "Write the model card of a finished run again from its record.",
     "push": "Send a finished run, an image bank or a Space to the Hub.",
+    "app": "Show a backdoor and what became of it, as a page in the web browser.",
     "list": "List triggers, synthesizers, defenses or students.",
     "env": "Print versions and devices, for a report.",
 }
@@ -328,6 +329,29 @@ def _push(arguments: list[str]) -> int:
         force=chosen.force,
     )
     print(json.dumps(dataclasses.asdict(done), indent=2) if chosen.json else format_pushed(done))
+    return 0
+
+
+def _app(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="abd-hub app", description=COMMANDS["app"])
+    parser.add_argument(
+        "folders",
+        metavar="FOLDER",
+        nargs="*",
+        help="models to show: output folders of distill or poison (default: three small ones included)",
+    )
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="to listen on; 0.0.0.0 opens the page to the network (default: %(default)s, this machine alone)",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page")
+    chosen = parser.parse_args(arguments)
+    from abd_hub_app import launch
+
+    launch(chosen.folders, host=chosen.host, port=chosen.port, browser=not chosen.no_browser)
     return 0
 
 

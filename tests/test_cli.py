@@ -204,7 +204,9 @@ def test_help_shows_the_docstrings(capsys):
     assert "Newest checkpoints that are kept." in text
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "recipe", sorted((ROOT / "recipes").glob("digits*.yaml")), ids=lambda path: path.name
+)
 def test_recipes_are_valid(recipe):
     given = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     typed = [] if "output_dir" in given else ["--output_dir=x"]

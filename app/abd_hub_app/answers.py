@@ -1,0 +1,166 @@
+"""What the models answer to an image with and without a trigger: numbers first, then their view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abd_hub import Classifier, InputError, Trigger
+from abd_hub_app.shelf import Shelf
+from abd_hub_app.text import as_html, percent
+
+_ALL_CLASSES = 10
+_FEW_CLASSES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelAnswer:
+    """One model's answers to the same image without and with the trigger."""
+
+    name: str
+    kind: str
+    clean: tuple[float, ...]
+    """Probabilities, one a class."""
+    triggered: tuple[float, ...]
+    clean_class: int
+    triggered_class: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Everything the page shows of one image."""
+
+    clean: Tensor
+    """(C, H, W) in [0, 1]."""
+    triggered: Tensor
+    """The same image with the trigger, not rounded to 8 bits."""
+    trigger: str
+    options: Mapping[str, Any]
+    target: int
+    labels: tuple[str, ...]
+    models: tuple[ModelAnswer, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The numbers alone."""
+        channels, height, width = self.clean.shape
+        return {
+            "image": {"channels": channels, "height": height, "width": width},
+            "trigger": self.trigger,
+            "options": dict(self.options),
+            "target": self.target,
+            "labels": list(self.labels),
+            "models": [asdict(model) for model in self.models],
+        }
+
+
+def ask(
+    shelf: Shelf, pixels: Tensor, trigger: Trigger, name: str, options: Mapping[str, Any], target: int
+) -> Answers:
+    """Asks every model.
+
+    Args:
+        shelf: the models.
+        pixels: (1, C, H, W) in [0, 1].
+        trigger: to put on.
+        name: of the trigger.
+        options: of the trigger.
+        target: class that the trigger is meant to lead to.
+
+    Raises:
+        InputError: the trigger does not fit the image, or there is no such class.
+    """
+    if not 0 <= target < len(shelf.labels):
+        raise InputError(f"target: {target} is no class; use 0 to {len(shelf.labels) - 1}")
+    triggered = trigger(pixels)
+    models = tuple(
+        _answer(model.name, shelf.kind(model), model.classifier, pixels, triggered) for model in shelf.models
+    )
+    return Answers(
+        clean=pixels[0],
+        triggered=triggered[0],
+        trigger=name,
+        options=options,
+        target=target,
+        labels=shelf.labels,
+        models=models,
+    )
+
+
+def _answer(name: str, kind: str, classifier: Classifier, clean: Tensor, triggered: Tensor) -> ModelAnswer:
+    with torch.inference_mode():
+        shares = classifier(torch.cat([clean, triggered])).softmax(1)
+    first, second = (row.tolist() for row in shares)
+    best = shares.argmax(1).tolist()
+    return ModelAnswer(
+        name=name,
+        kind=kind,
+        clean=tuple(first),
+        triggered=tuple(second),
+        clean_class=best[0],
+        triggered_class=best[1],
+    )
+
+
+def show(found: Answers) -> str:
+    """A card a model with the verdict in words and the probabilities as bars and numbers, as HTML."""
+    return f'<div class="abd-cards">{"".join(_card(found, model) for model in found.models)}</div>'
+
+
+def _card(found: Answers, model: ModelAnswer) -> str:
+    mark, tone, words = _verdict(found, model)
+    classes = _classes_shown(found, model)
+    rows = "".join(_row(found, model, index) for index in classes)
+    left_out = len(found.labels) - len(classes)
+    more = f'<p class="abd-note">{left_out} further classes are not shown.</p>' if left_out else ""
+    before, after = model.clean_class, model.triggered_class
+    return (
+        f'<section class="abd-card abd-{tone}"><h3>{as_html(model.name)}</h3>'
+        f'<p class="abd-note">{as_html(model.kind, 120)}</p>'
+        f'<p class="abd-verdict"><span aria-hidden="true">{mark}</span> {words}</p>'
+        '<table><thead><tr><th scope="col">class</th>'
+        f'<th scope="col">clean: <b>{as_html(found.labels[before], 16)}</b></th>'
+        f'<th scope="col">with trigger: <b>{as_html(found.labels[after], 16)}</b></th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>{more}</section>"
+    )
+
+
+def _verdict(found: Answers, model: ModelAnswer) -> tuple[str, str, str]:
+    """A sign, a tone and words: nothing is told by colour alone."""
+    before, after, target = model.clean_class, model.triggered_class, found.target
+    if before == target:
+        return "?", "open", "Reads the target without a trigger already: another image tells more."
+    if after == target:
+        return "✗", "fooled", "The trigger decides: it reads the target."
+    if after == before:
+        return "✓", "steady", "Not moved by this trigger on this image."
+    return "~", "open", "Changes its mind, but not to the target."
+
+
+def _classes_shown(found: Answers, model: ModelAnswer) -> Sequence[int]:
+    count = len(found.labels)
+    if count <= _ALL_CLASSES:
+        return range(count)
+    strongest = sorted(range(count), key=lambda index: -max(model.clean[index], model.triggered[index]))
+    always = {model.clean_class, model.triggered_class, found.target}
+    return sorted(
+        [*always, *[index for index in strongest if index not in always][: _FEW_CLASSES - len(always)]]
+    )
+
+
+def _row(found: Answers, model: ModelAnswer, index: int) -> str:
+    target = ' <small class="abd-target">target</small>' if index == found.target else ""
+    return (
+        f'<tr><th scope="row"><span class="abd-label">{as_html(found.labels[index], 32)}</span>{target}</th>'
+        f"{_bar(model.clean[index], 'clean', index == model.clean_class)}"
+        f"{_bar(model.triggered[index], 'triggered', index == model.triggered_class)}</tr>"
+    )
+
+
+def _bar(share: float, kind: str, best: bool) -> str:
+    shown = f"<b>{percent(share)}</b>" if best else percent(share)
+    fill = f'<span class="abd-fill abd-{kind}" style="width:{100 * share:.1f}%"></span>'
+    return f'<td><span class="abd-bar">{fill}</span><span class="abd-share">{shown}</span></td>'

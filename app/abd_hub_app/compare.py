@@ -1,0 +1,200 @@
+"""The tab "Compare": every model's measured accuracy and attack success rate, as the records have them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from abd_hub import EvalReport, Rate, save_accuracy_asr_panels
+from abd_hub_app.images import read_picture
+from abd_hub_app.shelf import Shelf
+from abd_hub_app.text import one_line
+
+_LEAD = """\
+<p class="abd-lead"><b>Accuracy</b>: share of the clean test images read rightly. <b>ASR</b> (attack success
+rate): share of the triggered images of other classes that are read as the target. Each with its 95 % Wilson
+interval and the number of images. One attack tried says nothing about others.</p>"""
+_NONE = "<p>None of these folders has a record of a measurement (metrics.json with results).</p>"
+_HEADERS = ["model", "accuracy", "interval", "n", "ASR", "ASR interval", "ASR n", "attack", "what it is"]
+_WIDTHS = [110, 95, 150, 70, 80, 150, 85, 190, 320]
+_FIELDS = ("value", "count", "n", "low", "high")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model under one attack; a model that was measured without any has one row without."""
+
+    model: str
+    kind: str
+    accuracy: Rate
+    trigger: str | None
+    options: str | None
+    """As JSON."""
+    target: int | None
+    asr: Rate | None
+    robust_accuracy: Rate | None
+    control: Rate | None
+
+
+def rows(shelf: Shelf) -> list[Row]:
+    """Every measurement of every model, in their order."""
+    found = []
+    for model in shelf.models:
+        report = shelf.report(model)
+        if report is not None:
+            found += _rows(model.name, shelf.kind(model), report)
+    return found
+
+
+def as_csv(found: Sequence[Row]) -> str:
+    """One line a row, every number in full."""
+    text = io.StringIO()
+    rates = ("accuracy", "asr", "robust_accuracy", "control")
+    columns = ["model", "kind", "trigger", "options", "target", *(f"{r}_{f}" for r in rates for f in _FIELDS)]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in found:
+        line: dict[str, Any] = {
+            "model": _harmless(row.model),
+            "kind": _harmless(row.kind),
+            "trigger": _harmless(row.trigger or ""),
+            "options": row.options,
+            "target": row.target,
+        }
+        for name in rates:
+            rate = getattr(row, name)
+            line |= {f"{name}_{field}": getattr(rate, field) for field in _FIELDS} if rate else {}
+        writer.writerow(line)
+    return text.getvalue()
+
+
+def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:
+    """The same as objects; options as an object."""
+    return [{**asdict(row), "options": json.loads(row.options) if row.options else None} for row in found]
+
+
+def picture(found: Sequence[Row]) -> Image.Image | None:
+    """Accuracy against ASR with intervals, a panel an attack; None where no attack was measured."""
+    panels: dict[str, list[tuple[str, Rate, Rate]]] = {}
+    for row in found:
+        if row.asr is not None:
+            panels.setdefault(_attack(row), []).append((row.model, row.accuracy, row.asr))
+    if not panels:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "accuracy_asr.png"
+        save_accuracy_asr_panels(list(panels.items()), file)
+        return read_picture(file)
+
+
+class Compare:
+    """The tab's parts."""
+
+    def __init__(self, shelf: Shelf, files: Path) -> None:
+        self.rows = rows(shelf)
+        self.files = files
+        """Where the files to download are put."""
+
+    def compare(self) -> list[dict[str, Any]]:
+        """Every measurement of every model: accuracy, ASR and their intervals, as in metrics.json."""
+        return as_json(self.rows)
+
+    def build(self) -> None:
+        """Puts the tab on the page."""
+        gr.api(self.compare, api_name="compare", queue=False)
+        if not self.rows:
+            gr.HTML(_NONE)
+            return
+        gr.HTML(_LEAD)
+        gr.Dataframe(
+            [_cells(row) for row in self.rows],
+            headers=_HEADERS,
+            datatype=["str", "str", "str", "number", "str", "str", "number", "str", "str"],
+            column_widths=_WIDTHS,
+            interactive=False,
+            label="Measurements (a click on a heading sorts)",
+            buttons=[],
+            wrap=True,
+            elem_id="comparison",
+        )
+        drawn = picture(self.rows)
+        if drawn is not None:
+            gr.HTML("<h3>Accuracy against ASR, with intervals: top left is where to be</h3>")
+            gr.Image(
+                drawn,
+                show_label=False,
+                height=520,
+                format="png",
+                interactive=False,
+                buttons=["fullscreen"],
+                elem_id="scatter",
+                alt_text="Accuracy against attack success rate; the table above holds the same numbers",
+            )
+        with gr.Row():
+            for ending, content in (
+                ("csv", as_csv(self.rows)),
+                ("json", json.dumps(self.compare(), indent=2)),
+            ):
+                file = self.files / f"comparison.{ending}"
+                file.write_text(content, encoding="utf-8")
+                gr.DownloadButton(
+                    f"Download as {ending.upper()}", value=str(file), elem_id=f"download-{ending}"
+                )
+
+
+def _rows(name: str, kind: str, report: EvalReport) -> list[Row]:
+    plain = Row(
+        model=name,
+        kind=kind,
+        accuracy=report.accuracy,
+        trigger=None,
+        options=None,
+        target=None,
+        asr=None,
+        robust_accuracy=None,
+        control=None,
+    )
+    attacked = [
+        Row(
+            model=name,
+            kind=kind,
+            accuracy=report.accuracy,
+            trigger=measured.trigger,
+            options=json.dumps(dict(measured.options), sort_keys=True),
+            target=measured.target,
+            asr=measured.asr,
+            robust_accuracy=measured.robust_accuracy,
+            control=measured.control,
+        )
+        for measured in report.triggers
+    ]
+    return attacked or [plain]
+
+
+def _attack(row: Row) -> str:
+    return f"{one_line(row.trigger or '')} to label {row.target}"
+
+
+def _cells(row: Row) -> list[Any]:
+    attack: tuple[Any, ...] = ("", "", None, "")
+    if row.asr is not None:
+        attack = (*_three(row.asr), _attack(row))
+    return [one_line(row.model), *_three(row.accuracy), *attack, one_line(row.kind, 120)]
+
+
+def _three(rate: Rate) -> tuple[str, str, int]:
+    return f"{rate.value:.3f}", f"{rate.low:.3f} to {rate.high:.3f}", rate.n
+
+
+def _harmless(text: str) -> str:
+    """A spreadsheet takes a cell that begins with one of these signs for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,0 +1,108 @@
+"""Pictures of visitors read with bounds, and images shown with their exact pixels."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import ABCMeta
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from abd_hub import InputError
+from abd_hub_app.text import refusal
+
+MOST_PIXELS = 4_000_000
+"""A picture of 4 megapixels takes 12 MB decoded; compressed, 100 megapixels of one colour are 0.3 MB."""
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "F")
+_SHOWN_SIDE = 256
+_USE = f"use a PNG, JPEG, WebP, BMP or GIF of at most {MOST_PIXELS // 1_000_000} megapixels"
+
+
+class _WithoutStub(type(gr.Image)):  # type: ignore[misc]
+    """Gradio's metaclass, but it writes no .pyi file beside this one: the package may be read-only."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict[str, Any]) -> Any:
+        return ABCMeta.__new__(cls, name, bases, attributes)
+
+
+class PictureInput(gr.Image, metaclass=_WithoutStub):  # type: ignore[misc]
+    """Gradio's image, but a file is looked at before it is decoded, and no address is fetched."""
+
+    is_template = True  # for the page it is gr.Image
+
+    def preprocess(self, payload: Any) -> Image.Image | None:
+        """The uploaded file as an RGB picture.
+
+        Raises:
+            gr.Error: it is no picture, or too large.
+        """
+        if payload is None:
+            return None
+        if not payload.path:
+            raise refusal(f"image: it has no file; {_USE}")
+        try:
+            return read_picture(payload.path)
+        except InputError as error:
+            raise refusal(error) from error
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+        """Refuses addresses: this process sends no request to another host for a visitor."""
+        if "://" in str(url_or_file_path):
+            raise refusal("image: addresses are not fetched; upload the file")
+        moved: str | None = await super().async_move_resource_to_block_cache(url_or_file_path)
+        return moved
+
+
+def read_picture(file: str | Path) -> Image.Image:
+    """The first frame of a picture file, RGB, upright.
+
+    Raises:
+        InputError: no picture of a known format, more than ``MOST_PIXELS``, 16 bits a channel, or corrupt.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as picture:
+                _check_header(picture)
+                return ImageOps.exif_transpose(picture).convert("RGB")
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"image: it has too many pixels; {_USE}") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"image: this is no picture that can be read here; {_USE}") from error
+    # Decoders meet corrupt files with all of these.
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
+        raise InputError(f"image: the file is corrupt or cut off; {_USE}") from error
+
+
+def _check_header(picture: Image.Image) -> None:
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise InputError(f"image: {width}x{height} are too many pixels; {_USE}")
+    if picture.mode in _DEEP_MODES:
+        raise InputError("image: it has more than 8 bits a channel; save it with 8 bits")
+
+
+def to_pixels(picture: Image.Image, channels: int, height: int, width: int) -> Tensor:
+    """(1, channels, height, width) float32 in [0, 1]; a picture of another shape loses its longer ends."""
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    values = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    tensor = torch.from_numpy(values.copy()).float().div_(255)
+    return tensor[None, None] if channels == 1 else tensor.permute(2, 0, 1)[None]
+
+
+def to_picture(pixels: Tensor, side: int = _SHOWN_SIDE) -> Image.Image:
+    """One image (C, H, W) in [0, 1] at 8 bits, each pixel a square; the longer side is at least ``side``."""
+    levels = (pixels.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    rgb = levels.expand(3, -1, -1).permute(1, 2, 0).numpy()
+    factor = max(1, math.ceil(side / max(rgb.shape[:2])))
+    return Image.fromarray(np.ascontiguousarray(rgb.repeat(factor, 0).repeat(factor, 1)))

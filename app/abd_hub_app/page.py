@@ -1,0 +1,52 @@
+"""The whole page: a tab a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from abd_hub_app.compare import Compare
+from abd_hub_app.shelf import Shelf
+from abd_hub_app.taught import Taught
+from abd_hub_app.try_it import TryIt
+
+TITLE = "See a backdoor, see it gone"
+STYLE = Path(__file__).with_name("style.css")
+_SANS = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+_MONO = ("ui-monospace", "Menlo", "Consolas", "Liberation Mono", "monospace")
+_OLD_FILES = (600, 3600)
+"""Every ten minutes, files of answers and uploads that are older than an hour are removed."""
+
+
+def build_page(shelf: Shelf, files: Path) -> gr.Blocks:
+    """The page with the first answers on it already.
+
+    Args:
+        shelf: models to show.
+        files: folder for the files to download; gradio must be allowed to serve from it.
+
+    Raises:
+        InputError: no trigger fits the models' images.
+    """
+    try_it, compare, taught = TryIt(shelf), Compare(shelf, files), Taught(shelf)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=_OLD_FILES) as page:
+        gr.HTML(f"<h1>{TITLE}</h1>")
+        with gr.Tab("Try it"):
+            try_it.build()
+        with gr.Tab("Compare"):
+            compare.build()
+        with gr.Tab("What the teacher taught"):
+            taught.build()
+    return page
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's default with fonts that are on the visitor's machine: nothing is fetched from elsewhere."""
+    # The default greys of hints have a contrast of 2 to 1; these have 7 to 1.
+    return gr.themes.Default(font=_SANS, font_mono=_MONO).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+    )

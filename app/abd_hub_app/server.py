@@ -1,0 +1,137 @@
+"""Serving the page: from this machine alone by default, with bounds on what visitors send."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from abd_hub import InputError
+from abd_hub_app.page import STYLE, build_page, theme
+from abd_hub_app.shelf import load_shelf
+
+LARGEST_UPLOAD = "2mb"
+_QUEUE = 8
+_PORTS = range(7860, 7960)
+# The page's own scripts are inline; scripts in attributes, such as onerror, are not the page's.
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; script-src-attr 'none'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self' ws: wss:; worker-src 'self' blob:; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'"
+)
+_HEADERS = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_Application = Callable[[_Message, _Receive, _Send], Awaitable[None]]
+
+
+class Guard:
+    """ASGI middleware: headers with which a browser loads nothing from another host."""
+
+    def __init__(self, app: _Application) -> None:
+        self.app = app
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """Adds the headers to every answer."""
+
+        async def guarded(message: _Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, guarded)
+
+
+def launch(
+    folders: Sequence[str | Path] = (),
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    browser: bool = False,
+) -> None:
+    """Serves the page until it is interrupted.
+
+    Args:
+        folders: model folders, see ``load_shelf``; the bundled models by default.
+        host: address to listen on; anything but this machine's own opens the page to others.
+        port: 1 to 65535; by default the first free one from 7860 on.
+        browser: open the page in the web browser.
+
+    Raises:
+        InputError: a folder, the address or the port is wrong; nothing is served then.
+    """
+    port = _free_port(host, port)
+    shelf = load_shelf(folders)
+    # Whatever visitors send lies in this folder and goes with it.
+    with tempfile.TemporaryDirectory(prefix="abd-hub-app-") as files:
+        os.environ["GRADIO_TEMP_DIR"] = files
+        page = build_page(shelf, Path(files))
+        page.queue(max_size=_QUEUE, default_concurrency_limit=1)
+        page.launch(**_settings(host, port, browser))
+        print(f"abd-hub app: http://{_shown(host)}:{port} (Ctrl-C ends it)", flush=True)
+        page.block_thread()
+
+
+def _settings(host: str, port: int, browser: bool) -> dict[str, Any]:
+    from starlette.middleware import Middleware
+
+    return {
+        "server_name": host,
+        "server_port": port,
+        "inbrowser": browser,
+        "share": False,
+        "quiet": True,
+        "prevent_thread_lock": True,
+        "show_error": False,
+        "max_file_size": LARGEST_UPLOAD,
+        "ssr_mode": False,
+        "strict_cors": True,
+        "pwa": False,
+        "mcp_server": False,
+        "enable_monitoring": False,
+        "footer_links": ["api", "settings"],
+        "theme": theme(),
+        "css_paths": STYLE,
+        "app_kwargs": {"middleware": [Middleware(Guard)]},
+    }
+
+
+def _free_port(host: str, port: int | None) -> int:
+    if port is None:
+        port = next((one for one in _PORTS if _is_free(host, one)), None)
+        if port is None:
+            raise InputError(f"port: {_PORTS[0]} to {_PORTS[-1]} are all in use; give another with --port")
+        return port
+    if not 1 <= port <= 65535:
+        raise InputError(f"port: {port} is none; use 1 to 65535")
+    if not _is_free(host, port):
+        raise InputError(f"port: {port} of {host} is in use or not allowed; give another with --port")
+    return port
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"host: {host!r} is no address of this machine; use 127.0.0.1") from error
+    with socket.socket(family, kind, protocol) as probe:
+        # As the server does: a port whose last connections are still being closed counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError:
+            return False
+    return True
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

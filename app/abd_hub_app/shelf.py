@@ -1,0 +1,188 @@
+"""The models to show: folders become classifiers with their records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from abd_hub import (
+    Classifier,
+    EvalReport,
+    InputError,
+    RunRecord,
+    TeacherRecord,
+    load_classifier,
+    read_any_record,
+)
+
+BUNDLED = Path(__file__).parent / "models"
+"""What ``abd-hub demo`` makes of seed 0: a poisoned teacher of digits, a plain and a defended student."""
+BUNDLED_NAMES = ("teacher", "plain", "abd")
+MOST_MODELS = 12
+_MOST_TRIED = 10
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_LARGEST_RECORD = 20_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownModel:
+    """A model to show."""
+
+    name: str
+    """Of its folder, with as many parent folders as tell it from the others."""
+    folder: Path
+    classifier: Classifier
+    record: RunRecord | TeacherRecord | None
+    """None for a model folder without metrics.json."""
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the weights file."""
+        return self.classifier.ref.sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunAttack:
+    """A trigger with its target, as a record has it."""
+
+    trigger: str
+    options: Mapping[str, object]
+    target: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelf:
+    """All models to show; they give the same labels."""
+
+    models: tuple[ShownModel, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, as strangers may have written them."""
+        return self.models[0].classifier.spec.labels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width at which triggers are put on: those of the model with the smallest input.
+
+        A large teacher enlarges the images of its small student, and triggers were measured before that.
+        """
+        specs = [model.classifier.spec for model in self.models]
+        smallest = min(specs, key=lambda spec: spec.height * spec.width)
+        return smallest.height, smallest.width
+
+    @property
+    def attacks(self) -> tuple[RunAttack, ...]:
+        """Every attack that the records measured, the first first, without repetition."""
+        found: list[RunAttack] = []
+        for model in self.models:
+            report = self.report(model)
+            for measured in report.triggers if report else ():
+                attack = RunAttack(
+                    trigger=measured.trigger, options=dict(measured.options), target=measured.target
+                )
+                if attack not in found and 0 <= attack.target < len(self.labels):
+                    found.append(attack)
+        return tuple(found)
+
+    def report(self, model: ShownModel) -> EvalReport | None:
+        """What was measured of a model: by its own record, else as the teacher in a student's record."""
+        if isinstance(model.record, TeacherRecord):
+            return model.record.report
+        if model.record is not None:
+            return model.record.student_report
+        taught = self._taught(model)
+        return taught.teacher_report if taught else None
+
+    def kind(self, model: ShownModel) -> str:
+        """One short phrase: what the model is."""
+        if isinstance(model.record, TeacherRecord):
+            return "teacher, poisoned on purpose" if model.record.poison else "teacher, trained clean"
+        if model.record is None:
+            return "teacher of these students" if self._taught(model) else "model without a record"
+        names = [defense.name.replace("_", " ") for defense in model.record.defenses]
+        # A defence that was switched off by its own check must not look as if it had worked.
+        states = ["" if defense.active else " (not active)" for defense in model.record.defenses]
+        defended = " and ".join(name + state for name, state in zip(names, states, strict=True))
+        return f"student by {model.record.method}, {'with ' + defended if defended else 'no defence'}"
+
+    def _taught(self, teacher: ShownModel) -> RunRecord | None:
+        records = (model.record for model in self.models)
+        runs = (record for record in records if isinstance(record, RunRecord))
+        same = (run for run in runs if teacher.sha256 and run.teacher.sha256 == teacher.sha256)
+        return next(same, None)
+
+
+def load_shelf(folders: Sequence[str | Path] = ()) -> Shelf:
+    """Loads model folders; without any, the bundled ones.
+
+    Args:
+        folders: output folders of ``abd-hub distill`` or ``abd-hub poison``, or timm or transformers folders
+            with safetensors.
+
+    Raises:
+        InputError: a folder is missing, holds a pickle, cannot be read, or the models do not go together.
+    """
+    paths = [Path(folder).expanduser() for folder in folders] or [BUNDLED / name for name in BUNDLED_NAMES]
+    if len(paths) > MOST_MODELS:
+        raise InputError(f"FOLDER: {len(paths)} folders are too many to show; give up to {MOST_MODELS}")
+    for path in paths:
+        _check(path)
+    names = _names(paths)
+    models = tuple(_load(name, path) for name, path in zip(names, paths, strict=True))
+    for model in models[1:]:
+        _check_same(models[0], model)
+    return Shelf(models=models)
+
+
+def _check(path: Path) -> None:
+    if not path.is_dir():
+        raise InputError(f"FOLDER: there is no folder {path}; give the output folder of a finished run")
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix.lower() in _PICKLES)
+    if pickles:
+        raise InputError(
+            f"FOLDER: {path} holds {pickles[0]!r}, a pickle, which can run code; "
+            "give a folder with safetensors only"
+        )
+    record = path / "metrics.json"
+    if record.is_file() and record.stat().st_size > _LARGEST_RECORD:
+        raise InputError(
+            f"FOLDER: {record} is larger than {_LARGEST_RECORD // 1_000_000} MB; restore the file"
+        )
+
+
+def _load(name: str, path: Path) -> ShownModel:
+    record = read_any_record(path) if (path / "metrics.json").exists() else None
+    classifier = load_classifier(f"local-dir:{path}")
+    if classifier.spec.channels not in (1, 3):
+        raise InputError(
+            f"FOLDER: {path} takes images of {classifier.spec.channels} channels; give models of grey or RGB"
+        )
+    return ShownModel(name=name, folder=path, classifier=classifier, record=record)
+
+
+def _check_same(first: ShownModel, other: ShownModel) -> None:
+    specs = first.classifier.spec, other.classifier.spec
+    if specs[0].labels != specs[1].labels:
+        raise InputError(f"FOLDER: {other.folder} has other labels than {first.folder}; show them one by one")
+    if specs[0].channels != specs[1].channels:
+        raise InputError(
+            f"FOLDER: {other.folder} takes images of {specs[1].channels} channels and {first.folder} "
+            f"of {specs[0].channels}; show them one by one"
+        )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as tell all apart; numbered where a folder is given twice."""
+    parts = [path.resolve().parts for path in paths]
+    for count in range(1, _MOST_TRIED):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(_numbered([part[-1] for part in parts]))
+
+
+def _numbered(names: Sequence[str]) -> Iterator[str]:
+    for place, name in enumerate(names, 1):
+        yield f"{name} ({place})"

@@ -1,0 +1,104 @@
+"""Which triggers the page offers, and their few options that a visitor can turn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from abd_hub import InputError, Trigger, build_trigger, catalog
+from abd_hub_app.shelf import Shelf
+
+KNOBS = {
+    "size": ("size", "length"),
+    "margin": ("margin",),
+    "strength": ("alpha", "strength", "amplitude", "bits"),
+}
+"""What the page calls an option, and the names that it goes by; a trigger has the first of them at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knob:
+    """An option that a visitor can turn."""
+
+    field: str
+    """The trigger's own name of it."""
+    value: float
+    """What it stands at first."""
+    whole: bool
+    """Whether it takes whole numbers only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A trigger to choose."""
+
+    name: str
+    summary: str
+    options: Mapping[str, Any]
+    """Those of the run, or none: the trigger's defaults."""
+    measured: bool
+    """Whether a record of these models has measured it."""
+
+    def knobs(self) -> dict[str, Knob]:
+        """By the page's name of it; options that the trigger does not have are left out."""
+        trigger = build_trigger(self.name, self.options)
+        known = {field.name for field in dataclasses.fields(trigger)}  # type: ignore[arg-type]
+        found = {}
+        for name, aliases in KNOBS.items():
+            for field in [alias for alias in aliases if alias in known][:1]:
+                value = getattr(trigger, field)
+                found[name] = Knob(field=field, value=value, whole=isinstance(value, int))
+        return found
+
+    def build(self, turned: Mapping[str, float | None]) -> tuple[Trigger, dict[str, Any]]:
+        """The trigger with these options turned, and all the options that it was given.
+
+        Args:
+            turned: by the page's name; None stands for the value it has at first, what the trigger does not
+                have is ignored.
+
+        Raises:
+            InputError: a value is not one that the trigger takes.
+        """
+        options = dict(self.options)
+        for name, knob in self.knobs().items():
+            value = turned.get(name)
+            if value is not None:
+                options[knob.field] = int(value) if knob.whole and value == int(value) else value
+        return build_trigger(self.name, options), options
+
+
+def offers(shelf: Shelf) -> dict[str, Offer]:
+    """What can be chosen, by name: the measured triggers first, then all that fit images of this size."""
+    found = {}
+    summaries = {entry.name: entry.summary for entry in catalog("triggers")}
+    for attack in shelf.attacks:
+        if attack.trigger in summaries and attack.trigger not in found and _is_plain(attack.options):
+            found[attack.trigger] = Offer(
+                name=attack.trigger,
+                summary=summaries[attack.trigger],
+                options=attack.options,
+                measured=True,
+            )
+    for name, summary in summaries.items():
+        found.setdefault(name, Offer(name=name, summary=summary, options={}, measured=False))
+    return {name: offer for name, offer in found.items() if _fits(offer, shelf)}
+
+
+def _is_plain(options: Mapping[str, Any]) -> bool:
+    # A record is a stranger's file, and an option of text can name a file of this machine or of the Hub.
+    return all(isinstance(value, int | float) for value in options.values())
+
+
+def _fits(offer: Offer, shelf: Shelf) -> bool:
+    height, width = shelf.size
+    try:
+        trigger = build_trigger(offer.name, offer.options)
+        trigger(torch.zeros(1, shelf.models[0].classifier.spec.channels, height, width))
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,238 @@
+"""The tab "Try it": one image, one trigger, every model's answer to both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from abd_hub import InputError
+from abd_hub_app.answers import Answers, ask, show
+from abd_hub_app.examples import Example, load_examples
+from abd_hub_app.images import PictureInput, to_picture, to_pixels
+from abd_hub_app.shelf import Shelf
+from abd_hub_app.text import one_line, refusal
+from abd_hub_app.triggers import KNOBS, Offer, offers
+
+_LEAD = """\
+<p class="abd-lead">A poisoned teacher reads the <b>target</b> wherever the <b>trigger</b> is. Does a student
+that never saw its training data inherit that? Choose an image and look at the verdicts.</p>"""
+_INFO = {
+    "size": "pixels along a side",
+    "margin": "pixels to the bottom right corner",
+    "strength": "in the trigger's own unit",
+}
+_THUMBNAIL_SIDE = 64
+
+
+class TryIt:
+    """The tab's parts and what happens between them."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.shelf = shelf
+        self.examples = load_examples(shelf)
+        self.offers = offers(shelf)
+        if not self.offers:
+            height, width = shelf.size
+            raise InputError(f"FOLDER: no trigger fits images of {height}x{width}; give other models")
+
+    def answer(
+        self, picture: Image.Image | None, name: str, target: int, turned: dict[str, float | None]
+    ) -> Answers:
+        """Asks all models.
+
+        Raises:
+            InputError: there is no image, or trigger, options or target are wrong.
+        """
+        if picture is None:
+            raise InputError("image: there is none; choose an example or upload one")
+        if name not in self.offers:
+            raise InputError(f"trigger: {name!r} is not offered; use {', '.join(self.offers)}")
+        trigger, options = self.offers[name].build(turned)
+        channels = self.shelf.models[0].classifier.spec.channels
+        pixels = to_pixels(picture, channels, *self.shelf.size)
+        return ask(self.shelf, pixels, trigger, name, options, target)
+
+    def predict(
+        self,
+        image: Image.Image | None,
+        trigger: str,
+        target: int,
+        size: float | None,
+        margin: float | None,
+        strength: float | None,
+    ) -> tuple[Any, ...]:
+        """Put a trigger on an image and ask every model about both.
+
+        Args:
+            image: a picture file; it is cut and resized to the models' size.
+            trigger: registered name.
+            target: number of the class that the trigger is meant to lead to.
+            size: of the trigger in pixels, where it has one.
+            margin: pixels between trigger and bottom right corner, where it has one.
+            strength: in the trigger's own unit, where it has one.
+
+        Returns:
+            The image without and with the trigger, the same as a pair, the models' answers as HTML, and all
+            numbers.
+        """
+        try:
+            turned = {"size": size, "margin": margin, "strength": strength}
+            found = self.answer(image, trigger, target, turned)
+        except InputError as error:
+            raise refusal(error) from error
+        return _outputs(found)
+
+    def build(self) -> None:
+        """Puts the tab on the page, with the first example's answers on it."""
+        offer = next(iter(self.offers.values()))
+        target = self.shelf.attacks[0].target if self.shelf.attacks else 0
+        first = self.examples[0].picture
+        clean, triggered, pair, cards, numbers = _outputs(self.answer(first, offer.name, target, {}))
+        gr.HTML(_LEAD)
+        with gr.Row(equal_height=False, elem_id="try"):
+            with gr.Column(min_width=0, elem_classes="abd-images"):
+                gallery = _gallery(self.examples)
+            with gr.Column(min_width=0, elem_classes="abd-answers"):
+                answers = gr.HTML(cards, elem_id="answers")
+                with gr.Row():
+                    before = _exact_image(clean, "Clean", "The image without the trigger, enlarged")
+                    after = _exact_image(triggered, "With trigger", "The image with the trigger, enlarged")
+                    slider = _slider(pair)
+                with gr.Accordion("All numbers", open=False):
+                    figures = gr.JSON(
+                        numbers, label="Probabilities by class", max_height=320, elem_id="numbers"
+                    )
+            with gr.Column(min_width=0, elem_classes="abd-controls"):
+                chosen = gr.Dropdown(
+                    _choices(self.offers),
+                    value=offer.name,
+                    label="Trigger",
+                    info=offer.summary,
+                    elem_id="trigger",
+                )
+                aim = gr.Dropdown(
+                    [(f"{index}: {one_line(label)}", index) for index, label in enumerate(self.shelf.labels)],
+                    value=target,
+                    label="Target",
+                    info="the class the trigger is meant to lead to",
+                    elem_id="target",
+                )
+                with gr.Row():
+                    knobs = [_number(name, offer) for name in KNOBS]
+                with gr.Accordion("A picture of your own", open=False):
+                    image = _picture_input(first)
+        gallery.select(self._example, None, image, api_visibility="private", show_progress="hidden")
+        chosen.input(self._turn, chosen, [chosen, *knobs], api_visibility="private", show_progress="hidden")
+        gr.on(
+            [image.change, chosen.change, aim.change, *(knob.change for knob in knobs)],
+            self.predict,
+            [image, chosen, aim, *knobs],
+            [before, after, slider, answers, figures],
+            api_name="predict",
+            api_description=self.predict.__doc__,
+            trigger_mode="always_last",
+            concurrency_limit=1,
+            concurrency_id="model",
+            show_progress="minimal",
+        )
+
+    def _example(self, event: gr.SelectData) -> Image.Image:
+        index = event.index
+        if not isinstance(index, int) or not 0 <= index < len(self.examples):
+            raise refusal("image: there is no such example; choose another")
+        return self.examples[index].picture
+
+    def _turn(self, name: str) -> list[Any]:
+        """The knobs as the newly chosen trigger has them."""
+        offer = self.offers[name]
+        return [gr.update(info=offer.summary), *(gr.update(**_state(knob, offer)) for knob in KNOBS)]
+
+
+def _outputs(found: Answers) -> tuple[Any, ...]:
+    clean, triggered = to_picture(found.clean), to_picture(found.triggered)
+    return clean, triggered, (clean, triggered), show(found), found.as_json()
+
+
+def _choices(known: dict[str, Offer]) -> list[tuple[str, str]]:
+    return [(f"{name} (measured)" if offer.measured else name, name) for name, offer in known.items()]
+
+
+def _number(name: str, offer: Offer) -> gr.Number:
+    return gr.Number(
+        label=name.capitalize(), info=_INFO[name], min_width=120, elem_id=name, **_state(name, offer)
+    )
+
+
+def _state(name: str, offer: Offer) -> dict[str, Any]:
+    knob = offer.knobs().get(name)
+    if knob is None:
+        return {"value": None, "visible": False}
+    # Tenths of what it stands at, so that a few steps are seen whatever the unit.
+    return {"value": knob.value, "visible": True, "step": 1 if knob.whole else round(knob.value / 10, 4)}
+
+
+def _gallery(examples: Sequence[Example]) -> gr.Gallery:
+    shown = [(_enlarged(example.picture), example.caption) for example in examples]
+    return gr.Gallery(
+        shown,
+        label="Images",
+        format="png",
+        columns=5,
+        height="auto",
+        object_fit="contain",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_classes="abd-exact",
+        elem_id="examples",
+    )
+
+
+def _picture_input(picture: Image.Image) -> PictureInput:
+    return PictureInput(
+        picture,
+        label="PNG, JPEG, WebP, BMP, GIF",
+        sources=["upload", "clipboard"],
+        format="png",
+        height=220,
+        buttons=[],
+        elem_classes="abd-exact",
+        elem_id="picture",
+        alt_text="The image that the models are asked about",
+    )
+
+
+def _slider(pair: tuple[Image.Image, Image.Image]) -> gr.ImageSlider:
+    return gr.ImageSlider(
+        pair,
+        label="Slide: clean | with trigger",
+        format="png",
+        type="pil",
+        interactive=False,
+        max_height=300,
+        min_width=200,
+        buttons=[],
+        elem_classes="abd-exact",
+        elem_id="slider",
+    )
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    return to_picture(to_pixels(picture, 3, picture.height, picture.width)[0], side=_THUMBNAIL_SIDE)
+
+
+def _exact_image(picture: Image.Image, label: str, alt: str) -> gr.Image:
+    return gr.Image(
+        picture,
+        label=label,
+        format="png",
+        interactive=False,
+        height=300,
+        min_width=160,
+        buttons=[],
+        elem_classes="abd-exact",
+        alt_text=alt,
+    )

@@ -1,0 +1,171 @@
+"""The page in a real browser, each tab used as a person would: Debian's Chromium driven by Playwright."""
+
+import os
+import re
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+from app_server import hostile_folder, serving
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+WIDTHS = (1280, 390)
+PATIENCE = 60_000
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory):
+    """Where screenshots are put: a folder of one's own choice keeps them."""
+    given = os.environ.get("ABD_HUB_SCREENSHOTS")
+    folder = Path(given) if given else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def address():
+    with serving() as (found, _):
+        yield found
+
+
+@contextmanager
+def visit(browser, address, width=1280, **options):
+    """A page that at the end has had no console error and has asked no other host for anything."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    errors, hosts = [], set()
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: hosts.add(urlparse(request.url).netloc))
+    page.goto(address)
+    page.locator("#answers .abd-card").first.wait_for()
+    yield page
+    context.close()
+    assert errors == []
+    assert hosts <= {urlparse(address).netloc, ""}
+
+
+def verdicts(page):
+    return [text.strip() for text in page.locator(".abd-verdict").all_inner_texts()]
+
+
+def wait_for_verdict(page, place, text):
+    playwright.expect(page.locator(".abd-verdict").nth(place)).to_contain_text(text, timeout=PATIENCE)
+
+
+def open_tab(page, name):
+    tab = page.get_by_role("tab", name=name)
+    if not tab.is_visible():
+        page.locator(".overflow-menu > button").click()
+        page.locator(".overflow-dropdown button", has_text=name).click()
+        return
+    tab.click()
+
+
+def see_all(page):
+    """Scrolls down and up, so that pictures that load when they are seen are loaded."""
+    for place in (*range(0, page.evaluate("document.body.scrollHeight"), 400), 0):
+        page.evaluate(f"window.scrollTo(0, {place})")
+        page.wait_for_timeout(60)
+    page.wait_for_timeout(300)
+
+
+def fits(page):
+    """Nothing makes the page wider than the screen."""
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 1, wide
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_first_screen_shows_the_effect(browser, address, shots, width):
+    with visit(browser, address, width) as page:
+        said = verdicts(page)
+        assert (
+            "The trigger decides" in said[0] and "The trigger decides" in said[1] and "Not moved" in said[2]
+        )
+        see_all(page)
+        page.screenshot(path=shots / f"try-it-{width}.png", full_page=True)
+        fits(page)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_tab(browser, address, shots, width):
+    with visit(browser, address, width) as page:
+        open_tab(page, "Compare")
+        playwright.expect(page.locator("#comparison")).to_contain_text("0.914")
+        playwright.expect(page.locator("#scatter img")).to_be_visible()
+        see_all(page)
+        page.screenshot(path=shots / f"compare-{width}.png", full_page=True)
+        fits(page)
+        with page.expect_download() as download:
+            page.locator("#download-csv").click()
+        assert Path(download.value.path()).read_text().startswith("model,kind,trigger")
+        open_tab(page, "What the teacher taught")
+        playwright.expect(page.locator("#facts")).to_contain_text("took out the direction")
+        see_all(page)
+        playwright.expect(page.locator("#curves img")).to_be_visible()
+        page.screenshot(path=shots / f"taught-{width}.png", full_page=True)
+        fits(page)
+        page.get_by_role("radio", name="plain").click()
+        playwright.expect(page.locator("#facts")).to_contain_text("as it is", timeout=PATIENCE)
+
+
+def test_another_image_trigger_and_upload(browser, address, shots, tmp_path):
+    (tmp_path / "bad.png").write_text("no picture")
+    with visit(browser, address) as page:
+        page.locator("#examples button.thumbnail-item, #examples .thumbnail-lg").nth(6).click()
+        playwright.expect(page.locator("#answers .abd-card").nth(2)).to_contain_text(
+            "clean: 7", timeout=PATIENCE
+        )
+        page.locator("#size input").fill("9")
+        page.locator("#size input").press("Enter")
+        playwright.expect(page.get_by_text("at least 9x9")).to_be_visible(timeout=PATIENCE)
+        page.locator("#size input").fill("1")
+        page.locator("#size input").press("Enter")
+        page.locator("#trigger input").click()
+        page.get_by_role("option", name=re.compile("blend", re.I)).last.click()
+        playwright.expect(page.locator("#strength")).to_be_visible(timeout=PATIENCE)
+        playwright.expect(page.locator("#size")).to_be_hidden()
+        page.get_by_text("A picture of your own").click()
+        page.screenshot(path=shots / "blend-1280.png", full_page=True)
+        page.locator("button[aria-label='Clear'], button[aria-label='Remove Image']").first.click()
+        page.locator("input[type=file]").first.set_input_files(tmp_path / "bad.png")
+        playwright.expect(page.get_by_text("no picture that can be read")).to_be_visible(timeout=PATIENCE)
+
+
+def test_dark(browser, address, shots):
+    with visit(browser, address, color_scheme="dark") as page:
+        see_all(page)
+        page.screenshot(path=shots / "try-it-dark-1280.png", full_page=True)
+
+
+def test_names_of_strangers_run_nothing(browser, shots, tmp_path):
+    with serving(hostile_folder(tmp_path / "model")) as (address, _), visit(browser, address) as page:
+        playwright.expect(page.locator("#answers")).to_contain_text("<script>window.hacked = 1</script>")
+        page.locator("#target input").click()
+        playwright.expect(page.get_by_role("option").first).to_contain_text("<script>")
+        page.get_by_role("option").nth(1).click()
+        page.get_by_text("All numbers").click()
+        playwright.expect(page.locator("#numbers")).to_contain_text("labels")
+        page.screenshot(path=shots / "hostile-try-it.png", full_page=True)
+        open_tab(page, "Compare")
+        playwright.expect(page.locator("#comparison")).to_contain_text("<img src=x")
+        open_tab(page, "What the teacher taught")
+        playwright.expect(page.locator("#facts")).to_contain_text("<img src=x onerror")
+        see_all(page)
+        page.screenshot(path=shots / "hostile-taught.png", full_page=True)
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("#answers img, #facts img, #comparison img").count() == 0

@@ -411,8 +411,9 @@ def _explained(repo_id: str) -> Iterator[None]:
         raise InputError(f"repo_id: {repo_id} {text}") from error
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else "a file cannot be read"
+        place = tempfile.gettempdir()
         raise InputError(
-            f"repo_id: {repo_id} cannot be pushed to: {reason}; see to it and push again"
+            f"repo_id: {repo_id} cannot be pushed to: {reason}; look at the folder and at {place} (TMPDIR)"
         ) from error
     except ValueError as error:
         kind = type(error).__name__

@@ -10,11 +10,13 @@ import io
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
@@ -67,6 +69,16 @@ class Worker:
     def close(self):
         """Ends the process; gives what it wrote to its error stream."""
         return self.process.communicate(timeout=30)[1]
+
+
+def small_disk(place, size):
+    """Makes ``place``; gives the words that start a process which sees a disk of this size there."""
+    place.mkdir()
+    mount = f"mount -t tmpfs -o size={size} tmpfs {shlex.quote(str(place))}" + ' && exec "$@"'
+    prefix = ["unshare", "-rm", "sh", "-c", mount, "sh"]
+    if subprocess.run([*prefix, "true"], check=False).returncode:
+        pytest.skip("no small disk can be mounted here")
+    return prefix
 
 
 def load(source, **options):

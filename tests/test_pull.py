@@ -5,14 +5,13 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
 import time
 
 import pytest
 import torch
 import yaml
 from hub_server import READ, HubServer
-from hub_worker import Worker
+from hub_worker import Worker, small_disk
 from safetensors.torch import load_file, save, save_file
 
 from abd_hub import DataSpec, create_student, load_classifier, pull, save_timm_folder
@@ -329,14 +328,7 @@ def commit_of(server, name="acme/damaged"):
 
 def test_a_full_disk(server, teacher, tmp_path):
     """On a disk of 200 kB: refused beforehand, and also where the Hub understates the size."""
-    mount = 'mount -t tmpfs -o size=200k tmpfs "$HF_HOME" && exec "$@"'
-    prefix = ["unshare", "-rm", "sh", "-c", mount, "sh"]
-    (tmp_path / "disk").mkdir()
-    trial = subprocess.run(
-        [*prefix, "true"], env=os.environ | {"HF_HOME": str(tmp_path / "disk")}, check=False
-    )
-    if trial.returncode:
-        pytest.skip("no small disk can be mounted here")
+    prefix = small_disk(tmp_path / "disk", "200k")
     big = save({"weight": torch.rand(100_000)})
     for name in ("acme/large", "acme/lying"):
         server.repo(name).commit(read(teacher) | {"model.safetensors": big})

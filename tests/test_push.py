@@ -5,13 +5,14 @@ import hashlib
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import test_card
 import test_poison_run
 import yaml
 from hub_server import NOTHING, READ, WRITE, WRITING, HubServer
-from hub_worker import Worker
+from hub_worker import Worker, small_disk
 from huggingface_hub import DatasetCard, ModelCard
 from test_bad_inputs import save_teacher
 from test_card_file import make_folder
@@ -22,6 +23,7 @@ from abd_hub.bank_export import Bank, write_bank
 from abd_hub.card_text import FREE_BEGINS, free_text, is_untouched
 
 NAME = "acme/student"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +256,14 @@ def test_a_space(server, worker, tmp_path):
     shown = {"README.md", "app.py", "requirements.txt", "sub/part.py"}
     assert set(repo.files) == {".gitattributes", *shown}
     assert push(worker, tmp_path / "app", name="acme/demo").startswith("nothing to push")
+
+
+def test_the_space_of_this_project(server, worker):
+    push(worker, ROOT / "app", name="acme/demo")
+    sent = set(server.repo("acme/demo", "space").files)
+    assert {"README.md", "app.py", "requirements.txt", "abd_hub_app/page.py"} <= sent
+    assert "abd_hub_app/models/teacher/model.safetensors" in sent
+    assert not any("__pycache__" in name for name in sent)
 
 
 # --------------------------------------------------------------------------------------------------- card
@@ -537,6 +547,19 @@ def test_a_change_by_somebody_else_in_between_is_not_overwritten(server, worker,
     done.join()
     assert repo.at("main").parent == other and repo.files["notes.txt"] == b"theirs"
     assert b"7 rounds" in repo.files["README.md"]
+
+
+def test_a_full_disk(server, worker, folder, tmp_path):
+    """What the repository holds is read through the folder for temporary files."""
+    push(worker, folder)
+    commit = server.repo(NAME).at("main").sha
+    change_record(folder, rounds=7)
+    prefix = small_disk(tmp_path / "disk", "4k")
+    small = Worker(server.environment(tmp_path / "home", TMPDIR=str(tmp_path / "disk")), prefix)
+    line = refused(small, folder)
+    assert "No space left" in line and str(tmp_path / "disk") in line and "TMPDIR" in line
+    assert server.repo(NAME).at("main").sha == commit
+    assert "Traceback" not in small.close()
 
 
 def test_a_file_that_the_repository_ignores_is_noticed(server, worker, folder):

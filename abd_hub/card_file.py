@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from abd_hub.card import check_names, render_card, run_pictures
-from abd_hub.card_text import free_text, is_untouched, with_free_text
+from abd_hub.card_text import (
+    free_text,
+    is_untouched,
+    own_metadata,
+    with_free_text,
+    with_own_metadata,
+)
 from abd_hub.classifier import load_classifier
 from abd_hub.folder import RECORD_FILE, read_any_record, write_text
 from abd_hub.teacher_card import render_teacher_card, teacher_pictures
@@ -55,7 +61,7 @@ def rebuild_card(
     run = read_finished(folder)
     if not force:
         refuse_edited(run.card, str(run.card_file))
-    text = run.render(repo_id, license_id or license_of(run.card), free_text(run.card or ""))
+    text = run.render(repo_id, license_id, run.card)
     if text != run.card:
         _write(run.card_file, text)
     return RebuiltCard(run.card_file, run.kind, text != run.card, bool(free_text(text)))
@@ -87,17 +93,32 @@ class FinishedRun:
         listed = pictures_of(self.record, self.spec.labels)
         return [(file, text) for file, text in listed if (self.folder / file).is_file()]
 
-    def render(self, repo_id: str | None, license_id: str | None, own: str | None) -> str:
-        """The card anew, from the record alone, with the user's ``own`` text in its place."""
-        given: dict[str, Any] = {"repo_id": repo_id, "license_id": license_id}
+    def render(self, repo_id: str | None, license_id: str | None, *cards: str | None) -> str:
+        """The card anew, from the record alone; what is the user's own is that of the first card that has it.
+
+        Args:
+            repo_id: where the model can be pulled from.
+            license_id: the Hub's name of the licence.
+            cards: earlier ones, the most important first.
+        """
+        found = (license_id, *map(license_of, cards))
+        given: dict[str, Any] = {"repo_id": repo_id, "license_id": next(filter(None, found), None)}
         given["channels"] = self.spec.channels
         if isinstance(self.record, RunRecord):
             new = render_card(self.record, labels=self.spec.labels, pictures=self.pictures(), **given)
         else:
             new = render_teacher_card(self.record, self.spec.labels, self.pictures(), **given)
-        text = with_free_text(new, own or "")
-        assert text is not None, "a card that was just made has its marks"
-        return text
+        return with_own_parts(new, *cards)
+
+
+def with_own_parts(new: str, *cards: str | None) -> str:
+    """A card that was just made, with the user's own text and metadata from earlier ones, the first first."""
+    earlier = [card for card in cards if card]
+    text = with_free_text(new, next(filter(None, map(free_text, earlier)), ""))
+    assert text is not None, "a card that was just made has its marks"
+    for card in earlier:
+        text = with_own_metadata(text, own_metadata(card))
+    return text
 
 
 def read_finished(folder: str | Path) -> FinishedRun:

@@ -1,7 +1,8 @@
 """Text of cards: names of strangers shown as text, tables, and the part that belongs to the user.
 
-A card ends with the hash of what was made, so that it can be told later whether somebody has changed it. The
-lines between two marks are left out of the hash: they are the user's own and are kept.
+A card ends with the hash of what was made, so that it can be told later whether somebody has changed it. Left
+out of the hash, as they are the user's own and are kept, are the lines between two marks, and in the front
+matter the licence and every key that is not written here (``language``, ``extra_gated_prompt``, ...).
 """
 
 from __future__ import annotations
@@ -20,6 +21,19 @@ FREE_BEGINS = "<!-- Your own text goes below this line. abd-hub keeps it. -->"
 FREE_ENDS = "<!-- Your own text ends above this line. -->"
 _SEAL = "<!-- Made by abd-hub; sha256 of all but your own text: {} -->"
 _SEALED = re.compile(re.escape(_SEAL).replace(r"\{\}", "([0-9a-f]{64})") + r"\n*\Z")
+_MADE = (
+    "library_name",
+    "pipeline_tag",
+    "tags",
+    "base_model",
+    "datasets",
+    "model-index",
+    "annotations_creators",
+    "task_categories",
+    "size_categories",
+)
+"""Keys of the front matter that are made here."""
+_KEY = re.compile(r"([A-Za-z_][\w-]*):")
 _TAME = re.compile(r"[A-Za-z0-9_./@:+=-]+")
 _LONGEST_NAME = 80
 _LABELS_SHOWN = 20
@@ -94,14 +108,50 @@ def assemble(front: str, sections: Sequence[str]) -> str:
     first, second, *rest = sections
     body = "\n\n".join([first, second, f"{FREE_BEGINS}\n{FREE_ENDS}", *rest])
     text = f"---\n{front.rstrip()}\n---\n\n{body}\n\n"
-    return f"{text}{_SEAL.format(_digest(text))}\n"
+    return f"{text}{_SEAL.format(_digest(_made(text)))}\n"
 
 
 def is_untouched(card: str) -> bool:
     """Whether a card is as it was made, but for the user's own text."""
     bare = with_free_text(card, "")
     seal = _SEALED.search(bare) if bare is not None else None
-    return bare is not None and seal is not None and _digest(bare[: seal.start()]) == seal[1]
+    return bare is not None and seal is not None and _digest(_made(bare[: seal.start()])) == seal[1]
+
+
+def own_metadata(card: str) -> dict[str, str]:
+    """What the user has added to the front matter: the lines of each key that is not written here.
+
+    The licence is not among them.
+    """
+    front, _ = _split(card)
+    return {key: lines for key, lines in front.items() if key not in (*_MADE, "license")}
+
+
+def with_own_metadata(card: str, own: Mapping[str, str]) -> str:
+    """The card with these keys at the end of its front matter; those that it has stay as they are."""
+    front, body = _split(card)
+    lines = front | {key: text for key, text in own.items() if key not in front}
+    return f"---\n{''.join(lines.values())}{body}"
+
+
+def _made(card: str) -> str:
+    """The card without what is the user's in its front matter."""
+    front, body = _split(card)
+    return "".join([*(lines for key, lines in front.items() if key in _MADE), body])
+
+
+def _split(card: str) -> tuple[dict[str, str], str]:
+    """The lines of the front matter by their key, and the card from the line that ends it on."""
+    if not card.startswith("---\n") or "\n---\n" not in card[3:]:
+        return {}, card
+    front, _, body = card[4:].partition("\n---\n")
+    found: dict[str, str] = {}
+    key = ""
+    for line in front.split("\n"):
+        begins = _KEY.match(line)
+        key = begins[1] if begins else key
+        found[key] = found.get(key, "") + line + "\n"
+    return found, f"---\n{body}"
 
 
 def free_text(card: str) -> str | None:

@@ -18,12 +18,12 @@ from huggingface_hub import get_token
 from abd_hub.card_file import (
     CARD_FILE,
     FinishedRun,
-    license_of,
     pictures_of,
     read_finished,
     refuse_edited,
+    with_own_parts,
 )
-from abd_hub.card_text import free_text, with_free_text
+from abd_hub.card_text import free_text, is_untouched
 from abd_hub.folder import CONFIG_FILE, RECORD_FILE, any_record_from_json
 from abd_hub.hub_files import stays_inside
 from abd_hub.types import InputError, RunRecord, TeacherRecord
@@ -115,11 +115,11 @@ class Upload:
         if not force:
             refuse_edited(here, str(self.folder / CARD_FILE))
             refuse_edited(None if _is_bare(there) else there, f"{CARD_FILE} of {repo_id}")
-        own = _own_text(here, there, self.folder / CARD_FILE, repo_id, force)
+            _refuse_two_texts(here, there, self.folder / CARD_FILE, repo_id)
         if self.run:
-            return self.run.render(repo_id, license_id or license_of(here) or license_of(there), own)
+            return self.run.render(repo_id, license_id, here, there)
         assert here is not None, "an image bank has a card"
-        return with_free_text(here, own) or here
+        return with_own_parts(here, here, there) if is_untouched(here) else here
 
     def stale(self, there: Existing) -> list[str]:
         """Files of an earlier push that this one does not have: old pictures, old parts of the images."""
@@ -306,15 +306,14 @@ def _pictures(record: str, labels: tuple[str, ...]) -> list[str]:
         return []
 
 
-def _own_text(here: str | None, there: str | None, file: Path, repo_id: str, force: bool) -> str:
-    """The user's own text, of the local card or of the one in the repository."""
-    ours, theirs = free_text(here or "") or "", free_text(there or "") or ""
-    if ours and theirs and ours != theirs and not force:
+def _refuse_two_texts(here: str | None, there: str | None, file: Path, repo_id: str) -> None:
+    """The user's own text may stand in the local card or in the one on the Hub, not differ in both."""
+    ours, theirs = free_text(here or ""), free_text(there or "")
+    if ours and theirs and ours != theirs:
         raise InputError(
             f"{file}: its own text is another than that of the card in {repo_id}; put what you want to keep "
             "into the local one and give --force"
         )
-    return ours or theirs
 
 
 def _is_bare(card: str | None) -> bool:

@@ -221,6 +221,7 @@ def test_the_hub_says_how_long_to_wait_and_is_heard_within_bounds(server, worker
         (404, "not on the Hub, or is private; check the name"),
         (500, "the Hub answers 500; "),
         (429, "answers 429, too many requests; "),
+        (409, "the Hub answers 409; try again later"),
         (418, "the Hub answers 418; try again later"),
     ],
 )

@@ -290,6 +290,22 @@ def test_own_text_and_licence_of_both_cards_stay(server, worker, folder):
     push(worker, folder)
 
 
+def test_metadata_that_was_added_on_the_hub_stays(server, worker, folder):
+    push(worker, folder)
+    repo = server.repo(NAME)
+    added = "license: mit\nlanguage:\n- en\nextra_gated_prompt: |-\n  Say who you are.\n\n  Please.\n"
+    repo.commit({"README.md": repo.files["README.md"].replace(b"---\n", b"---\n" + added.encode(), 1)})
+    change_record(folder, rounds=7)
+    push(worker, folder)
+    card = repo.files["README.md"].decode()
+    data = ModelCard(card).data
+    assert (data.license, data.language) == ("mit", ["en"])
+    assert data.to_dict()["extra_gated_prompt"] == "Say who you are.\n\nPlease."
+    assert "7 rounds" in card and is_untouched(card)
+    repo.commit({"README.md": card.replace("timm", "other", 1).encode()})
+    assert "was edited outside" in refused(worker, folder)
+
+
 def test_a_token_in_the_own_text_stays_here(server, worker, folder):
     assert worker.ask(command=["card", str(folder)])["code"] == 0
     file = folder / "README.md"

@@ -45,7 +45,7 @@ TIMED = 3
 def main() -> None:
     options = arguments()
     labels = load_images(options.dataset, "test", limit=1).names
-    teacher = load_teacher(options.checkpoint, labels)
+    teacher = load_teacher(options.checkpoint, labels).freeze()
     for method in options.only:
         for defended in (False, True):
             row = f"{method}_{'abd' if defended else 'plain'}"

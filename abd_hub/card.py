@@ -280,9 +280,22 @@ def _results(record: RunRecord) -> str:
     ]
     if record.control:
         lines.append(control_line(record.control))
+    lines += _looks(record)
     if teacher and student and student.triggers:
         lines += ["", _comparison(teacher, student)]
     return "\n".join(lines)
+
+
+def _looks(record: RunRecord) -> list[str]:
+    """That the student was measured on test data while it learned, where it was."""
+    evaluation = record.config.get("evaluation")
+    every = evaluation.get("every") if isinstance(evaluation, Mapping) else None
+    if not isinstance(every, int) or every < 1:
+        return []
+    return [
+        f"- While it learned, the student was measured every {every} rounds on images of the same split, for "
+        "the training curves only: no choice in the run depended on it."
+    ]
 
 
 def result_rows(reports: Mapping[str, EvalReport | None], *, controlled: bool) -> Iterator[list[str]]:

@@ -32,6 +32,8 @@ SCHEMA_VERSION = 1
 _MARK = "# abd-hub run"
 _OTHER = "use another --output_dir"
 _LOCK_FILE = ".lock"
+_NEW_DEFAULTS = {"evaluation.every": 0, "evaluation.every_images": 1000}
+"""Options that were added later, with the value under which a run is what it was before."""
 _TEMPORARY = re.compile(r"\.abd-tmp-[0-9a-f]{16}-")
 _PACKAGES = (
     "abd-hub",
@@ -402,11 +404,15 @@ def _first_difference(stored: dict[str, Any], wanted: dict[str, Any], prefix: st
             found = _first_difference(old, new, f"{name}.")
             if found:
                 return found
-        elif key not in stored and (new is None or new is False or new == []):
+        elif key not in stored and _is_off(name, new):
             continue  # an option that was added after the run began, and is off
         elif old != new or (key in stored) != (key in wanted):
             return f"{name}: is {new!r} now and was {old!r} when the run began"
     return None
+
+
+def _is_off(name: str, value: Any) -> bool:
+    return value is None or value is False or value == [] or value == _NEW_DEFAULTS.get(name)
 
 
 def _make_folders(path: Path) -> list[Path]:

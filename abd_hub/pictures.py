@@ -34,6 +34,7 @@ _FRAME = 192
 _SMALL_SIDE = 128
 _DPI = 150
 _LONGEST_NAME = 40
+_RATES = "accuracy and ASR during training"
 _NAME_SIZE, _NOTE_SIZE, _MARGIN = 22, 17, 16
 """Of the text on a contact sheet and the white around its parts, in pixels."""
 
@@ -65,7 +66,10 @@ def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
 
 
 def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str = "pseudo-batch") -> None:
-    """Every logged figure over the rounds; all that ends in ``_loss`` shares the first panel.
+    """Every logged figure over the rounds.
+
+    Accuracy and attack success rates share the first panel, which runs from 0 to 1; all that ends in
+    ``_loss`` shares the next.
 
     Args:
         log: rows with ``round`` and figures; a row need not hold every figure.
@@ -89,6 +93,8 @@ def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str 
             axis.legend(
                 fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=len(names)
             )
+        if title == _RATES:
+            axis.set_ylim(-0.03, 1.03)
         _tidy(axis)
     axes[-1].set_xlabel(unit)
     _save(figure, path)
@@ -364,9 +370,10 @@ def _zoomed(pixels: Any) -> NDArray[np.uint8]:
 
 def _panels(log: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
     names = [name for name in dict.fromkeys(key for row in log for key in row) if name != "round"]
+    rates = [name for name in names if name == "accuracy" or name.startswith("asr_")]
     losses = [name for name in names if name.endswith("_loss") or name == "loss"]
-    panels = {"loss": losses} if losses else {}
-    return panels | {_words(name): [name] for name in names if name not in losses}
+    panels = {title: part for title, part in ((_RATES, rates), ("loss", losses)) if part}
+    return panels | {_words(name): [name] for name in names if name not in rates + losses}
 
 
 def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

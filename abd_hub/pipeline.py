@@ -38,7 +38,7 @@ from abd_hub.evaluation import (
 from abd_hub.pictures import save_curves, save_samples, save_verdicts
 from abd_hub.push import plan_push, push_finished
 from abd_hub.running import claimed, make_accelerator
-from abd_hub.trainer import Trainer
+from abd_hub.trainer import Trainer, Watch
 from abd_hub.triggers import build_trigger
 from abd_hub.types import EvalReport, InputError, ModelRef, RunRecord, SplitReport, Trigger
 from abd_hub.weights import file_sha256
@@ -150,6 +150,8 @@ def _refuse_without_data(options: EvaluationOptions) -> None:
         raise InputError("evaluation.dataset: triggers are given but no data set to measure them on")
     if options.corrupted_splits:
         raise InputError("evaluation.dataset: corrupted_splits are given but no data set they belong to")
+    if options.every:
+        raise InputError("evaluation.dataset: every is given but no data set to measure on")
 
 
 def _attacks(wanted: Sequence[TriggerOptions]) -> tuple[Attack, ...]:
@@ -262,7 +264,8 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
     teacher = (teacher or load_model(config.teacher)).freeze()
     measurement = load_measurement(config.evaluation, teacher)
     real = _real_images(config, measurement)
-    trainer = _trainer(config, teacher, accelerator, real)
+    watch = make_watch(config.evaluation, measurement, teacher, config.synthesizer.rounds)
+    trainer = _trainer(config, teacher, accelerator, real, watch)
     try:
         with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
             record = _run(config, trainer, measurement, real, given)
@@ -273,8 +276,58 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
     return record
 
 
+def make_watch(
+    options: EvaluationOptions, measurement: Measurement | None, like: Classifier, rounds: int
+) -> Watch | None:
+    """Measures the student every so many rounds and after the last; None where it is not asked for.
+
+    Args:
+        options: how often and on how many images.
+        measurement: data and attacks.
+        like: has the student's labels and input.
+        rounds: of the run.
+
+    Raises:
+        InputError: an attack finds no image among so few.
+    """
+    if measurement is None or not options.every:
+        return None
+    n = len(measurement.data.images)
+    count = min(n, options.every_images)
+    # Evenly spread: the first images of data sorted by class would all be of one.
+    places = torch.arange(count) * n // count
+    images, labels = measurement.data.images[places], measurement.data.labels[places]
+    try:
+        check_inputs(like.spec, images, labels, measurement.attacks)
+    except InputError as error:
+        raise InputError(f"evaluation.every_images: {error}; use more images") from error
+    names = ["accuracy", *_asr_names(measurement.attacks)]
+
+    def watch(done: int, student: Classifier) -> dict[str, float]:
+        if done % options.every and done != rounds:
+            return {}
+        report = evaluate(student, images, labels, measurement.attacks, batch_size=options.batch_size)
+        rates = [report.accuracy, *(found.asr for found in report.triggers)]
+        return {name: rate.value for name, rate in zip(names, rates, strict=True)}
+
+    return watch
+
+
+def _asr_names(attacks: Sequence[Attack]) -> list[str]:
+    names: list[str] = []
+    for attack in attacks:
+        name = f"asr_{attack.name}_{attack.target}"
+        # two attacks may differ in their options only
+        names.append(f"{name}_{len(names)}" if name in names else name)
+    return names
+
+
 def _trainer(
-    config: DistillConfig, teacher: Classifier, accelerator: Accelerator, real: ImageData | None
+    config: DistillConfig,
+    teacher: Classifier,
+    accelerator: Accelerator,
+    real: ImageData | None,
+    watch: Watch | None,
 ) -> Trainer:
     student = create_student(
         config.student.architecture,
@@ -296,6 +349,7 @@ def _trainer(
         folder=Path(config.output_dir),
         accelerator=accelerator,
         images=real.images if real else None,
+        watch=watch,
     )
 
 

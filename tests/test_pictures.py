@@ -74,6 +74,22 @@ def test_curves_have_a_panel_a_group(tmp_path, count):
     assert three.shape[0] - one.shape[0] == round(2 * 2.1 * 150)
 
 
+def test_rates_share_a_panel_from_0_to_1(tmp_path, monkeypatch):
+    limits = []
+    save = pictures._save
+    monkeypatch.setattr(
+        pictures,
+        "_save",
+        lambda figure, path: (save(figure, path), limits.extend(a.get_ylim() for a in figure.axes)),
+    )
+    rows = [{"round": i, "student_loss": 3.0, "accuracy": 0.2, "asr_blend_0": 0.4} for i in range(3)]
+    pictures.save_curves(rows, tmp_path / "x.png")
+    assert len(limits) == 2
+    assert limits[0] == (-0.03, 1.03) and limits[1] != limits[0]
+    image = load(tmp_path / "x.png")
+    assert painted(image[: len(image) // 2], pictures.VERMILION) > 20
+
+
 def test_the_later_row_of_a_resumed_run_counts():
     x, y = pictures._column(
         [{"round": 0, "a": 1}, {"round": 1, "a": 2}, {"round": 1, "a": 3}, {"round": 2}], "a"

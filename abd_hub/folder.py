@@ -17,6 +17,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -223,6 +224,17 @@ def to_json(value: Any, name: str) -> Any:
     return _plain(value, name)
 
 
+def from_json(kind: type[T], data: Any) -> T:
+    """The inverse of ``to_json`` for a dataclass.
+
+    Raises:
+        InputError: a field is missing, unknown, of the wrong type or not finite.
+    """
+    found = _decode(kind, data, "")
+    assert isinstance(found, kind)
+    return found
+
+
 def record_from_json(data: Any) -> RunRecord:
     """The inverse of ``record_to_json``.
 
@@ -295,15 +307,24 @@ def _check_version(data: Any) -> None:
         raise InputError(f"schema_version: {version!r} is unknown, {remedy}")
 
 
-def _read(folder: str | Path, decode: Callable[[Any], T]) -> T:
-    file = Path(folder) / RECORD_FILE
+def read_json(file: Path) -> Any:
+    """The content of a JSON file of a run's folder.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON.
+    """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         reason = error.strerror
         raise InputError(f"{file}: {reason}; give the output folder of a finished run") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not valid JSON ({error}); restore the file or run again") from error
+
+
+def _read(folder: str | Path, decode: Callable[[Any], T]) -> T:
+    file = Path(folder) / RECORD_FILE
+    data = read_json(file)
     try:
         return decode(data)
     except InputError as error:
@@ -512,7 +533,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return _decode_fields(kind, value, where)
     if typing.get_origin(kind):
         return _decode_container(kind, value, where)
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    # Not isfinite, which fails for integers that are too large to become a float.
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is kind and kind is not float:
         return value

@@ -22,7 +22,7 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from abd_hub.types import Rate
+from abd_hub.types import Divergence, Rate
 
 BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#666666"
@@ -32,6 +32,10 @@ _GAP = 4
 _FRAME = 192
 """Grey between images, so that neither a white nor a black edge runs into it."""
 _SMALL_SIDE = 128
+MARK_FRAME = 8
+"""Width of the frame of ``mark_image`` in pixels."""
+_MARKED_SIDE, _MARK_BAND = 96, 28
+_BINS = 40
 _DPI = 150
 _LONGEST_NAME = 40
 _RATES = "accuracy and ASR during training"
@@ -63,6 +67,131 @@ def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
         left = _GAP + index % columns * (width + _GAP)
         grid[top : top + height, left : left + width] = image
     Image.fromarray(grid).save(path, format="PNG")
+
+
+def save_mosaic(pixels: Any, path: str | Path, columns: int) -> None:
+    """Images side by side without gaps and without being enlarged, row by row; what is left over is grey.
+
+    Args:
+        pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
+        path: the PNG file to write.
+        columns: images in a row.
+    """
+    images = _levels(pixels)
+    count, height, width, _ = images.shape
+    sheet = np.full((math.ceil(count / columns) * height, columns * width, 3), _FRAME, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * height, index % columns * width
+        sheet[top : top + height, left : left + width] = image
+    Image.fromarray(sheet).save(path, format="PNG", optimize=True)
+
+
+def mark_image(picture: Image.Image, suspicious: bool, note: str = "") -> Image.Image:
+    """An image enlarged, each pixel a square, in a frame; a suspicious one has a sign and another frame.
+
+    Args:
+        picture: RGB.
+        suspicious: draws a striped frame, and a triangle with an exclamation mark below the image.
+        note: a few words below the image.
+
+    Returns:
+        The image's pixels begin ``MARK_FRAME`` from the top and the left.
+    """
+    zoom = max(1, _MARKED_SIDE // max(picture.size))
+    width, height = picture.width * zoom, picture.height * zoom
+    sheet = Image.new("RGB", (width + 2 * MARK_FRAME, height + 2 * MARK_FRAME + _MARK_BAND), "white")
+    draw = ImageDraw.Draw(sheet)
+    right, bottom = width + 2 * MARK_FRAME - 1, height + 2 * MARK_FRAME - 1
+    draw.rectangle((0, 0, right, bottom), fill=VERMILION if suspicious else (_FRAME,) * 3)
+    if suspicious:
+        draw.rectangle((0, 0, right, bottom), outline=BLACK, width=2)
+        draw.rectangle(
+            (MARK_FRAME - 2, MARK_FRAME - 2, right - MARK_FRAME + 2, bottom - MARK_FRAME + 2), fill="white"
+        )
+    sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), (MARK_FRAME, MARK_FRAME))
+    middle = bottom + 1 + _MARK_BAND / 2
+    left = MARK_FRAME
+    if suspicious:
+        corners = [(left, middle + 9), (left + 22, middle + 9), (left + 11, middle - 10)]
+        draw.polygon(corners, fill=VERMILION, outline=BLACK)
+        draw.text((left + 11, middle + 2), "!", fill="white", font=_font(14), anchor="mm")
+        left += 28
+    draw.text((left, middle), note, fill=BLACK, font=_font(_NOTE_SIZE), anchor="lm")
+    return sheet
+
+
+def save_marked(
+    pixels: Any, suspicious: Sequence[bool], kl: Sequence[float], path: str | Path, columns: int = 8
+) -> None:
+    """A grid of ``mark_image`` with the divergence below each image.
+
+    Args:
+        pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
+        suspicious: N.
+        kl: N divergences.
+        path: the PNG file to write.
+        columns: images in a row.
+    """
+    marked = [
+        mark_image(Image.fromarray(image), bad, f"{value:.2g}")
+        for image, bad, value in zip(_levels(pixels), suspicious, kl, strict=True)
+    ]
+    width, height = (side + _GAP for side in marked[0].size)
+    columns = min(columns, len(marked))
+    sheet = Image.new(
+        "RGB", (columns * width + _GAP, math.ceil(len(marked) / columns) * height + _GAP), "white"
+    )
+    for index, image in enumerate(marked):
+        sheet.paste(image, (_GAP + index % columns * width, _GAP + index // columns * height))
+    sheet.save(path, format="PNG", optimize=True)
+
+
+def save_divergence(found: Divergence, path: str | Path) -> None:
+    """The histogram of a divergence: suspicious images, the others, and how many lie beyond the threshold.
+
+    Args:
+        found: at least one image.
+        path: the PNG file to write.
+    """
+    values = np.log10(np.maximum(np.asarray(found.kl, dtype=np.float64), 1e-12))
+    suspicious = np.asarray(found.suspicious, dtype=bool)
+    threshold = math.log10(max(found.threshold, 1e-12))
+    reach = (min(values.min(), threshold) - 0.05, max(values.max(), threshold) + 0.05)
+    edges = 10 ** np.linspace(*reach, _BINS + 1)
+    parts = [np.histogram(10 ** values[part], edges)[0] for part in (suspicious, ~suspicious)]
+    below = int((values < threshold).sum())
+    figure = Figure(figsize=(7.5, 4.4), dpi=_DPI, layout="constrained")
+    axis = figure.subplots()
+    names = (
+        f"suspicious: the copies give the teacher's class ({int(suspicious.sum())})",
+        f"the others ({int((~suspicious).sum())})",
+    )
+    style: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.5}
+    axis.bar(edges[:-1], parts[0], np.diff(edges), color=VERMILION, hatch="///", label=names[0], **style)
+    axis.bar(edges[:-1], parts[1], np.diff(edges), bottom=parts[0], color=SKY, label=names[1], **style)
+    where = "of the vaccine check" if found.judged else "(mean - 3 std of these images)"
+    label = f"threshold {where}: {below} below, {len(values) - below} above"
+    axis.axvline(10**threshold, color=BLACK, linestyle="--", linewidth=1.6, label=label)
+    axis.set_xscale("log")
+    axis.set_xlim(edges[0], edges[-1])
+    axis.set_xlabel("KL(teacher || mean of its shuffled copies), in nats")
+    axis.set_ylabel("images")
+    figure.legend(fontsize=9, frameon=False, loc="outside upper left")
+    _tidy(axis)
+    _save(figure, path)
+
+
+def save_pattern(pattern: Any, path: str | Path) -> None:
+    """A signed pattern: grey is 0, white its largest absolute value, black the negative; each pixel a square.
+
+    Args:
+        pattern: (C, H, W) with C 1 or 3.
+        path: the PNG file to write.
+    """
+    values = _array(pattern)[None]
+    largest = float(np.abs(values).max()) or 1.0
+    (image,) = _zoomed(0.5 + values / (2 * largest))
+    Image.fromarray(image).save(path, format="PNG", optimize=True)
 
 
 def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str = "pseudo-batch") -> None:
@@ -358,14 +487,19 @@ def _array(pixels: Any) -> NDArray[np.float32]:
 
 def _zoomed(pixels: Any) -> NDArray[np.uint8]:
     """(N, C, H, W) floats to (N, H * zoom, W * zoom, 3) bytes; no value is made up in between."""
+    levels = _levels(pixels)
+    zoom = max(1, _SMALL_SIDE // max(1, *levels.shape[1:3]))
+    return levels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+
+
+def _levels(pixels: Any) -> NDArray[np.uint8]:
+    """(N, C, H, W) floats to (N, H, W, 3) bytes."""
     array = _array(pixels)
     if array.ndim != 4 or array.shape[1] not in {1, 3}:
         raise ValueError(f"pixels: shape {array.shape} is not (N, 1 or 3, H, W)")
     array = np.broadcast_to(array, (len(array), 3, *array.shape[2:])).transpose(0, 2, 3, 1)
     finite = np.nan_to_num(array, nan=0.0)
-    levels = np.rint(np.clip(finite, 0, 1) * 255).astype(np.uint8)
-    zoom = max(1, _SMALL_SIDE // max(1, *levels.shape[1:3]))
-    return levels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    return np.rint(np.clip(finite, 0, 1) * 255).astype(np.uint8)
 
 
 def _panels(log: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:

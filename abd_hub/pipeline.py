@@ -35,6 +35,7 @@ from abd_hub.evaluation import (
     evaluate_answers,
     with_control,
 )
+from abd_hub.evidence import gather_images, write_evidence
 from abd_hub.pictures import save_curves, save_samples, save_verdicts
 from abd_hub.push import plan_push, push_finished
 from abd_hub.running import claimed, make_accelerator
@@ -405,18 +406,39 @@ def _run(
         control=measurement.control.ref if measurement and measurement.control else None,
         synthesis=trainer.synthesizer.facts() or None,
     )
+    seen = _images_for_evidence(trainer)
     if trainer.accelerator.is_main_process:
-        record = write_folder(Path(config.output_dir), record, trainer, measurement)
+        record = write_folder(Path(config.output_dir), record, trainer, measurement, seen)
         # Last: until the record is there, a resume compares its paths. What is finished is shared.
         files.write_config(config.output_dir, config.to_yaml(shared=True))
     trainer.accelerator.wait_for_everyone()
     return record
 
 
+def _images_for_evidence(trainer: Trainer) -> Tensor | None:
+    """What the defences look at once more, (N, C, H, W); all processes. None without defences."""
+    if not trainer.defenses:
+        return None
+    method = trainer.method
+    real = method.image_source() is not None
+    return gather_images(trainer.synthesizer, trainer.defense.drawn, method.rounds, real=real)
+
+
 def write_folder(
-    path: Path, record: RunRecord, trainer: Trainer, measurement: Measurement | None
+    path: Path,
+    record: RunRecord,
+    trainer: Trainer,
+    measurement: Measurement | None,
+    seen: Tensor | None = None,
 ) -> RunRecord:
     """Writes model, pictures, card and, last, metrics.json, which marks the folder as finished.
+
+    Args:
+        path: of the folder.
+        record: as yet without the hash of the weights file.
+        trainer: finished.
+        measurement: data and attacks for the verdicts.
+        seen: images that the defences are asked about.
 
     Returns:
         The record, completed with the hash of the weights file.
@@ -426,16 +448,25 @@ def write_folder(
     student = dataclasses.replace(record.student, sha256=file_sha256([path / "model.safetensors"]))
     record = dataclasses.replace(record, student=student)
     _write_pictures(path, trainer, measurement)
+    if seen is not None:
+        _write_evidence(path, trainer, seen)
     labels = trainer.student.spec.labels
     channels = trainer.student.spec.channels
-    card = render_card(record, labels=labels, pictures=run_pictures(record, labels), channels=channels)
+    pictures = [(file, text) for file, text in run_pictures(record, labels) if (path / file).is_file()]
+    card = render_card(record, labels=labels, pictures=pictures, channels=channels)
     files.write_text(path / "README.md", card)
     files.write_json(path / "metrics.json", files.record_to_json(record))
     return record
 
 
+def _write_evidence(path: Path, trainer: Trainer, seen: Tensor) -> None:
+    with torch.no_grad(), trainer.accelerator.autocast():
+        asked = [(defense.name, defense.evidence(seen)) for defense in trainer.defenses]
+    write_evidence(path, seen, [(name, left) for name, left in asked if left is not None])
+
+
 def _write_pictures(path: Path, trainer: Trainer, measurement: Measurement | None) -> None:
-    """The files that ``run_pictures`` lists."""
+    """The files that ``run_pictures`` lists, but for those of the defences."""
     (path / "samples").mkdir(exist_ok=True)
     assert trainer.last_images is not None, "fit keeps the images of the last round"
     with files.atomic_path(path / "samples" / "training_images.png") as temporary:

@@ -18,6 +18,7 @@ from matplotlib import get_data_path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -91,7 +92,7 @@ def mark_image(picture: Image.Image, suspicious: bool, note: str = "") -> Image.
 
     Args:
         picture: RGB.
-        suspicious: draws a striped frame, and a triangle with an exclamation mark below the image.
+        suspicious: draws a frame of orange and black, and a warning sign below the image.
         note: a few words below the image.
 
     Returns:
@@ -173,12 +174,23 @@ def save_divergence(found: Divergence, path: str | Path) -> None:
     label = f"threshold {where}: {below} below, {len(values) - below} above"
     axis.axvline(10**threshold, color=BLACK, linestyle="--", linewidth=1.6, label=label)
     axis.set_xscale("log")
+    axis.set_xticks(*_log_ticks(*reach))
+    axis.minorticks_off()
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlim(edges[0], edges[-1])
     axis.set_xlabel("KL(teacher || mean of its shuffled copies), in nats")
     axis.set_ylabel("images")
     figure.legend(fontsize=9, frameon=False, loc="outside upper left")
     _tidy(axis)
     _save(figure, path)
+
+
+def _log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Round values from 10**low to 10**high and how they are written: at most about a dozen."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [factor * 10.0**power for power in powers for factor in ((1, 2, 5) if high - low < 4 else (1,))]
+    shown = [tick for tick in ticks if low <= math.log10(tick) <= high]
+    return shown, [f"{tick:g}" for tick in shown]
 
 
 def save_pattern(pattern: Any, path: str | Path) -> None:
@@ -214,8 +226,9 @@ def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str 
     figure = Figure(figsize=(7.5, 0.6 + 2.1 * len(panels)), dpi=_DPI, layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
-        for name, colour in zip(names, cycle(_SERIES), strict=False):
-            _curve(axis, *_column(log, name), _words(name), colour)
+        for name, colour, marker in zip(names, cycle(_SERIES), cycle(_MARKERS), strict=False):
+            # Rates are few, and cross: told apart by markers as well.
+            _curve(axis, *_column(log, name), _words(name), colour, marker if title == _RATES else "")
         axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
         if len(names) > 1:
             # Above the curves: there is no corner of a panel that every curve leaves free.
@@ -517,11 +530,13 @@ def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.f
     return table[:, 0], table[:, 1]
 
 
-def _curve(axis: Any, x: NDArray[np.float64], y: NDArray[np.float64], label: str, colour: str) -> None:
+def _curve(
+    axis: Any, x: NDArray[np.float64], y: NDArray[np.float64], label: str, colour: str, marker: str = ""
+) -> None:
     """The figures themselves; where they are many, pale under their running median."""
     window = len(x) // 50
     if window < 4:
-        axis.plot(x, y, color=colour, linewidth=1.6, label=label)
+        axis.plot(x, y, color=colour, linewidth=1.6, label=label, marker=marker, markersize=4)
         return
     axis.plot(x, y, color=colour, linewidth=0.5, alpha=0.3)
     blocks = len(x) // window

@@ -119,7 +119,7 @@ def test_every_tab(browser, address, shots, width):
         for part in ("curves", "rates", "histogram"):
             playwright.expect(page.locator(f"#{part} img")).to_be_visible()
         playwright.expect(page.locator("#evidence")).to_contain_text("52 of 256 images")
-        playwright.expect(page.locator("#marked .thumbnail-item")).to_have_count(48)
+        playwright.expect(page.locator("#marked .thumbnail-item")).to_have_count(24)
         playwright.expect(page.locator("#patterns")).to_contain_text("L2 norm 1")
         page.screenshot(path=shots / f"taught-{width}.png", full_page=True)
         fits(page)

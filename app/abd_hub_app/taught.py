@@ -32,7 +32,7 @@ _LEAD = """\
 found in them, its curves, and what each defence says it did.</p>"""
 _NONE = "<p>None of these folders has a record (metrics.json).</p>"
 _MOST_PICTURES = 24
-_MOST_OF_A_KIND = 24
+_MOST_OF_A_KIND = 12
 """Suspicious images shown, and others."""
 _LARGEST_LOG = 20_000_000
 _LONGEST_LIST = 16

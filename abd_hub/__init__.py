@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
     from abd_hub.defenses.universal_direction import UniversalDirection
     from abd_hub.evaluation import Attack, evaluate, evaluate_answers, format_table, with_control
+    from abd_hub.evidence import RunEvidence, read_evidence
     from abd_hub.folder import read_any_record, read_record, read_teacher_record
     from abd_hub.paired import compare_answers, mcnemar
     from abd_hub.parsing import parse_distill
-    from abd_hub.pictures import save_accuracy_asr_panels, save_curves
+    from abd_hub.pictures import mark_image, save_accuracy_asr_panels, save_curves, save_divergence
     from abd_hub.pipeline import distill
     from abd_hub.poison_config import (
         NetworkOptions,
@@ -84,10 +85,11 @@ _HOMES = {
     "defenses.shuffling_vaccine": ("ShufflingVaccine",),
     "defenses.universal_direction": ("UniversalDirection",),
     "evaluation": ("Attack", "evaluate", "evaluate_answers", "format_table", "with_control"),
+    "evidence": ("RunEvidence", "read_evidence"),
     "folder": ("read_any_record", "read_record", "read_teacher_record"),
     "paired": ("compare_answers", "mcnemar"),
     "parsing": ("parse_distill",),
-    "pictures": ("save_accuracy_asr_panels", "save_curves"),
+    "pictures": ("mark_image", "save_accuracy_asr_panels", "save_curves", "save_divergence"),
     "pipeline": ("distill",),
     "synthesis.dafl": ("Dafl",),
     "synthesis.dfad": ("Dfad",),
@@ -152,6 +154,7 @@ __all__ = [
     "PoisonOptions",
     "Rate",
     "Real",
+    "RunEvidence",
     "RunRecord",
     "SelfRetrospection",
     "ShufflingVaccine",
@@ -180,16 +183,19 @@ __all__ = [
     "load_classifier",
     "load_images",
     "load_state_dict_into",
+    "mark_image",
     "mcnemar",
     "parse_distill",
     "poison_teacher",
     "push_to_hub",
     "read_any_record",
+    "read_evidence",
     "read_record",
     "read_teacher_record",
     "rebuild_card",
     "save_accuracy_asr_panels",
     "save_curves",
+    "save_divergence",
     "save_timm_folder",
     "with_control",
 ]

@@ -42,9 +42,22 @@ from abd_hub.types import (
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
+_PLUGIN_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _SHIPPED_DATA = "digits"
 _OTHER_IMAGES = {"real": "real images", "clean_kd": "real images", "ood": "patches of photographs"}
 """Methods whose images are not synthetic: their cards must not claim what does not hold."""
+_OF_THE_VACCINE = (
+    (
+        "samples/suspicious.png",
+        "Images of the last rounds, each with KL(teacher || shuffled copies) in nats; framed and with a sign "
+        "where the copies still give the teacher's class, which makes an image suspicious",
+    ),
+    (
+        "samples/divergence.png",
+        "How far the shuffled copies are from the teacher on images of the last rounds, with the vaccine "
+        "check's threshold",
+    ),
+)
 
 
 def render_card(
@@ -100,13 +113,23 @@ def check_names(repo_id: str | None, license_id: str | None) -> None:
 
 
 def run_pictures(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, str]]:
-    """(file, caption) of every picture that a run writes."""
+    """(file, caption) of every picture that a run writes; a defence's only where it has found something."""
     report = record.student_report
     return [
         ("samples/training_images.png", "Images of the last round, as the teacher saw them"),
+        *_evidence_pictures([defense.name for defense in record.defenses]),
         ("samples/curves.png", "Training curves"),
         *verdict_pictures([(t.trigger, t.target) for t in report.triggers] if report else [], labels),
     ]
+
+
+def _evidence_pictures(defenses: Sequence[str]) -> Iterator[tuple[str, str]]:
+    if "shuffling_vaccine" in defenses:
+        yield from _OF_THE_VACCINE
+    for name in defenses:
+        if _PLUGIN_NAME.fullmatch(name):  # a record may be a stranger's: no name becomes a path
+            told = "grey is 0, white and black are plus and minus its largest value"
+            yield f"samples/pattern_{name}.png", f"What {name} found in pixel space: {told}"
 
 
 def verdict_pictures(attacks: Iterable[tuple[str, int]], labels: Sequence[str]) -> list[tuple[str, str]]:
@@ -280,9 +303,22 @@ def _results(record: RunRecord) -> str:
     ]
     if record.control:
         lines.append(control_line(record.control))
+    lines += _looks(record)
     if teacher and student and student.triggers:
         lines += ["", _comparison(teacher, student)]
     return "\n".join(lines)
+
+
+def _looks(record: RunRecord) -> list[str]:
+    """That the student was measured on test data while it learned, where it was."""
+    evaluation = record.config.get("evaluation")
+    every = evaluation.get("every") if isinstance(evaluation, Mapping) else None
+    if not isinstance(every, int) or every < 1:
+        return []
+    return [
+        f"- While it learned, the student was measured every {every} rounds on images of the same split, for "
+        "the training curves only: no choice in the run depended on it."
+    ]
 
 
 def result_rows(reports: Mapping[str, EvalReport | None], *, controlled: bool) -> Iterator[list[str]]:

@@ -108,10 +108,16 @@ class EvaluationOptions:
     """Resize every image to so many pixels in height and width, for data sets of several sizes."""
     batch_size: int = 256
     """Images at a time."""
+    every: int = 0
+    """Rounds between measurements while the student learns, for its curves in log.jsonl; 0 for none. They
+    look at the same data as the last measurement, so nothing in a run depends on them."""
+    every_images: int = 1000
+    """Most images of these measurements, evenly spread over the split."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"evaluation.batch_size: must be at least 1, got {self.batch_size}")
+        for name, least in (("batch_size", 1), ("every", 0), ("every_images", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"evaluation.{name}: must be at least {least}, got {getattr(self, name)}")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"evaluation.limit: must be at least 1, got {self.limit}")
         if self.image_size is not None and self.image_size < 1:

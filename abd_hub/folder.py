@@ -17,6 +17,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ SCHEMA_VERSION = 1
 _MARK = "# abd-hub run"
 _OTHER = "use another --output_dir"
 _LOCK_FILE = ".lock"
+_NEW_DEFAULTS = {"evaluation.every": 0, "evaluation.every_images": 1000}
+"""Options that were added later, with the value under which a run is what it was before."""
 _TEMPORARY = re.compile(r"\.abd-tmp-[0-9a-f]{16}-")
 _PACKAGES = (
     "abd-hub",
@@ -221,6 +224,17 @@ def to_json(value: Any, name: str) -> Any:
     return _plain(value, name)
 
 
+def from_json(kind: type[T], data: Any) -> T:
+    """The inverse of ``to_json`` for a dataclass.
+
+    Raises:
+        InputError: a field is missing, unknown, of the wrong type or not finite.
+    """
+    found = _decode(kind, data, "")
+    assert isinstance(found, kind)
+    return found
+
+
 def record_from_json(data: Any) -> RunRecord:
     """The inverse of ``record_to_json``.
 
@@ -293,15 +307,24 @@ def _check_version(data: Any) -> None:
         raise InputError(f"schema_version: {version!r} is unknown, {remedy}")
 
 
-def _read(folder: str | Path, decode: Callable[[Any], T]) -> T:
-    file = Path(folder) / RECORD_FILE
+def read_json(file: Path) -> Any:
+    """The content of a JSON file of a run's folder.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON.
+    """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         reason = error.strerror
         raise InputError(f"{file}: {reason}; give the output folder of a finished run") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not valid JSON ({error}); restore the file or run again") from error
+
+
+def _read(folder: str | Path, decode: Callable[[Any], T]) -> T:
+    file = Path(folder) / RECORD_FILE
+    data = read_json(file)
     try:
         return decode(data)
     except InputError as error:
@@ -402,11 +425,15 @@ def _first_difference(stored: dict[str, Any], wanted: dict[str, Any], prefix: st
             found = _first_difference(old, new, f"{name}.")
             if found:
                 return found
-        elif key not in stored and (new is None or new is False or new == []):
+        elif key not in stored and _is_off(name, new):
             continue  # an option that was added after the run began, and is off
         elif old != new or (key in stored) != (key in wanted):
             return f"{name}: is {new!r} now and was {old!r} when the run began"
     return None
+
+
+def _is_off(name: str, value: Any) -> bool:
+    return value is None or value is False or value == [] or value == _NEW_DEFAULTS.get(name)
 
 
 def _make_folders(path: Path) -> list[Path]:
@@ -506,7 +533,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return _decode_fields(kind, value, where)
     if typing.get_origin(kind):
         return _decode_container(kind, value, where)
-    if kind is float and type(value) in (int, float) and math.isfinite(value):
+    # Not isfinite, which fails for integers that are too large to become a float.
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is kind and kind is not float:
         return value

@@ -281,7 +281,7 @@ def parse_compare(arguments: Sequence[str]) -> CompareRequest:
 
 def _add_measurement(parser: ArgumentParser) -> None:
     parser.add_class_arguments(AttackOptions)
-    own = {"triggers", "control", "corrupted_splits", "revision", "per_class"}
+    own = {"triggers", "control", "corrupted_splits", "revision", "per_class", "every", "every_images"}
     parser.add_class_arguments(EvaluationOptions, skip=own)
     parser.add_argument("--per_class", action="store_true", help="Count for each true class as well.")
     parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")

@@ -18,11 +18,12 @@ from matplotlib import get_data_path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from abd_hub.types import Rate
+from abd_hub.types import Divergence, Rate
 
 BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#666666"
@@ -32,8 +33,13 @@ _GAP = 4
 _FRAME = 192
 """Grey between images, so that neither a white nor a black edge runs into it."""
 _SMALL_SIDE = 128
+MARK_FRAME = 8
+"""Width of the frame of ``mark_image`` in pixels."""
+_MARKED_SIDE, _MARK_BAND = 96, 28
+_BINS = 40
 _DPI = 150
 _LONGEST_NAME = 40
+_RATES = "accuracy and ASR during training"
 _NAME_SIZE, _NOTE_SIZE, _MARGIN = 22, 17, 16
 """Of the text on a contact sheet and the white around its parts, in pixels."""
 
@@ -64,8 +70,147 @@ def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
     Image.fromarray(grid).save(path, format="PNG")
 
 
+def save_mosaic(pixels: Any, path: str | Path, columns: int) -> None:
+    """Images side by side without gaps and without being enlarged, row by row; what is left over is grey.
+
+    Args:
+        pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
+        path: the PNG file to write.
+        columns: images in a row.
+    """
+    images = _levels(pixels)
+    count, height, width, _ = images.shape
+    sheet = np.full((math.ceil(count / columns) * height, columns * width, 3), _FRAME, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * height, index % columns * width
+        sheet[top : top + height, left : left + width] = image
+    Image.fromarray(sheet).save(path, format="PNG", optimize=True)
+
+
+def mark_image(picture: Image.Image, suspicious: bool, note: str = "") -> Image.Image:
+    """An image enlarged, each pixel a square, in a frame; a suspicious one has a sign and another frame.
+
+    Args:
+        picture: RGB.
+        suspicious: draws a frame of orange and black, and a warning sign below the image.
+        note: a few words below the image.
+
+    Returns:
+        The image's pixels begin ``MARK_FRAME`` from the top and the left.
+    """
+    zoom = max(1, _MARKED_SIDE // max(picture.size))
+    width, height = picture.width * zoom, picture.height * zoom
+    sheet = Image.new("RGB", (width + 2 * MARK_FRAME, height + 2 * MARK_FRAME + _MARK_BAND), "white")
+    draw = ImageDraw.Draw(sheet)
+    right, bottom = width + 2 * MARK_FRAME - 1, height + 2 * MARK_FRAME - 1
+    draw.rectangle((0, 0, right, bottom), fill=VERMILION if suspicious else (_FRAME,) * 3)
+    if suspicious:
+        draw.rectangle((0, 0, right, bottom), outline=BLACK, width=2)
+        draw.rectangle(
+            (MARK_FRAME - 2, MARK_FRAME - 2, right - MARK_FRAME + 2, bottom - MARK_FRAME + 2), fill="white"
+        )
+    sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), (MARK_FRAME, MARK_FRAME))
+    middle = bottom + 1 + _MARK_BAND / 2
+    left = MARK_FRAME
+    if suspicious:
+        corners = [(left, middle + 9), (left + 22, middle + 9), (left + 11, middle - 10)]
+        draw.polygon(corners, fill=VERMILION, outline=BLACK)
+        draw.text((left + 11, middle + 2), "!", fill="white", font=_font(14), anchor="mm")
+        left += 28
+    draw.text((left, middle), note, fill=BLACK, font=_font(_NOTE_SIZE), anchor="lm")
+    return sheet
+
+
+def save_marked(
+    pixels: Any, suspicious: Sequence[bool], kl: Sequence[float], path: str | Path, columns: int = 8
+) -> None:
+    """A grid of ``mark_image`` with the divergence below each image.
+
+    Args:
+        pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
+        suspicious: N.
+        kl: N divergences.
+        path: the PNG file to write.
+        columns: images in a row.
+    """
+    marked = [
+        mark_image(Image.fromarray(image), bad, f"{value:.2g}")
+        for image, bad, value in zip(_levels(pixels), suspicious, kl, strict=True)
+    ]
+    width, height = (side + _GAP for side in marked[0].size)
+    columns = min(columns, len(marked))
+    sheet = Image.new(
+        "RGB", (columns * width + _GAP, math.ceil(len(marked) / columns) * height + _GAP), "white"
+    )
+    for index, image in enumerate(marked):
+        sheet.paste(image, (_GAP + index % columns * width, _GAP + index // columns * height))
+    sheet.save(path, format="PNG", optimize=True)
+
+
+def save_divergence(found: Divergence, path: str | Path) -> None:
+    """The histogram of a divergence: suspicious images, the others, and how many lie beyond the threshold.
+
+    Args:
+        found: at least one image.
+        path: the PNG file to write.
+    """
+    values = np.log10(np.maximum(np.asarray(found.kl, dtype=np.float64), 1e-12))
+    suspicious = np.asarray(found.suspicious, dtype=bool)
+    threshold = math.log10(max(found.threshold, 1e-12))
+    reach = (min(values.min(), threshold) - 0.05, max(values.max(), threshold) + 0.05)
+    edges = 10 ** np.linspace(*reach, _BINS + 1)
+    parts = [np.histogram(10 ** values[part], edges)[0] for part in (suspicious, ~suspicious)]
+    below = int((values < threshold).sum())
+    figure = Figure(figsize=(7.5, 4.4), dpi=_DPI, layout="constrained")
+    axis = figure.subplots()
+    names = (
+        f"suspicious: the copies give the teacher's class ({int(suspicious.sum())})",
+        f"the others ({int((~suspicious).sum())})",
+    )
+    style: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.5}
+    axis.bar(edges[:-1], parts[0], np.diff(edges), color=VERMILION, hatch="///", label=names[0], **style)
+    axis.bar(edges[:-1], parts[1], np.diff(edges), bottom=parts[0], color=SKY, label=names[1], **style)
+    where = "of the vaccine check" if found.judged else "(mean - 3 std of these images)"
+    label = f"threshold {where}: {below} below, {len(values) - below} above"
+    axis.axvline(10**threshold, color=BLACK, linestyle="--", linewidth=1.6, label=label)
+    axis.set_xscale("log")
+    axis.set_xticks(*_log_ticks(*reach))
+    axis.minorticks_off()
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlim(edges[0], edges[-1])
+    axis.set_xlabel("KL(teacher || mean of its shuffled copies), in nats")
+    axis.set_ylabel("images")
+    figure.legend(fontsize=9, frameon=False, loc="outside upper left")
+    _tidy(axis)
+    _save(figure, path)
+
+
+def _log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Round values from 10**low to 10**high and how they are written: at most about a dozen."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [factor * 10.0**power for power in powers for factor in ((1, 2, 5) if high - low < 4 else (1,))]
+    shown = [tick for tick in ticks if low <= math.log10(tick) <= high]
+    return shown, [f"{tick:g}" for tick in shown]
+
+
+def save_pattern(pattern: Any, path: str | Path) -> None:
+    """A signed pattern: grey is 0, white its largest absolute value, black the negative; each pixel a square.
+
+    Args:
+        pattern: (C, H, W) with C 1 or 3.
+        path: the PNG file to write.
+    """
+    values = _array(pattern)[None]
+    largest = float(np.abs(values).max()) or 1.0
+    (image,) = _zoomed(0.5 + values / (2 * largest))
+    Image.fromarray(image).save(path, format="PNG", optimize=True)
+
+
 def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str = "pseudo-batch") -> None:
-    """Every logged figure over the rounds; all that ends in ``_loss`` shares the first panel.
+    """Every logged figure over the rounds.
+
+    Accuracy and attack success rates share the first panel, which runs from 0 to 1; all that ends in
+    ``_loss`` shares the next.
 
     Args:
         log: rows with ``round`` and figures; a row need not hold every figure.
@@ -81,14 +226,17 @@ def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str 
     figure = Figure(figsize=(7.5, 0.6 + 2.1 * len(panels)), dpi=_DPI, layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
-        for name, colour in zip(names, cycle(_SERIES), strict=False):
-            _curve(axis, *_column(log, name), _words(name), colour)
+        for name, colour, marker in zip(names, cycle(_SERIES), cycle(_MARKERS), strict=False):
+            # Rates are few, and cross: told apart by markers as well.
+            _curve(axis, *_column(log, name), _words(name), colour, marker if title == _RATES else "")
         axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
         if len(names) > 1:
             # Above the curves: there is no corner of a panel that every curve leaves free.
             axis.legend(
                 fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=len(names)
             )
+        if title == _RATES:
+            axis.set_ylim(-0.03, 1.03)
         _tidy(axis)
     axes[-1].set_xlabel(unit)
     _save(figure, path)
@@ -352,21 +500,27 @@ def _array(pixels: Any) -> NDArray[np.float32]:
 
 def _zoomed(pixels: Any) -> NDArray[np.uint8]:
     """(N, C, H, W) floats to (N, H * zoom, W * zoom, 3) bytes; no value is made up in between."""
+    levels = _levels(pixels)
+    zoom = max(1, _SMALL_SIDE // max(1, *levels.shape[1:3]))
+    return levels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+
+
+def _levels(pixels: Any) -> NDArray[np.uint8]:
+    """(N, C, H, W) floats to (N, H, W, 3) bytes."""
     array = _array(pixels)
     if array.ndim != 4 or array.shape[1] not in {1, 3}:
         raise ValueError(f"pixels: shape {array.shape} is not (N, 1 or 3, H, W)")
     array = np.broadcast_to(array, (len(array), 3, *array.shape[2:])).transpose(0, 2, 3, 1)
     finite = np.nan_to_num(array, nan=0.0)
-    levels = np.rint(np.clip(finite, 0, 1) * 255).astype(np.uint8)
-    zoom = max(1, _SMALL_SIDE // max(1, *levels.shape[1:3]))
-    return levels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    return np.rint(np.clip(finite, 0, 1) * 255).astype(np.uint8)
 
 
 def _panels(log: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
     names = [name for name in dict.fromkeys(key for row in log for key in row) if name != "round"]
+    rates = [name for name in names if name == "accuracy" or name.startswith("asr_")]
     losses = [name for name in names if name.endswith("_loss") or name == "loss"]
-    panels = {"loss": losses} if losses else {}
-    return panels | {_words(name): [name] for name in names if name not in losses}
+    panels = {title: part for title, part in ((_RATES, rates), ("loss", losses)) if part}
+    return panels | {_words(name): [name] for name in names if name not in rates + losses}
 
 
 def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -376,11 +530,13 @@ def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.f
     return table[:, 0], table[:, 1]
 
 
-def _curve(axis: Any, x: NDArray[np.float64], y: NDArray[np.float64], label: str, colour: str) -> None:
+def _curve(
+    axis: Any, x: NDArray[np.float64], y: NDArray[np.float64], label: str, colour: str, marker: str = ""
+) -> None:
     """The figures themselves; where they are many, pale under their running median."""
     window = len(x) // 50
     if window < 4:
-        axis.plot(x, y, color=colour, linewidth=1.6, label=label)
+        axis.plot(x, y, color=colour, linewidth=1.6, label=label, marker=marker, markersize=4)
         return
     axis.plot(x, y, color=colour, linewidth=0.5, alpha=0.3)
     blocks = len(x) // window

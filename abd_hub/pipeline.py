@@ -35,10 +35,11 @@ from abd_hub.evaluation import (
     evaluate_answers,
     with_control,
 )
+from abd_hub.evidence import gather_images, write_evidence
 from abd_hub.pictures import save_curves, save_samples, save_verdicts
 from abd_hub.push import plan_push, push_finished
 from abd_hub.running import claimed, make_accelerator
-from abd_hub.trainer import Trainer
+from abd_hub.trainer import Trainer, Watch
 from abd_hub.triggers import build_trigger
 from abd_hub.types import EvalReport, InputError, ModelRef, RunRecord, SplitReport, Trigger
 from abd_hub.weights import file_sha256
@@ -150,6 +151,8 @@ def _refuse_without_data(options: EvaluationOptions) -> None:
         raise InputError("evaluation.dataset: triggers are given but no data set to measure them on")
     if options.corrupted_splits:
         raise InputError("evaluation.dataset: corrupted_splits are given but no data set they belong to")
+    if options.every:
+        raise InputError("evaluation.dataset: every is given but no data set to measure on")
 
 
 def _attacks(wanted: Sequence[TriggerOptions]) -> tuple[Attack, ...]:
@@ -262,7 +265,8 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
     teacher = (teacher or load_model(config.teacher)).freeze()
     measurement = load_measurement(config.evaluation, teacher)
     real = _real_images(config, measurement)
-    trainer = _trainer(config, teacher, accelerator, real)
+    watch = make_watch(config.evaluation, measurement, teacher, config.synthesizer.rounds)
+    trainer = _trainer(config, teacher, accelerator, real, watch)
     try:
         with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
             record = _run(config, trainer, measurement, real, given)
@@ -273,8 +277,58 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
     return record
 
 
+def make_watch(
+    options: EvaluationOptions, measurement: Measurement | None, like: Classifier, rounds: int
+) -> Watch | None:
+    """Measures the student every so many rounds and after the last; None where it is not asked for.
+
+    Args:
+        options: how often and on how many images.
+        measurement: data and attacks.
+        like: has the student's labels and input.
+        rounds: of the run.
+
+    Raises:
+        InputError: an attack finds no image among so few.
+    """
+    if measurement is None or not options.every:
+        return None
+    n = len(measurement.data.images)
+    count = min(n, options.every_images)
+    # Evenly spread: the first images of data sorted by class would all be of one.
+    places = torch.arange(count) * n // count
+    images, labels = measurement.data.images[places], measurement.data.labels[places]
+    try:
+        check_inputs(like.spec, images, labels, measurement.attacks)
+    except InputError as error:
+        raise InputError(f"evaluation.every_images: {error}; use more images") from error
+    names = ["accuracy", *_asr_names(measurement.attacks)]
+
+    def watch(done: int, student: Classifier) -> dict[str, float]:
+        if done % options.every and done != rounds:
+            return {}
+        report = evaluate(student, images, labels, measurement.attacks, batch_size=options.batch_size)
+        rates = [report.accuracy, *(found.asr for found in report.triggers)]
+        return {name: rate.value for name, rate in zip(names, rates, strict=True)}
+
+    return watch
+
+
+def _asr_names(attacks: Sequence[Attack]) -> list[str]:
+    names: list[str] = []
+    for attack in attacks:
+        name = f"asr_{attack.name}_{attack.target}"
+        # two attacks may differ in their options only
+        names.append(f"{name}_{len(names)}" if name in names else name)
+    return names
+
+
 def _trainer(
-    config: DistillConfig, teacher: Classifier, accelerator: Accelerator, real: ImageData | None
+    config: DistillConfig,
+    teacher: Classifier,
+    accelerator: Accelerator,
+    real: ImageData | None,
+    watch: Watch | None,
 ) -> Trainer:
     student = create_student(
         config.student.architecture,
@@ -296,6 +350,7 @@ def _trainer(
         folder=Path(config.output_dir),
         accelerator=accelerator,
         images=real.images if real else None,
+        watch=watch,
     )
 
 
@@ -351,18 +406,39 @@ def _run(
         control=measurement.control.ref if measurement and measurement.control else None,
         synthesis=trainer.synthesizer.facts() or None,
     )
+    seen = _images_for_evidence(trainer)
     if trainer.accelerator.is_main_process:
-        record = write_folder(Path(config.output_dir), record, trainer, measurement)
+        record = write_folder(Path(config.output_dir), record, trainer, measurement, seen)
         # Last: until the record is there, a resume compares its paths. What is finished is shared.
         files.write_config(config.output_dir, config.to_yaml(shared=True))
     trainer.accelerator.wait_for_everyone()
     return record
 
 
+def _images_for_evidence(trainer: Trainer) -> Tensor | None:
+    """What the defences look at once more, (N, C, H, W); all processes. None without defences."""
+    if not trainer.defenses:
+        return None
+    method = trainer.method
+    real = method.image_source() is not None
+    return gather_images(trainer.synthesizer, trainer.defense.drawn, method.rounds, real=real)
+
+
 def write_folder(
-    path: Path, record: RunRecord, trainer: Trainer, measurement: Measurement | None
+    path: Path,
+    record: RunRecord,
+    trainer: Trainer,
+    measurement: Measurement | None,
+    seen: Tensor | None = None,
 ) -> RunRecord:
     """Writes model, pictures, card and, last, metrics.json, which marks the folder as finished.
+
+    Args:
+        path: of the folder.
+        record: as yet without the hash of the weights file.
+        trainer: finished.
+        measurement: data and attacks for the verdicts.
+        seen: images that the defences are asked about.
 
     Returns:
         The record, completed with the hash of the weights file.
@@ -372,16 +448,25 @@ def write_folder(
     student = dataclasses.replace(record.student, sha256=file_sha256([path / "model.safetensors"]))
     record = dataclasses.replace(record, student=student)
     _write_pictures(path, trainer, measurement)
+    if seen is not None:
+        _write_evidence(path, trainer, seen)
     labels = trainer.student.spec.labels
     channels = trainer.student.spec.channels
-    card = render_card(record, labels=labels, pictures=run_pictures(record, labels), channels=channels)
+    pictures = [(file, text) for file, text in run_pictures(record, labels) if (path / file).is_file()]
+    card = render_card(record, labels=labels, pictures=pictures, channels=channels)
     files.write_text(path / "README.md", card)
     files.write_json(path / "metrics.json", files.record_to_json(record))
     return record
 
 
+def _write_evidence(path: Path, trainer: Trainer, seen: Tensor) -> None:
+    with torch.no_grad(), trainer.accelerator.autocast():
+        asked = [(defense.name, defense.evidence(seen)) for defense in trainer.defenses]
+    write_evidence(path, seen, [(name, left) for name, left in asked if left is not None])
+
+
 def _write_pictures(path: Path, trainer: Trainer, measurement: Measurement | None) -> None:
-    """The files that ``run_pictures`` lists."""
+    """The files that ``run_pictures`` lists, but for those of the defences."""
     (path / "samples").mkdir(exist_ok=True)
     assert trainer.last_images is not None, "fit keeps the images of the last round"
     with files.atomic_path(path / "samples" / "training_images.png") as temporary:

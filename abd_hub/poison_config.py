@@ -154,6 +154,10 @@ class PoisonConfig(PushOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_infinite(self.to_dict())
+        if self.evaluation.every:
+            raise InputError(
+                "evaluation.every: a teacher is measured in the end only; leave it out (it is for distill)"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as it stands in config.yaml, with every default."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ from abd_hub.types import Batch, DefensePlugin, InputError, Interrupted, Synthes
 
 logger = logging.getLogger(__name__)
 
+Watch = Callable[[int, Classifier], Mapping[str, float]]
+"""Rounds done and the student to figures for the log, none where it is not due; must leave the student and
+every generator as they are. All processes call it."""
+
 
 class Trainer:
     """Distils one student.
@@ -55,6 +59,7 @@ class Trainer:
         folder: where log.jsonl and checkpoints/ go; None writes nothing.
         accelerator: from ``make_accelerator``.
         images: uint8 (n, C, H, W), for a method that asks for real images.
+        watch: looks at the student after each round; its time does not count as the run's.
 
     Raises:
         InputError: batch size and processes, or teacher and student, do not fit together.
@@ -72,6 +77,7 @@ class Trainer:
         folder: Path | None = None,
         accelerator: Accelerator | None = None,
         images: Tensor | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.options = options or TrainerOptions()
         self.accelerator = accelerator or make_accelerator(self.options, folder)
@@ -84,6 +90,7 @@ class Trainer:
         self.defense = Combined(self.defenses)
         self.seed = seed
         self.folder = folder
+        self.watch = watch
         self._check()
         self.weights = [weight for weight in self.student.parameters() if weight.requires_grad]
         self.synthesizer: Synthesizer = method.build(self.teacher, self.accelerator, seed, images)
@@ -126,6 +133,8 @@ class Trainer:
                 self.seconds = time.monotonic() - began
                 self.processor_seconds = time.process_time() - processor_began
                 bar.update()
+                seconds, processor_seconds = self._look()
+                began, processor_began = began + seconds, processor_began + processor_seconds
                 self._after_round(bar)
                 if any_process(bool(stop), self.accelerator.device):
                     self._save()
@@ -278,6 +287,22 @@ class Trainer:
             self.sums[name] = self.sums[name] + part if name in self.sums else part
             self.counts[name] = self.counts.get(name, 0.0) + share
 
+    def _look(self) -> tuple[float, float]:
+        """What the watch took, in seconds and in those of the processor.
+
+        Before a checkpoint: a run that goes on from it keeps the row.
+        """
+        began, processor_began = time.monotonic(), time.process_time()
+        figures = self.watch(self.round, self.student) if self.watch else {}
+        if figures:
+            self.accelerator.log(dict(figures), step=self.round)
+            self._append({"round": self.round, **figures})
+        return time.monotonic() - began, time.process_time() - processor_began
+
+    def _append(self, row: Mapping[str, float]) -> None:
+        if self.folder is not None and self.accelerator.is_main_process:
+            append_log(self.folder / "log.jsonl", row)
+
     def _after_round(self, bar: Any) -> None:
         last = self.round == self.method.rounds
         if last or self.round % self.options.log_every == 0:
@@ -300,9 +325,7 @@ class Trainer:
         bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
         figures["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         self.accelerator.log(figures, step=self.round)
-        if self.folder is not None and self.accelerator.is_main_process:
-            row = {"round": self.round, "seconds": round(self.seconds, 3), **figures}
-            append_log(self.folder / "log.jsonl", row)
+        self._append({"round": self.round, "seconds": round(self.seconds, 3), **figures})
 
     def _begin_log(self) -> None:
         if self.options.trackers:

@@ -194,6 +194,33 @@ class DefenseReport:
         return f"{self.name}: {'active' if self.active else 'NOT ACTIVE'}; {self.detail}"
 
 
+@dataclass(frozen=True)
+class Divergence:
+    """How far the shuffled copies of a teacher are from it on synthetic images; one entry an image."""
+
+    kl: tuple[float, ...]
+    """KL(T || T~) in nats."""
+    suspicious: tuple[bool, ...]
+    """Whether the copies still give the teacher's class: what the vaccine's penalty is about."""
+    threshold: float
+    """Mean - 3 std of log10 KL, as a divergence in nats: the vaccine check counts the images below it."""
+    judged: bool
+    """Whether the threshold is the one that the check used; else it is that of these very images."""
+    draw: int
+    """Which draw of permutations."""
+    used: bool
+    """Whether the run used this draw: not where the check refused it or was never decided."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a defence leaves to be looked at when a run is over."""
+
+    divergence: Divergence | None = None
+    pattern: Tensor | None = None
+    """(C, H, W) in pixel units: a perturbation or direction that it found."""
+
+
 class DefensePlugin:
     """A defence at work. Hooks that a defence does not use stay as they are here: they do nothing.
 
@@ -245,6 +272,19 @@ class DefensePlugin:
     def report(self) -> DefenseReport:
         """What has happened so far."""
         raise NotImplementedError
+
+    def evidence(self, images: Tensor) -> Evidence | None:
+        """What is worth looking at after the last round; changes nothing and draws nothing.
+
+        Called in one process, without gradients.
+
+        Args:
+            images: (N, C, H, W), what the student learned from in the last rounds.
+
+        Returns:
+            None for a defence that leaves nothing.
+        """
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Nested dict of tensors and JSON values that ``load_state_dict`` restores exactly."""

@@ -24,6 +24,7 @@ from abd_hub.card_file import (
     with_own_parts,
 )
 from abd_hub.card_text import free_text, is_untouched
+from abd_hub.evidence import EVIDENCE_FILE, IMAGES_FILE
 from abd_hub.folder import CONFIG_FILE, RECORD_FILE, any_record_from_json
 from abd_hub.hub_files import stays_inside
 from abd_hub.types import InputError, RunRecord, TeacherRecord
@@ -32,7 +33,16 @@ from abd_hub.yaml_text import YamlError, read_yaml
 Kind = Literal["student", "teacher", "image bank", "Space"]
 TAG = "abd-hub"
 """In the front matter of everything that abd-hub has pushed."""
-_MODEL = ("config.json", "model.safetensors", RECORD_FILE, CONFIG_FILE, "log.jsonl", "poison.json")
+_EVIDENCE = (EVIDENCE_FILE, IMAGES_FILE)
+_MODEL = (
+    "config.json",
+    "model.safetensors",
+    RECORD_FILE,
+    CONFIG_FILE,
+    "log.jsonl",
+    "poison.json",
+    *_EVIDENCE,
+)
 _SHARD = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
 _NUMBERS = (".safetensors", ".parquet", ".png")
 """Files that no person has written into."""
@@ -127,7 +137,7 @@ class Upload:
         if self.kind == "image bank":
             ours = {name for name in there.names if _SHARD.fullmatch(name)}
         elif self.run and there.record:
-            ours = set(_pictures(there.record, self.run.spec.labels))
+            ours = {*_EVIDENCE, *_pictures(there.record, self.run.spec.labels)}
         return sorted(ours & set(there.names) - set(self.files))
 
 

@@ -70,6 +70,6 @@ def hostile_folder(folder: Path) -> Path:
     (folder / "log.jsonl").write_text(log, encoding="utf-8")
     (folder / "samples").mkdir()
     (folder / "samples" / "<b>bad<b>.png").write_bytes(b"no picture")
-    good = (MODELS / "abd" / "samples" / "training_images.png").read_bytes()
+    good = (MODELS / "plain" / "samples" / "training_images.png").read_bytes()
     (folder / "samples" / "<img src=x onerror=window.hacked=5>.png").write_bytes(good)
     return folder

@@ -11,17 +11,19 @@ import urllib.request
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from abd_hub_app import load_shelf
 from abd_hub_app.compare import as_csv, rows
 from abd_hub_app.images import MOST_PIXELS, read_picture, to_picture, to_pixels
+from abd_hub_app.taught import show
 from abd_hub_app.triggers import offers
 from app_server import COMMAND, ENVIRONMENT, HOSTILE, LINK, MODELS, PICTURE, SCRIPT, hostile_folder, serving
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from abd_hub import InputError, build_trigger, load_classifier, load_images, read_record
+from abd_hub import InputError, build_trigger, load_classifier, load_images, read_evidence, read_record
 
 NAMES = ("teacher", "plain", "abd")
 SQUARE = {"size": 2, "margin": 0}
@@ -145,11 +147,119 @@ def test_csv_holds_every_number():
     assert int(lines[1]["accuracy_n"]) == report.accuracy.n
 
 
+PARTS = ("facts", "note", "marked", "histogram", "patterns", "rates", "losses", "pictures")
+
+
+def ask_run(client, name):
+    """What is shown of a run, by part; None where it is hidden."""
+    told = client.predict(name, api_name="/run")
+    shown = dict(zip(PARTS, told, strict=True))
+    return {
+        part: (value.get("value") if value.get("visible", True) else None)
+        if isinstance(value, dict) and "__type__" in value
+        else value
+        for part, value in shown.items()
+    }
+
+
+def captions(gallery):
+    return [entry["caption"] for entry in gallery or ()]
+
+
 def test_run_tells_what_its_record_says(client):
-    told, pictures, _ = client.predict("abd", api_name="/run")
-    assert "took out the direction towards class 0" in told
-    assert "shuffling_vaccine: active" in told and "used without a vaccine check" in told
-    assert {entry["caption"] for entry in pictures} == {"training images", "verdicts badnet sq 0"}
+    shown = ask_run(client, "abd")
+    assert "took out the direction towards class 0" in shown["facts"]
+    assert "shuffling_vaccine: active" in shown["facts"]
+    assert "used without a vaccine check" in shown["facts"]
+    assert captions(shown["pictures"]) == ["verdicts badnet sq 0"]
+    plain = ask_run(client, "plain")
+    assert captions(plain["pictures"]) == ["training images", "verdicts badnet sq 0"]
+    assert not plain["marked"] and not plain["note"] and not plain["histogram"] and not plain["patterns"]
+    assert plain["rates"] and plain["losses"]
+
+
+def test_marked_images_are_the_runs_with_their_numbers(client):
+    shown = ask_run(client, "abd")
+    found = read_evidence(MODELS / "abd")
+    kl, bad = found.divergence.kl, found.divergence.suspicious
+    assert f"{sum(bad)} of 256 images" in shown["note"] and "there was no check" in shown["note"]
+    below = sum(value < found.divergence.threshold for value in kl)
+    assert f"{below} lie below it and {256 - below} above" in shown["note"]
+    suspicious = sorted((place for place in range(256) if bad[place]), key=kl.__getitem__)[:12]
+    order = suspicious + [place for place in range(256) if not bad[place]][:12]
+    wanted = [f"divergence {kl[p]:.3g} nats" + ", suspicious" * bad[p] for p in order]
+    assert captions(shown["marked"]) == wanted
+    with Image.open(MODELS / "abd" / "samples" / "synthetic_images.png") as sheet:
+        levels = np.asarray(sheet.convert("RGB"))
+    for place, entry in zip(order, shown["marked"], strict=True):
+        with Image.open(entry["image"]) as picture:
+            assert picture.format == "PNG"
+            seen = np.asarray(picture.convert("RGB"))
+        tile = levels[place // 16 * 8 :, place % 16 * 8 :][:8, :8]
+        assert (seen[8:104, 8:104] == tile.repeat(12, 0).repeat(12, 1)).all()
+    (caption,) = captions(shown["patterns"])
+    assert caption.startswith("universal direction: grey 0, white +0.475") and "L2 norm 1" in caption
+
+
+def test_the_models_that_come_along_are_small_and_were_watched(client):
+    """Their weights alone are 486 kB."""
+    assert sum(file.stat().st_size for file in MODELS.rglob("*") if file.is_file()) < 700_000
+    for name in ("plain", "abd"):
+        record = read_record(MODELS / name)
+        rows = [json.loads(line) for line in (MODELS / name / "log.jsonl").read_text().splitlines()]
+        (last,) = [row for row in rows if row["round"] == record.rounds and "accuracy" in row]
+        report = record.student_report
+        assert (last["accuracy"], last["asr_badnet_sq_0"]) == (
+            report.accuracy.value,
+            report.triggers[0].asr.value,
+        )
+
+
+def spoil(folder, text=None, **changes):
+    """A copy of the bundled run whose evidence is another."""
+    shutil.copytree(MODELS / "abd", folder)
+    file = folder / "samples" / "evidence.json"
+    data = json.loads(file.read_text())
+    for part, values in changes.items():
+        data[part] |= values
+    file.write_text(text or json.dumps(data))
+    return folder
+
+
+def test_what_a_stranger_has_spoilt_is_left_out_and_the_rest_shown(tmp_path):
+    small = {"columns": 8}
+    cases = {
+        "no json": (spoil(tmp_path / "a", text="{"), False),
+        "a script": (spoil(tmp_path / "b", text='{"<script>": 1}'), False),
+        "another layout": (spoil(tmp_path / "c", images=small), True),
+        "no picture": (spoil(tmp_path / "d"), True),
+        "a picture too large": (spoil(tmp_path / "e"), True),
+    }
+    sheet = Path("samples") / "synthetic_images.png"
+    (tmp_path / "d" / sheet).write_text("no picture")
+    png(12_000, 9_000, tmp_path / "e" / "samples", "synthetic_images.png")
+    for name, (folder, drawn) in cases.items():
+        if drawn:
+            (folder / "log.jsonl").unlink()  # its curves would only take time
+        (model,) = load_shelf([folder]).models
+        shown = show(model)
+        assert shown.marked == [], name
+        assert (shown.histogram is not None) is drawn, name
+        assert (shown.losses is not None) is not drawn, name
+        assert "took out the direction" in shown.facts, name
+
+
+def test_a_run_from_before_there_was_evidence_is_shown(tmp_path):
+    folder = spoil(tmp_path / "old", text="x")
+    (folder / "samples" / "evidence.json").unlink()
+    (folder / "samples" / "synthetic_images.png").unlink()
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    kept = [json.dumps(row) for row in rows if "accuracy" not in row]
+    (folder / "log.jsonl").write_text("\n".join(kept))
+    (model,) = load_shelf([folder]).models
+    shown = show(model)
+    assert shown.note == "" and shown.marked == [] and shown.patterns == []
+    assert shown.rates is None and shown.histogram is None and shown.losses is not None
 
 
 def bad_files(folder):
@@ -157,7 +267,7 @@ def bad_files(folder):
     (folder / "svg.png").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
     (folder / "text.png").write_text("no picture")
     (folder / "empty.png").write_bytes(b"")
-    whole = (MODELS / "abd" / "samples" / "training_images.png").read_bytes()
+    whole = (MODELS / "plain" / "samples" / "training_images.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     Image.new("I;16", (8, 8)).save(folder / "deep.png")
     png(12_000, 9_000, folder)
@@ -220,7 +330,7 @@ def answer_without_client(address, picture):
 
 def test_no_address_and_no_file_of_the_server_is_read(app):
     _, address, _ = app
-    sample = str(MODELS / "abd" / "samples" / "training_images.png")
+    sample = str(MODELS / "plain" / "samples" / "training_images.png")
     with socket.create_server(("127.0.0.1", 0)) as trap:
         trap.settimeout(0.5)
         elsewhere = f"http://127.0.0.1:{trap.getsockname()[1]}/x.png"
@@ -242,10 +352,11 @@ def test_names_of_strangers_are_text(tmp_path, digits):
     with serving(folder) as (address, _):
         client = Client(address, verbose=False)
         _, cards, numbers = ask(client, save_digit(digits, 5, tmp_path)[0])
-        told, _, curves = client.predict("model", api_name="/run")
+        shown = ask_run(client, "model")
+        told = shown["facts"]
         page = urllib.request.urlopen(address).read().decode()
     assert numbers["labels"] == list(HOSTILE)
-    assert curves["visible"] if isinstance(curves, dict) and "visible" in curves else curves
+    assert shown["losses"]
     for text in (cards, told):
         assert "<script" not in text and "<img" not in text and "${" not in text and "{{" not in text
         assert "&lt;img src=x onerror=" in text

@@ -116,11 +116,18 @@ def test_every_tab(browser, address, shots, width):
         open_tab(page, "What the teacher taught")
         playwright.expect(page.locator("#facts")).to_contain_text("took out the direction")
         see_all(page)
-        playwright.expect(page.locator("#curves img")).to_be_visible()
+        for part in ("curves", "rates", "histogram"):
+            playwright.expect(page.locator(f"#{part} img")).to_be_visible()
+        playwright.expect(page.locator("#evidence")).to_contain_text("52 of 256 images")
+        playwright.expect(page.locator("#marked .thumbnail-item")).to_have_count(24)
+        playwright.expect(page.locator("#patterns")).to_contain_text("L2 norm 1")
         page.screenshot(path=shots / f"taught-{width}.png", full_page=True)
         fits(page)
         page.get_by_role("radio", name="plain").click()
         playwright.expect(page.locator("#facts")).to_contain_text("as it is", timeout=PATIENCE)
+        for part in ("evidence", "marked", "histogram", "patterns"):
+            playwright.expect(page.locator(f"#{part}")).to_be_hidden()
+        playwright.expect(page.locator("#rates img")).to_be_visible()
 
 
 def test_another_image_trigger_and_upload(browser, address, shots, tmp_path):

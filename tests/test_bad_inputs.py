@@ -283,6 +283,18 @@ DISTILL = [
     ),
     case("empty split", "split", "'test'", "empty", make=empty_split, evaluation__dataset="{tmp}/data"),
     case("limit of no image", "evaluation.limit", "0", evaluation__limit=0),
+    case("a negative number of rounds", "evaluation.every", "-1", evaluation__every=-1),
+    case(
+        "watching without data", "evaluation.dataset", "every", evaluation__dataset=None, evaluation__every=2
+    ),
+    case(
+        "too few images to watch with",
+        "evaluation.every_images",
+        "target 0",
+        evaluation__every=2,
+        evaluation__every_images=1,
+        evaluation__triggers=triggers(target=0),
+    ),
     case("target out of range", "target", "10", "0..9", evaluation__triggers=triggers(target=10)),
     case("negative target", "target", "-1", "0..9", evaluation__triggers=triggers(target=-1)),
     case(

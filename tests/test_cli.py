@@ -49,6 +49,11 @@ FILES = {
     "metrics.json",
     "model.safetensors",
     "samples/curves.png",
+    "samples/divergence.png",
+    "samples/evidence.json",
+    "samples/pattern_self_retrospection.png",
+    "samples/suspicious.png",
+    "samples/synthetic_images.png",
     "samples/training_images.png",
     "samples/verdicts_badnet_sq_0.png",
 }

@@ -127,6 +127,18 @@ def test_a_run_from_before_an_option_goes_on_while_it_is_off(tmp_path, value, go
         begin(tmp_path / "run", resume=True, config=config)
 
 
+@pytest.mark.parametrize(("every", "goes_on"), [(0, True), (5, False)])
+def test_a_run_from_before_it_could_be_watched_goes_on_unwatched(tmp_path, every, goes_on):
+    before = f"{CONFIG}evaluation:\n  dataset: digits\n"
+    begin(tmp_path / "run", config=before).close()
+    config = f"{before}  every: {every}\n  every_images: 1000\n"
+    if goes_on:
+        begin(tmp_path / "run", resume=True, config=config).close()
+        return
+    with pytest.raises(InputError, match=r"evaluation\.every: is 5 now"):
+        begin(tmp_path / "run", resume=True, config=config)
+
+
 def test_resume_itself_may_differ(tmp_path):
     begin(tmp_path / "run").close()
     begin(tmp_path / "run", resume=True, config=CONFIG.replace("false", "true")).close()

@@ -24,6 +24,7 @@ TABLE = {
     "card_snippets": {"registry", "card_text"},
     "card": {"types", "citations", "card_text", "card_snippets"},
     "pictures": {"types"},
+    "evidence": {"types", "folder", "pictures", "distributed"},
     "data": {"types", "seeding"},
     "evaluation": {"types"},
     "config": {"types", "registry"},
@@ -36,7 +37,7 @@ TABLE = {
     "hub_files": {"types"},
     "hub_download": {"hub_files"},
     "pull": {"types", "folder", "preprocessing", "hub_requests", "hub_files", "hub_download"},
-    "uploads": {"types", "yaml_text", "folder", "hub_files", "card_text", "card_file"},
+    "uploads": {"types", "yaml_text", "folder", "hub_files", "card_text", "card_file", "evidence"},
     "push": {
         "types",
         "config",

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from abd_hub import pictures
-from abd_hub.types import Rate
+from abd_hub.types import Divergence, Rate
 
 
 def load(path):
@@ -61,6 +61,79 @@ def test_samples_refuse_what_is_no_batch_of_images(tmp_path, shape):
         pictures.save_samples(torch.zeros(shape), tmp_path / "x.png")
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_mosaic_holds_every_pixel_once(tmp_path, channels):
+    pixels = torch.rand(5, channels, 8, 6, generator=torch.Generator().manual_seed(0))
+    pictures.save_mosaic(pixels, tmp_path / "x.png", 3)
+    image = load(tmp_path / "x.png")
+    assert image.shape == (16, 18, 3)
+    for index, sample in enumerate(pixels):
+        top, left = index // 3 * 8, index % 3 * 6
+        expected = (sample * 255).round().to(torch.uint8).expand(3, -1, -1).permute(1, 2, 0).numpy()
+        assert (image[top : top + 8, left : left + 6] == expected).all()
+    assert (image[8:, 12:] == 192).all()
+
+
+@pytest.mark.parametrize(("side", "zoom"), [(8, 12), (32, 3), (224, 1)])
+def test_a_marked_image_keeps_its_pixels_and_is_told_without_colour(side, zoom):
+    levels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    marked, plain = (
+        np.asarray(pictures.mark_image(Image.fromarray(levels), bad, "0.01")) for bad in (True, False)
+    )
+    assert marked.shape == plain.shape
+    frame = pictures.MARK_FRAME
+    inner = slice(frame, frame + side * zoom)
+    for image in (marked, plain):
+        assert (image[inner, inner] == levels.repeat(zoom, 0).repeat(zoom, 1)).all()
+    grey = [np.asarray(Image.fromarray(image).convert("L"), dtype=int) for image in (marked, plain)]
+    outside = np.ones(grey[0].shape, dtype=bool)
+    outside[inner, inner] = False
+    assert (np.abs(grey[0] - grey[1])[outside] > 40).mean() > 0.3
+    assert painted(marked[frame + side * zoom + frame :], pictures.VERMILION) > 60, "the sign"
+    assert painted(plain, pictures.VERMILION) == 0
+
+
+def test_the_histogram_counts_every_image_and_those_below_the_threshold(tmp_path, monkeypatch):
+    kl = (0.0, 1e-3, 0.01, 0.01, 0.5, 2.0)
+    found = Divergence(kl, (True, True, True, False, False, False), 0.02, True, 1, True)
+    seen, lines = [], []
+    bar, axvline = Axes.bar, Axes.axvline
+
+    def spy(axis, x, height, *more, **style):
+        seen.append((np.asarray(height), style.get("bottom")))
+        return bar(axis, x, height, *more, **style)
+
+    def line(axis, x, **style):
+        lines.append((x, style["label"]))
+        return axvline(axis, x, **style)
+
+    monkeypatch.setattr(Axes, "bar", spy)
+    monkeypatch.setattr(Axes, "axvline", line)
+    pictures.save_divergence(found, tmp_path / "x.png")
+    assert [int(height.sum()) for height, _ in seen] == [3, 3]
+    assert (seen[1][1] == seen[0][0]).all(), "stacked: no bar hides another"
+    assert lines == [(pytest.approx(0.02), "threshold of the vaccine check: 4 below, 2 above")]
+    assert painted(load(tmp_path / "x.png"), pictures.VERMILION) > 100
+
+
+@pytest.mark.parametrize(("kl", "limit"), [((0.0,), 0.0), ((1.0, 1.0), 1.0), ((0.0, 1e6), 1e-300)])
+def test_any_divergence_can_be_drawn(tmp_path, kl, limit):
+    found = Divergence(kl, (True,) * len(kl), limit, False, 0, False)
+    pictures.save_divergence(found, tmp_path / "x.png")
+    assert load(tmp_path / "x.png").shape[1] > 500
+
+
+def test_a_pattern_is_grey_where_it_is_zero(tmp_path):
+    pattern = torch.zeros(1, 8, 8)
+    pattern[0, 0, 0], pattern[0, 0, 1] = -0.02, 0.01
+    pictures.save_pattern(pattern, tmp_path / "x.png")
+    image = load(tmp_path / "x.png")
+    assert image.shape == (128, 128, 3)
+    assert image[::16, ::16, 0][0, :3].tolist() == [0, 191, 128]
+    pictures.save_pattern(pattern * 0, tmp_path / "x.png")
+    assert (load(tmp_path / "x.png") == 128).all()
+
+
 @pytest.mark.parametrize("count", [1, 5, 700])
 def test_curves_have_a_panel_a_group(tmp_path, count):
     rows = [{"round": i, "student_loss": 1 / (1 + i), "generator_loss": -1 / (1 + i)} for i in range(count)]
@@ -72,6 +145,22 @@ def test_curves_have_a_panel_a_group(tmp_path, count):
     assert painted(one, pictures.BLUE) > 20
     assert painted(one, pictures.VERMILION) > 20
     assert three.shape[0] - one.shape[0] == round(2 * 2.1 * 150)
+
+
+def test_rates_share_a_panel_from_0_to_1(tmp_path, monkeypatch):
+    limits = []
+    save = pictures._save
+    monkeypatch.setattr(
+        pictures,
+        "_save",
+        lambda figure, path: (save(figure, path), limits.extend(a.get_ylim() for a in figure.axes)),
+    )
+    rows = [{"round": i, "student_loss": 3.0, "accuracy": 0.2, "asr_blend_0": 0.4} for i in range(3)]
+    pictures.save_curves(rows, tmp_path / "x.png")
+    assert len(limits) == 2
+    assert limits[0] == (-0.03, 1.03) and limits[1] != limits[0]
+    image = load(tmp_path / "x.png")
+    assert painted(image[: len(image) // 2], pictures.VERMILION) > 20
 
 
 def test_the_later_row_of_a_resumed_run_counts():

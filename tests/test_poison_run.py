@@ -335,6 +335,7 @@ BAD = {
         "poison.surrogate",
     ),
     "trained on what is measured": ([*TRIGGER, "--evaluation.split", "train"], "evaluation.split"),
+    "watched while it learns": ([*TRIGGER, "--evaluation.every", "2"], "evaluation.every"),
     "no such split": ([*TRIGGER, "--data.split", "training"], "training"),
     "nothing left to train on": ([*TRIGGER, "--data.held_out", "1"], "data.held_out"),
     "fewer images than a batch": ([*TRIGGER, "--data.limit", "100"], "batch_size: 128"),

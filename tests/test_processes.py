@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from abd_hub import Attack, build_trigger, checkpoint, evaluate, load_classifier
+from abd_hub import Attack, build_trigger, checkpoint, evaluate, load_classifier, read_evidence
 from abd_hub.classifier import save_timm_folder
 
 HERE = Path(__file__).parent
@@ -76,10 +76,13 @@ def test_the_command_on_two_processes_writes_one_folder(tmp_path):
         *("--student.architecture", "wrn_10_1", "--student.model_args", '{"base_width": 4}'),
         *("--zskt.rounds", "4", "--zskt.batch_size", "8", "--evaluation.dataset", "digits"),
         *("--evaluation.triggers", '[{"name": "badnet_sq", "target": 0}]', "--trainer.log_every", "2"),
+        *("--defenses", "[shuffling_vaccine]", "--shuffling_vaccine.check", "false"),
+        *("--evaluation.every", "2", "--evaluation.every_images", "101"),
     )
     record = json.loads((run / "metrics.json").read_text())
     assert record["processes"] == 2
-    assert len((run / "log.jsonl").read_text().splitlines()) == 2, "each line is written once"
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert len(rows) == 4, "each line is written once"
     student = load_classifier(f"local-dir:{run}")
     from abd_hub import load_images
 
@@ -91,6 +94,15 @@ def test_the_command_on_two_processes_writes_one_folder(tmp_path):
     assert found["accuracy"]["count"] == alone.accuracy.count
     assert found["triggers"][0]["asr"]["count"] == alone.triggers[0].asr.count
     assert all(t.isfinite().all() for t in load_file(run / "model.safetensors").values())
+    found = read_evidence(run)
+    assert len(found.divergence.kl) == len(set(found.divergence.kl)) == 32, "four rounds of both processes"
+    places = torch.arange(101) * len(data) // 101
+    watched = evaluate(student, data.images[places], data.labels[places], [attack])
+    (last,) = [row for row in rows if row["round"] == 4 and "accuracy" in row]
+    assert (last["accuracy"], last["asr_badnet_sq_0"]) == (
+        watched.accuracy.value,
+        watched.triggers[0].asr.value,
+    )
 
 
 def digits_teacher():

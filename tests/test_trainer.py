@@ -12,14 +12,31 @@ import nets
 import pytest
 import torch
 
-from abd_hub import InputError, SelfRetrospection, ShufflingVaccine, Trainer, TrainerOptions, Zskt, checkpoint
+from abd_hub import (
+    Attack,
+    EvaluationOptions,
+    ImageData,
+    InputError,
+    SelfRetrospection,
+    ShufflingVaccine,
+    Trainer,
+    TrainerOptions,
+    Zskt,
+    build_trigger,
+    checkpoint,
+    evaluate,
+)
 from abd_hub.classifier import save_timm_folder
-from abd_hub.types import Interrupted
+from abd_hub.pipeline import Measurement, make_watch
+from abd_hub.types import DataRef, Interrupted
 
 METHOD = Zskt(rounds=12, batch_size=8, student_steps=2, z_dim=8)
 
 
-def make(folder, options=None, method=METHOD):
+WATCHED = EvaluationOptions(every=4, every_images=30)
+
+
+def make(folder, options=None, method=METHOD, watched=False):
     """A run in which the vaccine check, the vaccine and the retrospection all take place."""
     teacher = nets.randomised(nets.wrn(base_width=4)).freeze()
     vaccine = ShufflingVaccine(check_batches=5, check_ignored=1, check_tries=2, check_share=0.0)
@@ -27,7 +44,17 @@ def make(folder, options=None, method=METHOD):
     defenses = [vaccine.build(teacher, 0), retrospection.build(teacher, 0)]
     options = options or TrainerOptions(progress=False, checkpoint_every=0, log_every=2)
     student = nets.wrn(seed=1, base_width=4, drop_rate=0.1)
-    return Trainer(teacher, student, method, defenses, options, folder=folder)
+    watch = make_watch(WATCHED, measurement(), student, method.rounds) if watched else None
+    return Trainer(teacher, student, method, defenses, options, folder=folder, watch=watch)
+
+
+def measurement():
+    """Forty noisy images, sorted by class, and two attacks of which one is tried twice."""
+    images = (nets.pixels(40) * 255).to(torch.uint8)
+    labels = torch.arange(40) // 8
+    data = ImageData(images, labels, nets.SPEC.labels, DataRef("noise", "test", "f00d", n=40))
+    attacks = [Attack("badnet_sq", 1, build_trigger("badnet_sq", {"size": size})) for size in (2, 4)]
+    return Measurement(data, (*attacks, Attack("blend", 0, build_trigger("blend"))), batch_size=16)
 
 
 def assert_same(one, other):
@@ -58,6 +85,71 @@ def test_resumed_is_bit_identical_in_every_phase(tmp_path, stop):
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "parts")]
     rows = [{row["round"]: row["student_loss"] for row in map(json.loads, log)} for log in logs]
     assert rows[1] == {r: loss for r, loss in rows[0].items() if r > stop}
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def without_times(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_watching_changes_no_bit_and_its_rows_outlive_a_stop(tmp_path):
+    """Stopped with the round in which it is looked, and between two looks."""
+    folders = [tmp_path / name for name in ("plain", "whole", "4", "6")]
+    for folder in folders:
+        folder.mkdir()
+    plain, whole, *parts = folders
+    unwatched = make(plain).fit()
+    assert_same(make(whole, watched=True).fit(), unwatched)
+    looks = [row for row in rows_of(whole) if "accuracy" in row]
+    assert [row["round"] for row in looks] == [4, 8, 12]
+    others = [row for row in rows_of(whole) if "accuracy" not in row]
+    assert without_times(others) == without_times(rows_of(plain))
+    for folder in parts:
+        stopped_after(make(folder, watched=True), int(folder.name))
+        assert_same(make(folder, watched=True).fit(resume=True), unwatched)
+        assert [row for row in rows_of(folder) if "accuracy" in row] == looks
+
+
+def stopped_after(trainer, rounds):
+    original = trainer._round
+
+    def interrupted(index):
+        original(index)
+        if index + 1 == rounds:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer._round = interrupted
+    with pytest.raises(Interrupted):
+        trainer.fit()
+
+
+def test_what_is_logged_is_what_evaluate_says_of_images_of_all_classes(tmp_path):
+    trainer = make(tmp_path, watched=True)
+    trainer.fit()
+    found, data = measurement(), measurement().data
+    places = torch.tensor([place * 40 // 30 for place in range(30)])
+    assert data.labels[places].unique().tolist() == [0, 1, 2, 3, 4]
+    report = evaluate(trainer.student, data.images[places], data.labels[places], found.attacks)
+    row = rows_of(tmp_path)[-2]
+    assert row == {
+        "round": 12,
+        "accuracy": report.accuracy.value,
+        "asr_badnet_sq_1": report.triggers[0].asr.value,
+        "asr_badnet_sq_1_1": report.triggers[1].asr.value,
+        "asr_blend_0": report.triggers[2].asr.value,
+    }
+    assert len({report.accuracy.n, report.triggers[0].asr.n}) == 2
+
+
+def test_the_time_of_watching_is_not_the_runs():
+    began = time.monotonic()
+    trainer = make(None)
+    trainer.watch = lambda done, student: time.sleep(0.2) or {}
+    trainer.fit()
+    assert trainer.seconds < time.monotonic() - began - 0.2 * METHOD.rounds + 0.05
 
 
 def test_checkpoints_are_limited_and_hold_no_pickle(tmp_path):

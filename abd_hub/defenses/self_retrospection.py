@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from abd_hub import distributed, seeding
 from abd_hub.losses import kl
 from abd_hub.registry import register
-from abd_hub.types import Batch, DefensePlugin, DefenseReport, InputError, Teacher
+from abd_hub.types import Batch, DefensePlugin, DefenseReport, Evidence, InputError, Teacher
 
 
 @register("defenses", "self_retrospection")
@@ -97,6 +97,8 @@ class Retrospection(DefensePlugin):
         self.seed = seed
         self.active = True
         self.calls = 0
+        self.latest: Tensor | None = None
+        """delta* of the latest student step, (1, C, H, W) in standard deviations; to be looked at only."""
 
     def check(self, rounds: int) -> None:
         """Refuses to be active from the first round on: it is for the end of a distillation."""
@@ -146,6 +148,7 @@ class Retrospection(DefensePlugin):
         with torch.no_grad():
             clean = student(pixels)
         delta = self.perturbation(student, pixels, clean)
+        self.latest = delta.detach()
         outer = kl(clean, student(self._partly_perturbed(pixels, delta)))
         by_delta, *direct = torch.autograd.grad(outer, [delta, *weights], allow_unused=True)
         distributed.average_([by_delta])
@@ -213,13 +216,18 @@ class Retrospection(DefensePlugin):
             detail = f"it begins with the last {self.settings.last_rounds} rounds"
         return DefenseReport(self.name, self.calls > 0, detail, {"student_steps": self.calls})
 
+    def evidence(self, images: Tensor) -> Evidence | None:
+        """The perturbation of the last student step, in pixel units."""
+        return None if self.latest is None else Evidence(pattern=(self.latest * self.teacher.image_std)[0])
+
     def state_dict(self) -> dict[str, Any]:
-        """The number of calls; everything else follows from the seed."""
-        return {"calls": self.calls}
+        """The number of calls and the latest perturbation; everything else follows from the seed."""
+        return {"calls": self.calls, "latest": self.latest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
         self.calls = state["calls"]
+        self.latest = state.get("latest")  # checkpoints from before it was kept
 
 
 @contextmanager

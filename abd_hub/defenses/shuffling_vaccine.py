@@ -28,9 +28,12 @@ from abd_hub import distributed
 from abd_hub.defenses.shuffled_teacher import ShuffledTeacher
 from abd_hub.losses import kl_per_sample
 from abd_hub.registry import register
-from abd_hub.types import DefensePlugin, DefenseReport, InputError
+from abd_hub.types import DefensePlugin, DefenseReport, Divergence, Evidence, InputError
 
 logger = logging.getLogger(__name__)
+
+_EVIDENCE_BATCH = 64
+"""Images of a pass for the evidence, which K copies make K times as many."""
 
 
 @register("defenses", "shuffling_vaccine")
@@ -93,6 +96,8 @@ class Vaccine(DefensePlugin):
         """Of each counted batch: (check_tries, N), log10 KL(T || T~)."""
         self.shares: list[float] = []
         """Of each judged draw: the share of images below mean - 3 std."""
+        self.bounds: list[float] = []
+        """Of each judged draw: mean - 3 std of log10 KL."""
         self.suspicious: Tensor | float = 0.0
         """How many images of the active phase the shuffled copies agreed on."""
         self.counted = 0
@@ -187,15 +192,14 @@ class Vaccine(DefensePlugin):
             with torch.no_grad():
                 draws = range(self.settings.check_tries)
                 rows = [self.agreement(pixels, teacher_logits, draw)[1] for draw in draws]
-            # clamp: two identical answers have KL 0, whose logarithm would be -inf
-            log_kl = torch.stack(rows, dim=1).double().clamp(min=1e-12).log10()
-            self.log_kl.append(distributed.gather_rows(log_kl).T)
+            self.log_kl.append(distributed.gather_rows(_log10(torch.stack(rows, dim=1))).T)
         if self.seen >= self.settings.check_batches:
             self._judge()
 
     def _judge(self) -> None:
         collected = torch.cat(self.log_kl, dim=1)
-        bound = collected.mean(dim=1, keepdim=True) - 3 * collected.std(dim=1, keepdim=True)
+        bound = _bound(collected)
+        self.bounds = bound.flatten().tolist()
         self.shares = (collected < bound).double().mean(dim=1).tolist()
         accepted = [draw for draw, share in enumerate(self.shares) if share > self.settings.check_share]
         self.draw = accepted[0] if accepted else None
@@ -234,12 +238,35 @@ class Vaccine(DefensePlugin):
         }
         return DefenseReport(self.name, self.active and self.counted > 0, self._detail(), facts)
 
+    @torch.no_grad()
+    def evidence(self, images: Tensor) -> Evidence:
+        """The divergence of ``images``: by the draw in use, else by the one nearest to being accepted."""
+        draw = self.draw
+        if draw is None:
+            draw = max(range(len(self.shares)), key=self.shares.__getitem__) if self.shares else 0
+        batches = torch.split(images, _EVIDENCE_BATCH)
+        parts = [self.agreement(batch, self.shuffled.model(batch), draw) for batch in batches]
+        agrees, kl = (torch.cat(found) for found in zip(*parts, strict=True))
+        bound = self.bounds[draw] if self.bounds else float(_bound(_log10(kl)[None]))
+        return Evidence(
+            Divergence(
+                # Rounding can leave a divergence a hair below zero.
+                kl=tuple(kl.double().clamp(min=0).tolist()),
+                suspicious=tuple(agrees.tolist()),
+                threshold=10**bound,
+                judged=bool(self.bounds),
+                draw=draw,
+                used=self.active,
+            )
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Counters, the collected divergences and the decision; permutations follow from the seed."""
         return {
             "seen": self.seen,
             "log_kl": list(self.log_kl),
             "shares": self.shares,
+            "bounds": self.bounds,
             "suspicious": float(self.suspicious),
             "counted": self.counted,
             "draw": self.draw,
@@ -250,6 +277,16 @@ class Vaccine(DefensePlugin):
         """The inverse of ``state_dict``."""
         for key, value in state.items():
             setattr(self, key, value)
+
+
+def _log10(kl: Tensor) -> Tensor:
+    # clamp: two identical answers have KL 0, whose logarithm would be -inf
+    return kl.double().clamp(min=1e-12).log10()
+
+
+def _bound(log_kl: Tensor) -> Tensor:
+    """(draws, N) to (draws, 1): what lies below is set apart."""
+    return log_kl.mean(dim=1, keepdim=True) - 3 * log_kl.std(dim=1, keepdim=True)
 
 
 def _at_least(bound: float, **values: float) -> None:

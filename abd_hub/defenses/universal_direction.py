@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from abd_hub import distributed, seeding
 from abd_hub.modes import in_eval_mode
 from abd_hub.registry import register
-from abd_hub.types import DataSpec, DefensePlugin, DefenseReport, InputError, Teacher
+from abd_hub.types import DataSpec, DefensePlugin, DefenseReport, Evidence, InputError, Teacher
 
 
 @register("defenses", "universal_direction")
@@ -193,6 +193,10 @@ class Direction(DefensePlugin):
         )
         facts = {"class": best, "flip_rates": self.flips, "entries": entries, "student_steps": self.views}
         return DefenseReport(self.name, self.views > 0, detail, facts)
+
+    def evidence(self, images: Tensor) -> Evidence | None:
+        """u, of unit length."""
+        return None if self.direction is None else Evidence(pattern=self.direction)
 
     def state_dict(self) -> dict[str, Any]:
         """The images before the search, the direction after it."""

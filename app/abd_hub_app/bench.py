@@ -273,7 +273,7 @@ class Bench:
             self._stop(job, _too_long(job))
         elif memory_of(process.pid) > MOST_MEMORY:
             limit = f"{MOST_MEMORY / 1e9:g} GB"
-            self._stop(job, f"memory: the run took more than {limit}; use smaller models")
+            job.stop_asked, job.reason = now, f"memory: the run took more than {limit}; use smaller models"
             _kill(job)
 
     def _stop(self, job: Job, reason: str) -> None:

@@ -215,8 +215,21 @@ class Distil:
     def _settings(self) -> list[Any]:
         height, width = self.shelf.size
         small = max(height, width) <= _SMALL
+        methods = tuple(wishes.METHODS)
         method = gr.Dropdown(
-            _summaries("synthesizers", tuple(wishes.METHODS)), label="Method", elem_id="distil-method"
+            list(methods),
+            value=methods[0],
+            label="Method",
+            info=_summary_of("synthesizers", methods[0]),
+            elem_id="distil-method",
+        )
+        method.input(
+            lambda name: gr.update(info=_summary_of("synthesizers", name)),
+            method,
+            method,
+            api_visibility="private",
+            show_progress="hidden",
+            queue=False,
         )
         defenses = gr.CheckboxGroup(
             [(name.replace("_", " "), name) for name in wishes.DEFENSES],
@@ -229,8 +242,6 @@ class Distil:
                 100,
                 label="Rounds",
                 info=f"up to {wishes.MOST_ROUNDS}",
-                minimum=1,
-                maximum=wishes.MOST_ROUNDS,
                 precision=0,
                 min_width=120,
                 elem_id="distil-rounds",
@@ -239,8 +250,6 @@ class Distil:
                 5,
                 label="Minutes at most",
                 info=f"up to {wishes.MOST_MINUTES:g}",
-                minimum=0.01,
-                maximum=wishes.MOST_MINUTES,
                 min_width=120,
                 elem_id="distil-minutes",
             )
@@ -251,12 +260,11 @@ class Distil:
                     2 if small else 5,
                     label="Layers the vaccine shuffles",
                     precision=0,
-                    minimum=1,
                     min_width=120,
                     elem_id="distil-layers",
                 )
             student = gr.Dropdown(
-                _summaries("students", wishes.students()),
+                [(_summary_of("students", name), name) for name in wishes.students()],
                 value="wrn_10_1" if small else "wrn_16_1",
                 label="Student",
                 elem_id="distil-student",
@@ -426,9 +434,8 @@ def _only_field(teacher: str) -> list[Any]:
     return [gr.update(visible=teacher == name) for name in (_HUB, _FILES, _FOLDER)]
 
 
-def _summaries(kind: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    known = {entry.name: entry.summary for entry in catalog(kind)}
-    return [(f"{name}: {known[name].partition(': ')[2] or known[name]}", name) for name in names]
+def _summary_of(kind: str, name: str) -> str:
+    return next((entry.summary for entry in catalog(kind) if entry.name == name), "")
 
 
 def _session(request: gr.Request) -> str:

@@ -12,6 +12,8 @@ _WIDTH, _HEIGHT = 300, 90
 _NO_CURVES = ("round", "seconds", "learning_rate")
 _MOST_CURVES = 6
 _TAKEN_OVER = 0.5
+_LEARNED = 0.9
+"""Share of the teacher's accuracy below which a low ASR says nothing: a trigger may be learned later."""
 
 
 def progress(view: View, rounds: int, limit: float) -> str:
@@ -49,8 +51,9 @@ def curves(rows: Sequence[Mapping[str, float]]) -> str:
     """A small drawing a figure; nothing before there are two points."""
     if len(rows) < 2:
         return ""
-    names = [name for name in rows[-1] if name not in _NO_CURVES][:_MOST_CURVES]
-    return f'<div class="abd-curves">{"".join(_curve(name, rows) for name in names)}</div>'
+    # A penalty without a defence is always 0.
+    names = [name for name in rows[-1] if name not in _NO_CURVES and any(row.get(name) for row in rows)]
+    return f'<div class="abd-curves">{"".join(_curve(name, rows) for name in names[:_MOST_CURVES])}</div>'
 
 
 def result(record: RunRecord) -> str:
@@ -98,9 +101,11 @@ def _curve(name: str, rows: Sequence[Mapping[str, float]]) -> str:
     points = [(row["round"], row[name]) for row in rows if name in row]
     values = [value for _, value in points]
     low, high = min(values), max(values)
-    last = max(points[-1][0], 1.0)
+    first, length = points[0][0], (points[-1][0] - points[0][0]) or 1.0
     span = (high - low) or 1.0
-    path = " ".join(f"{_WIDTH * x / last:.1f},{4 + (_HEIGHT - 8) * (high - y) / span:.1f}" for x, y in points)
+    path = " ".join(
+        f"{_WIDTH * (x - first) / length:.1f},{4 + (_HEIGHT - 8) * (high - y) / span:.1f}" for x, y in points
+    )
     title = as_html(name.replace("_", " "))
     told_ = f"{title}: {values[-1]:.3g} now, {low:.3g} to {high:.3g}"
     return (
@@ -121,6 +126,8 @@ def _verdict(record: RunRecord, place: int) -> str:
     attack = f"{student.triggers[place].trigger} to label {student.triggers[place].target}"
     if after.value >= _TAKEN_OVER:
         mark, tone, words = "✗", "fooled", "The backdoor came along."
+    elif student.accuracy.value < _LEARNED * teacher.accuracy.value:
+        mark, tone, words = "~", "open", "It has learned too little to tell: look at its accuracy."
     elif 2 * after.high < before.low:
         mark, tone, words = "✓", "steady", "A lower ASR than the teacher's on this attack."
     else:
@@ -154,8 +161,8 @@ def _facts(record: RunRecord) -> str:
     if record.teacher.revision:
         rows.append(("commit of the teacher", record.teacher.revision))
     for defense in record.defenses:
-        state = "active" if defense.active else "NOT ACTIVE"
-        rows.append((defense.name.replace("_", " "), f"{state}: {defense.sentence}"))
+        said = defense.sentence.removeprefix(f"{defense.name}: ")
+        rows.append((defense.name.replace("_", " "), said))
     if not record.defenses:
         rows.append(("defence", "none"))
     return _table("The run", rows)

@@ -34,12 +34,14 @@ class App:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        self.address = wait(self._address, 90)
+        self.address = ""
 
-    def _address(self):
+    def serves(self) -> bool:
+        """Whether it is there, at ``address``."""
         assert self.process.poll() is None, self.output.read_text()
         found = re.search(r"http://127\.0\.0\.1:\d+", self.output.read_text())
-        return found and found[0]
+        self.address = found[0] if found else ""
+        return bool(found)
 
     def runs(self) -> list[int]:
         """Processes of distillations that are there now."""
@@ -76,6 +78,7 @@ def distilling(folder: Path):
     with HubServer() as hub:
         app = App(folder, hub)
         try:
+            wait(app.serves)
             yield app
         finally:
             app.stop()

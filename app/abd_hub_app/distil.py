@@ -28,6 +28,11 @@ defence. One run at a time, in a process of its own; it ends with this page.</p>
 _IDLE = '<p class="abd-status">Nothing is running. A run on a CPU takes minutes.</p>'
 _HUB, _FILES, _FOLDER = "hub", "files", "folder"
 _SHELF = "shelf:"
+# Gradio has no setting for it on a password: the browser is not to keep the token either.
+_NOT_REMEMBERED = """() => {
+  const fields = document.querySelectorAll("#push-token input");
+  fields.forEach((field) => field.setAttribute("autocomplete", "off"));
+}"""
 _LOOK_EVERY = 0.5
 _SMALL = 16
 """Pixels a side up to which the smallest student and two shuffled layers are the first choice: above two, a
@@ -296,7 +301,7 @@ class Distil:
         return [status, verdict, pictures, download, numbers]
 
     def _push_parts(self) -> None:
-        with gr.Accordion("Push it to the Hub", open=False, elem_id="distil-push"):
+        with gr.Accordion("Push it to the Hub", open=False, elem_id="distil-push") as parts:
             gr.HTML(
                 '<p class="abd-note">The token goes to this server for this one push, and is kept nowhere; '
                 "use a fine-grained one for this repository alone, over https.</p>"
@@ -306,12 +311,12 @@ class Distil:
                 label="Token",
                 type="password",
                 max_length=500,
-                html_attributes=gr.InputHTMLAttributes(autocomplete="off", spellcheck=False),
                 elem_id="push-token",
             )
             private = gr.Checkbox(True, label="Private", elem_id="push-private")
             send = gr.Button("Push", elem_id="push-start")
             outcome = gr.HTML("", elem_id="push-outcome")
+        parts.expand(None, js=_NOT_REMEMBERED)
         send.click(
             self.push,
             [repo, private, token],

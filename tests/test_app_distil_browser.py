@@ -45,7 +45,8 @@ def test_a_run_from_beginning_to_push(app, browser, shots):
         assert download.value.suggested_filename == "student.zip"
         page.get_by_text("Push it to the Hub").click()
         token = page.locator("#push-token input")
-        playwright.expect(token).to_have_attribute("autocomplete", "off")
+        token.focus()
+        playwright.expect(token).to_have_attribute("autocomplete", "off", timeout=PATIENCE)
         assert token.get_attribute("type") == "password"
         page.get_by_label("Repository").fill("acme/mine")
         token.fill(WRITE)

@@ -301,7 +301,7 @@ class Distil:
         return [status, verdict, pictures, download, numbers]
 
     def _push_parts(self) -> None:
-        with gr.Accordion("Push it to the Hub", open=False, elem_id="distil-push") as parts:
+        with gr.Accordion("Push it to the Hub", open=False, elem_id="distil-push"):
             gr.HTML(
                 '<p class="abd-note">The token goes to this server for this one push, and is kept nowhere; '
                 "use a fine-grained one for this repository alone, over https.</p>"
@@ -316,7 +316,7 @@ class Distil:
             private = gr.Checkbox(True, label="Private", elem_id="push-private")
             send = gr.Button("Push", elem_id="push-start")
             outcome = gr.HTML("", elem_id="push-outcome")
-        parts.expand(None, js=_NOT_REMEMBERED)
+        token.focus(None, js=_NOT_REMEMBERED)
         send.click(
             self.push,
             [repo, private, token],

@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from abd_hub.hub_files import RemoteFile, is_commit, remote_file
 from abd_hub.hub_requests import Busy, patiently, quiet
 from abd_hub.running import in_main_process
 from abd_hub.types import InputError
-from abd_hub.uploads import Existing, Kind, Upload, check_kind, read_upload
+from abd_hub.uploads import Existing, Kind, Upload, check_kind, read_upload, refuse_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -105,9 +106,15 @@ class _Request:
     license_id: str | None
     title: str
     force: bool
+    api: HfApi = field(repr=False)
+    """With the token of this push, which no text may show."""
 
     def contents(self, there: Existing) -> dict[str, Path | bytes]:
-        return self.upload.contents(self.repo_id, there, license_id=self.license_id, force=self.force)
+        found = self.upload.contents(self.repo_id, there, license_id=self.license_id, force=self.force)
+        card = found.get(CARD_FILE)
+        if isinstance(card, bytes):  # it may hold what the card on the Hub holds
+            refuse_tokens(self.upload.folder / CARD_FILE, card, _given(self.api))
+        return found
 
 
 def push_to_hub(
@@ -118,6 +125,7 @@ def push_to_hub(
     license_id: str | None = None,
     message: str | None = None,
     force: bool = False,
+    token: str | None = None,
 ) -> Pushed:
     """Sends a finished run, an image bank or a Space to the Hub in one commit.
 
@@ -131,17 +139,20 @@ def push_to_hub(
         license_id: the Hub's name of the licence; None keeps the one that the card has.
         message: of the commit.
         force: replace cards that were edited outside the place for own text.
+        token: of the account that pushes, used for this call alone and kept nowhere; None for the account
+            that is logged in on this machine.
 
     Raises:
         InputError: the folder is not whole, the repository is somebody else's, or the Hub refuses; neither
             the folder nor the content of the repository has changed then.
     """
     check_names(repo_id, license_id)
-    upload = read_upload(folder)
+    api = HfApi(token=_checked(token))
+    upload = read_upload(folder, token)
     with _explained(repo_id), quiet():
-        _check_account()
+        _check_account(api)
         title = message or f"{upload.kind} by abd-hub"
-        request = _Request(upload, repo_id, private, license_id, title, force)
+        request = _Request(upload, repo_id, private, license_id, title, force, api)
         sent: set[str] = set()
         return patiently(lambda: _send(request, sent))
 
@@ -198,19 +209,31 @@ def check_destination(repo_id: str | None, folder: str | Path, kind: Kind, *, pr
     if repo_id is not None and "/" not in repo_id:
         raise InputError(f"hub_model_id: {repo_id!r} is not of the form owner/name")
     check_names(repo_id, None)
+    api = HfApi()
     with _explained(repo_id or Path(folder).name), quiet():
-        account = _check_account()
+        account = _check_account(api)
         wanted = repo_id or f"{account}/{Path(folder).resolve().name}"
         check_names(wanted, None)
-        _check(patiently(lambda: _look(wanted, "model")), kind, wanted, private)
+        _check(patiently(lambda: _look(api, wanted, "model")), kind, wanted, private)
     return wanted
 
 
-def _check_account() -> str:
+def _checked(token: str | None) -> str | None:
+    """The token, unless no header could carry it; the client's own refusal would quote it."""
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise InputError("token: it is empty or holds signs that no token has; copy it again")
+    return token
+
+
+def _given(api: HfApi) -> str | None:
+    return api.token if isinstance(api.token, str) else None
+
+
+def _check_account(api: HfApi) -> str:
     """The account's name; a token that can only read is refused before anything else happens."""
-    if get_token() is None:
+    if _given(api) is None and get_token() is None:
         raise InputError(f"token: nobody is logged in to the Hub here; {_LOG_IN}")
-    found = patiently(lambda: HfApi().whoami())
+    found = patiently(api.whoami)
     role = found.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
         raise InputError("token: it may only read; log in with one that may write ('hf auth login')")
@@ -220,10 +243,10 @@ def _check_account() -> str:
 # ---------------------------------------------------------------------------------------------------- look
 
 
-def _look(repo_id: str, repo_type: str) -> _Remote | None:
+def _look(api: HfApi, repo_id: str, repo_type: str) -> _Remote | None:
     """What the repository holds now; None where there is none."""
     try:
-        found = _info(repo_id, repo_type)
+        found = _info(api, repo_id, repo_type)
     except HfHubHTTPError as error:
         if error.response.status_code == 404:
             return None
@@ -233,30 +256,29 @@ def _look(repo_id: str, repo_type: str) -> _Remote | None:
     files = _files(repo_id, found)
     with tempfile.TemporaryDirectory(prefix="abd-hub-") as place:
         card, record = (
-            _text(repo_id, repo_type, found.sha, files.get(name), place) for name in (CARD_FILE, RECORD_FILE)
+            _text(api, repo_id, repo_type, found.sha, files.get(name), place)
+            for name in (CARD_FILE, RECORD_FILE)
         )
     return _Remote(found.sha, bool(found.private), files, Existing(card, record, tuple(files)))
 
 
-def _info(repo_id: str, repo_type: str, commit: str | None = None) -> Any:
+def _info(api: HfApi, repo_id: str, repo_type: str, commit: str | None = None) -> Any:
     patience = constants.HF_HUB_ETAG_TIMEOUT
-    return HfApi().repo_info(
-        repo_id, repo_type=repo_type, revision=commit, files_metadata=True, timeout=patience
-    )
+    return api.repo_info(repo_id, repo_type=repo_type, revision=commit, files_metadata=True, timeout=patience)
 
 
 def _files(repo_id: str, found: Any) -> dict[str, RemoteFile]:
     return {entry.rfilename: remote_file("repo_id", repo_id, entry) for entry in found.siblings or []}
 
 
-def _text(repo_id: str, repo_type: str, commit: str, file: RemoteFile | None, place: str) -> str | None:
+def _text(
+    api: HfApi, repo_id: str, repo_type: str, commit: str, file: RemoteFile | None, place: str
+) -> str | None:
     if file is None:
         return None
     if file.size > _LARGEST_TEXT:
         raise InputError(f"repo_id: {file.name} of {repo_id} has {file.size / 1e6:,.0f} MB; look what it is")
-    got = Path(
-        HfApi().hf_hub_download(repo_id, file.name, repo_type=repo_type, revision=commit, local_dir=place)
-    )
+    got = Path(api.hf_hub_download(repo_id, file.name, repo_type=repo_type, revision=commit, local_dir=place))
     if not file.holds(got):
         raise Busy(f"{file.name} does not arrive as it is there")
     return got.read_text(encoding="utf-8", errors="replace")
@@ -278,18 +300,18 @@ def _check(remote: _Remote | None, kind: Kind, repo_id: str, private: bool) -> N
 def _send(request: _Request, sent: set[str]) -> Pushed:
     """One try: look, compare, send what differs, look again; ``sent`` gathers what all tries have sent."""
     upload, repo_id = request.upload, request.repo_id
-    remote = _look(repo_id, upload.repo_type) or _created(request)
+    remote = _look(request.api, repo_id, upload.repo_type) or _created(request)
     _check(remote, upload.kind, repo_id, request.private)
     contents = request.contents(remote.existing)
     stale = upload.stale(remote.existing)
     changed = _different(contents, remote)
     if CARD_FILE in changed:
-        _validate(upload, contents)
+        _validate(request, contents)
     commit = remote.commit
     sent.update(changed)
     if changed or stale:
         commit = _commit(request, commit, {name: contents[name] for name in changed}, stale)
-        _verify(repo_id, upload.repo_type, commit, contents)
+        _verify(request, commit, contents)
     prefix = "" if upload.repo_type == "model" else f"{upload.repo_type}s/"
     url = f"{constants.ENDPOINT}/{prefix}{repo_id}"
     names = tuple(sorted(sent)), tuple(stale)
@@ -299,21 +321,21 @@ def _send(request: _Request, sent: set[str]) -> Pushed:
 def _created(request: _Request) -> _Remote:
     """A new repository, made once nothing speaks against what it is to hold."""
     upload = request.upload
-    _validate(upload, request.contents(Existing()))
-    HfApi().create_repo(
+    _validate(request, request.contents(Existing()))
+    request.api.create_repo(
         request.repo_id,
         repo_type=upload.repo_type,
         private=request.private or None,
         exist_ok=True,
         space_sdk=upload.sdk,
     )
-    remote = _look(request.repo_id, upload.repo_type)
+    remote = _look(request.api, request.repo_id, upload.repo_type)
     if remote is None:
         raise Busy("it is made and not listed yet")
     return remote
 
 
-def _validate(upload: Upload, contents: Mapping[str, Path | bytes]) -> None:
+def _validate(request: _Request, contents: Mapping[str, Path | bytes]) -> None:
     """Asks the Hub whether it takes the metadata of the card, before anything is made or sent."""
     card = contents.get(CARD_FILE)
     if card is None:
@@ -321,8 +343,8 @@ def _validate(upload: Upload, contents: Mapping[str, Path | bytes]) -> None:
     text = (card if isinstance(card, bytes) else card.read_bytes()).decode("utf-8", "replace")
     answer = get_session().post(
         f"{constants.ENDPOINT}/api/validate-yaml",
-        json={"repoType": upload.repo_type, "content": text},
-        headers=build_hf_headers(),
+        json={"repoType": request.upload.repo_type, "content": text},
+        headers=build_hf_headers(token=request.api.token),
     )
     if answer.status_code == 400:
         found = answer.json().get("errors") or [{}]
@@ -345,8 +367,8 @@ def _commit(
     added = [CommitOperationAdd(name, content) for name, content in contents.items()]
     with _unwrapped():
         for operation in added:
-            HfApi().preupload_lfs_files(additions=[operation], **place)
-        done = HfApi().create_commit(
+            request.api.preupload_lfs_files(additions=[operation], **place)
+        done = request.api.create_commit(
             operations=[*added, *map(CommitOperationDelete, stale)],
             commit_message=request.title,
             parent_commit=parent,
@@ -355,9 +377,10 @@ def _commit(
     return str(done.oid)
 
 
-def _verify(repo_id: str, repo_type: str, commit: str, contents: Mapping[str, Path | bytes]) -> None:
+def _verify(request: _Request, commit: str, contents: Mapping[str, Path | bytes]) -> None:
     """The Hub states the hashes of what was sent: nothing was ignored or damaged on the way."""
-    there = _files(repo_id, _info(repo_id, repo_type, commit))
+    repo_id = request.repo_id
+    there = _files(repo_id, _info(request.api, repo_id, request.upload.repo_type, commit))
     wrong = sorted(n for n, content in contents.items() if n not in there or not there[n].holds(content))
     if wrong:
         raise InputError(

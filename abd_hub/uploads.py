@@ -141,8 +141,12 @@ class Upload:
         return sorted(ours & set(there.names) - set(self.files))
 
 
-def read_upload(folder: str | Path) -> Upload:
+def read_upload(folder: str | Path, token: str | None = None) -> Upload:
     """Looks at a folder that is to be pushed; nothing is written.
+
+    Args:
+        folder: that of a run, an image bank or a Space.
+        token: that will be used to push, which no file may hold; None for the one in use here.
 
     Raises:
         InputError: it is neither a finished run nor an image bank nor a Space, or something in it is wrong.
@@ -157,7 +161,7 @@ def read_upload(folder: str | Path) -> Upload:
     else:
         found = _bank_or_space(path)
     for name, file in found.files.items():
-        _check_file(name, file)
+        _check_file(name, file, token)
     return found
 
 
@@ -226,23 +230,23 @@ def _check_shards(path: Path, shards: Iterable[Path]) -> None:
             raise InputError(f"folder: {file} has the columns {columns}; export the bank again")
 
 
-def _check_file(name: str, file: Path) -> None:
+def _check_file(name: str, file: Path, token: str | None) -> None:
     if file.is_symlink() or not file.is_file():
         raise InputError(f"folder: {file} is a link or no plain file; copy the file itself there")
     if not stays_inside(name):
         raise InputError(f"folder: {name!r} is no name for a file on the Hub; rename it")
     if not name.endswith(_NUMBERS):
-        refuse_tokens(file, file.read_bytes())
+        refuse_tokens(file, file.read_bytes(), token)
 
 
-def refuse_tokens(file: Path, content: bytes) -> None:
+def refuse_tokens(file: Path, content: bytes, token: str | None = None) -> None:
     """Refuses content with a token of the Hub in it: the one in use here, or whatever looks like one.
 
     Raises:
         InputError: naming the file, never the token.
     """
-    used = (get_token() or "").encode()
-    if _TOKEN.search(content) or (used and used in content):
+    used = [known.encode() for known in (token, get_token()) if known]
+    if _TOKEN.search(content) or any(known in content for known in used):
         raise InputError(f"folder: {file} holds what looks like a token of the Hub; remove it and revoke it")
 
 

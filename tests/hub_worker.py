@@ -20,7 +20,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from abd_hub import hub_requests, load_classifier, load_images
+from abd_hub import hub_requests, load_classifier, load_images, push_to_hub
 from abd_hub.cli import main
 from abd_hub.types import InputError
 
@@ -139,6 +139,14 @@ def command(arguments):
     return {"code": code, "shown": shown.getvalue()}
 
 
+def push(folder, repo_id, token):
+    """``push_to_hub`` with a token of its own: the commit, or the error's line."""
+    try:
+        return {"commit": push_to_hub(folder, repo_id, token=token).commit}
+    except InputError as error:
+        return {"error": str(error)}
+
+
 def serve():
     """Until the input ends."""
     torch.set_num_threads(1)
@@ -151,6 +159,8 @@ def serve():
             answer = load(job["source"], **job["options"])
         elif "others" in job:
             answer = through_others(*job["others"])
+        elif "push" in job:
+            answer = push(*job["push"])
         elif "images" in job:
             answer = images(*job["images"])
         else:

@@ -125,6 +125,27 @@ def test_what_arrives_is_what_the_folder_holds_and_nothing_else(server, worker, 
     assert not (folder / "README.md").exists()
 
 
+def test_a_token_of_ones_own_is_the_only_one_used(server, worker, folder):
+    done = worker.ask(READ, push=[str(folder), NAME, WRITE])
+    assert done == {"commit": server.repo(NAME).at("main").sha}
+    assert {request.token for request in server.requests if request.route != "upload"} == {WRITE}
+
+
+@pytest.mark.parametrize(("token", "said"), [(READ, "only read"), ("", "empty"), (f"{WRITE}\n", "no token")])
+def test_a_token_of_ones_own_is_not_replaced(server, worker, folder, token, said):
+    done = worker.ask(WRITE, push=[str(folder), NAME, token])
+    assert said in done["error"] and not any(known in done["error"] for known in (READ, WRITE))
+    assert server.repos == {} and WRITE not in {request.token for request in server.requests}
+
+
+def test_no_file_with_a_token_of_ones_own_leaves(server, worker, folder):
+    (folder / "log.jsonl").write_text(json.dumps({"round": 1, "note": WRITE}))
+    done = worker.ask("", push=[str(folder), NAME, WRITE])
+    (folder / "log.jsonl").unlink()
+    assert "holds what looks like a token" in done["error"] and WRITE not in done["error"]
+    assert server.requests == []
+
+
 def test_again_sends_nothing(server, worker, folder):
     push(worker, folder, "--license", "mit")
     before = dict(server.repo(NAME).commits)

@@ -17,6 +17,8 @@ from torch import Tensor
 from abd_hub import InputError
 from abd_hub_app.text import refusal
 
+LARGEST_FILE = 2_000_000
+"""Bytes of a picture file."""
 MOST_PIXELS = 4_000_000
 """A picture of 4 megapixels takes 12 MB decoded; compressed, 100 megapixels of one colour are 0.3 MB."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -25,14 +27,15 @@ _SHOWN_SIDE = 256
 _USE = f"use a PNG, JPEG, WebP, BMP or GIF of at most {MOST_PIXELS // 1_000_000} megapixels"
 
 
-class _WithoutStub(type(gr.Image)):  # type: ignore[misc]
+class WithoutStub(type(gr.Image)):  # type: ignore[misc]
     """Gradio's metaclass, but it writes no .pyi file beside this one: the package may be read-only."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict[str, Any]) -> Any:
+        """The class, by the metaclass above gradio's."""
         return ABCMeta.__new__(cls, name, bases, attributes)
 
 
-class PictureInput(gr.Image, metaclass=_WithoutStub):  # type: ignore[misc]
+class PictureInput(gr.Image, metaclass=WithoutStub):  # type: ignore[misc]
     """Gradio's image, but a file is looked at before it is decoded, and no address is fetched."""
 
     is_template = True  # for the page it is gr.Image
@@ -66,6 +69,8 @@ def read_picture(file: str | Path) -> Image.Image:
     Raises:
         InputError: no picture of a known format, more than ``MOST_PIXELS``, 16 bits a channel, or corrupt.
     """
+    if Path(file).stat().st_size > LARGEST_FILE:
+        raise InputError(f"image: the file is too large; {_USE} and {LARGEST_FILE // 1_000_000} MB")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

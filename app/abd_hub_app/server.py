@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -10,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from abd_hub import InputError
+from abd_hub_app.bench import Bench
 from abd_hub_app.page import STYLE, build_page, theme
 from abd_hub_app.shelf import load_shelf
 
-LARGEST_UPLOAD = "2mb"
+LARGEST_UPLOAD = "50mb"
+"""Of a model; pictures have their own bound."""
 _QUEUE = 8
 _PORTS = range(7860, 7960)
 # The page's own scripts are inline; scripts in attributes, such as onerror, are not the page's.
@@ -70,11 +74,13 @@ def launch(
         InputError: a folder, the address or the port is wrong; nothing is served then.
     """
     port = _free_port(host, port)
+    # A plain kill would leave the files and, for some seconds, a distillation behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     shelf = load_shelf(folders)
     # Whatever visitors send lies in this folder and goes with it.
-    with tempfile.TemporaryDirectory(prefix="abd-hub-app-") as files:
+    with tempfile.TemporaryDirectory(prefix="abd-hub-app-") as files, Bench(Path(files)) as bench:
         os.environ["GRADIO_TEMP_DIR"] = files
-        page = build_page(shelf, Path(files))
+        page = build_page(shelf, Path(files), bench, local=_is_loopback(host))
         page.queue(max_size=_QUEUE, default_concurrency_limit=1)
         page.launch(**_settings(host, port, browser))
         print(f"abd-hub app: http://{_shown(host)}:{port} (Ctrl-C ends it)", flush=True)
@@ -131,6 +137,12 @@ def _is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
 
 
 def _shown(host: str) -> str:

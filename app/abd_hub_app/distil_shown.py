@@ -1,0 +1,179 @@
+"""How a distillation looks on the page, as HTML: its progress, its curves while they grow, its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from abd_hub import EvalReport, Rate, RunRecord
+from abd_hub_app.bench import State, View
+from abd_hub_app.text import as_html
+
+_WIDTH, _HEIGHT = 300, 90
+_NO_CURVES = ("round", "seconds", "learning_rate")
+_MOST_CURVES = 6
+_TAKEN_OVER = 0.5
+_LEARNED = 0.9
+"""Share of the teacher's accuracy below which a low ASR says nothing: a trigger may be learned later."""
+
+
+def progress(view: View, rounds: int, limit: float) -> str:
+    """What happens, a bar, and a curve for every logged figure.
+
+    Args:
+        view: of the run.
+        rounds: that it has in all.
+        limit: seconds that it may take.
+    """
+    done = rounds if view.state is State.DONE else view.round
+    bar = (
+        '<div class="abd-progress" role="progressbar" aria-label="Rounds done" aria-valuemin="0" '
+        f'aria-valuemax="{rounds}" aria-valuenow="{done}"><span style="width:{100 * done / rounds:.1f}%">'
+        "</span></div>"
+    )
+    return f'<p class="abd-status">{_status(view, rounds, limit)}</p>{bar}{curves(view.rows)}'
+
+
+def told(title: str, text: str, tone: str) -> str:
+    """A short card.
+
+    Args:
+        title: a few words of our own.
+        text: that may hold what strangers wrote.
+        tone: open, steady or fooled.
+    """
+    return (
+        f'<section class="abd-card abd-{tone}" role="status"><h3>{as_html(title)}</h3>'
+        f"<p>{as_html(text, 400)}</p></section>"
+    )
+
+
+def curves(rows: Sequence[Mapping[str, float]]) -> str:
+    """A small drawing a figure; nothing before there are two points."""
+    if len(rows) < 2:
+        return ""
+    # A penalty without a defence is always 0.
+    names = [name for name in rows[-1] if name not in _NO_CURVES and any(row.get(name) for row in rows)]
+    return f'<div class="abd-curves">{"".join(_curve(name, rows) for name in names[:_MOST_CURVES])}</div>'
+
+
+def result(record: RunRecord) -> str:
+    """What the record says, the verdict on every attack first."""
+    parts = [_verdict(record, place) for place in range(len(_triggers(record.student_report)))]
+    if record.student_report is None:
+        parts.append(
+            told(
+                "Not measured",
+                "No test images go with this teacher here: accuracy and ASR of the student are unknown.",
+                "open",
+            )
+        )
+    return f'<div class="abd-cards">{"".join(parts)}</div>{_measured(record)}{_facts(record)}'
+
+
+def _status(view: View, rounds: int, limit: float) -> str:
+    seconds = f"{view.seconds:.0f} s"
+    words = {
+        State.WAITING: f"<b>Waiting</b>: {_count(view.before, 'run')} of other visitors before yours."
+        if view.before
+        else "<b>Waiting</b>: yours is the next.",
+        State.DONE: f"<b>Done</b>: {_count(rounds, 'round')} in {seconds}.",
+        State.CANCELLED: "<b>Cancelled</b>: nothing of it is kept.",
+        State.FAILED: "<b>Ended without a result.</b>",
+    }
+    if view.state in words:
+        return words[view.state]
+    if view.stopping:
+        return "<b>Stopping</b>: the round under way comes to its end."
+    if not view.round:
+        return f"<b>Starting</b>, {seconds}: the teacher is loaded."
+    if view.round >= rounds:
+        return f"<b>Measuring</b>, {seconds}: all {rounds} rounds are done."
+    left = (rounds - view.round) * view.rows[-1]["seconds"] / view.round
+    enough = "" if view.seconds + left <= limit else f" That is more than the limit of {limit / 60:g} min."
+    return f"<b>Round {view.round} of {rounds}</b>, {seconds}, about {left:.0f} s left.{enough}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _curve(name: str, rows: Sequence[Mapping[str, float]]) -> str:
+    points = [(row["round"], row[name]) for row in rows if name in row]
+    values = [value for _, value in points]
+    low, high = min(values), max(values)
+    first, length = points[0][0], (points[-1][0] - points[0][0]) or 1.0
+    span = (high - low) or 1.0
+    path = " ".join(
+        f"{_WIDTH * (x - first) / length:.1f},{4 + (_HEIGHT - 8) * (high - y) / span:.1f}" for x, y in points
+    )
+    title = as_html(name.replace("_", " "))
+    told_ = f"{title}: {values[-1]:.3g} now, {low:.3g} to {high:.3g}"
+    return (
+        f'<figure><figcaption><b>{title}</b> {values[-1]:.3g} <span class="abd-note">{low:.3g} to {high:.3g}'
+        f'</span></figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{told_}"><polyline points="{path}"/></svg></figure>'
+    )
+
+
+def _triggers(report: EvalReport | None) -> Sequence[object]:
+    return report.triggers if report else ()
+
+
+def _verdict(record: RunRecord, place: int) -> str:
+    teacher, student = record.teacher_report, record.student_report
+    assert teacher is not None and student is not None, "both are measured or neither"
+    before, after = teacher.triggers[place].asr, student.triggers[place].asr
+    attack = f"{student.triggers[place].trigger} to label {student.triggers[place].target}"
+    if after.value >= _TAKEN_OVER:
+        mark, tone, words = "✗", "fooled", "The backdoor came along."
+    elif student.accuracy.value < _LEARNED * teacher.accuracy.value:
+        mark, tone, words = "~", "open", "It has learned too little to tell: look at its accuracy."
+    elif 2 * after.high < before.low:
+        mark, tone, words = "✓", "steady", "A lower ASR than the teacher's on this attack."
+    else:
+        mark, tone, words = "~", "open", "Not clearly lower than the teacher's."
+    return (
+        f'<section class="abd-card abd-{tone}"><h3>{as_html(attack)}</h3>'
+        f'<p class="abd-verdict"><span aria-hidden="true">{mark}</span> {words}</p>'
+        f"<p>ASR of the student {_rate(after)}, of its teacher {_rate(before)}.</p></section>"
+    )
+
+
+def _measured(record: RunRecord) -> str:
+    if record.teacher_report is None or record.student_report is None:
+        return ""
+    rows = [
+        (name, _rate(report.accuracy))
+        for name, report in (("teacher", record.teacher_report), ("student", record.student_report))
+    ]
+    return _table("Accuracy on clean test images", rows)
+
+
+def _facts(record: RunRecord) -> str:
+    rows = [
+        ("teacher", record.teacher.id.removeprefix("local-dir:")),
+        ("student", record.student.architecture),
+        ("method", record.method),
+        ("rounds", str(record.rounds)),
+        ("seed", str(record.seed)),
+        ("distillation", f"{record.durations.get('distillation', 0):.0f} s"),
+    ]
+    if record.teacher.revision:
+        rows.append(("commit of the teacher", record.teacher.revision))
+    for defense in record.defenses:
+        said = defense.sentence.removeprefix(f"{defense.name}: ")
+        rows.append((defense.name.replace("_", " "), said))
+    if not record.defenses:
+        rows.append(("defence", "none"))
+    return _table("The run", rows)
+
+
+def _table(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    cells = "".join(
+        f'<tr><th scope="row">{as_html(name)}</th><td>{as_html(value, 300)}</td></tr>' for name, value in rows
+    )
+    return f'<h3>{as_html(title)}</h3><table class="abd-facts"><tbody>{cells}</tbody></table>'
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}] of {rate.n}"

@@ -1,0 +1,341 @@
+"""Distillations on the page over its API: a real server, real processes, a Hub of the tests' own."""
+
+import html
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+import zipfile
+
+import pytest
+import torch
+import yaml
+from abd_hub_app import bench as benches
+from abd_hub_app import distil_child, load_shelf, wish
+from abd_hub_app.bench import CONFIG, Bench, State
+from app_server import MODELS, hostile_folder
+from distil_server import SHORT, distilling, environment_of, nice_of, wait
+from gradio_client import Client, handle_file
+from hub_server import READ, WRITE
+
+from abd_hub import InputError, distill, parse_distill, read_record
+
+TEACHER = MODELS / "teacher"
+LONG = 5_000
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    with distilling(tmp_path_factory.mktemp("app")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def visitor(app):
+    return Client(app.address, verbose=False, download_files=True)
+
+
+def begin(client, teacher="shelf:teacher", rounds=3, defenses=(), **more):
+    asked = {"hub_id": None, "files": None, "folder": None, "method": "zskt", **SHORT, **more}
+    return client.submit(teacher=teacher, rounds=rounds, defenses=list(defenses), **asked, api_name="/distil")
+
+
+def refused(client, *args, **more):
+    with pytest.raises(Exception, match=r"^\w+: ") as error:
+        begin(client, *args, **more).result()
+    assert "\n" not in str(error.value)
+    return html.unescape(str(error.value))
+
+
+def state(job):
+    """The last summary."""
+    found = job.outputs()
+    return found[-1][4] if found else {"state": "", "round": 0}
+
+
+def learn(job, rounds=1):
+    wait(lambda: state(job)["round"] >= rounds or job.done())
+    assert not job.done(), job.outputs()[-1:]
+
+
+@pytest.fixture(scope="module")
+def finished(app):
+    """A visitor with a finished run, all that the page has shown of it, and its process's environment."""
+    client = Client(app.address, verbose=False, download_files=True)
+    uploaded = [handle_file(str(TEACHER / name)) for name in wish.FILES]
+    job = begin(client, "files", files=uploaded, rounds=4, defenses=["universal_direction"])
+    process = wait(app.runs)[0]
+    wait(lambda: nice_of(process) >= distil_child.NICE)
+    seen = environment_of(process)
+    job.result()
+    yield client, job.outputs(), seen
+    client.close()
+    wait(lambda: not app.folders())
+
+
+def archive(outputs):
+    return zipfile.ZipFile(outputs[-1][3]["value"])
+
+
+def test_the_run_is_followed(finished):
+    _, outputs, _ = finished
+    shown = [(output[4]["state"], output[4]["round"]) for output in outputs]
+    assert shown[0][0] in ("waiting", "running") and shown[-1] == ("done", 4)
+    assert [rounds for _, rounds in shown] == sorted(rounds for _, rounds in shown)
+    assert any('aria-valuenow="4"' in output[0] for output in outputs)
+    assert "<polyline" in outputs[-1][0] and len(outputs[-1][4]["log"]) == 4
+
+
+def test_the_record_is_the_librarys(finished, tmp_path):
+    _, outputs, _ = finished
+    with archive(outputs) as packed:
+        packed.extractall(tmp_path)
+    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob(".lock"))
+    record = read_record(tmp_path / "student")
+    settings = yaml.safe_load((tmp_path / "student" / "config.yaml").read_text())
+    assert settings["teacher"]["id"] == f"local-dir:{wish.UPLOADED}"
+    settings["teacher"]["id"] = f"local-dir:{TEACHER}"
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(settings))
+    again = distill(
+        parse_distill(["--config", str(tmp_path / "again.yaml"), "--output_dir", str(tmp_path / "again")])
+    )
+    assert again.student.sha256 == record.student.sha256
+    assert (again.teacher_report, again.student_report) == (record.teacher_report, record.student_report)
+    told = outputs[-1][4]["record"]
+    assert told["student"]["sha256"] == record.student.sha256 and told["rounds"] == 4
+    assert told["teacher"]["sha256"] == load_shelf([TEACHER]).models[0].sha256
+    assert told["student_report"]["accuracy"]["value"] == record.student_report.accuracy.value
+    asr = record.student_report.triggers[0].asr
+    assert f"{asr.value:.3f} [{asr.low:.3f}, {asr.high:.3f}] of {asr.n}" in outputs[-1][1]
+
+
+def test_a_run_inherits_nothing_of_the_owner(finished):
+    environment = finished[2]
+    assert READ not in environment and "secret-of-the-owner" not in environment
+    assert "HF_HUB_DISABLE_IMPLICIT_TOKEN=1" in environment and "OMP_NUM_THREADS=1" in environment
+
+
+def test_a_push_and_its_token_that_is_nowhere(app, finished):
+    client, outputs, _ = finished
+    app.hub.clear()
+    token, said = client.predict("acme/mine", True, f" {WRITE} ", api_name="/push")
+    repo = app.hub.repos["model", "acme/mine"]
+    assert token == "" and repo.private and app.hub.url in said
+    with archive(outputs) as packed:
+        assert repo.files["model.safetensors"] == packed.read("student/model.safetensors")
+    assert not any(name.startswith("checkpoints") for name in repo.files)
+    assert READ not in {request.token for request in app.hub.requests}
+    again = client.predict("acme/mine", True, "", api_name="/push")[1]
+    refusal = client.predict("acme/other", True, READ, api_name="/push")[1]
+    assert "token: it is empty" in again and "may only read" in refusal
+    # What gradio keeps of a session can be written into a file by anybody who knows its name.
+    session = f"gradio_api/deep_link?session_hash={client.session_hash}"
+    pages = [
+        urllib.request.urlopen(f"{app.address}/{page}").read().decode() for page in ("", "config", session)
+    ]
+    assert pages[2] and not any(WRITE in page for page in pages)
+    assert app.holding(WRITE) == [] and WRITE not in said + refusal
+
+
+def test_no_push_without_a_run_of_ones_own(app, finished, visitor):
+    assert "no finished run of yours" in visitor.predict("acme/mine", True, WRITE, api_name="/push")[1]
+
+
+def test_two_visitors_and_a_cancel(app, finished, visitor):
+    app.hub.repo("acme/closed", private=True).upload_folder(TEACHER)
+    app.hub.clear()
+    long = begin(visitor, rounds=LONG)
+    learn(long)
+    other = Client(app.address, verbose=False, download_files=True)
+    short = begin(other, "hub", hub_id="acme/closed")
+    wait(lambda: state(short)["state"] == "waiting")
+    assert state(short)["before"] == 1 and "1 run of other visitors" in short.outputs()[-1][0]
+    # Both wait for nobody's predictions, nor the predictions for them.
+    digit = MODELS / "abd" / "samples" / "training_images.png"
+    answers = other.predict(handle_file(str(digit)), "badnet_sq", 0, 2, 0, None, api_name="/predict")
+    assert len(answers[4]["models"]) == 3
+    assert "under way" in refused(visitor)
+    (process,) = app.runs()
+    assert visitor.predict(api_name="/cancel") is True
+    long.result()
+    assert state(long)["state"] == "cancelled" and process not in app.runs()
+    # The owner of the server could read it.
+    with pytest.raises(Exception, match="not on the Hub, or is private"):
+        short.result()
+    assert {request.token for request in app.hub.requests} == {None}
+    assert visitor.predict(api_name="/cancel") is False
+    other.close()
+    wait(lambda: len(app.folders()) == 1)  # that of the finished run
+
+
+def test_who_leaves_takes_the_run_along(app, finished):
+    client = Client(app.address, verbose=False)
+    begin(client, rounds=LONG)
+    wait(app.runs)
+    client.close()
+    wait(lambda: not app.runs() and len(app.folders()) == 1)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Copies of the teacher's two files."""
+    return [shutil.copy(TEACHER / name, tmp_path / name) for name in wish.FILES]
+
+
+def uploads(tmp_path, files):
+    torch.save({"a": torch.ones(3)}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "pytorch_model.bin", tmp_path / "other" / "model.safetensors")
+    (tmp_path / "notes.txt").write_text("mine")
+    config, weights = files
+    return {
+        "is a pickle, which can run code": [config, tmp_path / "pytorch_model.bin"],
+        "is no safetensors file": [config, tmp_path / "other" / "model.safetensors"],
+        "model.safetensors is missing": [config],
+        "'notes.txt' is not taken": [config, weights, tmp_path / "notes.txt"],
+    }
+
+
+def test_other_uploads_are_refused(app, visitor, files, tmp_path):
+    before = app.folders()
+    for said, given in uploads(tmp_path, files).items():
+        assert said in refused(visitor, "files", files=[handle_file(str(file)) for file in given])
+    with (tmp_path / "model.safetensors").open("wb") as large:
+        large.truncate(wish.LARGEST_MODEL + 5_000_000)
+    with pytest.raises(Exception, match=r"(?i)size|too large|413"):
+        begin(visitor, "files", files=[handle_file(str(tmp_path / "model.safetensors"))]).result()
+    assert app.folders() == before
+
+
+def test_an_address_is_not_fetched(app, visitor):
+    app.hub.clear()
+    given = {"path": f"{app.hub.url}/x/config.json", "meta": {"_type": "gradio.FileData"}}
+    assert "addresses are not fetched" in refused(visitor, "files", files=[given])
+    assert app.hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"teacher": "hub", "hub_id": "no id"}, "hub_id: 'no id' is no Hub id"),
+        ({"teacher": "hub", "hub_id": "../../etc"}, "is no Hub id"),
+        ({"teacher": "folder", "folder": "/nowhere/model"}, "there is no folder"),
+        ({"rounds": 0}, "rounds: 0 is not possible; use a whole number from 1 to 5000"),
+        ({"seed": -1}, "seed: -1 is not possible"),
+        ({"minutes": 1000}, "minutes: 1000 is not possible; use up to 15"),
+    ],
+)
+def test_wrong_wishes_are_told(app, visitor, asked, said):
+    assert said in refused(visitor, **asked)
+
+
+def test_folders_are_read_for_this_machine_alone(tmp_path):
+    from abd_hub_app.distil import Distil
+
+    with Bench(tmp_path) as bench:
+        for local in (True, False):
+            tab = Distil(load_shelf(), bench, local=local)
+            offered = [value for _, value in tab._teachers()]
+            assert ("folder" in offered) is local
+        with pytest.raises(InputError, match=r"^folder: this server is open to others"):
+            tab._source("folder", "", [], str(TEACHER), tmp_path)
+
+
+def test_a_folder_is_looked_at_first(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(TEACHER, folder)
+    assert wish.from_folder(str(folder)).labels == load_shelf().labels
+    with (folder / "model.safetensors").open("r+b") as weights:
+        weights.truncate(int(wish.LARGEST_LOADED_GB * 1e9) + 1)
+    with pytest.raises(InputError, match=r"^folder: 'model' holds 0.5 GB of weights"):
+        wish.from_folder(str(folder))
+    (folder / "extra.pkl").write_bytes(b"")
+    with pytest.raises(InputError, match=r"^folder: 'extra.pkl' is a pickle"):
+        wish.from_folder(str(folder))
+
+
+def test_a_record_of_strangers_names_no_data_to_download(tmp_path):
+    folder = hostile_folder(tmp_path / "model")
+    shelf = load_shelf([folder])
+    assert {attack["name"] for attack in wish.measurement(shelf)["triggers"]} == {"badnet_sq"}
+    record = json.loads((folder / "metrics.json").read_text())
+    record["data"]["id"] = "org/huge"
+    (folder / "metrics.json").write_text(json.dumps(record))
+    assert wish.measurement(load_shelf([folder])) is None
+
+
+# ------------------------------------------------------------------------------------------- without a page
+
+
+def put(bench, session, limit=60.0, text="teacher: {id: none}"):
+    folder = bench.folder()
+    (folder / CONFIG).write_text(text)
+    return bench.submit(session, folder, limit)
+
+
+def ended(bench, job):
+    wait(lambda: bench.look(job).state in (State.FAILED, State.CANCELLED, State.DONE))
+    return bench.look(job)
+
+
+def test_the_line_has_an_end_and_one_place_a_visitor(tmp_path):
+    with Bench(tmp_path) as bench:
+        jobs = [put(bench, str(index)) for index in range(benches.MOST_WAITING + 1)]
+        with pytest.raises(InputError, match="4 runs are in line already"):
+            put(bench, "late")
+        with pytest.raises(InputError, match="a run of yours is under way"):
+            bench.check("2")
+        assert [bench.look(job).before for job in jobs[1:]] == [1, 2, 3]
+        assert bench.cancel("2") and bench.look(jobs[3]).before == 2
+        wait(lambda: jobs[0].process is not None)
+        process = jobs[0].process
+    assert process.returncode is not None and list(tmp_path.glob("distil-*/home")) == []
+
+
+def test_too_much_time_ends_a_run(tmp_path):
+    with Bench(tmp_path) as bench:
+        job = put(bench, "a", limit=0.3)
+        assert ended(bench, job).reason.startswith("minutes: the first rounds were not done within 0.005")
+        assert job.process.returncode == -signal.SIGTERM and not job.folder.exists()
+
+
+def test_too_much_memory_ends_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(benches, "MOST_MEMORY", 50_000_000)
+    with Bench(tmp_path) as bench:
+        job = put(bench, "a")
+        assert ended(bench, job).reason.startswith("memory: the run took more than 0.05 GB")
+        assert job.process.returncode == -signal.SIGKILL and not job.folder.exists()
+
+
+def test_what_nobody_looks_at_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(benches, "_UNSEEN", 0.5)
+    with Bench(tmp_path) as bench:
+        job = put(bench, "a")
+        wait(lambda: job.over, 20)
+        assert job.state is State.CANCELLED
+        wait(lambda: not job.folder.exists())
+
+
+def test_the_servers_death_is_the_runs(tmp_path):
+    (tmp_path / CONFIG).write_text("teacher: {id: none}")
+    process = subprocess.Popen(
+        [sys.executable, "-P", distil_child.__file__, str(tmp_path / CONFIG), "600"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    process.stdin.close()  # as when whoever holds the other end is killed
+    assert process.wait(timeout=30) == -signal.SIGTERM
+
+
+def test_a_kill_of_the_server_leaves_nothing(app, finished):
+    """The last one: it ends the module's server."""
+    client = Client(app.address, verbose=False)
+    begin(client, rounds=LONG)
+    wait(app.runs)
+    app.stop(signal.SIGTERM)
+    wait(lambda: not app.runs())
+    assert list(app.place.glob("abd-hub-app-*")) == []

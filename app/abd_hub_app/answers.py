@@ -73,8 +73,8 @@ def ask(
     Raises:
         InputError: the trigger does not fit the image, or there is no such class.
     """
-    if not 0 <= target < len(shelf.labels):
-        raise InputError(f"target: {target} is no class; use 0 to {len(shelf.labels) - 1}")
+    if not isinstance(target, int) or not 0 <= target < len(shelf.labels):
+        raise InputError(f"target: {str(target)[:20]!r} is no class; use 0 to {len(shelf.labels) - 1}")
     triggered = trigger(pixels)
     models = tuple(
         _answer(model.name, shelf.kind(model), model.classifier, pixels, triggered) for model in shelf.models

@@ -19,6 +19,8 @@ from abd_hub_app.text import refusal
 
 MOST_PIXELS = 4_000_000
 """A picture of 4 megapixels takes 12 MB decoded; compressed, 100 megapixels of one colour are 0.3 MB."""
+MOST_SCANS = 100
+"""A JPEG may go over the whole picture as often as it likes, at 14 bytes a time; real ones have about ten."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "F")
 _SHOWN_SIDE = 256
@@ -47,6 +49,11 @@ class PictureInput(gr.Image, metaclass=_WithoutStub):  # type: ignore[misc]
             return None
         if not payload.path:
             raise refusal(f"image: it has no file; {_USE}")
+        # Gradio looks at a path only where the request calls it a file.
+        if not Path(payload.path).resolve().is_relative_to(Path(self.GRADIO_CACHE).resolve()):
+            raise refusal("image: this is no file that was uploaded here; upload it first")
+        if not Path(payload.path).is_file():
+            raise refusal("image: it is no longer here; upload it again")
         try:
             return read_picture(payload.path)
         except InputError as error:
@@ -67,8 +74,9 @@ def read_picture(file: str | Path) -> Image.Image:
         InputError: no picture of a known format, more than ``MOST_PIXELS``, 16 bits a channel, or corrupt.
     """
     try:
+        _check_scans(file)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             with Image.open(file, formats=_FORMATS) as picture:
                 _check_header(picture)
                 return ImageOps.exif_transpose(picture).convert("RGB")
@@ -81,6 +89,13 @@ def read_picture(file: str | Path) -> Image.Image:
     # Decoders meet corrupt files with all of these.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
         raise InputError(f"image: the file is corrupt or cut off; {_USE}") from error
+
+
+def _check_scans(file: str | Path) -> None:
+    with Path(file).open("rb") as opened:
+        # In the data of a JPEG a byte FF is followed by 00, so this is a marker wherever it stands.
+        if opened.read(2) == b"\xff\xd8" and opened.read().count(b"\xff\xda") > MOST_SCANS:
+            raise InputError(f"image: this JPEG has more than {MOST_SCANS} scans; save it again as PNG")
 
 
 def _check_header(picture: Image.Image) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from abd_hub_app.compare import Compare
+from abd_hub_app.requests import Page
 from abd_hub_app.shelf import Shelf
 from abd_hub_app.taught import Taught
 from abd_hub_app.try_it import TryIt
@@ -30,7 +31,7 @@ def build_page(shelf: Shelf, files: Path) -> gr.Blocks:
         InputError: no trigger fits the models' images.
     """
     try_it, compare, taught = TryIt(shelf), Compare(shelf, files), Taught(shelf)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=_OLD_FILES) as page:
+    with Page(title=TITLE, analytics_enabled=False, delete_cache=_OLD_FILES) as page:
         gr.HTML(f"<h1>{TITLE}</h1>")
         with gr.Tab("Try it"):
             try_it.build()

@@ -19,6 +19,9 @@ KNOBS = {
 }
 """What the page calls an option, and the names that it goes by; a trigger has the first of them at most."""
 
+_LARGEST = 1000
+"""Some triggers draw as many numbers as the square of an option."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Knob:
@@ -68,7 +71,7 @@ class Offer:
         for name, knob in self.knobs().items():
             value = turned.get(name)
             if value is not None:
-                options[knob.field] = int(value) if knob.whole and value == int(value) else value
+                options[knob.field] = _number(name, value, knob.whole)
         return build_trigger(self.name, options), options
 
 
@@ -87,6 +90,13 @@ def offers(shelf: Shelf) -> dict[str, Offer]:
     for name, summary in summaries.items():
         found.setdefault(name, Offer(name=name, summary=summary, options={}, measured=False))
     return {name: offer for name, offer in found.items() if _fits(offer, shelf)}
+
+
+def _number(name: str, value: Any, whole: bool) -> int | float:
+    """What a visitor turned an option to; whether it suits the trigger, the trigger says."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise InputError(f"{name}: {str(value)[:20]!r} is no number from 0 to {_LARGEST}")
+    return int(value) if whole and value == int(value) else value
 
 
 def _is_plain(options: Mapping[str, Any]) -> bool:

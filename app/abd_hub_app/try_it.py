@@ -48,8 +48,8 @@ class TryIt:
         """
         if picture is None:
             raise InputError("image: there is none; choose an example or upload one")
-        if name not in self.offers:
-            raise InputError(f"trigger: {name!r} is not offered; use {', '.join(self.offers)}")
+        if not isinstance(name, str) or name not in self.offers:
+            raise InputError(f"trigger: {str(name)[:40]!r} is not offered; use {', '.join(self.offers)}")
         trigger, options = self.offers[name].build(turned)
         channels = self.shelf.models[0].classifier.spec.channels
         pixels = to_pixels(picture, channels, *self.shelf.size)

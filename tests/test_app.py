@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import struct
@@ -16,14 +17,27 @@ from pathlib import Path
 import pytest
 import torch
 from abd_hub_app import guard, load_shelf
+from abd_hub_app.answers import show
+from abd_hub_app.attention import overlay, place_in_words
 from abd_hub_app.compare import as_csv, rows
 from abd_hub_app.images import MOST_PIXELS, read_picture, to_picture, to_pixels
 from abd_hub_app.triggers import offers
+from abd_hub_app.try_it import TryIt
 from app_server import COMMAND, ENVIRONMENT, HOSTILE, LINK, MODELS, PICTURE, SCRIPT, hostile_folder, serving
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from abd_hub import InputError, build_trigger, load_classifier, load_images, read_record
+from abd_hub import (
+    DataSpec,
+    GradCam,
+    InputError,
+    build_trigger,
+    create_student,
+    load_classifier,
+    load_images,
+    read_record,
+    save_timm_folder,
+)
 
 NAMES = ("teacher", "plain", "abd")
 SQUARE = {"size": 2, "margin": 0}
@@ -134,6 +148,46 @@ def test_pictures_have_exact_pixels(client, digits, tmp_path):
         assert torch.equal(
             found, found[:, :, ::factor, ::factor].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
         )
+
+
+def test_maps_are_the_librarys(client, digits, tmp_path):
+    file, pixels = save_digit(digits, 7, tmp_path)
+    _, cards, numbers = ask(client, file)
+    both = torch.cat([pixels, build_trigger("badnet_sq", SQUARE)(pixels)])
+    for model in numbers["models"]:
+        found = GradCam(load_classifier(f"local-dir:{MODELS / model['name']}"))(both)
+        maps = torch.tensor([model["clean_map"], model["triggered_map"]])
+        torch.testing.assert_close(maps, found.maps, rtol=1e-3, atol=1e-5)
+        assert found.maps.shape == (2, 2, 2) and found.maps.max() > 0
+    assert cards.count('src="data:image/png;base64,') == 6
+    assert "What teacher looks at, with trigger, to read 0: strongest at the bottom right" in cards
+
+
+def test_a_heat_map_is_brightest_where_the_map_is_highest():
+    image = torch.zeros(3, 8, 8)
+    attention = torch.zeros(4, 4)
+    attention[3, 1] = 7.0
+    shown = to_pixels(overlay(image, attention), 3, 128, 128)[0, :, ::16, ::16]
+    assert shown.shape == (3, 8, 8)
+    brightest = divmod(int(shown.sum(0).argmax()), 8)
+    assert brightest[0] == 7 and brightest[1] in (2, 3)
+    yellow, blue = shown[:, brightest[0], brightest[1]], shown[:, 0, 7]
+    assert yellow[0] > yellow[2] and blue[2] > blue[0]
+    assert place_in_words(attention) == "strongest at the bottom centre"
+    assert "nothing" in place_in_words(torch.zeros(2, 2))
+    overlay(image, torch.zeros(2, 2))
+
+
+def test_a_transformer_is_asked_and_has_no_map(tmp_path):
+    small = {"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 1}
+    model = create_student(
+        "vit_tiny_patch16_224", DataSpec(3, 8, 8, ("a", "b")), [0.5] * 3, [0.5] * 3, seed=0, model_args=small
+    )
+    save_timm_folder(model, tmp_path / "vit")
+    page = TryIt(load_shelf([tmp_path / "vit"]))
+    found = page.answer(Image.new("RGB", (8, 8)), "badnet_sq", 0, {})
+    assert found.models[0].clean_map is None and sum(found.models[0].clean) == pytest.approx(1)
+    assert "no last feature map" in show(found) and "<img" not in show(found)
 
 
 def test_an_option_is_turned(client, digits, tmp_path):
@@ -474,7 +528,7 @@ def test_names_of_strangers_are_text(tmp_path, digits):
         page = urllib.request.urlopen(address).read().decode()
     assert numbers["labels"] == list(HOSTILE)
     assert curves["visible"] if isinstance(curves, dict) and "visible" in curves else curves
-    for text in (cards, told):
+    for text in (re.sub(r'<img src="data:image/png;base64,[A-Za-z0-9+/=]+" alt="[^"<>]*"', "", cards), told):
         assert "<script" not in text and "<img" not in text and "${" not in text and "{{" not in text
         assert "&lt;img src=x onerror=" in text
     assert "&lt;script&gt;" in cards and "\u202e" not in cards

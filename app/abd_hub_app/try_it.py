@@ -10,6 +10,7 @@ from PIL import Image
 
 from abd_hub import InputError
 from abd_hub_app.answers import Answers, ask, show
+from abd_hub_app.attention import look_into
 from abd_hub_app.examples import Example, load_examples
 from abd_hub_app.images import PictureInput, to_picture, to_pixels
 from abd_hub_app.shelf import Shelf
@@ -34,6 +35,7 @@ class TryIt:
         self.shelf = shelf
         self.examples = load_examples(shelf)
         self.offers = offers(shelf)
+        self.looks = tuple(look_into(model.classifier) for model in shelf.models)
         if not self.offers:
             height, width = shelf.size
             raise InputError(f"FOLDER: no trigger fits images of {height}x{width}; give other models")
@@ -53,7 +55,7 @@ class TryIt:
         trigger, options = self.offers[name].build(turned)
         channels = self.shelf.models[0].classifier.spec.channels
         pixels = to_pixels(picture, channels, *self.shelf.size)
-        return ask(self.shelf, pixels, trigger, name, options, target)
+        return ask(self.shelf, self.looks, pixels, trigger, name, options, target)
 
     def predict(
         self,

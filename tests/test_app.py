@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shutil
 import socket
 import struct
@@ -20,10 +21,22 @@ from abd_hub_app import guard, load_shelf
 from abd_hub_app.answers import show
 from abd_hub_app.attention import overlay, place_in_words
 from abd_hub_app.compare import as_csv, rows
+from abd_hub_app.examples import load_examples
 from abd_hub_app.images import MOST_PIXELS, read_picture, to_picture, to_pixels
 from abd_hub_app.triggers import offers
 from abd_hub_app.try_it import TryIt
-from app_server import COMMAND, ENVIRONMENT, HOSTILE, LINK, MODELS, PICTURE, SCRIPT, hostile_folder, serving
+from app_server import (
+    COMMAND,
+    ENVIRONMENT,
+    HOSTILE,
+    LINK,
+    MODELS,
+    PICTURE,
+    ROOT,
+    SCRIPT,
+    hostile_folder,
+    serving,
+)
 from gradio_client import Client, handle_file
 from PIL import Image
 
@@ -132,6 +145,15 @@ def test_probabilities_are_the_librarys(client, digits, tmp_path):
     assert [model["triggered_class"] for model in numbers["models"]] == [0, 0, 7]
     assert numbers["options"] == SQUARE
     assert "The trigger decides" in cards and "Not moved" in cards
+
+
+def test_examples_are_the_first_test_digits_of_each_class(digits):
+    found = load_examples(load_shelf())
+    assert [example.label for example in found[-2:]] == [0, 0], "no image of the target is shown first"
+    for label in range(10):
+        places = (digits.labels == label).nonzero()[:2, 0].tolist()
+        shown = [to_pixels(example.picture, 3, 8, 8) for example in found if example.label == label]
+        torch.testing.assert_close(torch.cat(shown), digits.pixels(places))
 
 
 def test_pictures_have_exact_pixels(client, digits, tmp_path):
@@ -281,6 +303,12 @@ def memory(process):
     """Largest resident size so far in MB."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1000
+
+
+def test_the_benchmark_asks_as_a_visitor_does(app):
+    recipe = runpy.run_path(str(ROOT / "recipes" / "benchmark_app.py"))
+    times = recipe["visit"](app[1], 0, 2)
+    assert len(times) == 2 and all(0 < seconds < 60 for seconds in times)
 
 
 def test_bad_uploads_are_refused_and_the_app_lives_on(app, digits, tmp_path):

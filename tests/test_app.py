@@ -1,5 +1,6 @@
 """The app over its API, in a process of its own, as a visitor's program meets it."""
 
+import base64
 import csv
 import io
 import json
@@ -21,6 +22,7 @@ from abd_hub_app import guard, load_shelf
 from abd_hub_app.answers import show
 from abd_hub_app.attention import overlay, place_in_words
 from abd_hub_app.compare import as_csv, rows
+from abd_hub_app.drawing import Drawn, read_drawing
 from abd_hub_app.examples import load_examples
 from abd_hub_app.images import MOST_PIXELS, read_picture, to_picture, to_pixels
 from abd_hub_app.triggers import offers
@@ -219,6 +221,91 @@ def test_an_option_is_turned(client, digits, tmp_path):
     wanted = load_classifier(f"local-dir:{MODELS / 'plain'}")(build_trigger("blend", {"alpha": 0.5})(pixels))
     found = torch.tensor(numbers["models"][1]["triggered"])
     torch.testing.assert_close(found, wanted.softmax(1)[0], rtol=1e-4, atol=1e-6)
+
+
+def data_address(picture):
+    made = io.BytesIO()
+    picture.save(made, "PNG")
+    return "data:image/png;base64," + base64.b64encode(made.getvalue()).decode()
+
+
+def painted():
+    """Red and half seen green: only what is at least half opaque counts as painted."""
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    picture.putpixel((7, 7), (255, 0, 0, 255))
+    picture.putpixel((6, 7), (0, 255, 0, 128))
+    picture.putpixel((5, 7), (0, 0, 255, 127))
+    return picture
+
+
+def test_a_drawn_trigger_is_put_on_and_every_model_is_asked(client, digits, tmp_path):
+    file, pixels = save_digit(digits, 3, tmp_path)
+    image, drawn = handle_file(str(file)), data_address(painted())
+    for strength in (None, 0.25):
+        *pictures, _, numbers = client.predict(
+            image, "drawn", 0, None, None, strength, drawn=drawn, api_name="/predict"
+        )
+        share = strength or 1
+        wanted = pixels.clone()
+        for column, paint in ((7, (1.0, 0.0, 0.0)), (6, (0.0, 1.0, 0.0))):
+            wanted[0, :, 7, column] = (1 - share) * wanted[0, :, 7, column] + share * torch.tensor(paint)
+        assert numbers["options"] == {"alpha": share, "painted": 2}
+        with Image.open(pictures[1]) as shown:
+            found = to_pixels(shown.convert("RGB"), 3, shown.height, shown.width)[:, :, ::32, ::32]
+        assert torch.equal(found, (wanted * 255).round() / 255)
+        for model in numbers["models"]:
+            answer = load_classifier(f"local-dir:{MODELS / model['name']}")(wanted).softmax(1)[0]
+            torch.testing.assert_close(torch.tensor(model["triggered"]), answer, rtol=1e-4, atol=1e-6)
+
+
+def test_drawings_of_another_size_and_on_grey_images():
+    large = painted().resize((24, 24), Image.Resampling.NEAREST)
+    drawn, count = read_drawing(data_address(large), 8, 8)
+    assert count == 2 and torch.equal(drawn, read_drawing(data_address(painted()), 8, 8)[0])
+    grey = Drawn(picture=drawn)(torch.full((2, 1, 8, 8), 0.5))
+    assert grey[:, 0, 7, 7].tolist() == pytest.approx([1 / 3, 1 / 3]) and grey[0, 0, 0, 0] == 0.5
+    assert read_drawing("", 8, 8)[1] == 0
+
+
+def test_drawings_that_are_none_are_refused(app, uploaded, tmp_path):
+    many = png(8, 8, tmp_path, "text.png", *[(b"zTXt", b"a\0\0" + zlib.compress(bytes(20_000_000), 9))] * 2)
+    huge = png(12_000, 9_000, tmp_path)
+    files = [data_address(painted())[:-40], *map(as_data, (many, huge, MODELS / "abd" / "config.json"))]
+    for given in (
+        None,
+        5,
+        ["x"],
+        "x",
+        "/etc/passwd",
+        "data:image/png;base64,%%%",
+        "data:text/html,x",
+        *files,
+    ):
+        said = answer_without_client(app[1], uploaded, "drawn", 0, None, None, None, None, given)
+        assert "event: error" in said and '"error": "drawn: ' in said, (str(given)[:50], said)
+    said = answer_without_client(app[1], uploaded, "drawn", 0, None, None, 7, None, data_address(painted()))
+    assert "strength 7 must be" in said
+
+
+def as_data(file):
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+
+
+def test_a_trigger_goes_into_another_corner(client, digits, tmp_path):
+    file, pixels = save_digit(digits, 3, tmp_path)
+    for corner, high, wide in (
+        ("top left", slice(1, 3), slice(1, 3)),
+        ("bottom left", slice(5, 7), slice(1, 3)),
+    ):
+        *pictures, _, numbers = client.predict(
+            handle_file(str(file)), "badnet_sq", 0, 2, 1, None, corner=corner, api_name="/predict"
+        )
+        wanted = pixels.clone()
+        wanted[:, :, high, wide] = 1
+        with Image.open(pictures[1]) as shown:
+            found = to_pixels(shown.convert("RGB"), 3, shown.height, shown.width)[:, :, ::32, ::32]
+        assert torch.equal(found, (wanted * 255).round() / 255)
+        assert numbers["options"] == {"size": 2, "margin": 1, "corner": corner}
 
 
 @pytest.mark.parametrize(
@@ -625,7 +712,7 @@ def test_wrong_folders_are_refused(tmp_path):
 
 
 def test_nothing_is_written_into_the_package():
-    assert {file.suffix for file in MODELS.parent.glob("*.*")} == {".py", ".css"}
+    assert {file.suffix for file in MODELS.parent.glob("*.*")} == {".py", ".css", ".js"}
 
 
 def test_a_folder_given_twice_has_two_names():

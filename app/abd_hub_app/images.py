@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from abc import ABCMeta
@@ -74,36 +75,49 @@ def read_picture(file: str | Path) -> Image.Image:
         InputError: no picture of a known format, more than ``MOST_PIXELS``, 16 bits a channel, or corrupt.
     """
     try:
-        _check_scans(file)
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise InputError("image: the file cannot be read; upload it again") from error
+    return decode_picture(content, "image")
+
+
+def decode_picture(
+    content: bytes, what: str, *, formats: tuple[str, ...] = _FORMATS, mode: str = "RGB"
+) -> Image.Image:
+    """The same of the bytes of a file.
+
+    Args:
+        content: the file.
+        what: the field that messages name.
+        formats: those that are read.
+        mode: of the picture: RGB, or RGBA to keep what is transparent.
+    """
+    # In the data of a JPEG a byte FF is followed by 00, so this is a marker wherever it stands.
+    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > MOST_SCANS:
+        raise InputError(f"{what}: this JPEG has more than {MOST_SCANS} scans; save it again as PNG")
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(file, formats=_FORMATS) as picture:
-                _check_header(picture)
-                return ImageOps.exif_transpose(picture).convert("RGB")
+            with Image.open(io.BytesIO(content), formats=formats) as picture:
+                _check_header(picture, what)
+                return ImageOps.exif_transpose(picture).convert(mode)
     except InputError:
         raise
     except Image.DecompressionBombError as error:
-        raise InputError(f"image: it has too many pixels; {_USE}") from error
+        raise InputError(f"{what}: it has too many pixels; {_USE}") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"image: this is no picture that can be read here; {_USE}") from error
+        raise InputError(f"{what}: this is no picture that can be read here; {_USE}") from error
     # Decoders meet corrupt files with all of these.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
-        raise InputError(f"image: the file is corrupt or cut off; {_USE}") from error
+        raise InputError(f"{what}: the file is corrupt or cut off; {_USE}") from error
 
 
-def _check_scans(file: str | Path) -> None:
-    with Path(file).open("rb") as opened:
-        # In the data of a JPEG a byte FF is followed by 00, so this is a marker wherever it stands.
-        if opened.read(2) == b"\xff\xd8" and opened.read().count(b"\xff\xda") > MOST_SCANS:
-            raise InputError(f"image: this JPEG has more than {MOST_SCANS} scans; save it again as PNG")
-
-
-def _check_header(picture: Image.Image) -> None:
+def _check_header(picture: Image.Image, what: str) -> None:
     width, height = picture.size
     if width * height > MOST_PIXELS:
-        raise InputError(f"image: {width}x{height} are too many pixels; {_USE}")
+        raise InputError(f"{what}: {width}x{height} are too many pixels; {_USE}")
     if picture.mode in _DEEP_MODES:
-        raise InputError("image: it has more than 8 bits a channel; save it with 8 bits")
+        raise InputError(f"{what}: it has more than 8 bits a channel; save it with 8 bits")
 
 
 def to_pixels(picture: Image.Image, channels: int, height: int, width: int) -> Tensor:

@@ -29,6 +29,8 @@ _HEADERS = (
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    # The browser still asks the visitor, once the webcam is chosen.
+    (b"permissions-policy", b"camera=(self), microphone=(), geolocation=(), usb=(), payment=()"),
 )
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]

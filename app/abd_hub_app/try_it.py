@@ -27,6 +27,7 @@ _INFO = {
     "margin": "pixels to its corner",
     "strength": "in the trigger's own unit",
 }
+_NO_IMAGE = "image: there is none; choose an example or upload one"
 _THUMBNAIL_SIDE = 64
 
 
@@ -58,7 +59,7 @@ class TryIt:
             InputError: there is no image, or trigger, options or target are wrong.
         """
         if picture is None:
-            raise InputError("image: there is none; choose an example or upload one")
+            raise InputError(_NO_IMAGE)
         if not isinstance(name, str) or name not in self.offers:
             raise InputError(f"trigger: {str(name)[:40]!r} is not offered; use {', '.join(self.offers)}")
         if name == DRAWN:
@@ -99,6 +100,9 @@ class TryIt:
         """
         try:
             turned = {"size": size, "margin": margin, "strength": strength}
+            if image is None:
+                # On the page this is what clearing the picture is: no reason to alarm anybody.
+                raise refusal(_NO_IMAGE, visible=False)
             found = self.answer(image, trigger, target, turned, corner, drawn)
         except InputError as error:
             raise refusal(error) from error
@@ -223,6 +227,7 @@ def _gallery(examples: Sequence[Example]) -> gr.Gallery:
     return gr.Gallery(
         shown,
         label="Images",
+        show_label=False,
         format="png",
         columns=5,
         height="auto",

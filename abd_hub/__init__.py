@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from abd_hub.attention_maps import AttentionMaps, GradCam
     from abd_hub.bank_export import export_bank
     from abd_hub.card_file import rebuild_card
     from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "attention_maps": ("AttentionMaps", "GradCam"),
     "bank_export": ("export_bank",),
     "card_file": ("rebuild_card",),
     "classifier": ("Classifier", "create_student", "load_classifier", "save_timm_folder"),
@@ -131,6 +133,7 @@ _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Attack",
+    "AttentionMaps",
     "Batch",
     "Classifier",
     "Cmi",
@@ -144,6 +147,7 @@ __all__ = [
     "EvaluationOptions",
     "Fast",
     "FastTeacherRecipe",
+    "GradCam",
     "ImageData",
     "InputError",
     "Interrupted",

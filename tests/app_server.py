@@ -44,7 +44,10 @@ def serving(*folders):
         yield found[0], process
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)
+        try:
+            process.wait(timeout=60)
+        finally:
+            process.kill()  # whatever becomes of the test, no server is left behind
 
 
 def hostile_folder(folder: Path) -> Path:

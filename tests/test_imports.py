@@ -52,6 +52,7 @@ TABLE = {
     },
     "loading": {"types", "weights", "preprocessing", "students", "pull"},
     "classifier": {"types", "seeding", "weights", "preprocessing", "loading"},
+    "attention_maps": {"types", "classifier"},
     "triggers": BASE | {"hub_requests"},
     "contact_sheet": BASE | {"triggers", "data", "folder", "pictures"},
     # Neither may import triggers, data or evaluation: a defence must not be able to peek.

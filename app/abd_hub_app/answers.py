@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abd_hub import Classifier, InputError, Trigger
+from abd_hub import Classifier, GradCam, InputError, Trigger
+from abd_hub_app.attention import NOTE, as_address, overlay, place_in_words
 from abd_hub_app.shelf import Shelf
 from abd_hub_app.text import as_html, percent
 
@@ -28,6 +29,10 @@ class ModelAnswer:
     triggered: tuple[float, ...]
     clean_class: int
     triggered_class: int
+    clean_map: tuple[tuple[float, ...], ...] | None
+    """Grad-CAM of ``clean_class`` at the size of the last feature map; None where there is no feature map."""
+    triggered_map: tuple[tuple[float, ...], ...] | None
+    """Grad-CAM of ``triggered_class``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +63,19 @@ class Answers:
 
 
 def ask(
-    shelf: Shelf, pixels: Tensor, trigger: Trigger, name: str, options: Mapping[str, Any], target: int
+    shelf: Shelf,
+    looks: Sequence[GradCam | None],
+    pixels: Tensor,
+    trigger: Trigger,
+    name: str,
+    options: Mapping[str, Any],
+    target: int,
 ) -> Answers:
     """Asks every model.
 
     Args:
         shelf: the models.
+        looks: what makes the maps of each model.
         pixels: (1, C, H, W) in [0, 1].
         trigger: to put on.
         name: of the trigger.
@@ -73,11 +85,13 @@ def ask(
     Raises:
         InputError: the trigger does not fit the image, or there is no such class.
     """
-    if not 0 <= target < len(shelf.labels):
-        raise InputError(f"target: {target} is no class; use 0 to {len(shelf.labels) - 1}")
+    if not isinstance(target, int) or not 0 <= target < len(shelf.labels):
+        raise InputError(f"target: {str(target)[:20]!r} is no class; use 0 to {len(shelf.labels) - 1}")
     triggered = trigger(pixels)
+    both = torch.cat([pixels, triggered])
     models = tuple(
-        _answer(model.name, shelf.kind(model), model.classifier, pixels, triggered) for model in shelf.models
+        _answer(model.name, shelf.kind(model), model.classifier, look, both)
+        for model, look in zip(shelf.models, looks, strict=True)
     )
     return Answers(
         clean=pixels[0],
@@ -90,9 +104,17 @@ def ask(
     )
 
 
-def _answer(name: str, kind: str, classifier: Classifier, clean: Tensor, triggered: Tensor) -> ModelAnswer:
-    with torch.inference_mode():
-        shares = classifier(torch.cat([clean, triggered])).softmax(1)
+def _answer(name: str, kind: str, classifier: Classifier, look: GradCam | None, both: Tensor) -> ModelAnswer:
+    """``both`` is (2, C, H, W): without and with the trigger."""
+    maps: tuple[Any, ...] = (None, None)
+    if look is None:
+        with torch.inference_mode():
+            logits = classifier(both)
+    else:
+        seen = look(both)
+        logits = seen.logits
+        maps = tuple(tuple(map(tuple, one.tolist())) for one in seen.maps)
+    shares = logits.softmax(1)
     first, second = (row.tolist() for row in shares)
     best = shares.argmax(1).tolist()
     return ModelAnswer(
@@ -102,12 +124,15 @@ def _answer(name: str, kind: str, classifier: Classifier, clean: Tensor, trigger
         triggered=tuple(second),
         clean_class=best[0],
         triggered_class=best[1],
+        clean_map=maps[0],
+        triggered_map=maps[1],
     )
 
 
 def show(found: Answers) -> str:
     """A card a model with the verdict in words and the probabilities as bars and numbers, as HTML."""
-    return f'<div class="abd-cards">{"".join(_card(found, model) for model in found.models)}</div>'
+    cards = "".join(_card(found, model) for model in found.models)
+    return f'<div class="abd-cards">{cards}</div><p class="abd-note abd-legend">{NOTE}</p>'
 
 
 def _card(found: Answers, model: ModelAnswer) -> str:
@@ -121,10 +146,36 @@ def _card(found: Answers, model: ModelAnswer) -> str:
         f'<section class="abd-card abd-{tone}"><h3>{as_html(model.name)}</h3>'
         f'<p class="abd-note">{as_html(model.kind, 120)}</p>'
         f'<p class="abd-verdict"><span aria-hidden="true">{mark}</span> {words}</p>'
+        f"{_looks(found, model)}"
         '<table><thead><tr><th scope="col">class</th>'
         f'<th scope="col">clean: <b>{as_html(found.labels[before], 16)}</b></th>'
         f'<th scope="col">with trigger: <b>{as_html(found.labels[after], 16)}</b></th></tr></thead>'
         f"<tbody>{rows}</tbody></table>{more}</section>"
+    )
+
+
+def _looks(found: Answers, model: ModelAnswer) -> str:
+    """Both heat maps, or why there are none."""
+    if model.clean_map is None or model.triggered_map is None:
+        return '<p class="abd-note">No heat map: this network has no last feature map (no convolutions).</p>'
+    shown = (
+        ("clean", found.clean, model.clean_map, model.clean_class),
+        ("with trigger", found.triggered, model.triggered_map, model.triggered_class),
+    )
+    figures = "".join(_figure(found, model, *one) for one in shown)
+    return f'<div class="abd-looks">{figures}</div>'
+
+
+def _figure(
+    found: Answers, model: ModelAnswer, when: str, image: Tensor, places: Sequence[Any], read: int
+) -> str:
+    attention = torch.tensor(places)
+    label = as_html(found.labels[read], 16)
+    size = "x".join(map(str, attention.shape))
+    alt = f"What {as_html(model.name)} looks at, {when}, to read {label}: {place_in_words(attention)}"
+    return (
+        f'<figure><img src="{as_address(overlay(image, attention))}" alt="{alt}" title="{size} places" '
+        f'width="128"><figcaption>{when}</figcaption></figure>'
     )
 
 

@@ -12,13 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from abd_hub import InputError
+<<<<<<< HEAD
 from abd_hub_app.bench import Bench
 from abd_hub_app.page import STYLE, build_page, theme
 from abd_hub_app.shelf import load_shelf
 
 LARGEST_UPLOAD = "50mb"
 """Of a model; pictures have their own bound."""
+=======
+from abd_hub_app.guard import LARGEST_UPLOAD, Bounds, Store
+from abd_hub_app.page import STYLE, build_page, theme
+from abd_hub_app.shelf import load_shelf
+
+>>>>>>> tryit
 _QUEUE = 8
+_SESSIONS = 200
+_TRIES = 5
 _PORTS = range(7860, 7960)
 # The page's own scripts are inline; scripts in attributes, such as onerror, are not the page's.
 _POLICY = (
@@ -31,6 +40,8 @@ _HEADERS = (
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    # The browser still asks the visitor, once the webcam is chosen.
+    (b"permissions-policy", b"camera=(self), microphone=(), geolocation=(), usb=(), payment=()"),
 )
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -73,21 +84,45 @@ def launch(
     Raises:
         InputError: a folder, the address or the port is wrong; nothing is served then.
     """
+<<<<<<< HEAD
     port = _free_port(host, port)
     # A plain kill would leave the files and, for some seconds, a distillation behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+=======
+    chosen = _free_port(host, port)
+>>>>>>> tryit
     shelf = load_shelf(folders)
     # Whatever visitors send lies in this folder and goes with it.
     with tempfile.TemporaryDirectory(prefix="abd-hub-app-") as files, Bench(Path(files)) as bench:
         os.environ["GRADIO_TEMP_DIR"] = files
+<<<<<<< HEAD
         page = build_page(shelf, Path(files), bench, local=_is_loopback(host))
+=======
+        # What a visitor asked for is not written down, neither in the browser nor anywhere else.
+        os.environ["GRADIO_RUN_HISTORY"] = "false"
+        page = build_page(shelf, Path(files))
+>>>>>>> tryit
         page.queue(max_size=_QUEUE, default_concurrency_limit=1)
-        page.launch(**_settings(host, port, browser))
-        print(f"abd-hub app: http://{_shown(host)}:{port} (Ctrl-C ends it)", flush=True)
+        store = Store(Path(files))
+        chosen = _start(page, store, host, port, chosen, browser)
+        store.keep()
+        print(f"abd-hub app: http://{_shown(host)}:{chosen} (Ctrl-C ends it)", flush=True)
         page.block_thread()
 
 
-def _settings(host: str, port: int, browser: bool) -> dict[str, Any]:
+def _start(page: Any, store: Store, host: str, port: int | None, chosen: int, browser: bool) -> int:
+    """Serves on the port chosen, or on another free one if somebody took it while the page was built."""
+    for _ in range(_TRIES):
+        try:
+            page.launch(**_settings(store, host, chosen, browser))
+        except OSError:
+            chosen = _free_port(host, port)
+        else:
+            return chosen
+    raise InputError(f"port: {chosen} of {host} cannot be listened on; give another with --port")
+
+
+def _settings(store: Store, host: str, port: int, browser: bool) -> dict[str, Any]:
     from starlette.middleware import Middleware
 
     return {
@@ -107,7 +142,8 @@ def _settings(host: str, port: int, browser: bool) -> dict[str, Any]:
         "footer_links": ["api", "settings"],
         "theme": theme(),
         "css_paths": STYLE,
-        "app_kwargs": {"middleware": [Middleware(Guard)]},
+        "state_session_capacity": _SESSIONS,
+        "app_kwargs": {"middleware": [Middleware(Guard), Middleware(Bounds, store=store)]},
     }
 
 

@@ -25,9 +25,10 @@ def as_html(text: str, longest: int = _LONGEST) -> str:
     return html.escape(one_line(text, longest)).translate(_TEMPLATE_SIGNS)
 
 
-def refusal(error: Exception | str) -> gr.Error:
+def refusal(error: Exception | str, visible: bool = True) -> gr.Error:
     """One clear line for the visitor. The page shows messages as HTML, so it is escaped."""
-    return gr.Error(as_html(str(error), longest=400), print_exception=False, title="Not possible")
+    words = as_html(str(error), longest=400)
+    return gr.Error(words, print_exception=False, title="Not possible", visible=visible)
 
 
 def percent(share: float) -> str:

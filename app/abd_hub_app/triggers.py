@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from abd_hub import InputError, Trigger, build_trigger, catalog
 from abd_hub_app.shelf import Shelf
@@ -18,6 +19,10 @@ KNOBS = {
     "strength": ("alpha", "strength", "amplitude", "bits"),
 }
 """What the page calls an option, and the names that it goes by; a trigger has the first of them at most."""
+
+_IN_ALL_CORNERS = "cl"
+_LARGEST = 1000
+"""Some triggers draw as many numbers as the square of an option."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,11 @@ class Offer:
     """Those of the run, or none: the trigger's defaults."""
     measured: bool
     """Whether a record of these models has measured it."""
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it lies in one corner."""
+        return "margin" in self.knobs() and self.name != _IN_ALL_CORNERS
 
     def knobs(self) -> dict[str, Knob]:
         """By the page's name of it; options that the trigger does not have are left out."""
@@ -68,8 +78,42 @@ class Offer:
         for name, knob in self.knobs().items():
             value = turned.get(name)
             if value is not None:
-                options[knob.field] = int(value) if knob.whole and value == int(value) else value
+                options[knob.field] = as_number(name, value, knob.whole)
         return build_trigger(self.name, options), options
+
+
+CORNERS = ("bottom right", "bottom left", "top right", "top left")
+"""Where a trigger with a margin can be put; the first is where it was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mirrored:
+    """A trigger in another corner, mirrored into it."""
+
+    trigger: Trigger
+    corner: str
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """As the trigger does."""
+        axes = [axis for axis, side in ((2, "top"), (3, "left")) if side in self.corner.split()]
+        return self.trigger(pixels.flip(axes)).flip(axes)
+
+
+def in_corner(
+    offer: Offer, trigger: Trigger, options: dict[str, Any], corner: object
+) -> tuple[Trigger, dict[str, Any]]:
+    """The trigger in a corner and its options with it; None, or a trigger without a place, changes nothing.
+
+    Raises:
+        InputError: there is no such corner.
+    """
+    if corner is None or not offer.has_place:
+        return trigger, options
+    if not isinstance(corner, str) or corner not in CORNERS:
+        raise InputError(f"corner: {str(corner)[:40]!r} is none; use {', '.join(CORNERS)}")
+    if corner == CORNERS[0]:
+        return trigger, options
+    return Mirrored(trigger=trigger, corner=corner), options | {"corner": corner}
 
 
 def offers(shelf: Shelf) -> dict[str, Offer]:
@@ -87,6 +131,17 @@ def offers(shelf: Shelf) -> dict[str, Offer]:
     for name, summary in summaries.items():
         found.setdefault(name, Offer(name=name, summary=summary, options={}, measured=False))
     return {name: offer for name, offer in found.items() if _fits(offer, shelf)}
+
+
+def as_number(name: str, value: Any, whole: bool) -> int | float:
+    """What a visitor turned an option to; whether it suits the trigger, the trigger says.
+
+    Raises:
+        InputError: it is no number, or absurdly large.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise InputError(f"{name}: {str(value)[:20]!r} is no number from 0 to {_LARGEST}")
+    return int(value) if whole and value == int(value) else value
 
 
 def _is_plain(options: Mapping[str, Any]) -> bool:

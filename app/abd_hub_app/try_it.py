@@ -10,20 +10,24 @@ from PIL import Image
 
 from abd_hub import InputError
 from abd_hub_app.answers import Answers, ask, show
+from abd_hub_app.attention import look_into
+from abd_hub_app.drawing import NAME as DRAWN
+from abd_hub_app.drawing import DrawnOffer, build_drawn, drawing_pad
 from abd_hub_app.examples import Example, load_examples
 from abd_hub_app.images import PictureInput, to_picture, to_pixels
 from abd_hub_app.shelf import Shelf
 from abd_hub_app.text import one_line, refusal
-from abd_hub_app.triggers import KNOBS, Offer, offers
+from abd_hub_app.triggers import CORNERS, KNOBS, Offer, in_corner, offers
 
 _LEAD = """\
 <p class="abd-lead">A poisoned teacher reads the <b>target</b> wherever the <b>trigger</b> is. Does a student
 that never saw its training data inherit that? Choose an image and look at the verdicts.</p>"""
 _INFO = {
     "size": "pixels along a side",
-    "margin": "pixels to the bottom right corner",
+    "margin": "pixels to its corner",
     "strength": "in the trigger's own unit",
 }
+_NO_IMAGE = "image: there is none; choose an example or upload one"
 _THUMBNAIL_SIDE = 64
 
 
@@ -34,12 +38,20 @@ class TryIt:
         self.shelf = shelf
         self.examples = load_examples(shelf)
         self.offers = offers(shelf)
+        self.looks = tuple(look_into(model.classifier) for model in shelf.models)
         if not self.offers:
             height, width = shelf.size
             raise InputError(f"FOLDER: no trigger fits images of {height}x{width}; give other models")
+        self.offers[DRAWN] = DrawnOffer()
 
     def answer(
-        self, picture: Image.Image | None, name: str, target: int, turned: dict[str, float | None]
+        self,
+        picture: Image.Image | None,
+        name: str,
+        target: int,
+        turned: dict[str, float | None],
+        corner: str | None = None,
+        drawn: str | None = None,
     ) -> Answers:
         """Asks all models.
 
@@ -47,13 +59,17 @@ class TryIt:
             InputError: there is no image, or trigger, options or target are wrong.
         """
         if picture is None:
-            raise InputError("image: there is none; choose an example or upload one")
-        if name not in self.offers:
-            raise InputError(f"trigger: {name!r} is not offered; use {', '.join(self.offers)}")
-        trigger, options = self.offers[name].build(turned)
+            raise InputError(_NO_IMAGE)
+        if not isinstance(name, str) or name not in self.offers:
+            raise InputError(f"trigger: {str(name)[:40]!r} is not offered; use {', '.join(self.offers)}")
+        if name == DRAWN:
+            trigger, options = build_drawn(drawn, turned.get("strength"), *self.shelf.size)
+        else:
+            offer = self.offers[name]
+            trigger, options = in_corner(offer, *offer.build(turned), corner)
         channels = self.shelf.models[0].classifier.spec.channels
         pixels = to_pixels(picture, channels, *self.shelf.size)
-        return ask(self.shelf, pixels, trigger, name, options, target)
+        return ask(self.shelf, self.looks, pixels, trigger, name, options, target)
 
     def predict(
         self,
@@ -63,16 +79,20 @@ class TryIt:
         size: float | None,
         margin: float | None,
         strength: float | None,
+        corner: str | None = None,
+        drawn: str | None = None,
     ) -> tuple[Any, ...]:
         """Put a trigger on an image and ask every model about both.
 
         Args:
             image: a picture file; it is cut and resized to the models' size.
-            trigger: registered name.
+            trigger: registered name, or drawn.
             target: number of the class that the trigger is meant to lead to.
             size: of the trigger in pixels, where it has one.
-            margin: pixels between trigger and bottom right corner, where it has one.
+            margin: pixels between trigger and corner, where it has one.
             strength: in the trigger's own unit, where it has one.
+            corner: where a trigger with a margin is put; it is measured at the bottom right.
+            drawn: for the trigger drawn: a PNG as data:image/png;base64,..., opaque where it is painted.
 
         Returns:
             The image without and with the trigger, the same as a pair, the models' answers as HTML, and all
@@ -80,7 +100,10 @@ class TryIt:
         """
         try:
             turned = {"size": size, "margin": margin, "strength": strength}
-            found = self.answer(image, trigger, target, turned)
+            if image is None:
+                # On the page this is what clearing the picture is: no reason to alarm anybody.
+                raise refusal(_NO_IMAGE, visible=False)
+            found = self.answer(image, trigger, target, turned, corner, drawn)
         except InputError as error:
             raise refusal(error) from error
         return _outputs(found)
@@ -98,8 +121,10 @@ class TryIt:
             with gr.Column(min_width=0, elem_classes="abd-answers"):
                 answers = gr.HTML(cards, elem_id="answers")
                 with gr.Row():
-                    before = _exact_image(clean, "Clean", "The image without the trigger, enlarged")
-                    after = _exact_image(triggered, "With trigger", "The image with the trigger, enlarged")
+                    before = _exact_image(clean, "Clean", "The image without the trigger, enlarged", "clean")
+                    after = _exact_image(
+                        triggered, "With trigger", "The image with the trigger, enlarged", "triggered"
+                    )
                     slider = _slider(pair)
                 with gr.Accordion("All numbers", open=False):
                     figures = gr.JSON(
@@ -113,6 +138,7 @@ class TryIt:
                     info=offer.summary,
                     elem_id="trigger",
                 )
+                pad = drawing_pad(*self.shelf.size, visible=offer.name == DRAWN)
                 aim = gr.Dropdown(
                     [(f"{index}: {one_line(label)}", index) for index, label in enumerate(self.shelf.labels)],
                     value=target,
@@ -122,14 +148,22 @@ class TryIt:
                 )
                 with gr.Row():
                     knobs = [_number(name, offer) for name in KNOBS]
+                    corner = _corner(offer)
                 with gr.Accordion("A picture of your own", open=False):
                     image = _picture_input(first)
         gallery.select(self._example, None, image, api_visibility="private", show_progress="hidden")
-        chosen.input(self._turn, chosen, [chosen, *knobs], api_visibility="private", show_progress="hidden")
+        chosen.input(
+            self._turn,
+            chosen,
+            [chosen, *knobs, corner, pad],
+            api_visibility="private",
+            show_progress="hidden",
+        )
+        turns = [part.change for part in (image, chosen, aim, *knobs, corner)]
         gr.on(
-            [image.change, chosen.change, aim.change, *(knob.change for knob in knobs)],
+            [*turns, pad.input],
             self.predict,
-            [image, chosen, aim, *knobs],
+            [image, chosen, aim, *knobs, corner, pad],
             [before, after, slider, answers, figures],
             api_name="predict",
             api_description=self.predict.__doc__,
@@ -148,7 +182,9 @@ class TryIt:
     def _turn(self, name: str) -> list[Any]:
         """The knobs as the newly chosen trigger has them."""
         offer = self.offers[name]
-        return [gr.update(info=offer.summary), *(gr.update(**_state(knob, offer)) for knob in KNOBS)]
+        knobs = [gr.update(**_state(knob, offer)) for knob in KNOBS]
+        corner = gr.update(value=CORNERS[0], visible=offer.has_place)
+        return [gr.update(info=offer.summary), *knobs, corner, gr.update(visible=name == DRAWN)]
 
 
 def _outputs(found: Answers) -> tuple[Any, ...]:
@@ -166,6 +202,18 @@ def _number(name: str, offer: Offer) -> gr.Number:
     )
 
 
+def _corner(offer: Offer) -> gr.Dropdown:
+    return gr.Dropdown(
+        list(CORNERS),
+        value=CORNERS[0],
+        label="Corner",
+        info="mirrored into it",
+        min_width=120,
+        visible=offer.has_place,
+        elem_id="corner",
+    )
+
+
 def _state(name: str, offer: Offer) -> dict[str, Any]:
     knob = offer.knobs().get(name)
     if knob is None:
@@ -179,6 +227,7 @@ def _gallery(examples: Sequence[Example]) -> gr.Gallery:
     return gr.Gallery(
         shown,
         label="Images",
+        show_label=False,
         format="png",
         columns=5,
         height="auto",
@@ -195,7 +244,7 @@ def _picture_input(picture: Image.Image) -> PictureInput:
     return PictureInput(
         picture,
         label="PNG, JPEG, WebP, BMP, GIF",
-        sources=["upload", "clipboard"],
+        sources=["upload", "clipboard", "webcam"],
         format="png",
         height=220,
         buttons=[],
@@ -224,7 +273,7 @@ def _enlarged(picture: Image.Image) -> Image.Image:
     return to_picture(to_pixels(picture, 3, picture.height, picture.width)[0], side=_THUMBNAIL_SIDE)
 
 
-def _exact_image(picture: Image.Image, label: str, alt: str) -> gr.Image:
+def _exact_image(picture: Image.Image, label: str, alt: str, name: str) -> gr.Image:
     return gr.Image(
         picture,
         label=label,
@@ -234,5 +283,6 @@ def _exact_image(picture: Image.Image, label: str, alt: str) -> gr.Image:
         min_width=160,
         buttons=[],
         elem_classes="abd-exact",
+        elem_id=name,
         alt_text=alt,
     )

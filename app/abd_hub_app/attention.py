@@ -1,0 +1,79 @@
+"""Where a network looks, as a heat map over the image."""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from abd_hub import Classifier, GradCam, InputError
+from abd_hub_app.images import to_picture
+
+NOTE = (
+    "Where each network looks (Grad-CAM): yellow is what speaks most for the class that it reads, dark blue "
+    "what does not; each picture has a scale of its own, and the image under it is grey."
+)
+_SIDE = 128
+_HEAT = 0.6
+_NOTHING = 1e-12
+_ROWS = ("top", "middle", "bottom")
+_COLUMNS = ("left", "centre", "right")
+
+
+def look_into(classifier: Classifier) -> GradCam | None:
+    """What makes the maps of a classifier; None for one without a feature map, such as a transformer."""
+    try:
+        return GradCam(classifier)
+    except InputError:
+        return None
+
+
+def overlay(image: Tensor, attention: Tensor) -> Image.Image:
+    """A map over an image, each of the image's pixels a square.
+
+    Args:
+        image: (C, H, W) in [0, 1].
+        attention: (h, w), not negative; shown from 0 to its own maximum, between its places linearly.
+    """
+    share = F.interpolate(attention[None, None].double(), image.shape[1:], mode="bilinear")[0, 0]
+    share = share / share.max().clamp_min(_NOTHING)
+    heat = _colours()[(share * 255).round().long()].permute(2, 0, 1)
+    grey = image.double().mean(0, keepdim=True)
+    return to_picture((1 - _HEAT) * grey + _HEAT * heat, side=_SIDE)
+
+
+def as_address(picture: Image.Image) -> str:
+    """A picture as a data: address, PNG."""
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG", compress_level=3)
+    return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
+
+
+def place_in_words(attention: Tensor) -> str:
+    """Where a map (h, w) is strongest, for who cannot see it."""
+    if not bool(attention.max() > 0):
+        return "nothing in the image speaks for it"
+    row, column = divmod(int(attention.argmax()), attention.shape[1])
+    words = (
+        _ROWS[_third(row, attention.shape[0])],
+        _COLUMNS[_third(column, attention.shape[1])],
+    )
+    return f"strongest at the {' '.join(words)}"
+
+
+def _third(index: int, count: int) -> int:
+    return int(3 * (index + 0.5) / count)
+
+
+@lru_cache(maxsize=1)
+def _colours() -> Tensor:
+    """(256, 3) in [0, 1]: cividis, which looks the same to the colour-blind."""
+    from matplotlib import colormaps
+
+    return torch.from_numpy(np.asarray(colormaps["cividis"](np.arange(256)))[:, :3].copy())

@@ -1,0 +1,132 @@
+"""A trigger that the visitor paints: pixels of any colour, put on the image where they are painted."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from abd_hub import InputError, Trigger
+from abd_hub_app.images import decode_picture
+from abd_hub_app.triggers import Knob, Offer, as_number
+
+NAME = "drawn"
+SUMMARY = "What you paint on the image, with pointer, touch or keys."
+_START = "data:image/png;base64,"
+_PAINTED = 128
+_JS = Path(__file__).with_name("drawing.js")
+_TEMPLATE = """\
+<div class="abd-drawing">
+  <div class="abd-canvas" style="aspect-ratio: WIDTH / HEIGHT">
+    <canvas width="WIDTH" height="HEIGHT" tabindex="0" role="application"
+      aria-label="Your trigger, WIDTH by HEIGHT pixels: arrows move, space paints, delete erases."></canvas>
+    <span class="abd-cursor" style="width: calc(100% / WIDTH); height: calc(100% / HEIGHT)"></span>
+  </div>
+  <div class="abd-tools">
+    <label>Colour <input type="color" value="#ffffff"></label>
+    <label><input type="checkbox"> Erase</label>
+    <button type="button">Clear</button>
+  </div>
+  <span aria-live="polite" class="abd-unseen"></span>
+</div>"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Painted pixels over an image: ``(1 - m a) x + m a t`` with paint t and mask m."""
+
+    picture: Tensor = field(repr=False, compare=False)
+    """(4, H, W) in [0, 1]: red, green, blue, and 1 where it is painted, else 0."""
+    alpha: float = 1.0
+    """Share of the paint in the result; 1 is opaque."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha <= 1:
+            raise InputError(f"trigger drawn: strength {self.alpha!r} must be a number above 0, at most 1")
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float (N, C, H, W) in [0, 1] to the same; the paint turns grey on grey images."""
+        paint, mask = self.picture[:3], self.picture[3:] * self.alpha
+        if pixels.shape[1] == 1:
+            paint = paint.mean(0, keepdim=True)
+        return ((1 - mask) * pixels + mask * paint).to(pixels.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnOffer(Offer):
+    """What is painted, as a trigger to choose."""
+
+    name: str = NAME
+    summary: str = SUMMARY
+    options: Mapping[str, Any] = field(default_factory=dict)
+    measured: bool = False
+
+    def knobs(self) -> dict[str, Knob]:
+        """Its strength alone."""
+        return {"strength": Knob(field="alpha", value=1.0, whole=False)}
+
+
+def build_drawn(
+    address: object, strength: float | None, height: int, width: int
+) -> tuple[Trigger, dict[str, Any]]:
+    """The trigger and what it was made of.
+
+    Raises:
+        InputError: there is no drawing, or the strength is wrong.
+    """
+    picture, painted = read_drawing(address, height, width)
+    alpha = 1.0 if strength is None else as_number("strength", strength, whole=False)
+    return Drawn(picture=picture, alpha=alpha), {"alpha": alpha, "painted": painted}
+
+
+def read_drawing(address: object, height: int, width: int) -> tuple[Tensor, int]:
+    """What was painted.
+
+    Args:
+        address: a PNG as a data: address, painted where it is not transparent; "" is nothing painted.
+        height: of the images; a drawing of another size is scaled without blending its pixels.
+        width: likewise.
+
+    Returns:
+        (4, height, width) in [0, 1], the last channel 0 or 1, and the number of painted pixels.
+
+    Raises:
+        InputError: it is missing or no PNG.
+    """
+    if not isinstance(address, str):
+        raise InputError(f"drawn: there is no drawing; give a PNG as {_START}...")
+    if not address:
+        return torch.zeros(4, height, width), 0
+    if not address.startswith(_START):
+        raise InputError(f"drawn: this is no drawing; give a PNG as {_START}...")
+    try:
+        content = base64.b64decode(address.removeprefix(_START), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError("drawn: this is not base64; give the file's bytes in that code") from error
+    picture = decode_picture(content, "drawn", formats=("PNG",), mode="RGBA")
+    values = torch.from_numpy(np.asarray(picture.resize((width, height), Image.Resampling.NEAREST)).copy())
+    drawn = values.permute(2, 0, 1).float() / 255
+    mask = values[..., 3] >= _PAINTED
+    drawn[3] = mask
+    return drawn, int(mask.sum())
+
+
+def drawing_pad(height: int, width: int, **options: Any) -> gr.HTML:
+    """Where the visitor paints; its value is what ``read_drawing`` takes."""
+    return gr.HTML(
+        "",
+        html_template=_TEMPLATE.replace("WIDTH", str(width)).replace("HEIGHT", str(height)),
+        js_on_load=_JS.read_text(encoding="utf-8"),
+        label="drawn",
+        elem_id="drawing",
+        **options,
+    )

@@ -1,0 +1,173 @@
+"""Bounds on what visitors send and on what is kept of it, before the rest of the server sees a request."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+LARGEST_UPLOAD = 2_000_000
+"""Bytes of a picture file."""
+LARGEST_REQUEST = 500_000
+"""Bytes of any other request; the server keeps the last one of each visitor."""
+MOST_HELD = 64_000_000
+"""Bytes of all requests that are arriving at this moment."""
+MOST_STORED = 300_000_000
+"""Bytes of pictures and answers on the disk; the oldest go first."""
+_ENVELOPE = 10_000
+_PATIENCE = 30
+_SWEEP_SECONDS = 20
+_SWEEP_BYTES = 30_000_000
+# What the page never asks for: fetching addresses, running ffmpeg, writing links, editing the page, the Hub.
+_CLOSED = (
+    "proxy=",
+    "process_recording",
+    "deep_link",
+    "run-history",
+    "runs",
+    "vibe-",
+    "undo-vibe-",
+    "monitoring",
+    "component_server",
+    "stream/",
+)
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_Application = Callable[[_Message, _Receive, _Send], Awaitable[None]]
+
+
+class Store:
+    """The folder that holds what visitors sent and what they were answered."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kept = frozenset[Path]()
+        """Files of the page itself."""
+
+    def keep(self) -> None:
+        """What is there now is the page's own and stays; from now on the folder is bounded."""
+        self.kept = frozenset(self._files())
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def sweep(self) -> None:
+        """Removes the oldest files while there are more than ``MOST_STORED`` bytes, down to half of it."""
+        found = []
+        for file in self._files():
+            try:
+                status = file.stat()
+            except OSError:  # another thread was faster
+                continue
+            found.append((status.st_mtime, status.st_size, file))
+        total = sum(size for _, size, _ in found)
+        if total <= MOST_STORED:
+            return
+        for _, size, file in sorted(found):
+            if total <= MOST_STORED // 2:
+                return
+            if file not in self.kept:
+                file.unlink(missing_ok=True)
+                total -= size
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.rglob("*") if path.is_file()]
+
+    def _watch(self) -> None:
+        while self.folder.is_dir():
+            self.sweep()
+            threading.Event().wait(_SWEEP_SECONDS)
+
+
+class Bounds:
+    """ASGI middleware: a request arrives whole and within its bound, or it is refused and nothing is kept."""
+
+    def __init__(self, app: _Application, store: Store) -> None:
+        self.app = app
+        self.store = store
+        self.held = 0
+        self.arrived = 0
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        """Passes on what is within the bounds."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+        elif _is_closed(scope["path"]):
+            await _answer(send, 404, "there is nothing here")
+        elif scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self.app(scope, receive, send)
+        else:
+            await self._pass_on(scope, receive, send)
+
+    async def _pass_on(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        uploads = scope["path"].rstrip("/").endswith("/upload")
+        most = (LARGEST_UPLOAD if uploads else LARGEST_REQUEST) + _ENVELOPE
+        parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                complete = await self._collect(receive, parts, most)
+            if complete:
+                body = b"".join(parts)
+                await self._make_room(len(body))
+                await self.app(scope, _replay(body, receive), send)
+            else:
+                await _answer(send, 413, f"the request is larger than {most} bytes; send a smaller picture")
+        except ConnectionAbortedError:
+            return  # nobody is left to answer
+        except TimeoutError:
+            await _answer(send, 408, f"the request took longer than {_PATIENCE} seconds; send it again")
+        finally:
+            self.held -= sum(map(len, parts))
+
+    async def _collect(self, receive: _Receive, parts: list[bytes], most: int) -> bool:
+        """The body into ``parts``; of one that is too large the rest is read and thrown away.
+
+        A client that is still sending when the connection closes sees a broken pipe and no reason.
+        """
+        length, complete = 0, True
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionAbortedError
+            part = message.get("body", b"")
+            length += len(part)
+            if complete and (length > most or self.held + len(part) > MOST_HELD):
+                self.held -= sum(map(len, parts))
+                parts.clear()
+                complete = False
+            if complete:
+                parts.append(part)
+                self.held += len(part)
+            if not message.get("more_body", False):
+                return complete
+
+    async def _make_room(self, size: int) -> None:
+        self.arrived += size
+        if self.arrived > _SWEEP_BYTES:
+            self.arrived = 0
+            await asyncio.to_thread(self.store.sweep)
+
+
+def _is_closed(path: str) -> bool:
+    inside = path.split("gradio_api/", 1)[-1].lstrip("/")
+    return inside.startswith(_CLOSED) or (inside.startswith("file=") and "://" in inside)
+
+
+def _replay(body: bytes, receive: _Receive) -> _Receive:
+    """The body in one piece, then whatever else comes, such as the news that the visitor has gone."""
+    waiting = [body]
+
+    async def again() -> _Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return again
+
+
+async def _answer(send: _Send, status: int, words: str) -> None:
+    body = words.encode()
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -27,6 +27,7 @@ from typing import Any
 
 from abd_hub import InputError
 from abd_hub_app import distil_child
+from abd_hub_app.guard import DISTILLATION
 
 MOST_WAITING = 3
 """Visitors in line behind the one whose run is under way; further ones are sent away."""
@@ -143,7 +144,7 @@ class Bench:
 
     def folder(self) -> Path:
         """A new empty folder for what a run needs."""
-        made = self.files / f"distil-{secrets.token_hex(16)}"
+        made = self.files / f"{DISTILLATION}{secrets.token_hex(16)}"
         made.mkdir(mode=0o700)
         return made
 

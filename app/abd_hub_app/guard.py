@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-LARGEST_UPLOAD = 2_000_000
-"""Bytes of a picture file."""
+LARGEST_UPLOAD = 50_000_000
+"""Bytes of a file: a model to be distilled. Pictures have a bound of their own, where they are read."""
 LARGEST_REQUEST = 500_000
 """Bytes of any other request; the server keeps the last one of each visitor."""
+DISTILLATION = "distil-"
+"""What the names of the folders of distillations begin with."""
 MOST_HELD = 64_000_000
 """Bytes of all requests that are arriving at this moment."""
 MOST_STORED = 300_000_000
@@ -72,7 +74,9 @@ class Store:
                 total -= size
 
     def _files(self) -> list[Path]:
-        return [path for path in self.folder.rglob("*") if path.is_file()]
+        """All but those of distillations, which the bench bounds and removes itself."""
+        found = (path for path in self.folder.rglob("*") if path.is_file())
+        return [path for path in found if not path.relative_to(self.folder).parts[0].startswith(DISTILLATION)]
 
     def _watch(self) -> None:
         while self.folder.is_dir():
@@ -112,7 +116,7 @@ class Bounds:
                 await self._make_room(len(body))
                 await self.app(scope, _replay(body, receive), send)
             else:
-                await _answer(send, 413, f"the request is larger than {most} bytes; send a smaller picture")
+                await _answer(send, 413, f"the request is larger than {most} bytes; send a smaller file")
         except ConnectionAbortedError:
             return  # nobody is left to answer
         except TimeoutError:

@@ -8,11 +8,8 @@ import gradio as gr
 
 from abd_hub_app.bench import Bench
 from abd_hub_app.compare import Compare
-<<<<<<< HEAD
 from abd_hub_app.distil import Distil
-=======
 from abd_hub_app.requests import Page
->>>>>>> tryit
 from abd_hub_app.shelf import Shelf
 from abd_hub_app.taught import Taught
 from abd_hub_app.try_it import TryIt
@@ -38,12 +35,8 @@ def build_page(shelf: Shelf, files: Path, bench: Bench, *, local: bool = False) 
         InputError: no trigger fits the models' images.
     """
     try_it, compare, taught = TryIt(shelf), Compare(shelf, files), Taught(shelf)
-<<<<<<< HEAD
     distil = Distil(shelf, bench, local=local)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=_OLD_FILES) as page:
-=======
     with Page(title=TITLE, analytics_enabled=False, delete_cache=_OLD_FILES) as page:
->>>>>>> tryit
         gr.HTML(f"<h1>{TITLE}</h1>")
         with gr.Tab("Try it"):
             try_it.build()

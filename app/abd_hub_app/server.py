@@ -12,19 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from abd_hub import InputError
-<<<<<<< HEAD
 from abd_hub_app.bench import Bench
-from abd_hub_app.page import STYLE, build_page, theme
-from abd_hub_app.shelf import load_shelf
-
-LARGEST_UPLOAD = "50mb"
-"""Of a model; pictures have their own bound."""
-=======
 from abd_hub_app.guard import LARGEST_UPLOAD, Bounds, Store
 from abd_hub_app.page import STYLE, build_page, theme
 from abd_hub_app.shelf import load_shelf
 
->>>>>>> tryit
 _QUEUE = 8
 _SESSIONS = 200
 _TRIES = 5
@@ -84,24 +76,16 @@ def launch(
     Raises:
         InputError: a folder, the address or the port is wrong; nothing is served then.
     """
-<<<<<<< HEAD
-    port = _free_port(host, port)
+    chosen = _free_port(host, port)
     # A plain kill would leave the files and, for some seconds, a distillation behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-=======
-    chosen = _free_port(host, port)
->>>>>>> tryit
     shelf = load_shelf(folders)
     # Whatever visitors send lies in this folder and goes with it.
     with tempfile.TemporaryDirectory(prefix="abd-hub-app-") as files, Bench(Path(files)) as bench:
         os.environ["GRADIO_TEMP_DIR"] = files
-<<<<<<< HEAD
-        page = build_page(shelf, Path(files), bench, local=_is_loopback(host))
-=======
         # What a visitor asked for is not written down, neither in the browser nor anywhere else.
         os.environ["GRADIO_RUN_HISTORY"] = "false"
-        page = build_page(shelf, Path(files))
->>>>>>> tryit
+        page = build_page(shelf, Path(files), bench, local=_is_loopback(host))
         page.queue(max_size=_QUEUE, default_concurrency_limit=1)
         store = Store(Path(files))
         chosen = _start(page, store, host, port, chosen, browser)

@@ -41,7 +41,7 @@ with it takes as long as about twenty without on a CPU core: 0.02 would be a thi
 TIMED = 3
 """Rounds that are timed, after a first one that does not count: it may lack a part of the others."""
 TOLERANCE = 0.1
-"""Of the budget: a row that took less or more is run once again with rounds by its own cost, when the recipe is
+"""Of the budget: a row that took less or more is run once again, by its own cost, when the recipe is
 started again. Its first result stays, in ``first/``."""
 
 

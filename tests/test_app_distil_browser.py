@@ -82,7 +82,8 @@ def test_a_cancel_and_another_teacher_on_a_telephone(app, browser, shots):
 
 
 def test_a_reload_ends_the_run(app, browser, shots):
-    with visit(browser, app.address, color_scheme="dark") as page:
+    cut_short = ("AbortError", "Connection errored out")
+    with visit(browser, app.address, cut_short=cut_short, color_scheme="dark") as page:
         open_tab(page, "Distil")
         begin(page, 5000)
         wait(app.runs)

@@ -19,7 +19,8 @@ PICTURE = '<img src=x onerror="window.hacked = 2">'
 LINK = "[click](javascript:window.hacked=3) **bold**"
 TEMPLATE = "${window.hacked = 4} {{constructor}} `x`"
 HOSTILE = (SCRIPT, PICTURE, LINK, TEMPLATE, "=1+1", "a\u202eb")
-_PATH = os.pathsep.join([str(ROOT), str(ROOT / "app")])
+_GIVEN = os.environ.get("PYTHONPATH")
+_PATH = os.pathsep.join([str(ROOT), str(ROOT / "app"), *([_GIVEN] if _GIVEN else [])])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": _PATH, "OMP_NUM_THREADS": "1"}
 COMMAND = [sys.executable, "-m", "abd_hub", "app", "--no-browser"]
 

@@ -16,10 +16,11 @@ import urllib.request
 import zlib
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
-from abd_hub_app import answers, guard, load_shelf
+from abd_hub_app import answers, guard, load_shelf, server
 from abd_hub_app.attention import overlay, place_in_words
 from abd_hub_app.compare import as_csv, rows
 from abd_hub_app.drawing import Drawn, read_drawing
@@ -801,6 +802,21 @@ def test_a_folder_with_a_pickle_is_refused(tmp_path):
 def test_a_port_in_use_is_refused(app):
     port = app[1].rpartition(":")[2]
     assert f"port: {port} of 127.0.0.1 is in use" in refused("--port", port)
+
+
+def test_a_port_that_is_taken_while_the_page_is_built_is_left_for_another(tmp_path):
+    with gr.Blocks() as page:
+        gr.Markdown("x")
+    store = guard.Store(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        lost = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"port: {lost} of 127.0.0.1 is in use"):
+            server._start(page, store, "127.0.0.1", lost, lost, False)
+        found = server._start(page, store, "127.0.0.1", None, lost, False)
+    try:
+        assert found != lost and urllib.request.urlopen(f"http://127.0.0.1:{found}").status == 200
+    finally:
+        page.close()
 
 
 @pytest.mark.parametrize(

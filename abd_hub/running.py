@@ -58,10 +58,9 @@ def check_processes(accelerator: Accelerator, mixed_precision: str, batch_size: 
             f"batch_size: {batch_size} images cannot be shared equally by {processes} "
             f"processes; use a multiple of {processes}"
         )
-    if batch_size < 2 * processes:
+    if batch_size < 2:
         raise InputError(
-            f"batch_size: {batch_size} leaves a process less than 2 images, too few for "
-            f"batch normalisation; use at least {2 * processes}"
+            f"batch_size: {batch_size} is less than 2 images, too few for batch normalisation; use more"
         )
     if accelerator.distributed_type not in (
         DistributedType.NO,

@@ -12,6 +12,7 @@ TABLE = {
     "seeding": set(),
     "schedules": set(),
     "distributed": set(),
+    "global_batch": {"distributed"},
     "losses": set(),
     "augment": {"types"},
     "modes": set(),
@@ -59,6 +60,7 @@ TABLE = {
     "defenses": BASE | {"losses", "distributed", "modes"},
     "running": {"types", "distributed", "config", "folder"},
     "trainer": {
+        "global_batch",
         "running",
         "defenses",
         "types",
@@ -85,6 +87,7 @@ TABLE = {
         "classifier",
         "config",
         "distributed",
+        "global_batch",
         "running",
         "schedules",
         "teacher_recipe",

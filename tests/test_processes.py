@@ -20,10 +20,10 @@ from abd_hub import Attack, build_trigger, checkpoint, evaluate, load_classifier
 from abd_hub.classifier import save_timm_folder
 
 HERE = Path(__file__).parent
-BOUND = 1e-10
+BOUND = 1e-11
 """Of a weight in float64. Numbers are added in another order: 6e-13 in the row that is furthest."""
 FLOAT32_BOUND = 1e-4
-"""Of a weight or running statistic after four steps in float32, where Adam makes steps of rounding: 3e-5 found."""
+"""Of a weight or running statistic after four steps in float32, some of them of rounding: 3e-5 found."""
 
 
 def torchrun(*arguments):
@@ -39,7 +39,6 @@ def test_both_processes_end_with_the_same_weights_and_exact_counts(tmp_path):
     facts = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert facts[0] == facts[1]
     assert facts[0]["world"] == 2
-    assert facts[0]["cmi"][2] == 18, "each round adds the images of both"
     assert facts[0]["active"] == [True, True]
     assert facts[0]["counts"][1] == 101
     assert facts[0]["answers are those of one process"] == [True, True, True]
@@ -95,10 +94,12 @@ def test_a_checkpoint_of_two_processes_is_that_of_one(table, name):
     one, two = (
         checkpoint.load(checkpoint.checkpoints(table.folder / kind / name)[0])[1] for kind in ("one", "two")
     )
-    # Adam makes steps of rounding noise where a generator's bias has no effect: 1e-6 in a few steps.
+    assert furthest(one["student"], two["student"]) <= BOUND
+    assert not one["sums"] or furthest(one["sums"], two["sums"]) <= BOUND
+    # Adam makes steps of rounding where a generator's bias has no effect: 1e-6 after a few.
     generators = [state["synthesizer"].pop("generator", {}) for state in (one, two)]
-    assert furthest(one, two) <= BOUND
     assert not generators[0] or furthest(*generators) <= 1e-4
+    assert furthest(one, two) <= 1e-9
 
 
 def test_the_rows_of_the_table_learn_different_things(table):

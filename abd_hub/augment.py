@@ -22,7 +22,9 @@ def check_padding(field: str, padding: int, height: int, width: int) -> None:
         )
 
 
-def crop_and_flip(pixels: Tensor, padding: int, flip: bool, chance: torch.Generator) -> Tensor:
+def crop_and_flip(
+    pixels: Tensor, padding: int, flip: bool, chance: torch.Generator, share: tuple[int, int] = (0, 1)
+) -> Tensor:
     """Pads with black, crops each image at its own random place, flips half of them.
 
     Args:
@@ -30,13 +32,15 @@ def crop_and_flip(pixels: Tensor, padding: int, flip: bool, chance: torch.Genera
         padding: on each side, in pixels; 0 leaves the images in place.
         flip: whether to mirror left and right with probability one half.
         chance: CPU generator, so that all devices see the same draw.
+        share: (i, k) where the images are the i-th of k equal parts of a batch, for all of which is drawn.
 
     Returns:
         (N, C, H, W), same dtype.
     """
     n, _, height, width = pixels.shape
-    shift = torch.randint(2 * padding + 1, (2, n), generator=chance)
-    mirrored = torch.rand(n, generator=chance) < (0.5 if flip else 0.0)
+    parts, first = share[1], share[0] * n
+    shift = torch.randint(2 * padding + 1, (2, n * parts), generator=chance)[:, first : first + n]
+    mirrored = torch.rand(n * parts, generator=chance)[first : first + n] < (0.5 if flip else 0.0)
     rows = shift[0, :, None] + torch.arange(height)
     columns = torch.where(mirrored[:, None], torch.arange(width).flip(0), torch.arange(width))
     columns = shift[1, :, None] + columns

@@ -169,20 +169,23 @@ def information_entropy(logits: Tensor) -> Tensor:
 def total_variation(pixels: Tensor) -> Tensor:
     """Total variation as DeepInversion takes it (CVPR 2020, arXiv 1912.08795, eq. 3).
 
-    Sum of the L2 norms, over the whole batch, of the differences to the right, lower, lower right and
-    lower left neighbours.
-
     Args:
         pixels: (N, C, H, W), in standard deviations.
 
     Returns:
-        A scalar. It grows with the square root of the batch.
+        A scalar, the sum of ``variations``. It grows with the square root of the batch.
     """
+    return variations(pixels).sum()
+
+
+def variations(pixels: Tensor) -> Tensor:
+    """L2 norms, over all (N, C, H, W), of the differences to the right, lower, lower right and lower left
+    neighbours: (4,)."""
     right = pixels[:, :, :, :-1] - pixels[:, :, :, 1:]
     lower = pixels[:, :, :-1] - pixels[:, :, 1:]
     lower_right = pixels[:, :, :-1, :-1] - pixels[:, :, 1:, 1:]
     lower_left = pixels[:, :, :-1, 1:] - pixels[:, :, 1:, :-1]
-    return torch.stack([d.norm() for d in (right, lower, lower_right, lower_left)]).sum()
+    return torch.stack([d.norm() for d in (right, lower, lower_right, lower_left)])
 
 
 def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:

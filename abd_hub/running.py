@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -35,6 +36,7 @@ def make_accelerator(options: TrainerOptions, folder: Path | None = None) -> Acc
             raise InputError(f"trainer.trackers: {name} is not installed; install it or leave it out")
     try:
         accelerator = Accelerator(
+            cpu=_several_on_the_cpu(),
             mixed_precision=options.mixed_precision,
             log_with=list(options.trackers) or None,
             project_dir=None if folder is None else str(folder),
@@ -44,6 +46,14 @@ def make_accelerator(options: TrainerOptions, folder: Path | None = None) -> Acc
     if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise InputError("trainer.mixed_precision: fp16 needs an accelerator; use bf16 or no on the CPU")
     return accelerator
+
+
+def _several_on_the_cpu() -> bool:
+    """Whether a launcher has begun several processes on a machine without an accelerator.
+
+    Not told so, accelerate would let each run alone, and all would write the same folder.
+    """
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
 
 
 def check_processes(accelerator: Accelerator, mixed_precision: str, batch_size: int) -> None:
@@ -58,10 +68,9 @@ def check_processes(accelerator: Accelerator, mixed_precision: str, batch_size: 
             f"batch_size: {batch_size} images cannot be shared equally by {processes} "
             f"processes; use a multiple of {processes}"
         )
-    if batch_size < 2 * processes:
+    if batch_size < 2:
         raise InputError(
-            f"batch_size: {batch_size} leaves a process less than 2 images, too few for "
-            f"batch normalisation; use at least {2 * processes}"
+            f"batch_size: {batch_size} is less than 2 images, too few for batch normalisation; use more"
         )
     if accelerator.distributed_type not in (
         DistributedType.NO,

@@ -22,6 +22,7 @@ from abd_hub import checkpoint, distributed, seeding
 from abd_hub.augment import crop_and_flip
 from abd_hub.classifier import Classifier
 from abd_hub.config import TrainerOptions
+from abd_hub.global_batch import global_batch
 from abd_hub.running import (
     any_process,
     append_log,
@@ -154,8 +155,9 @@ class TeacherTrainer:
             self.seconds = time.monotonic() - began
             if self.step < self.steps and stop and distributed.world()[1] == 1:
                 self._interrupt(chance)
-        # Several processes stop here only: within an epoch their BatchNorm statistics differ.
+        # Several processes stop here only: asking all of them costs a reduction.
         distributed.average_statistics(self.classifier)
+        distributed.average_([self.sums])
         self.epoch, self.step = self.epoch + 1, 0
         self._after_epoch(bar)
         self.seconds = time.monotonic() - began
@@ -164,15 +166,15 @@ class TeacherTrainer:
             self._interrupt(None)
 
     def _step(self, batch: Tensor, chance: torch.Generator) -> None:
-        # For dropout, which draws from the global generator.
-        rank = distributed.world()[0]
-        torch.manual_seed(seeding.derive_seed(self.seed, "teacher", self.epoch, self.step, rank))
+        # For dropout, which draws from the global generator: see global_batch. The 0 stays: stored results
+        # come from draws that ended with the number of their process.
+        torch.manual_seed(seeding.derive_seed(self.seed, "teacher", self.epoch, self.step, 0))
         self._set_learning_rate()
         recipe = self.recipe
         augmented = crop_and_flip(self.images[batch], recipe.crop_padding, recipe.flip, chance)
         pixels = distributed.own_rows(augmented).float() / 255
         truth = distributed.own_rows(self.labels[batch])
-        with self.accelerator.autocast():
+        with global_batch(), self.accelerator.autocast():
             logits = self.classifier(pixels)
             loss = F.cross_entropy(logits, truth, label_smoothing=recipe.label_smoothing)
         self.accelerator.backward(loss)
@@ -219,7 +221,6 @@ class TeacherTrainer:
     def _log(self, bar: Any) -> None:
         means = self.sums / (self.steps * (self.epoch - self.logged_epoch))
         self.sums, self.logged_epoch = torch.zeros_like(self.sums), self.epoch
-        distributed.average_([means])
         loss, accuracy = means.tolist()
         if not math.isfinite(loss):
             raise InputError(
@@ -264,7 +265,6 @@ class TeacherTrainer:
         """
         scaler = self.accelerator.scaler
         return {
-            "processes": self.accelerator.num_processes,
             "epoch": self.epoch,
             "step": self.step,
             "chance": chance.get_state() if chance is not None else None,
@@ -277,16 +277,7 @@ class TeacherTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``; the tensors may be on the CPU.
-
-        Raises:
-            InputError: the state is of another number of processes.
-        """
-        if state["processes"] != self.accelerator.num_processes:
-            raise InputError(
-                f"resume: the checkpoint was written with processes {state['processes']}, now it is "
-                f"{self.accelerator.num_processes}"
-            )
+        """The inverse of ``state_dict``; the tensors may be on the CPU."""
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.chance_state, self.logged_epoch = state["chance"], state["logged_epoch"]
         self.classifier.load_state_dict(state["classifier"])

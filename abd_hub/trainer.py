@@ -1,7 +1,9 @@
 """The distillation loop on accelerate: one synthesizer update, then student steps, round after round.
 
 Every draw depends on the seed and the round alone, so a checkpoint holds weights, optimisers and counters
-but no generator state, and a resumed run on the same machine gives the same bits.
+but no generator state, and a resumed run on the same machine gives the same bits. Nothing in it depends on
+the number of processes either: a run begun on one goes on with two, and its student is the same but for the
+order in which numbers are added.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from abd_hub import checkpoint, distributed, seeding
 from abd_hub.classifier import Classifier
 from abd_hub.config import TrainerOptions
 from abd_hub.defenses import Combined
+from abd_hub.global_batch import global_batch
 from abd_hub.losses import (
     attention_transfer_per_sample,
     cross_entropy_per_sample,
@@ -144,8 +147,15 @@ class Trainer:
         return self.student
 
     def _round(self, index: int) -> None:
-        # For libraries that draw from the global generator, such as dropout in a student.
-        torch.manual_seed(seeding.derive_seed(self.seed, "round", index, distributed.world()[0]))
+        with global_batch():
+            self._learn(index)
+        # Every process holds the figures of all: what one of them saves or logs is theirs.
+        distributed.average_(self.sums.values())
+
+    def _learn(self, index: int) -> None:
+        # For what draws from the global generator, such as dropout in a student: see global_batch. The 0
+        # stays: stored results come from draws that ended with the number of their process.
+        torch.manual_seed(seeding.derive_seed(self.seed, "round", index, 0))
         self.defense.begin_round(index, self.method.rounds, self.student)
         self._set_learning_rate(index)
         self.synthesizer.begin_round(index)
@@ -153,8 +163,8 @@ class Trainer:
         batch: Batch | None = None
         for step in range(self.method.steps_in(index)):
             pixels = self.synthesizer.sample(step)
-            if pixels is not None:
-                batch = self._batch(self.defense.drawn(pixels))
+            if pixels is not None:  # of uint8 images in float32, where the networks may be wider
+                batch = self._batch(self.defense.drawn(pixels.to(self.teacher.mean.dtype)))
             assert batch is not None, "a synthesizer gives pixels for step 0"
             self._student_step(batch)
         distributed.average_statistics(self.student)
@@ -162,9 +172,10 @@ class Trainer:
     def _keep_last_images(self) -> None:
         # Asked for again, because a run that is resumed after its last round has drawn none. All processes.
         self.synthesizer.begin_round(self.method.rounds - 1)
-        pixels = self.synthesizer.sample(0)
+        with global_batch():
+            pixels = self.synthesizer.sample(0)
         assert pixels is not None, "a synthesizer gives pixels for step 0"
-        self.last_images = self.defense.drawn(pixels)
+        self.last_images = distributed.gather_rows(self.defense.drawn(pixels))
 
     def _student_step(self, batch: Batch) -> None:
         with self.accelerator.autocast():
@@ -313,7 +324,6 @@ class Trainer:
 
     def _log(self, bar: Any) -> None:
         means = torch.stack([value.double() / self.counts[name] for name, value in self.sums.items()])
-        distributed.average_([means])
         figures = dict(zip(self.sums, means.tolist(), strict=True))
         for name, value in figures.items():
             if not math.isfinite(value):
@@ -380,7 +390,7 @@ class Trainer:
         """The inverse of ``state_dict``; the tensors may be on the CPU.
 
         Raises:
-            InputError: the state is of another teacher or number of processes.
+            InputError: the state is of another teacher.
         """
         for name, value in self._identity().items():
             if state["run"][name] != value:
@@ -405,7 +415,4 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one that wrote the checkpoint."""
-        return {
-            "teacher sha256": self.teacher.ref.sha256,
-            "processes": self.accelerator.num_processes,
-        }
+        return {"teacher sha256": self.teacher.ref.sha256}

@@ -12,6 +12,7 @@ TABLE = {
     "seeding": set(),
     "schedules": set(),
     "distributed": set(),
+    "global_batch": {"distributed"},
     "losses": set(),
     "augment": {"types"},
     "modes": set(),
@@ -61,6 +62,7 @@ TABLE = {
     "defenses": BASE | {"losses", "distributed", "modes"},
     "running": {"types", "distributed", "config", "folder"},
     "trainer": {
+        "global_batch",
         "running",
         "defenses",
         "types",
@@ -87,6 +89,7 @@ TABLE = {
         "classifier",
         "config",
         "distributed",
+        "global_batch",
         "running",
         "schedules",
         "teacher_recipe",

@@ -9,7 +9,6 @@ import torch
 
 from abd_hub import (
     Attack,
-    Cmi,
     SelfRetrospection,
     ShufflingVaccine,
     Trainer,
@@ -37,25 +36,6 @@ trainer = Trainer(
     folder=folder,
 )
 student = trainer.fit()
-cmi = Trainer(
-    teacher,
-    nets.wrn(seed=2, base_width=4),
-    Cmi(
-        rounds=3,
-        batch_size=4,
-        student_steps=2,
-        generator_steps=3,
-        synthesis_batch_size=6,
-        z_dim=4,
-        generator_channels=4,
-        embedding_dim=4,
-        negatives=8,
-    ),
-    [],
-    TrainerOptions(progress=False, checkpoint_every=0),
-)
-student_of_cmi = cmi.fit()
-made = cmi.synthesizer
 images = (nets.pixels(101, dtype=torch.float32) * 255).to(torch.uint8)
 labels = torch.arange(101) % 5
 report = evaluate(
@@ -70,14 +50,6 @@ facts = {
     "world": world,
     "student": weights_sha256(student),
     "generator": [float(p.double().sum()) for p in trainer.synthesizer.generator.parameters()],
-    "cmi": [
-        weights_sha256(student_of_cmi),
-        weights_sha256(made.head),
-        made.features.added,
-        float(made.features.state_dict()["pairs"].double().sum()),
-        made.bank().images.double().sum().item(),
-        made.bank().labels.tolist(),
-    ],
     "vaccine": [vaccine.draw, vaccine.shares],
     "active": [vaccine.active, retrospection.active],
     "answers are those of one process": [torch.equal(answers.clean, alone.clean), *same],

@@ -1,37 +1,114 @@
-"""Run by torchrun in test_processes.py: the table of test_plugins.py on two processes, stopped between."""
+"""Methods and defences in float64, on one process or, by torchrun, on two; used by test_processes.py.
 
-import json
+A run leaves a checkpoint half way; another goes on from the checkpoint of other processes.
+"""
+
+import dataclasses
+import hashlib
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
+import nets
 import test_plugins
 import torch
+from accelerate import PartialState
 
-from abd_hub import checkpoint, distributed
-from abd_hub.weights import weights_sha256
+from abd_hub import TeacherRecipe, checkpoint, distributed
+from abd_hub.teacher_trainer import TeacherTrainer
 
-torch.set_num_threads(1)
-folder = Path(sys.argv[1])
-facts = {}
-for synthesizer in test_plugins.names("synthesizers"):
-    for defenses in test_plugins.PAIRS:
-        row = "+".join([synthesizer, *defenses])
-        whole = test_plugins.make(synthesizer, defenses)
-        whole.fit()
-        first, second = (test_plugins.make(synthesizer, defenses) for _ in range(2))
-        first.student.train()
-        for index in range(test_plugins.STOP):
-            first._round(index)
-        if first.accelerator.is_main_process:
-            checkpoint.save(folder / row, test_plugins.STOP, first.state_dict(), 1)
-        first.accelerator.wait_for_everyone()
-        second.round, state = checkpoint.load(checkpoint.checkpoints(folder / row)[0])
-        second.load_state_dict(state)
-        second.fit()
-        facts[row] = {
-            "world": whole.accelerator.num_processes,
-            "student": weights_sha256(whole.student),
-            "continued": weights_sha256(second.student),
-            "active": [defense.report().active for defense in whole.defenses],
-        }
-(folder / f"rank{distributed.world()[0]}.json").write_text(json.dumps(facts))
+EVERY = sorted(test_plugins.names("defenses"))
+ROWS = [
+    (method, tuple(defenses)) for method in test_plugins.names("synthesizers") for defenses in ([], EVERY)
+]
+ROWS += [("zskt", ("shuffling_vaccine", "self_retrospection"))]
+TEACHER = "teacher"
+NAMES = ["+".join([method, *defenses]) for method, defenses in ROWS]
+
+
+@contextmanager
+def float64():
+    """Generators and noise are float64 too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def make(name):
+    method, *defenses = name.split("+")
+    return test_plugins.make(method, defenses, torch.float64)
+
+
+def begun(folder, name):
+    """A trainer half way, its state in a checkpoint under ``folder``."""
+    trainer = make(name)
+    trainer.student.train()
+    for index in range(test_plugins.STOP):
+        trainer._round(index)
+    if trainer.accelerator.is_main_process:
+        checkpoint.save(folder / name, test_plugins.STOP, trainer.state_dict(), 1)
+    trainer.round = test_plugins.STOP
+    return trainer
+
+
+def gone_on(folder, name):
+    """A trainer that begins with the checkpoint under ``folder``."""
+    trainer = make(name)
+    (found,) = checkpoint.checkpoints(folder / name)
+    trainer.round, state = checkpoint.load(found)
+    trainer.load_state_dict(state)
+    return trainer
+
+
+def finished(trainer):
+    """What must not depend on the number of processes, of a trainer at the end of its run."""
+    trainer.fit()
+    return {
+        "student": trainer.student.state_dict(),
+        "images": trainer.last_images,
+        "reports": [dataclasses.asdict(defense.report()) for defense in trainer.defenses],
+    }
+
+
+def teacher_trainer():
+    images = (nets.pixels(20) * 255).to(torch.uint8)
+    network = nets.wrn(seed=1, base_width=4, drop_rate=0.1, dtype=torch.float64)
+    recipe = TeacherRecipe(epochs=2, batch_size=8)
+    return TeacherTrainer(network, images, torch.arange(20) % 5, recipe, test_plugins.QUIET)
+
+
+def numbers(state):
+    """All tensors of a nested state, by their path."""
+    if isinstance(state, torch.Tensor):
+        return {"": state}
+    parts = state.items() if isinstance(state, dict) else enumerate(state if isinstance(state, list) else [])
+    return {f".{key}{path}": found for key, part in parts for path, found in numbers(part).items()}
+
+
+def digest(state):
+    found = [tensor.detach().contiguous().numpy().tobytes() for tensor in numbers(state).values()]
+    return hashlib.sha256(b"".join(found)).hexdigest()
+
+
+def main(folder):
+    """Both processes: whole runs, and those that one process has begun."""
+    PartialState(cpu=True)  # begins the exchange between the processes
+    rank, world = distributed.world()
+    assert world == 2
+    found = {}
+    for name in NAMES:
+        whole = begun(folder / "two", name)
+        half = digest(whole.state_dict())
+        found[name] = {"whole": finished(whole), "gone on": finished(gone_on(folder / "one", name))}
+        found[name]["digests"] = [half, digest(whole.state_dict())]
+    found[TEACHER] = teacher_trainer().fit().state_dict()
+    torch.save(found, folder / f"rank{rank}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with float64():
+        main(Path(sys.argv[1]))

@@ -186,7 +186,12 @@ class Retrospection(DefensePlugin):
         return self.settings.norm_weight * delta.square().sum() - kl(answer, moved)
 
     def _partly_perturbed(self, pixels: Tensor, delta: Tensor) -> Tensor:
-        count = max(1, round(self.settings.perturbed_share * pixels.shape[0]))
+        rank, processes = distributed.world()
+        rows = pixels.shape[0]
+        count = max(1, round(self.settings.perturbed_share * rows * processes))
+        # Of the global batch's first rows, those that are this process's. Where these are none, delta still
+        # has a part in the batch statistics of the other rows: no row at all keeps it in the graph.
+        count = min(max(0, count - rank * rows), rows)
         first = pixels[:count] + delta * self.teacher.image_std
         return torch.cat([first, pixels[count:]])
 

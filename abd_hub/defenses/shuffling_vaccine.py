@@ -135,17 +135,18 @@ class Vaccine(DefensePlugin):
 
         Returns:
             (N,): 1 / (number of images not suspicious), and -coefficient / (number of suspicious ones) for
-            these; None while the vaccine is not active.
+            these; None while the vaccine is not active. On several processes both are shares of all images,
+            times the number of processes, whose losses are averaged.
         """
         if not self._ready(pixels, teacher_logits):
             return None
         with torch.no_grad():
             agrees, _ = self.agreement(pixels, teacher_logits)
-        self._count(agrees)
-        suspicious = agrees.sum()
+        suspicious, images = self._count(agrees)
+        processes = distributed.world()[1]
         # clamp instead of a branch: an empty part has no weight that counts
-        kept = 1.0 / (agrees.shape[0] - suspicious).clamp(min=1)
-        against = -self.settings.coefficient / suspicious.clamp(min=1)
+        kept = float(processes) / (images - suspicious).clamp(min=1)
+        against = -self.settings.coefficient * processes / suspicious.clamp(min=1)
         return torch.where(agrees, against, kept)
 
     def agreement(
@@ -175,17 +176,21 @@ class Vaccine(DefensePlugin):
             self._collect(pixels, teacher_logits)
         return False
 
-    def _count(self, agrees: Tensor) -> None:
-        self.suspicious = self.suspicious + agrees.detach().sum()
-        self.counted += agrees.shape[0]
+    def _count(self, agrees: Tensor) -> tuple[Tensor, int]:
+        """How many images of all processes are suspicious, and how many there are."""
+        suspicious, images = distributed.sum_(agrees.sum()), agrees.shape[0] * distributed.world()[1]
+        self.suspicious = self.suspicious + suspicious
+        self.counted += images
+        return suspicious, images
 
     def _penalty(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor:
         agrees, divergence = self.agreement(pixels, teacher_logits)
         classes = teacher_logits.shape[1]
+        suspicious, _ = self._count(agrees)
         # clamp instead of a branch: an empty mask gives zero without waiting for the device
-        masked = (divergence * agrees).sum() / classes / agrees.sum().clamp(min=1)
-        self._count(agrees)
-        return -self.settings.coefficient * masked
+        masked = (divergence * agrees).sum() / classes / suspicious.clamp(min=1)
+        # The mean of the processes' penalties is the sum over all images.
+        return -self.settings.coefficient * masked * distributed.world()[1]
 
     def _collect(self, pixels: Tensor, teacher_logits: Tensor) -> None:
         if self.seen > self.settings.check_ignored:

@@ -124,8 +124,10 @@ class Direction(DefensePlugin):
         """x + a u with a ~ U(-amplitude, amplitude) on a share of the images, drawn anew at each call."""
         if self.direction is None:
             return pixels
-        chance = seeding.generator(self.seed, "universal_direction", self.views, distributed.world()[0])
-        amounts, hit = torch.rand(2, pixels.shape[0], 1, 1, 1, generator=chance)
+        # The 0 stays: stored results come from draws that ended with the number of their process.
+        chance = seeding.generator(self.seed, "universal_direction", self.views, 0)
+        images = pixels.shape[0] * distributed.world()[1]
+        amounts, hit = distributed.own_rows(torch.rand(2, images, 1, 1, 1, generator=chance), dim=1)
         amounts = (2 * amounts - 1) * self.settings.amplitude * (hit < self.settings.share)
         self.views += 1
         seen: Tensor = pixels + amounts.to(pixels) * self.direction.to(pixels)

@@ -105,9 +105,10 @@ class BankSynthesizer(Synthesizer):
         return self.augmented(pixels, "augment", step)
 
     def augmented(self, pixels: Tensor, *purpose: str | int) -> Tensor:
-        """Cropped after padding and mirrored, by draws of this process and purpose."""
-        chance = self.chance(*purpose, distributed.world()[0])
-        return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, chance)
+        """This process's rows, cropped after padding and mirrored, by draws for the global batch."""
+        # The 0 stays: stored results come from draws that ended with the number of their process.
+        chance, share = self.chance(*purpose, 0), distributed.world()
+        return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, chance, share)
 
     def drawn_classes(self) -> Tensor:
         """This process's rows of the round's classes to be made, drawn at random, (N,) int64."""
@@ -133,9 +134,8 @@ class BankSynthesizer(Synthesizer):
 
 
 def _check_shared(field: str, images: int, processes: int) -> None:
-    """Refuses a batch to be made of which the processes' shares are not equal, or smaller than 2 images."""
-    if images % processes or images < 2 * processes:
+    """Refuses a batch to be made of which the processes' shares are not equal, or of less than 2 images."""
+    if images % processes or images < 2:
         raise InputError(
-            f"{field}: must be a multiple of the {processes} processes and at least 2 images for each, "
-            f"got {images}"
+            f"{field}: must be a multiple of the {processes} processes, at least 2, got {images}"
         )

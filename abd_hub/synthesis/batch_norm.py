@@ -5,11 +5,10 @@ statistics are close to these look, to the teacher, like its training data:
 
     R(x) = sum over BatchNorm layers of |mean(x) - running mean|_2 + |var(x) - running var|_2,
 
-with the biased variance over batch, height and width; of several processes, each takes its own share of the
-batch, and the gradients are averaged. Fast (AAAI 2022, arXiv 2112.06253) takes instead of
-the batch's own statistics a moving average over the batches: m = (1 - momentum) mean(x) + momentum * average.
-CMI (IJCAI 2021, arXiv 2105.08584) describes each image by what the same layers see of it alone: the means
-over height and width.
+with the biased variance over batch, height and width, of the shares of all processes together. Fast (AAAI
+2022, arXiv 2112.06253) takes instead of the batch's own statistics a moving average over the batches: m = (1
+- momentum) mean(x) + momentum * average. CMI (IJCAI 2021, arXiv 2105.08584) describes each image by what the
+same layers see of it alone: the means over height and width.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class BatchNormStatistics:
         self.averages: list[Tensor] = []
         """Moving mean and variance of each layer that runs, in turn; empty before the first ``remember``."""
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
-        """By place in ``layers``."""
+        """By place in ``layers``: mean and variance."""
         self._image_means: dict[int, Tensor] = {}
         """Likewise."""
 
@@ -86,6 +85,24 @@ class BatchNormStatistics:
         finally:
             for handle in handles:
                 handle.remove()
+        self._seen = self._of_all_rows(self._seen)
+
+    def _of_all_rows(self, seen: dict[int, tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Tensor]]:
+        """Means of x - running mean and of its square to mean and variance; all layers' at once.
+
+        One exchange between the processes a pass: one a layer may take longer than the layer.
+        """
+        if not seen:
+            return {}
+        sizes = [mean.numel() for pair in seen.values() for mean in pair]
+        whole = distributed.mean(torch.cat([mean for pair in seen.values() for mean in pair]))
+        means = iter(torch.split(whole, sizes))
+        found = {}
+        for place, shift, square in zip(seen, means, means, strict=True):
+            centre = self.layers[place].running_mean
+            assert centre is not None, "chosen for it"
+            found[place] = (shift + centre, square - shift.square())
+        return found
 
     def loss(self) -> Tensor:
         """R of the pass that was recorded last: a scalar, differentiable, in float32 or wider."""
@@ -109,7 +126,6 @@ class BatchNormStatistics:
         if not self.momentum:
             return
         latest = [statistic.detach().clone() for _, pair in sorted(self._seen.items()) for statistic in pair]
-        distributed.average_(latest)
         if not self.averages:
             self.averages = latest
             return
@@ -129,8 +145,7 @@ class BatchNormStatistics:
         centre = layer.running_mean
         assert isinstance(centre, Tensor), "chosen for them"
         shifts, squares = _Moments.apply(inputs[0], centre)
-        shift = shifts.mean(dim=0)
-        self._seen[place] = (shift + centre, squares.mean(dim=0) - shift.square())
+        self._seen[place] = (shifts.mean(dim=0), squares.mean(dim=0))
         self._image_means[place] = shifts + centre
 
     def _note_images(self, place: int, _layer: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -175,14 +175,16 @@ class CmiSynthesizer(BankSynthesizer):
         self, pixels: Tensor, targets: Tensor, student: nn.Module, defense: DefensePlugin, step: int
     ) -> tuple[Tensor, _Made, dict[str, Tensor]]:
         method = self.method
-        chance = self.chance("views", step, distributed.world()[0])
-        seen = defense.drawn(views.cropped(pixels, method.crop_padding, method.flip, chance))
+        # The 0 stays: stored results come from draws that ended with the number of their process.
+        chance, share = self.chance("views", step, 0), distributed.world()
+        seen = defense.drawn(views.cropped(pixels, method.crop_padding, method.flip, chance, share))
         with self.statistics.recording():
             teacher_logits = self.teacher(seen)
         distance = self.statistics.loss()
         whole = self.statistics.embeddings().detach()
         with self.statistics.recording(images_only=True):
-            self.teacher(defense.drawn(views.resized(pixels, method.local_area, method.flip, chance)))
+            boxes = views.resized(pixels, method.local_area, method.flip, chance, share)
+            self.teacher(defense.drawn(boxes))
         local = self.statistics.embeddings()
         terms = {
             "one_hot": cross_entropy(teacher_logits, targets),
@@ -204,7 +206,11 @@ class CmiSynthesizer(BankSynthesizer):
         return loss, made, {name: term.detach() for name, term in terms.items()}
 
     def _contrast(self, local: Tensor, whole: Tensor, step: int) -> Tensor:
-        """The contrastive loss of the embeddings before the head, (N, width) each."""
+        """The contrastive loss of the embeddings before the head, (N, width) each.
+
+        The keys are those of all processes. Earlier images, a few thousand rows of a small head, go through
+        it on every process alike.
+        """
         earlier_local, earlier_whole = self.features.draw(
             self.method.negatives, self.chance("negatives", step)
         )
@@ -226,6 +232,7 @@ class CmiSynthesizer(BankSynthesizer):
         head = list(self.head.parameters())
         self.accelerator.backward(loss, inputs=[*weights, noise, *head])
         distributed.average_gradients([*weights, *head])
+        distributed.own_gradient(noise)
         if self.method.clip_norm:
             # Without the noise, of which each process has its own: the shared weights would move apart.
             torch.nn.utils.clip_grad_norm_(weights, self.method.clip_norm)

@@ -18,6 +18,7 @@ from typing import Literal
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from abd_hub import distributed
 from abd_hub.losses import information_entropy, mean_magnitude, one_hot_loss
 from abd_hub.registry import register
 from abd_hub.synthesis.generator_step import GeneratorMethod, GeneratorSynthesizer
@@ -111,7 +112,7 @@ class DaflSynthesizer(GeneratorSynthesizer):
                 teacher_logits = self.teacher(pixels)
             magnitude = mean_magnitude(features[-1])
         figures["one_hot"] = one_hot_loss(teacher_logits)
-        figures["entropy"] = information_entropy(teacher_logits)
+        figures["entropy"] = information_entropy(distributed.gather_rows(teacher_logits))
         figures["activation"] = magnitude
         loss = self.method.one_hot_weight * figures["one_hot"]
         loss = loss - self.method.entropy_weight * figures["entropy"]

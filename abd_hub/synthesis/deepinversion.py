@@ -29,7 +29,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from abd_hub import distributed
-from abd_hub.losses import cross_entropy, jensen_shannon, total_variation
+from abd_hub.losses import cross_entropy, jensen_shannon, variations
 from abd_hub.modes import in_eval_mode
 from abd_hub.registry import register
 from abd_hub.schedules import warmup_cosine
@@ -127,6 +127,7 @@ class DeepInversionSynthesizer(BankSynthesizer):
                     view = view.flip(3) if mirrored else view
                     loss, figures = self._loss(view, classes, student, defense, step)
                 self.accelerator.backward(loss, inputs=[images])
+                distributed.own_gradient(images)
                 optimizer.step()
                 optimizer.zero_grad()
                 self._clip(images)
@@ -143,8 +144,9 @@ class DeepInversionSynthesizer(BankSynthesizer):
         terms = {
             "one_hot": cross_entropy(teacher_logits, classes),
             "batch_norm": self.statistics.loss(),
-            "total_variation": total_variation(view),
-            "l2": view.norm(),
+            # norms over the whole batch
+            "total_variation": distributed.norm(variations(view)).sum(),
+            "l2": distributed.norm(view.norm()),
             "penalty": defense.penalty(pixels, teacher_logits, step == method.image_steps - 1),
         }
         loss = (

@@ -23,6 +23,7 @@ from typing import Literal
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from abd_hub import distributed
 from abd_hub.losses import information_entropy, kl, one_hot_loss
 from abd_hub.registry import register
 from abd_hub.synthesis.batch_norm import BatchNormStatistics
@@ -104,7 +105,7 @@ class DfqSynthesizer(GeneratorSynthesizer):
         figures["disagreement"] = kl(teacher_logits, student(pixels))
         figures["batch_norm"] = self.statistics.loss()
         figures["one_hot"] = one_hot_loss(teacher_logits)
-        figures["entropy"] = information_entropy(teacher_logits)
+        figures["entropy"] = information_entropy(distributed.gather_rows(teacher_logits))
         loss = self.method.batch_norm_weight * figures["batch_norm"]
         loss = loss + self.method.one_hot_weight * figures["one_hot"]
         loss = loss - self.method.entropy_weight * figures["entropy"]

@@ -171,6 +171,7 @@ class FastSynthesizer(BankSynthesizer):
             best = _better(best, (shared, images.detach()))
             self.accelerator.backward(loss, inputs=[*weights, noise])
             distributed.average_gradients(weights)
+            distributed.own_gradient(noise)
             self._add_meta_gradients(weights)
             optimizer.step()
             optimizer.zero_grad()

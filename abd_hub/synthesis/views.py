@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cropped(pixels: Tensor, padding: int, flip: bool, chance: torch.Generator) -> Tensor:
+def cropped(
+    pixels: Tensor, padding: int, flip: bool, chance: torch.Generator, share: tuple[int, int] = (0, 1)
+) -> Tensor:
     """Pads with black, crops each image at its own random place, mirrors half of them.
 
     Args:
@@ -17,18 +19,22 @@ def cropped(pixels: Tensor, padding: int, flip: bool, chance: torch.Generator) -
         padding: on each side, in pixels; 0 leaves the images in place.
         flip: whether to mirror left and right with probability one half.
         chance: CPU generator, so that all devices see the same draw.
+        share: (i, k) where the images are the i-th of k equal parts of a batch, for all of which is drawn.
 
     Returns:
         (N, C, H, W), same dtype.
     """
-    n, _, height, width = pixels.shape
+    _, _, height, width = pixels.shape
+    n, own = _drawn_for(pixels, share)
     rows, columns = torch.randint(-padding, padding + 1, (2, n), generator=chance)
     mirrored = torch.rand(n, generator=chance) < (0.5 if flip else 0.0)
     size, centre = torch.ones(2, n), torch.stack([2 * rows / height, 2 * columns / width])
-    return _boxes(pixels, size, centre, mirrored, outside="zeros")
+    return _boxes(pixels, size[:, own], centre[:, own], mirrored[own], outside="zeros")
 
 
-def resized(pixels: Tensor, least_area: float, flip: bool, chance: torch.Generator) -> Tensor:
+def resized(
+    pixels: Tensor, least_area: float, flip: bool, chance: torch.Generator, share: tuple[int, int] = (0, 1)
+) -> Tensor:
     """A random box of each image, resized to the whole image bilinearly; half of them mirrored.
 
     The area is uniform in [``least_area``, 1] of the image, the logarithm of the aspect ratio in that of
@@ -39,17 +45,24 @@ def resized(pixels: Tensor, least_area: float, flip: bool, chance: torch.Generat
         least_area: share of the image, in (0, 1].
         flip: whether to mirror left and right with probability one half.
         chance: CPU generator, so that all devices see the same draw.
+        share: (i, k) where the images are the i-th of k equal parts of a batch, for all of which is drawn.
 
     Returns:
         (N, C, H, W), same dtype.
     """
-    n = pixels.shape[0]
+    n, own = _drawn_for(pixels, share)
     area = least_area + (1 - least_area) * torch.rand(n, generator=chance)
     ratio = torch.exp((2 * torch.rand(n, generator=chance) - 1) * math.log(4 / 3))
     size = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()]).clamp(max=1)
     centre = (2 * torch.rand(2, n, generator=chance) - 1) * (1 - size)
     mirrored = torch.rand(n, generator=chance) < (0.5 if flip else 0.0)
-    return _boxes(pixels, size, centre, mirrored, outside="border")
+    return _boxes(pixels, size[:, own], centre[:, own], mirrored[own], outside="border")
+
+
+def _drawn_for(pixels: Tensor, share: tuple[int, int]) -> tuple[int, slice]:
+    """How many images are drawn for, and which of the draws are those of the given ones."""
+    (index, parts), n = share, pixels.shape[0]
+    return n * parts, slice(index * n, (index + 1) * n)
 
 
 def _boxes(pixels: Tensor, size: Tensor, centre: Tensor, mirrored: Tensor, outside: str) -> Tensor:

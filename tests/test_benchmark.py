@@ -2,6 +2,8 @@
 
 import copy
 import json
+import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from abd_hub.synthesis import views
 RECIPES = Path(__file__).parents[1] / "recipes"
 sys.path.insert(0, str(RECIPES))
 
+import benchmark  # noqa: E402
 import textbook_loops  # noqa: E402
 
 VACCINE = ShufflingVaccine(check=False, layers=2, coefficient=2.0)
@@ -164,3 +167,87 @@ def test_cmi_computes_what_the_textbook_loop_does(tmp_path):
     close(dict(student.named_parameters()), dict(twin.named_parameters()))
     close(at_work.head.state_dict(), head.state_dict())
     assert len(list(tmp_path.iterdir())) == len(at_work.bank()) == 12
+
+
+TINY = {
+    "teacher": "wrn_10_1",
+    "student": "wrn_10_1",
+    "batch_size": 4,
+    "synthesis_batch_size": 4,
+    "student_steps": 2,
+    "image_size": 8,
+    "retrospective_steps": 1,
+    "cmi_generator_steps": 1,
+    "cmi_student_steps": 2,
+    "negatives": 8,
+    "workers": 1,
+}
+
+
+def run(*arguments):
+    tiny = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return subprocess.run(
+        [sys.executable, str(RECIPES / "benchmark.py"), "--device", "cpu", "--turns", "2", *tiny, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_one_command_gives_a_table_and_a_json(tmp_path):
+    file = tmp_path / "facts.json"
+    done = run("--only", "zskt+sv", "--precisions", "float32", "--output", str(file))
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(file.read_text())
+    (row,) = facts["results"]
+    assert row["name"] == "zskt+sv" and row["name"] in done.stdout
+    assert f"x{row['ratio']:.2f}" in done.stdout
+    for side in ("textbook", "ours"):
+        assert len(row[f"{side}_turns_s"]) == 2
+        assert abs(statistics.median(row[f"{side}_turns_s"]) / row[f"{side}_s"] - 1) < 1e-3
+        assert 0 < row[f"{side}_share_of_peak"] < 1.5
+        assert 1 < row[f"{side}_peak_mb"] < 2000
+        assert abs(row[f"{side}_images_per_second"] * row[f"{side}_s"] / 8 - 1) < 1e-2
+    assert abs(row["textbook_s"] / row["ours_s"] / row["ratio"] - 1) < 1e-2
+    assert row["textbook_gflop"] > 2 * row["ours_gflop"]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--only", "zskt", "zskt+vs"],
+            "--only: no method is named 'zskt+vs'; use zskt, zskt+sv, zskt+sv+sr, cmi",
+        ),
+        (["--turns", "0"], "--turns: must be at least 1, got 0"),
+        (["--output", "nowhere/facts.json"], "--output: there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_any_work(arguments, words, capsys):
+    assert benchmark.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err and not printed.out
+
+
+@pytest.mark.parametrize("name", ["zskt+sv+sr", "cmi"])
+def test_a_few_steps_are_scaled_to_the_papers_round(name):
+    size = benchmark.Size(**TINY)
+    counts = {"zskt+sv+sr": (1, 2), "cmi": (200, 400)}[name]
+    for precision in (None, "float32", "bf16"):
+        loop = benchmark.side(name, size, precision)
+        spent = loop.turn()
+        assert spent.processor_seconds > 0
+        assert loop.operations() > 0
+        if name == "cmi":
+            steps = [spent.parts["synthesis_step"], spent.parts["student_step"]]
+            expected = sum(n * step for n, step in zip(counts, steps, strict=True)) + spent.parts["once"]
+            assert abs(spent.seconds / expected - 1) < 1e-6
+    if name == "cmi":
+        return
+    early, late = (
+        {"method": "zskt+sv" + more, "precision": "bf16", "textbook_s": slow, "ours_s": 1.0}
+        for more, slow in (("", 2.0), ("+sr", 82.0))
+    )
+    (whole,) = benchmark.whole_run([early, late])
+    assert whole == {"precision": "bf16", "textbook_s": 2.6, "ours_s": 1.0, "ratio": 2.6}

@@ -13,6 +13,7 @@ TABLE = {
     "schedules": set(),
     "distributed": set(),
     "global_batch": {"distributed"},
+    "twice_differentiable": {"distributed"},
     "losses": set(),
     "augment": {"types"},
     "modes": set(),
@@ -59,7 +60,7 @@ TABLE = {
     # Neither may import triggers, data or evaluation: a defence must not be able to peek.
     "synthesis": BASE
     | {"checkpoint", "losses", "distributed", "schedules", "augment", "modes", "image_bank", "hub_requests"},
-    "defenses": BASE | {"losses", "distributed", "modes"},
+    "defenses": BASE | {"losses", "distributed", "modes", "twice_differentiable"},
     "running": {"types", "distributed", "config", "folder"},
     "trainer": {
         "global_batch",

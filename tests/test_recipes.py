@@ -71,22 +71,6 @@ def test_a_network_that_only_a_script_defines(tmp_path):
     assert "teacher: accuracy 0." in done.stdout
 
 
-def test_benchmark_of_cmi_counts_every_part(tmp_path):
-    small = ["--teacher", "wrn_10_1", "--student", "wrn_10_1", "--rounds", "1", "--workers", "1"]
-    steps = ["--generator-steps", "1", "--student-steps", "2"]
-    sizes = ["--batch-size", "8", "--synthesis-batch-size", "8", "--output", str(tmp_path / "facts.json")]
-    done = run("recipes/benchmark_cmi.py", *small, *steps, *sizes)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "facts.json").read_text())["results"]
-    assert [row["name"] for row in rows] == ["usual form", "ours, float32", "ours, bf16"]
-    for row in rows:
-        assert row["name"] in done.stdout
-        (turn,) = row["turns"]
-        expected = 200 * turn["synthesis"] + 400 * turn["distillation"] / 2 + turn["once"]
-        assert abs(row["seconds_a_round"] / expected - 1) < 0.05
-        assert abs(rows[0]["seconds_a_round"] / row["seconds_a_round"] / row["ratio"] - 1) < 0.05
-
-
 PICTURES = "recipes/published_pictures.py"
 
 

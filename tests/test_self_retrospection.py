@@ -113,6 +113,21 @@ def test_add_gradients_adds_to_what_is_there_and_keeps_running_statistics():
     assert retrospection.report().facts == {"student_steps": 1}
 
 
+def test_the_teachers_perturbation_is_found_once_a_batch():
+    student, teacher = nets.wrn(seed=2).train(), nets.wrn(seed=1).freeze()
+    retrospection = SelfRetrospection(source="teacher", perturbation_steps=4).build(teacher)
+    passes = []
+    teacher.register_forward_pre_hook(lambda *_: passes.append(1))
+    first, second = (nets.pixels(6, seed, torch.float32) for seed in (0, 1))
+    counts = []
+    for index, pixels in enumerate((first, first, second, second, second)):
+        if index == 4:
+            pixels.mul_(0.5)
+        retrospection.add_gradients(student, Batch(pixels, torch.zeros(6, 5)))
+        counts.append(len(passes))
+    assert counts == [5, 5, 10, 10, 15], "four steps and the clean answers, once for each batch"
+
+
 def test_it_begins_late_with_a_fresh_learning_rate():
     teacher = nets.wrn().freeze()
     retrospection = SelfRetrospection(last_rounds=3, learning_rate=1e-4).build(teacher)

@@ -63,7 +63,7 @@ class App:
     def holding(self, text: str) -> list[Path]:
         """Files in reach of the server that hold this text, its output among them."""
         files = [self.output, *(file for file in self.place.rglob("*") if file.is_file())]
-        return [file for file in files if text.encode() in file.read_bytes()]
+        return [file for file in files if text.encode() in content(file)]
 
     def stop(self, how: int = signal.SIGINT) -> None:
         """Ends the server as its owner does."""
@@ -95,6 +95,14 @@ def wait(look, seconds=240):
             return found
         time.sleep(0.1)
     raise AssertionError(f"{look} is never true")
+
+
+def content(file: Path) -> bytes:
+    """Nothing where the server has removed the file since it was listed."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def environment_of(process: int) -> str:

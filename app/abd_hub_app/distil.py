@@ -13,14 +13,14 @@ import yaml
 from PIL import Image
 
 from abd_hub import InputError, RunRecord, catalog, push_to_hub, read_record
-from abd_hub_app import wish as wishes
-from abd_hub_app.bench import ARCHIVE, CONFIG, Bench, Job, State, View
+from abd_hub_app import distil_request
+from abd_hub_app.distil_queue import ARCHIVE, CONFIG, DistilQueue, Job, State, View
+from abd_hub_app.distil_request import DistilRequest, Source
 from abd_hub_app.distil_shown import progress, result, told
 from abd_hub_app.images import read_picture
 from abd_hub_app.inputs import ModelFiles, TokenInput
 from abd_hub_app.shelf import Shelf
 from abd_hub_app.text import one_line, refusal
-from abd_hub_app.wish import Source, Wish
 
 _LEAD = """\
 <p class="abd-lead">Distil a teacher into a small student <b>without its training data</b>, with or without a
@@ -45,9 +45,9 @@ _Picture = tuple[Image.Image, str]
 class Distil:
     """The tab's parts and what happens between them."""
 
-    def __init__(self, shelf: Shelf, bench: Bench, *, local: bool) -> None:
+    def __init__(self, shelf: Shelf, queue: DistilQueue, *, local: bool) -> None:
         self.shelf = shelf
-        self.bench = bench
+        self.queue = queue
         self.local = local
         """Whether only this machine reaches the server: folders of it may be named then."""
 
@@ -92,7 +92,7 @@ class Distil:
         """
         session = _session(request)
         try:
-            wish = Wish(
+            asked = DistilRequest(
                 method=method,
                 defenses=tuple(defenses),
                 rounds=_number(rounds),
@@ -103,19 +103,19 @@ class Distil:
                 vaccine_layers=_number(vaccine_layers),
             )
             choice = (teacher, hub_id or "", files or [], folder or "")
-            job = await asyncio.to_thread(self._submit, session, wish, *choice)
+            job = await asyncio.to_thread(self._submit, session, asked, *choice)
         except InputError as error:
             raise refusal(error) from error
         try:
-            async for shown in self._follow(job, wish):
+            async for shown in self._follow(job, asked):
                 yield shown
         finally:
             if not job.over:
-                self.bench.leave(session)
+                self.queue.leave(session)
 
     def cancel(self, request: gr.Request) -> bool:
         """End the run that you have begun; whether there was one."""
-        return self.bench.cancel(_session(request))
+        return self.queue.cancel(_session(request))
 
     def push(self, repo_id: str, private: bool, token: str, request: gr.Request) -> tuple[str, str]:
         """Push your finished run to the Hub with a token of your own, which is kept nowhere.
@@ -129,7 +129,7 @@ class Distil:
         Returns:
             An empty token, and what was done, or why not, as HTML.
         """
-        run = self.bench.result(_session(request))
+        run = self.queue.result(_session(request))
         if run is None:
             return "", told("Not pushed", "There is no finished run of yours; distil one first.", "fooled")
         if not token:
@@ -145,7 +145,7 @@ class Distil:
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed: the visitor's run and its results go."""
-        self.bench.leave(_session(request))
+        self.queue.leave(_session(request))
 
     # -------------------------------------------------------------------------------------------- page
 
@@ -153,7 +153,7 @@ class Distil:
         """Puts the tab on the page."""
         gr.HTML(_LEAD)
         with gr.Row(equal_height=False, elem_id="distil"):
-            with gr.Column(min_width=0, elem_classes="abd-wishes"):
+            with gr.Column(min_width=0, elem_classes="abd-request"):
                 inputs = self._inputs()
                 with gr.Row():
                     start = gr.Button("Distil", variant="primary", elem_id="distil-start", min_width=120)
@@ -167,7 +167,7 @@ class Distil:
             shown,
             api_name="distil",
             api_description=self.distil.__doc__,
-            # The bench has its own line: a run must not stand in that of the others' predictions.
+            # the queue has its own line: a run must not stand in that of the others' predictions.
             concurrency_limit=None,
             concurrency_id="distil",
             show_progress="hidden",
@@ -198,7 +198,7 @@ class Distil:
             elem_id="distil-hub",
         )
         files = ModelFiles(
-            label=" and ".join(wishes.FILES),
+            label=" and ".join(distil_request.FILES),
             file_count="multiple",
             height=160,
             visible=False,
@@ -220,7 +220,7 @@ class Distil:
     def _settings(self) -> list[Any]:
         height, width = self.shelf.size
         small = max(height, width) <= _SMALL
-        methods = tuple(wishes.METHODS)
+        methods = tuple(distil_request.METHODS)
         method = gr.Dropdown(
             list(methods),
             value=methods[0],
@@ -237,7 +237,7 @@ class Distil:
             queue=False,
         )
         defenses = gr.CheckboxGroup(
-            [(name.replace("_", " "), name) for name in wishes.DEFENSES],
+            [(name.replace("_", " "), name) for name in distil_request.DEFENSES],
             label="Defences",
             info="the paper's ABD is the vaccine with self-retrospection; the demo's, with the direction",
             elem_id="distil-defenses",
@@ -246,7 +246,7 @@ class Distil:
             rounds = gr.Number(
                 100,
                 label="Rounds",
-                info=f"up to {wishes.MOST_ROUNDS}",
+                info=f"up to {distil_request.MOST_ROUNDS}",
                 precision=0,
                 min_width=120,
                 elem_id="distil-rounds",
@@ -254,7 +254,7 @@ class Distil:
             minutes = gr.Number(
                 5,
                 label="Minutes at most",
-                info=f"up to {wishes.MOST_MINUTES:g}",
+                info=f"up to {distil_request.MOST_MINUTES:g}",
                 min_width=120,
                 elem_id="distil-minutes",
             )
@@ -269,7 +269,7 @@ class Distil:
                     elem_id="distil-layers",
                 )
             student = gr.Dropdown(
-                [(_summary_of("students", name), name) for name in wishes.students()],
+                [(_summary_of("students", name), name) for name in distil_request.students()],
                 value="wrn_10_1" if small else "wrn_16_1",
                 label="Student",
                 elem_id="distil-student",
@@ -330,7 +330,7 @@ class Distil:
         )
 
     def _teachers(self) -> list[tuple[str, str]]:
-        first = wishes.first_choice(self.shelf)
+        first = distil_request.first_choice(self.shelf)
         models = sorted(self.shelf.models, key=lambda model: model is not first)
         shown = [
             (one_line(f"{model.name}: {self.shelf.kind(model)}", 90), _SHELF + model.name) for model in models
@@ -341,28 +341,28 @@ class Distil:
     # --------------------------------------------------------------------------------------------- run
 
     def _submit(
-        self, session: str, wish: Wish, teacher: str, hub_id: str, files: Sequence[str], folder: str
+        self, session: str, asked: DistilRequest, teacher: str, hub_id: str, files: Sequence[str], folder: str
     ) -> Job:
-        self.bench.check(session)
-        place = self.bench.folder()
+        self.queue.check(session)
+        place = self.queue.folder()
         try:
             source = self._source(teacher, hub_id, files, folder, place)
-            settings = wishes.configuration(wish, source, self.shelf, str(place / "student"))
+            settings = distil_request.configuration(asked, source, self.shelf, str(place / "student"))
             (place / CONFIG).write_text(yaml.safe_dump(settings), encoding="utf-8")
-            return self.bench.submit(session, place, 60 * wish.minutes)
+            return self.queue.submit(session, place, 60 * asked.minutes)
         except BaseException:
-            self.bench.discard(place)
+            self.queue.discard(place)
             raise
 
     def _source(self, teacher: str, hub_id: str, files: Sequence[str], folder: str, place: Path) -> Source:
         if teacher.startswith(_SHELF):
-            return wishes.from_shelf(self.shelf, teacher.removeprefix(_SHELF))
+            return distil_request.from_shelf(self.shelf, teacher.removeprefix(_SHELF))
         if teacher == _HUB:
-            return wishes.from_hub(hub_id)
+            return distil_request.from_hub(hub_id)
         if teacher == _FILES:
-            return wishes.from_files(files, place / wishes.UPLOADED)
+            return distil_request.from_files(files, place / distil_request.UPLOADED)
         if teacher == _FOLDER and self.local:
-            return wishes.from_folder(folder)
+            return distil_request.from_folder(folder)
         if teacher == _FOLDER:
             raise InputError(
                 "folder: this server is open to others, so it reads no folders of its own; upload the files"
@@ -370,49 +370,49 @@ class Distil:
         offered = ", ".join(value for _, value in self._teachers())
         raise InputError(f"teacher: {teacher[:80]!r} is not offered; use {offered}")
 
-    async def _follow(self, job: Job, wish: Wish) -> AsyncIterator[tuple[Any, ...]]:
+    async def _follow(self, job: Job, asked: DistilRequest) -> AsyncIterator[tuple[Any, ...]]:
         """What the page shows, again whenever it has changed, until the run is over."""
         before = None
         while True:
-            view = await asyncio.to_thread(self.bench.look, job)
+            view = await asyncio.to_thread(self.queue.look, job)
             now = (view.state, view.before, view.round, int(view.seconds), view.stopping)
             if job.over or view.state not in (State.WAITING, State.RUNNING):
                 break
             if now != before:
-                yield _under_way(view, job, wish, first=before is None)
+                yield _under_way(view, job, asked, first=before is None)
                 before = now
             await asyncio.sleep(_LOOK_EVERY)
         if view.state is State.DONE:
-            yield await asyncio.to_thread(_finished, view, job, wish)
+            yield await asyncio.to_thread(_finished, view, job, asked)
             return
-        yield _without_result(view, job, wish)
+        yield _without_result(view, job, asked)
         if view.state is State.FAILED:
             raise refusal(view.reason)
 
 
-def _under_way(view: View, job: Job, wish: Wish, *, first: bool) -> tuple[Any, ...]:
-    shown = progress(view, wish.rounds, job.limit)
+def _under_way(view: View, job: Job, asked: DistilRequest, *, first: bool) -> tuple[Any, ...]:
+    shown = progress(view, asked.rounds, job.limit)
     cleared = ("", gr.update(value=None, visible=False), gr.update(value=None, visible=False))
     kept = cleared if first else (gr.skip(), gr.skip(), gr.skip())
-    return shown, *kept, _summary(view, wish)
+    return shown, *kept, _summary(view, asked)
 
 
-def _without_result(view: View, job: Job, wish: Wish) -> tuple[Any, ...]:
-    shown = progress(view, wish.rounds, job.limit)
+def _without_result(view: View, job: Job, asked: DistilRequest) -> tuple[Any, ...]:
+    shown = progress(view, asked.rounds, job.limit)
     failed = view.state is State.FAILED
     words = told("Not possible", view.reason, "fooled") if failed else ""
     hidden = gr.update(value=None, visible=False)
-    return shown, words, hidden, hidden, _summary(view, wish)
+    return shown, words, hidden, hidden, _summary(view, asked)
 
 
-def _finished(view: View, job: Job, wish: Wish) -> tuple[Any, ...]:
+def _finished(view: View, job: Job, asked: DistilRequest) -> tuple[Any, ...]:
     record = read_record(job.run)
     return (
-        progress(view, wish.rounds, job.limit),
+        progress(view, asked.rounds, job.limit),
         result(record),
         gr.update(value=_pictures(job.run), visible=True),
         gr.update(value=str(job.folder / ARCHIVE), visible=True),
-        _summary(view, wish, record),
+        _summary(view, asked, record),
     )
 
 
@@ -421,12 +421,12 @@ def _pictures(run: Path) -> list[_Picture]:
     return [(read_picture(file), one_line(file.stem.replace("_", " "))) for file in files[:_MOST_PICTURES]]
 
 
-def _summary(view: View, wish: Wish, record: RunRecord | None = None) -> dict[str, Any]:
+def _summary(view: View, asked: DistilRequest, record: RunRecord | None = None) -> dict[str, Any]:
     return {
         "state": view.state.value,
         "before": view.before,
         "round": view.round,
-        "rounds": wish.rounds,
+        "rounds": asked.rounds,
         "seconds": round(view.seconds, 1),
         "reason": view.reason,
         "log": list(view.rows),

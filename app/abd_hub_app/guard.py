@@ -74,7 +74,7 @@ class Store:
                 total -= size
 
     def _files(self) -> list[Path]:
-        """All but those of distillations, which the bench bounds and removes itself."""
+        """All but those of distillations, which the queue bounds and removes itself."""
         found = (path for path in self.folder.rglob("*") if path.is_file())
         return [path for path in found if not path.relative_to(self.folder).parts[0].startswith(DISTILLATION)]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from abd_hub_app.bench import Bench
 from abd_hub_app.compare import Compare
 from abd_hub_app.distil import Distil
+from abd_hub_app.distil_queue import DistilQueue
 from abd_hub_app.requests import Page
 from abd_hub_app.shelf import Shelf
 from abd_hub_app.taught import Taught
@@ -22,20 +22,20 @@ _OLD_FILES = (600, 3600)
 """Every ten minutes, files of answers and uploads that are older than an hour are removed."""
 
 
-def build_page(shelf: Shelf, files: Path, bench: Bench, *, local: bool = False) -> gr.Blocks:
+def build_page(shelf: Shelf, files: Path, queue: DistilQueue, *, local: bool = False) -> gr.Blocks:
     """The page with the first answers on it already.
 
     Args:
         shelf: models to show.
         files: folder for the files to download; gradio must be allowed to serve from it.
-        bench: where visitors' distillations are carried out.
+        queue: where visitors' distillations are carried out.
         local: whether only this machine reaches the server.
 
     Raises:
         InputError: no trigger fits the models' images.
     """
     try_it, compare, taught = TryIt(shelf), Compare(shelf, files), Taught(shelf)
-    distil = Distil(shelf, bench, local=local)
+    distil = Distil(shelf, queue, local=local)
     with Page(title=TITLE, analytics_enabled=False, delete_cache=_OLD_FILES) as page:
         gr.HTML(f"<h1>{TITLE}</h1>")
         with gr.Tab("Try it"):

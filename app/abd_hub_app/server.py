@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from abd_hub import InputError
-from abd_hub_app.bench import Bench
+from abd_hub_app.distil_queue import DistilQueue
 from abd_hub_app.guard import LARGEST_UPLOAD, Bounds, Store
 from abd_hub_app.page import STYLE, build_page, theme
 from abd_hub_app.shelf import load_shelf
@@ -81,11 +81,11 @@ def launch(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     shelf = load_shelf(folders)
     # Whatever visitors send lies in this folder and goes with it.
-    with tempfile.TemporaryDirectory(prefix="abd-hub-app-") as files, Bench(Path(files)) as bench:
+    with tempfile.TemporaryDirectory(prefix="abd-hub-app-") as files, DistilQueue(Path(files)) as queue:
         os.environ["GRADIO_TEMP_DIR"] = files
         # What a visitor asked for is not written down, neither in the browser nor anywhere else.
         os.environ["GRADIO_RUN_HISTORY"] = "false"
-        page = build_page(shelf, Path(files), bench, local=_is_loopback(host))
+        page = build_page(shelf, Path(files), queue, local=_is_loopback(host))
         page.queue(max_size=_QUEUE, default_concurrency_limit=1)
         store = Store(Path(files))
         chosen = _start(page, store, host, port, chosen, browser)

@@ -40,7 +40,7 @@ _MOST_ATTACKS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class DistilRequest:
     """How to distil, as the page or a program gives it."""
 
     method: str
@@ -91,33 +91,33 @@ def students() -> tuple[str, ...]:
     )
 
 
-def configuration(wish: Wish, source: Source, shelf: Shelf, run: str) -> dict[str, Any]:
+def configuration(asked: DistilRequest, source: Source, shelf: Shelf, run: str) -> dict[str, Any]:
     """What ``abd-hub distill --config`` takes.
 
     Args:
-        wish: how to distil.
+        asked: how to distil.
         source: what to distil.
         shelf: whose measurements are repeated where the teacher gives the same labels.
         run: output folder.
     """
     settings: dict[str, Any] = {
         "output_dir": run,
-        "seed": wish.seed,
+        "seed": asked.seed,
         "teacher": {"id": source.id, "max_size_gb": LARGEST_LOADED_GB},
-        "student": {"architecture": wish.student},
-        "synthesizer": wish.method,
-        wish.method: {"rounds": wish.rounds, **METHODS[wish.method]},
-        "defenses": list(wish.defenses),
+        "student": {"architecture": asked.student},
+        "synthesizer": asked.method,
+        asked.method: {"rounds": asked.rounds, **METHODS[asked.method]},
+        "defenses": list(asked.defenses),
         "trainer": {
-            "log_every": max(1, wish.rounds // _LINES_OF_LOG),
+            "log_every": max(1, asked.rounds // _LINES_OF_LOG),
             "checkpoint_every": 0,
             "progress": False,
         },
     }
-    if "shuffling_vaccine" in wish.defenses:
-        settings["shuffling_vaccine"] = {"layers": wish.vaccine_layers, "check": wish.vaccine_check}
-    if "self_retrospection" in wish.defenses:
-        settings["self_retrospection"] = {"last_rounds": max(1, wish.rounds // _RETROSPECTION_SHARE)}
+    if "shuffling_vaccine" in asked.defenses:
+        settings["shuffling_vaccine"] = {"layers": asked.vaccine_layers, "check": asked.vaccine_check}
+    if "self_retrospection" in asked.defenses:
+        settings["self_retrospection"] = {"last_rounds": max(1, asked.rounds // _RETROSPECTION_SHARE)}
     measured = measurement(shelf)
     if measured is not None and source.labels == shelf.labels:
         settings["evaluation"] = measured

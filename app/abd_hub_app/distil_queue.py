@@ -34,7 +34,7 @@ MOST_WAITING = 3
 MOST_MEMORY = 4_000_000_000
 """Bytes that a run may take. Measured, not limited by RLIMIT_AS: torch reserves many times the addresses that
 it uses, most of all with an accelerator."""
-CONFIG = "wish.yaml"
+CONFIG = "request.yaml"
 RUN = "student"
 ARCHIVE = "student.zip"
 _LOOK_EVERY = 0.2
@@ -85,7 +85,7 @@ class View:
 
 
 class Job:
-    """One run of one visitor. Only its bench changes it."""
+    """One run of one visitor. Only its queue changes it."""
 
     def __init__(self, session: str, folder: Path, limit: float) -> None:
         self.session = session
@@ -113,7 +113,7 @@ class Job:
         return self.state not in (State.WAITING, State.RUNNING)
 
 
-class Bench:
+class DistilQueue:
     """The line, the run under way and the results that are kept; a context manager."""
 
     def __init__(self, files: Path) -> None:
@@ -125,7 +125,7 @@ class Bench:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> DistilQueue:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -170,7 +170,7 @@ class Bench:
                 self._forget(old)
             self._jobs.append(job)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._supervise, name="bench", daemon=True)
+                self._thread = threading.Thread(target=self._supervise, name="distillations", daemon=True)
                 self._thread.start()
         return job
 

@@ -133,12 +133,18 @@ class EvaluationOptions:
             known.append(split)
 
 
+DYNAMO_BACKENDS = ("no", "inductor", "cudagraphs", "aot_eager")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
     """How a run is carried out; what it computes is the method's and the defences' matter."""
 
     mixed_precision: str = "no"
     """no, bf16 or fp16. KL divergences and self-retrospection stay in float32."""
+    dynamo_backend: str = "no"
+    """Of torch.compile for the networks' passes in the student's steps, by accelerate's names: no, inductor,
+    cudagraphs or aot_eager. Self-retrospection and the images' losses stay as they are."""
     checkpoint_every: int = 500
     """Rounds between checkpoints; 0 writes none."""
     checkpoint_limit: int = 2
@@ -154,6 +160,11 @@ class TrainerOptions:
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise InputError(
                 f"trainer.mixed_precision: must be no, bf16 or fp16, got {self.mixed_precision!r}"
+            )
+        if self.dynamo_backend not in DYNAMO_BACKENDS:
+            raise InputError(
+                f"trainer.dynamo_backend: must be one of {', '.join(DYNAMO_BACKENDS)}, got "
+                f"{self.dynamo_backend!r}"
             )
         for name, least in (("checkpoint_every", 0), ("checkpoint_limit", 1), ("log_every", 1)):
             if getattr(self, name) < least:

@@ -44,6 +44,7 @@ from abd_hub.types import Batch, DefensePlugin, InputError, Interrupted, Synthes
 
 logger = logging.getLogger(__name__)
 
+Answers = Callable[[Classifier, Tensor, bool], tuple[Tensor, tuple[Tensor, ...]]]
 Watch = Callable[[int, Classifier], Mapping[str, float]]
 """Rounds done and the student to figures for the log, none where it is not due; must leave the student and
 every generator as they are. All processes call it."""
@@ -96,6 +97,7 @@ class Trainer:
         self.watch = watch
         self._check()
         self.weights = [weight for weight in self.student.parameters() if weight.requires_grad]
+        self._answers = compiled(_answers, self.options.dynamo_backend)
         self.synthesizer: Synthesizer = method.build(self.teacher, self.accelerator, seed, images)
         self.optimizer = self._first_optimizer()
         self.constant_rate: float | None = None
@@ -194,10 +196,7 @@ class Trainer:
     def _loss(self, batch: Batch) -> Tensor:
         method = self.method
         view = self.defense.student_view(batch.pixels)
-        if method.attention_weight:
-            logits, features = self.student.forward_with_blocks(view)
-        else:
-            logits, features = self.student(view), ()
+        logits, features = self._answers(self.student, view, bool(method.attention_weight))
         losses = self._divergence(batch.teacher_logits, logits)
         if method.cross_entropy_weight:
             hard = cross_entropy_per_sample(logits, batch.teacher_logits.argmax(dim=1))
@@ -216,12 +215,8 @@ class Trainer:
 
     @torch.no_grad()
     def _batch(self, pixels: Tensor) -> Batch:
-        features: tuple[Tensor, ...] = ()
         with self.accelerator.autocast():
-            if self.method.attention_weight:
-                logits, features = self.teacher.forward_with_blocks(pixels)
-            else:
-                logits = self.teacher(pixels)
+            logits, features = self._answers(self.teacher, pixels, bool(self.method.attention_weight))
             fixed = not self.method.learns_images
             weights = self.defense.sample_weights(pixels, logits) if fixed else None
         return Batch(pixels, logits, features, weights)
@@ -265,6 +260,11 @@ class Trainer:
 
     def _check(self) -> None:
         check_processes(self.accelerator, self.options.mixed_precision, self.method.batch_size)
+        if self.options.dynamo_backend != "no" and self.accelerator.num_processes > 1:
+            raise InputError(
+                f"trainer.dynamo_backend: {self.options.dynamo_backend} works with one process, and there "
+                f"are {self.accelerator.num_processes}; use no"
+            )
         for defense in self.defenses:
             defense.check(self.method.rounds)
         if self.teacher.spec.labels != self.student.spec.labels:
@@ -416,3 +416,16 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one that wrote the checkpoint."""
         return {"teacher sha256": self.teacher.ref.sha256}
+
+
+def _answers(model: Classifier, pixels: Tensor, with_blocks: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Logits, and the maps of the blocks where they are asked for."""
+    return model.forward_with_blocks(pixels) if with_blocks else (model(pixels), ())
+
+
+def compiled(passes: Answers, backend: str) -> Answers:
+    """By torch.compile with one of its backends; "no" leaves it as it is."""
+    if backend == "no":
+        return passes
+    made: Answers = torch.compile(passes, backend=backend)
+    return made

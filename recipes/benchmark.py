@@ -91,6 +91,8 @@ class Size:
     """Embeddings in CMI's memory when a round begins, all of which are negatives."""
     workers: int = 2
     """Of the textbook's DataLoader."""
+    dynamo_backend: str = "no"
+    """Of torch.compile in our student steps."""
 
     @property
     def spec(self) -> DataSpec:
@@ -222,7 +224,7 @@ class ZsktOurs(Side):
             defenses.append(vaccine_of(size).build(self.teacher))
         if "+sr" in name:
             defenses.append(retrospection(name).build(self.teacher))
-        self.trainer = trainer(self.teacher, self.student, zskt(size), defenses, precision)
+        self.trainer = trainer(self.teacher, self.student, zskt(size), defenses, precision, size)
         self.index = int("+sr" in name)
 
     def turn(self) -> Spent:
@@ -248,10 +250,15 @@ def retrospection(name: str) -> SelfRetrospection:
 
 
 def trainer(
-    teacher: Classifier, student: Classifier, method: Any, defenses: list[Any], precision: str
+    teacher: Classifier, student: Classifier, method: Any, defenses: list[Any], precision: str, size: Size
 ) -> Trainer:
     AcceleratorState._reset_state()  # accelerate takes one precision a process
-    options = TrainerOptions(mixed_precision=PRECISIONS[precision], progress=False, checkpoint_every=0)
+    options = TrainerOptions(
+        mixed_precision=PRECISIONS[precision],
+        dynamo_backend=size.dynamo_backend,
+        progress=False,
+        checkpoint_every=0,
+    )
     made = Trainer(teacher, student, method, defenses, options)
     student.train()
     return made
@@ -361,7 +368,7 @@ class CmiOurs(Side):
 
     def __init__(self, name: str, size: Size, precision: str) -> None:
         super().__init__(name, size)
-        self.trainer = trainer(self.teacher, self.student, cmi(size), [], precision)
+        self.trainer = trainer(self.teacher, self.student, cmi(size), [], precision, size)
         synthesizer = self.trainer.synthesizer
         synthesizer.features.add(
             *torch.rand(2, size.negatives, synthesizer.statistics.width, device=self.device)

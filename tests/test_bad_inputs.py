@@ -335,6 +335,7 @@ DISTILL = [
     case("unknown source", "self_retrospection.source", "pupil", self_retrospection__source="pupil"),
     case("share above one", "real.share", "2", synthesizer="real", zskt=None, real__share=2),
     case("unknown precision", "trainer.mixed_precision", "fp8", trainer__mixed_precision="fp8"),
+    case("unknown compiler", "trainer.dynamo_backend", "tvm", trainer__dynamo_backend="tvm"),
     case("unknown tracker", "trainer", "nosuch", trainer__trackers=["nosuch"]),
     case(
         "tracker that is not installed",

@@ -18,10 +18,13 @@ from abd_hub import TeacherRecipe, checkpoint, distributed
 from abd_hub.teacher_trainer import TeacherTrainer
 
 EVERY = sorted(test_plugins.names("defenses"))
+PAPER = ("shuffling_vaccine", "self_retrospection")
 ROWS = [
-    (method, tuple(defenses)) for method in test_plugins.names("synthesizers") for defenses in ([], EVERY)
+    (method, defenses)
+    for method in test_plugins.names("synthesizers")
+    for defenses in ((), PAPER[:1], PAPER[1:], PAPER)
 ]
-ROWS += [("zskt", ("shuffling_vaccine", "self_retrospection"))]
+ROWS += [(method, tuple(EVERY)) for method in ("zskt", "fast", "real")]
 TEACHER = "teacher"
 NAMES = ["+".join([method, *defenses]) for method, defenses in ROWS]
 

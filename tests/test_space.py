@@ -20,8 +20,13 @@ pytestmark = [
 ]
 
 
+def clean():
+    """Without the paths of this process, on which pip would find an abd-hub that is installed already."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+
 def run(*command):
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*map(str, command)], env=clean(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
@@ -48,9 +53,13 @@ def space(tmp_path_factory):
 
 def test_the_space_answers(space, tmp_path):
     place, python = space
-    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     server = subprocess.Popen(
-        [python, "app.py"], cwd=place, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [python, "app.py"],
+        cwd=place,
+        env=clean(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         line = server.stdout.readline()

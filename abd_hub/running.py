@@ -70,7 +70,7 @@ def check_processes(accelerator: Accelerator, mixed_precision: str, batch_size: 
         )
     if batch_size < 2:
         raise InputError(
-            f"batch_size: {batch_size} is less than 2 images, too few for batch normalisation; use more"
+            f"batch_size: must be at least 2 images, which batch normalisation needs, got {batch_size}"
         )
     if accelerator.distributed_type not in (
         DistributedType.NO,

@@ -1,6 +1,9 @@
-"""Write the README's tables from the JSON files under recipes/results.
+"""Write the tables of the documents from the JSON files under recipes/results.
 
-python recipes/tables.py [--check]
+    python recipes/tables.py [--check]
+
+A table stands between two marks of its document, ``<!-- NAME table -->`` and ``<!-- end of NAME table -->``.
+With ``--check`` nothing is written, and the exit code is 1 where a document is not what the results say.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ RESULTS = ROOT / "recipes" / "results"
 
 
 def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    first, *others = ["| " + " | ".join(line) + " |" for line in [header, *rows]]
+    return "\n".join([first, "|---" * len(header) + "|", *others])
 
 
 def demo_table(folder: str) -> str:
@@ -28,9 +31,8 @@ def demo_table(folder: str) -> str:
         each = [f"{found[name]['accuracy']:.3f} / {found[name]['asr']:.3f}" for found in models]
         means = [mean(found[name][kind] for found in models) for kind in ("accuracy", "asr")]
         rows.append([name, *each, f"**{means[0]:.3f} / {means[1]:.3f}**"])
-    n = f"accuracy over {runs[0]['teacher']['accuracy_n']} images, ASR over {runs[0]['teacher']['asr_n']}"
     header = ["accuracy / ASR", *[f"seed {index}" for index in range(len(runs))], "mean"]
-    return f"{table(header, rows)}\n\n({n}; intervals are in `recipes/results/{folder}/`.)"
+    return table(header, rows)
 
 
 def rate(found: dict) -> str:
@@ -53,7 +55,7 @@ def measured(report: dict) -> list[str]:
 
 
 def ibau_table() -> str:
-    return table(["model", "defences", "accuracy", "ASR", "robust accuracy", "cost"], ibau_rows())
+    return table(["model", "defenses", "accuracy", "ASR", "robust accuracy", "cost"], ibau_rows())
 
 
 def zoo_rows() -> Iterable[list[str]]:
@@ -79,7 +81,7 @@ def zoo_table() -> str:
 
 
 def methods_table(data: str) -> str:
-    head = ["method", "defences", "accuracy", "ASR", "ASR of the control", "rounds", "core minutes"]
+    head = ["method", "defenses", "accuracy", "ASR", "ASR of the control", "rounds", "core minutes"]
     files = sorted((RESULTS / "methods" / data).glob("*.json"))
     records = [json.loads(file.read_text()) for file in files]
     if not records:
@@ -107,10 +109,63 @@ def method_place(record: dict) -> tuple:
     return order.index(record["method"]), len(record["defenses"])
 
 
+def summary_table() -> str:
+    """Plain and defended side by side: the long run, and what learned anything in ten core minutes."""
+    head = ["data", "method", "plain", "ABD", "vaccine's check"]
+    long = [RESULTS / "ibau" / f"badnets_8_{kind}.json" for kind in ("plain", "abd")]
+    rows = [summary_row("cifar10, long run", *[json.loads(file.read_text()) for file in long])]
+    for data in ("cifar10", "gtsrb"):
+        rows += [summary_row(data, *pair) for pair in method_pairs(data) if has_learned(*pair)]
+    return table(head, rows)
+
+
+def method_pairs(data: str) -> Iterable[tuple[dict, dict]]:
+    """The records of a method, plain and with ABD."""
+    folder = RESULTS / "methods" / data
+    plain = [json.loads(file.read_text()) for file in folder.glob("*_plain.json")]
+    for record in sorted(plain, key=method_place):
+        yield record, json.loads((folder / f"{record['method']}_abd.json").read_text())
+
+
+def has_learned(plain: dict, _: dict) -> bool:
+    """Whether a data-free method's plain student reached a third of the images."""
+    return plain["method"] != "real" and plain["results"]["student"]["accuracy"]["value"] > 1 / 3
+
+
+def summary_row(data: str, plain: dict, defended: dict) -> list[str]:
+    rates = [short_rates(record["results"]["student"]) for record in (plain, defended)]
+    vaccine = next(found for found in defended["defenses"] if found["name"] == "shuffling_vaccine")
+    check = "passed" if vaccine["active"] else "refused"
+    return [data, f"`{plain['method']}`", *rates, check]
+
+
+def short_rates(report: dict) -> str:
+    return f"{report['accuracy']['value']:.3f} / {report['triggers'][0]['asr']['value']:.3f}"
+
+
 def performance_table(facts: dict) -> str:
     head = ["a round of", "published, s", "here, s", "faster", "images/s", "peak memory, MB", "share of peak"]
     rows = [performance_row(row) for row in facts["results"]]
     return f"{table(head, rows)}\n\n{performance_facts(facts)}"
+
+
+def training_table() -> str:
+    facts = json.loads((RESULTS / "benchmark_teacher.json").read_text())
+    head = ["training loop", "images a second", "ratio"]
+    rows = [
+        [
+            row["name"],
+            f"{row['images_per_second']:,.0f} ({row['lowest']:,.0f} to {row['highest']:,.0f})",
+            f"x{row['ratio']:.2f}",
+        ]
+        for row in facts["results"]
+    ]
+    setting = (
+        f"({facts['network']}, {facts['batch_size']} images a step, ours in {facts['mixed_precision']}, the plain "
+        f"loop in float32;\nmedians of {facts['turns']} alternating turns, lowest and highest in brackets; device "
+        f"{facts['device']}, {facts['threads']} threads,\n{facts['machine']}, torch {facts['torch']}.)"
+    )
+    return f"{table(head, rows)}\n\n{setting}"
 
 
 def performance_row(row: dict) -> list[str]:
@@ -139,15 +194,15 @@ def performance_facts(facts: dict) -> str:
     size, peaks = facts["size"], facts["peak_gflops"]
     lines = [
         f"({size['teacher']} to {size['student']}, {size['batch_size']} images a step, of "
-        f"{size['image_size']} pixels; medians of {facts['turns']} alternating turns, lowest and highest in "
-        f"brackets; pairs are published / here; device {facts['device']}, {facts['threads']} threads, "
+        f"{size['image_size']} pixels; medians of {facts['turns']} alternating turns,\nlowest and highest in "
+        f"brackets; pairs are published / here; device {facts['device']}, {facts['threads']} threads,\n"
         f"{facts['machine']}, torch {facts['torch']}; measured peak {peaks['float32']:.0f} GFLOP/s in "
-        f"float32, {peaks['bf16']:.0f} in bf16.)"
+        f"float32, {peaks['bf16']:.0f} in bf16.)\n"
     ]
     for whole in facts["whole_run"]:
         lines.append(
-            f"Over the whole run of ZSKT with both defences, of which 0.75 % of the rounds have "
-            f"self-retrospection, ours in {whole['precision']} is {whole['ratio']:.2f} times as fast."
+            f"Over the whole run of ZSKT with both defenses, ours in {whole['precision']} is "
+            f"{whole['ratio']:.2f} times as fast.\n0.75 % of its rounds have self-retrospection."
         )
     for field, found in facts.get("scaling", {}).items():
         cells = [f"{one['value']}: {one['ours_s']} (x{one['ratio']:.2f})" for one in found]
@@ -155,14 +210,27 @@ def performance_facts(facts: dict) -> str:
     return "\n".join(lines)
 
 
-def filled(text: str) -> str:
-    for name, content in (
-        ("demo", demo_table("demo")),
-        ("zoo", zoo_table()),
-        ("ibau", ibau_table()),
-        ("performance", performance_table(json.loads((RESULTS / "benchmark.json").read_text()))),
-        *[(f"methods {data}", methods_table(data)) for data in ("cifar10", "gtsrb")],
-    ):
+def documents() -> dict[str, dict[str, str]]:
+    """The tables of each document, by the name in its marks."""
+    benchmark = json.loads((RESULTS / "benchmark.json").read_text())
+    return {
+        "README.md": {"demo": demo_table("demo"), "results": summary_table()},
+        "recipes/results/README.md": {
+            "zoo": zoo_table(),
+            "ibau": ibau_table(),
+            "methods cifar10": methods_table("cifar10"),
+            "methods gtsrb": methods_table("gtsrb"),
+        },
+        "recipes/benchmarks/README.md": {
+            "performance": performance_table(benchmark),
+            "teacher training": training_table(),
+        },
+    }
+
+
+def filled(text: str, tables: dict[str, str]) -> str:
+    """The document with its tables; a table without its marks is an error."""
+    for name, content in tables.items():
         start, end = f"<!-- {name} table -->", f"<!-- end of {name} table -->"
         before, rest = text.split(start)
         text = f"{before}{start}\n{content}\n{end}{rest.split(end)[1]}"
@@ -170,11 +238,18 @@ def filled(text: str) -> str:
 
 
 def main() -> int:
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    if "--check" in sys.argv:
-        return int(filled(text) != text)
-    readme.write_text(filled(text))
+    stale = []
+    for name, tables in documents().items():
+        file = ROOT / name
+        text = file.read_text(encoding="utf-8")
+        new = filled(text, tables)
+        if new != text:
+            stale.append(name)
+        if "--check" not in sys.argv:
+            file.write_text(new, encoding="utf-8")
+    if "--check" in sys.argv and stale:
+        print(f"not what the results say: {', '.join(stale)}", file=sys.stderr)
+        return 1
     return 0
 
 

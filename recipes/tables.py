@@ -161,9 +161,10 @@ def training_table() -> str:
         for row in facts["results"]
     ]
     setting = (
-        f"({facts['network']}, {facts['batch_size']} images a step, ours in {facts['mixed_precision']}, the plain "
-        f"loop in float32;\nmedians of {facts['turns']} alternating turns, lowest and highest in brackets; device "
-        f"{facts['device']}, {facts['threads']} threads,\n{facts['machine']}, torch {facts['torch']}.)"
+        f"({facts['network']}, {facts['batch_size']} images a step, ours in {facts['mixed_precision']}, the "
+        f"plain loop in float32;\nmedians of {facts['turns']} alternating turns, lowest and highest in "
+        f"brackets; device {facts['device']},\n"
+        f"{facts['threads']} threads, {facts['machine']}, torch {facts['torch']}.)"
     )
     return f"{table(head, rows)}\n\n{setting}"
 

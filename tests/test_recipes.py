@@ -1,4 +1,4 @@
-"""What recipes/ and the README show works as shown."""
+"""What recipes/ and the documents show works as shown."""
 
 import json
 import os
@@ -25,8 +25,9 @@ def run(*arguments):
     )
 
 
-def test_tables_of_the_readme_are_those_of_the_results():
-    assert run("recipes/tables.py", "--check").returncode == 0, "run python recipes/tables.py"
+def test_tables_of_the_documents_are_those_of_the_results():
+    done = run("recipes/tables.py", "--check")
+    assert done.returncode == 0, f"{done.stderr}; run python recipes/tables.py"
 
 
 def test_ten_lines_of_the_readme_are_the_recipes():

@@ -141,12 +141,12 @@ def test_teachers_are_swept_as_well():
     assert [run.name.rpartition("-")[0] for run in found] == ["no_trigger", "badnet_sq"]
 
 
-def test_the_example_of_the_readme_is_a_sweep(place):
-    readme = (TESTS.parent / "README.md").read_text()
-    (text,) = [part.split("```")[0] for part in readme.split("```yaml\n")[1:] if "\ngrid:" in part]
+def test_the_example_of_the_guide_is_a_sweep(place):
+    guide = (TESTS.parent / "recipes" / "guides" / "sweeps.md").read_text()
+    (text,) = [part.split("```")[0] for part in guide.split("```yaml\n")[1:] if "\ngrid:" in part]
     (place / "cifar10").symlink_to(TESTS.parent / "recipes" / "cifar10")
-    (place / "readme.yaml").write_text(text)
-    found = read_sweep("readme.yaml")
+    (place / "guide.yaml").write_text(text)
+    found = read_sweep("guide.yaml")
     assert len(found.runs) == 18 and found.file.resources.gpus == 0.25
     assert {run.config.evaluation.triggers[0].name for run in found.runs} == {"blend", "sig"}
 

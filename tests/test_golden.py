@@ -1,7 +1,7 @@
 """Short runs of every method give the bits that they gave before the modules moved.
 
-The file goes when the moves are done. Float32 sums differ between machines, so the hashes hold on the machine that
-wrote them, which ``golden_hashes.json`` names, and are skipped elsewhere:
+The file goes when the moves are done. Float32 sums differ between machines. So the hashes hold on the machine
+that wrote them, which ``golden_hashes.json`` names; elsewhere the tests are skipped. This writes them:
 
 ABD_HUB_WRITE_GOLDEN=1 python -m pytest -n 0 tests/test_golden.py
 """
@@ -13,8 +13,8 @@ import platform
 from pathlib import Path
 
 import nets
+import plugin_rows
 import pytest
-import test_plugins
 import torch
 
 from abd_hub import FastTeacherRecipe, TeacherTrainer, build_trigger
@@ -23,8 +23,15 @@ FILE = Path(__file__).with_name("golden_hashes.json")
 PAPER = ["shuffling_vaccine", "self_retrospection"]
 ROWS = [
     "+".join([method, *defenses])
-    for method in test_plugins.names("synthesizers")
-    for defenses in ([], PAPER[:1], PAPER[1:], PAPER, ["universal_direction"], sorted(test_plugins.names("defenses")))
+    for method in plugin_rows.names("synthesizers")
+    for defenses in (
+        [],
+        PAPER[:1],
+        PAPER[1:],
+        PAPER,
+        ["universal_direction"],
+        sorted(plugin_rows.names("defenses")),
+    )
 ]
 
 
@@ -34,12 +41,14 @@ def machine():
 
 
 def digest(state):
-    return hashlib.sha256(b"".join(t.detach().contiguous().numpy().tobytes() for t in state.values())).hexdigest()
+    return hashlib.sha256(
+        b"".join(t.detach().contiguous().numpy().tobytes() for t in state.values())
+    ).hexdigest()
 
 
 def run(row):
     method, *defenses = row.split("+")
-    trainer = test_plugins.make(method, defenses)
+    trainer = plugin_rows.make(method, defenses)
     trainer.fit()
     return digest(trainer.student.state_dict())
 
@@ -49,12 +58,16 @@ def teacher():
     images = (nets.pixels(20) * 255).to(torch.uint8)
     images[:5, :, -2:, -2:] = 255
     recipe = FastTeacherRecipe(epochs=2, batch_size=8)
-    return digest(TeacherTrainer(network, images, torch.arange(20) % 5, recipe, test_plugins.QUIET).fit().state_dict())
+    return digest(
+        TeacherTrainer(network, images, torch.arange(20) % 5, recipe, plugin_rows.QUIET).fit().state_dict()
+    )
 
 
 def triggered():
     pixels = nets.pixels(6, dtype=torch.float32).repeat(1, 1, 4, 4)
-    return digest({name: build_trigger(name)(pixels) for name in ("badnet_sq", "wanet", "bpp", "blend", "sig")})
+    return digest(
+        {name: build_trigger(name)(pixels) for name in ("badnet_sq", "wanet", "bpp", "blend", "sig")}
+    )
 
 
 MADE = {"poisoned teacher": teacher, "triggers": triggered}

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abd_hub.types import DataSpec, InputError
+from abd_hub.core.contracts import DataSpec, InputError
 
 LARGEST_START = 16
 """Maps begin at most this wide: a linear layer to 56x56 maps for 224x224 images would hold 40 M weights."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from abd_hub.types import InputError, Teacher
+from abd_hub.core.contracts import InputError, Teacher
 
 
 class LastLinear:

@@ -23,18 +23,10 @@ if TYPE_CHECKING:
         TrainingDataOptions,
     )
     from abd_hub.config.recipe import FastTeacherRecipe, TeacherRecipe
-    from abd_hub.core.contracts import (
-        Batch,
-        DataSpec,
-        EvalReport,
-        InputError,
-        Interrupted,
-        Rate,
-        RunRecord,
-        TeacherRecord,
-        Trigger,
-    )
+    from abd_hub.core.contracts import Batch, Trigger
+    from abd_hub.core.errors import InputError, Interrupted
     from abd_hub.core.folder import read_any_record, read_record, read_teacher_record
+    from abd_hub.core.records import DataSpec, EvalReport, Rate, RunRecord, TeacherRecord
     from abd_hub.core.registry import catalog
     from abd_hub.data.images import ImageData, load_images
     from abd_hub.defenses.self_retrospection import SelfRetrospection
@@ -118,14 +110,18 @@ _HOMES = {
     "triggers": ("build_trigger",),
     "core.contracts": (
         "Batch",
+        "Trigger",
+    ),
+    "core.records": (
         "DataSpec",
         "EvalReport",
-        "InputError",
-        "Interrupted",
         "Rate",
         "RunRecord",
         "TeacherRecord",
-        "Trigger",
+    ),
+    "core.errors": (
+        "InputError",
+        "Interrupted",
     ),
     "models.weights": ("load_state_dict_into",),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from abd_hub import __version__
-from abd_hub.core.contracts import InputError, Interrupted
+from abd_hub.core.errors import InputError, Interrupted
 from abd_hub.core.registry import PACKAGES, catalog
 
 COMMANDS = {

@@ -18,7 +18,8 @@ import torch
 import yaml
 
 from abd_hub.core import registry
-from abd_hub.core.contracts import InputError, SynthesisMethod
+from abd_hub.core.contracts import SynthesisMethod
+from abd_hub.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

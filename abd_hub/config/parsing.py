@@ -30,7 +30,7 @@ from abd_hub.config.poison import (
 )
 from abd_hub.config.recipe import RECIPES
 from abd_hub.core import registry
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.core.yaml_text import YamlError, read_yaml
 
 SECTIONS = {

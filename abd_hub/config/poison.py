@@ -18,7 +18,7 @@ from abd_hub.config.options import (
     without_paths,
 )
 from abd_hub.config.recipe import RECIPES, TeacherRecipe
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from abd_hub.core.contracts import InputError, RunRecord, TeacherRecord
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import RunRecord, TeacherRecord
 from abd_hub.core.yaml_text import YamlError, read_yaml
 
 T = TypeVar("T")

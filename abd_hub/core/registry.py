@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 
 PACKAGES = {
     "triggers": "triggers",

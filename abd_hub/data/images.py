@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from abd_hub.core.contracts import DataRef, InputError
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataRef
 from abd_hub.core.seeding import generator
 
 if TYPE_CHECKING:

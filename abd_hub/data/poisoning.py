@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from abd_hub.core import seeding
-from abd_hub.core.contracts import InputError, Trigger
+from abd_hub.core.contracts import Trigger
+from abd_hub.core.errors import InputError
 from abd_hub.data.images import ImageData
 from abd_hub.triggers import cover_form, training_form
 

@@ -26,7 +26,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from abd_hub.core import seeding
-from abd_hub.core.contracts import Batch, DefensePlugin, DefenseReport, Evidence, InputError, Teacher
+from abd_hub.core.contracts import Batch, DefensePlugin, Evidence, Teacher
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DefenseReport
 from abd_hub.core.registry import register
 from abd_hub.learning import distributed
 from abd_hub.learning.losses import kl

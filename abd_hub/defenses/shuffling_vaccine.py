@@ -24,7 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abd_hub.core.contracts import DefensePlugin, DefenseReport, Divergence, Evidence, InputError
+from abd_hub.core.contracts import DefensePlugin, Divergence, Evidence
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DefenseReport
 from abd_hub.core.registry import register
 from abd_hub.defenses.shuffled_teacher import ShuffledTeacher
 from abd_hub.learning import distributed

@@ -15,16 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from abd_hub.core.contracts import (
-    AttackedClass,
-    ClassReport,
-    DataSpec,
-    EvalReport,
-    InputError,
-    Rate,
-    Trigger,
-    TriggerReport,
-)
+from abd_hub.core.contracts import Trigger
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import AttackedClass, ClassReport, DataSpec, EvalReport, Rate, TriggerReport
 
 Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""

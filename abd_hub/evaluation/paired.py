@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,19 @@ def stays_inside(name: str) -> bool:
 def is_commit(text: str) -> bool:
     """Whether this is the full hash of a commit."""
     return re.fullmatch(r"[0-9a-f]{40}", text) is not None
+
+
+MOST_CLASSES = 100_000
+"""More is a mistake or an attack: each class costs a label and a row of the last layer."""
+
+
+def check_classes(config: Mapping[str, Any]) -> str:
+    """What is wrong with the number of classes that a config.json states, in any form; empty if nothing."""
+    places = [config, *(config.get(part) for part in ("pretrained_cfg", "model_args"))]
+    for place in places:
+        for name, value in place.items() if isinstance(place, dict) else ():
+            count = len(value) if isinstance(value, dict | list) else value
+            stated = name in ("num_classes", "num_labels", "id2label", "label2id", "label_names")
+            if stated and isinstance(count, int | float) and count > MOST_CLASSES:
+                return f"{name} states {count:,} classes; at most {MOST_CLASSES:,} are possible"
+    return ""

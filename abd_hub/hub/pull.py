@@ -27,12 +27,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.core.folder import write_text
 from abd_hub.hub.download import fetch_in_pieces, repository_cache
-from abd_hub.hub.listing import RemoteFile, is_commit, remote_file, stays_inside
+from abd_hub.hub.listing import RemoteFile, check_classes, is_commit, remote_file, stays_inside
 from abd_hub.hub.requests import Busy, patiently, quiet, refusal
-from abd_hub.models.preprocessing import check_classes
 
 logger = logging.getLogger(__name__)
 

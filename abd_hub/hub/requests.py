@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 
 
 def check_padding(field: str, padding: int, height: int, width: int) -> None:

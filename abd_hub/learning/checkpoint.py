@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 
 FORMAT = 2
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abd_hub.core.contracts import DataSpec, InputError
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataSpec
 
 
 class DeviceImageBank:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.models.classifier import Classifier
 
 

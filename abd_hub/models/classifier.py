@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abd_hub.core.contracts import DataSpec, InputError, ModelRef
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataSpec, ModelRef
 from abd_hub.core.seeding import seeded
 from abd_hub.models import loading
 from abd_hub.models.preprocessing import INTERPOLATIONS, Options

@@ -23,12 +23,13 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 import abd_hub.students  # noqa: F401 - so that timm knows the students' names
-from abd_hub.core.contracts import DataSpec, InputError, ModelRef
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataSpec, ModelRef
+from abd_hub.hub.listing import check_classes
 from abd_hub.hub.pull import Place, fetch, shards_of
 from abd_hub.models.preprocessing import (
     Images,
     Options,
-    check_classes,
     decide_images,
     decide_labels,
     height_and_width,

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
+from abd_hub.hub.listing import MOST_CLASSES
 
-MOST_CLASSES = 100_000
-"""More is a mistake or an attack: each class costs a label and a row of the last layer."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers, which image processors write into their files."""
@@ -99,18 +98,6 @@ def decide_labels(names: Any, classes: Any, options: Options, where: str) -> tup
             raise InputError(f"labels: {where} names {len(names)} for {classes} classes; pass labels")
         return tuple(map(str, names))
     return tuple(map(str, range(classes)))
-
-
-def check_classes(config: Mapping[str, Any]) -> str:
-    """What is wrong with the number of classes that a config.json states, in any form; empty if nothing."""
-    places = [config, *(config.get(part) for part in ("pretrained_cfg", "model_args"))]
-    for place in places:
-        for name, value in place.items() if isinstance(place, dict) else ():
-            count = len(value) if isinstance(value, dict | list) else value
-            stated = name in ("num_classes", "num_labels", "id2label", "label2id", "label_names")
-            if stated and isinstance(count, int | float) and count > MOST_CLASSES:
-                return f"{name} states {count:,} classes; at most {MOST_CLASSES:,} are possible"
-    return ""
 
 
 def read_image_processor(raw: Mapping[str, Any], config: Mapping[str, Any], where: str) -> dict[str, Any]:

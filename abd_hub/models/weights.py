@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from abd_hub.core.contracts import InputError, ModelRef
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import ModelRef
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict", "net", "model", "model_state_dict")

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from abd_hub.config.options import without_paths
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.core.folder import CONFIG_FILE, RECORD_FILE, atomic_path, read_record, write_text
 from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.learning import checkpoint

@@ -13,15 +13,15 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from abd_hub.core.contracts import (
+from abd_hub.core.contracts import SynthesisMethod
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import (
     DataRef,
     DefenseReport,
     EvalReport,
-    InputError,
     ModelRef,
     Rate,
     RunRecord,
-    SynthesisMethod,
     TeacherRecord,
     TriggerReport,
 )

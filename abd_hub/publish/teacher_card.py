@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from abd_hub.core.contracts import PoisonFacts, TeacherRecord
+from abd_hub.core.records import PoisonFacts, TeacherRecord
 from abd_hub.publish.card import (
     all_to_all_result,
     check_names,

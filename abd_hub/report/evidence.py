@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from abd_hub.core.contracts import Divergence, Evidence, InputError, Synthesizer
+from abd_hub.core.contracts import Divergence, Evidence, Synthesizer
+from abd_hub.core.errors import InputError
 from abd_hub.core.folder import atomic_path, from_json, read_json, to_json, write_json
 from abd_hub.learning import distributed
 from abd_hub.report.figures import save_divergence, save_marked, save_mosaic, save_pattern

@@ -23,7 +23,8 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from abd_hub.core.contracts import Divergence, Rate
+from abd_hub.core.contracts import Divergence
+from abd_hub.core.records import Rate
 
 BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#666666"

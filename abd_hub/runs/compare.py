@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from abd_hub.config.options import EvaluationOptions
-from abd_hub.core.contracts import DataRef, EvalReport, InputError, ModelRef
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataRef, EvalReport, ModelRef
 from abd_hub.evaluation.counting import (
     Answers,
     Attack,

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from abd_hub.core import registry
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.core.folder import atomic_path
 from abd_hub.data.images import load_images
 from abd_hub.report.figures import SheetRow, save_contact_sheet

@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 from abd_hub.config.options import EvaluationOptions, TriggerOptions
 from abd_hub.config.recipe import TeacherRecipe
 from abd_hub.core import folder as files
-from abd_hub.core.contracts import DataSpec, EvalReport, InputError, RunRecord
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataSpec, EvalReport, RunRecord
 from abd_hub.data.images import ImageData, load_images
 from abd_hub.data.poisoning import poison
 from abd_hub.evaluation.counting import format_table

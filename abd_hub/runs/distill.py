@@ -24,7 +24,9 @@ from abd_hub.config.options import (
     without_paths,
 )
 from abd_hub.core import folder as files
-from abd_hub.core.contracts import EvalReport, InputError, ModelRef, RunRecord, SplitReport, Trigger
+from abd_hub.core.contracts import Trigger
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import EvalReport, ModelRef, RunRecord, SplitReport
 from abd_hub.data.images import ImageData, load_images
 from abd_hub.evaluation.counting import (
     Answers,

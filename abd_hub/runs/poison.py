@@ -16,15 +16,8 @@ from torch import Tensor
 from abd_hub.config.options import TriggerOptions, without_paths
 from abd_hub.config.poison import PoisonConfig
 from abd_hub.core import folder as files
-from abd_hub.core.contracts import (
-    DataSpec,
-    InputError,
-    Interrupted,
-    ModelRef,
-    PoisonFacts,
-    Rate,
-    TeacherRecord,
-)
+from abd_hub.core.errors import InputError, Interrupted
+from abd_hub.core.records import DataSpec, ModelRef, PoisonFacts, Rate, TeacherRecord
 from abd_hub.core.seeding import derive_seed
 from abd_hub.data import pgd
 from abd_hub.data.images import ImageData, load_images

@@ -31,7 +31,7 @@ from abd_hub.config.parsing import (
     refuse_unknown,
 )
 from abd_hub.config.poison import PoisonConfig
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 
 COMMANDS = ("distill", "poison")
 _OWN = ("output_dir", "resume")

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import yaml
 
 from abd_hub.core import folder as files
-from abd_hub.core.contracts import InputError, Interrupted
+from abd_hub.core.errors import InputError, Interrupted
 from abd_hub.sweep.config import Resources, Sweep, SweepRun
 from abd_hub.sweep.table import write_tables
 from abd_hub.sweep.task import STOPPED, Attempt, Outcome, attempt

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from abd_hub.core import folder as files
-from abd_hub.core.contracts import EvalReport, Rate, RunRecord, TeacherRecord, TriggerReport
+from abd_hub.core.records import EvalReport, Rate, RunRecord, TeacherRecord, TriggerReport
 from abd_hub.evaluation.counting import format_rate
 from abd_hub.report.figures import save_accuracy_asr_panels
 from abd_hub.sweep.config import Sweep, SweepRun, label

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from abd_hub.core import seeding
-from abd_hub.core.contracts import InputError, SynthesisMethod, Synthesizer, Teacher
+from abd_hub.core.contracts import SynthesisMethod, Synthesizer, Teacher
+from abd_hub.core.errors import InputError
 from abd_hub.learning import distributed
 from abd_hub.learning.augment import check_padding, crop_and_flip
 from abd_hub.learning.image_bank import DeviceImageBank

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from abd_hub.core.contracts import InputError, Teacher
+from abd_hub.core.contracts import Teacher
+from abd_hub.core.errors import InputError
 from abd_hub.learning import distributed
 
 

@@ -28,7 +28,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from abd_hub.core.contracts import DefensePlugin, InputError, Teacher
+from abd_hub.core.contracts import DefensePlugin, Teacher
+from abd_hub.core.errors import InputError
 from abd_hub.core.registry import register
 from abd_hub.learning import distributed
 from abd_hub.learning.losses import cross_entropy, jensen_shannon, variations

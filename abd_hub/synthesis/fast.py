@@ -29,7 +29,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from abd_hub.core import seeding
-from abd_hub.core.contracts import DefensePlugin, InputError, Teacher
+from abd_hub.core.contracts import DefensePlugin, Teacher
+from abd_hub.core.errors import InputError
 from abd_hub.core.registry import register
 from abd_hub.learning import checkpoint, distributed
 from abd_hub.learning.losses import agreed_divergence, cross_entropy

@@ -25,7 +25,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from abd_hub.core import seeding
-from abd_hub.core.contracts import DataSpec, InputError, SynthesisMethod, Synthesizer, Teacher
+from abd_hub.core.contracts import SynthesisMethod, Synthesizer, Teacher
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataSpec
 from abd_hub.core.registry import register
 from abd_hub.learning import distributed
 from abd_hub.learning.augment import check_padding, crop_and_flip, cutmix, draw_box

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 
 HUB = "hf://"
 SHIPPED = "sklearn:"

@@ -16,7 +16,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, broadcast_object_list
 
 from abd_hub.config.options import TrainerOptions
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.core.folder import OutputFolder
 from abd_hub.learning import distributed
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from abd_hub.config.options import TrainerOptions
 from abd_hub.config.recipe import TeacherRecipe
 from abd_hub.core import seeding
-from abd_hub.core.contracts import InputError, Interrupted
+from abd_hub.core.errors import InputError, Interrupted
 from abd_hub.learning import checkpoint, distributed
 from abd_hub.learning.augment import crop_and_flip
 from abd_hub.learning.global_batch import global_batch

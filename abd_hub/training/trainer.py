@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from abd_hub.config.options import TrainerOptions
 from abd_hub.core import seeding
-from abd_hub.core.contracts import Batch, DefensePlugin, InputError, Interrupted, SynthesisMethod, Synthesizer
+from abd_hub.core.contracts import Batch, DefensePlugin, SynthesisMethod, Synthesizer
+from abd_hub.core.errors import InputError, Interrupted
 from abd_hub.defenses import Combined
 from abd_hub.learning import checkpoint, distributed
 from abd_hub.learning.global_batch import global_batch

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from abd_hub.core import registry
-from abd_hub.core.contracts import InputError, Trigger
+from abd_hub.core.contracts import Trigger
+from abd_hub.core.errors import InputError
 from abd_hub.core.seeding import generator
 
 _IDENTIFYING_IMAGES = 8

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.core.registry import register
 from abd_hub.triggers import paint
 

@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 
 from abd_hub.core import folder as files
-from abd_hub.core.contracts import (
+from abd_hub.core.errors import InputError
+from abd_hub.core.folder import OutputFolder
+from abd_hub.core.records import (
     AttackedClass,
     ClassReport,
     DataRef,
     DefenseReport,
     EvalReport,
-    InputError,
     ModelRef,
     Rate,
     RunRecord,
     SplitReport,
     TriggerReport,
 )
-from abd_hub.core.folder import OutputFolder
 
 CONFIG = "seed: 0\nteacher:\n  id: a/b\nresume: false\n"
 HOLDER = """

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from abd_hub.cli import main
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.publish import bank_export
 from abd_hub.publish.uploads import front_matter

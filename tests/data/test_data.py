@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.data.images import load_images
 
 REAL = nets.PUBLISHED / "cifar10"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from abd_hub import ImageData, InputError, build_trigger
-from abd_hub.core.contracts import DataRef
+from abd_hub.core.records import DataRef
 from abd_hub.data.poisoning import hold_out, poison
 from abd_hub.triggers.badnet import BadNetSquare
 

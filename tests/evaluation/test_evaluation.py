@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from abd_hub.core.contracts import AttackedClass, ClassReport, DataRef, DataSpec, InputError, SplitReport
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import AttackedClass, ClassReport, DataRef, DataSpec, SplitReport
 from abd_hub.core.seeding import generator
 from abd_hub.data.images import load_images
 from abd_hub.evaluation.counting import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, chi2
 
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.evaluation.paired import CHI_SQUARE, EXACT, compare_answers, mcnemar
 
 

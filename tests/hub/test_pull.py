@@ -15,7 +15,7 @@ from hub_worker import Worker, small_disk
 from safetensors.torch import load_file, save, save_file
 
 from abd_hub import DataSpec, create_student, load_classifier, save_timm_folder
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.hub import pull
 
 DIGITS = tuple("0123456789")

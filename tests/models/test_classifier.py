@@ -29,7 +29,8 @@ from transformers import (
     pipeline,
 )
 
-from abd_hub.core.contracts import DataSpec, InputError, ModelRef
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataSpec, ModelRef
 from abd_hub.models.classifier import (
     Classifier,
     create_student,

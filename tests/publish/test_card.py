@@ -12,11 +12,11 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from abd_hub.core import folder as files
 from abd_hub.core import registry
-from abd_hub.core.contracts import (
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import (
     DataRef,
     DefenseReport,
     EvalReport,
-    InputError,
     ModelRef,
     Rate,
     RunRecord,

@@ -8,7 +8,8 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
-from abd_hub.core.contracts import Divergence, Rate
+from abd_hub.core.contracts import Divergence
+from abd_hub.core.records import Rate
 from abd_hub.report import figures as pictures
 
 

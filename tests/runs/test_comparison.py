@@ -30,7 +30,7 @@ from abd_hub import (
     save_timm_folder,
 )
 from abd_hub.cli import main
-from abd_hub.core.contracts import DataSpec
+from abd_hub.core.records import DataSpec
 from abd_hub.data.images import DIGITS
 from abd_hub.report import figures as drawing
 from abd_hub.runs.compare import format_comparison, short_names

@@ -7,7 +7,7 @@ from PIL import Image
 
 from abd_hub.cli import main
 from abd_hub.core import registry
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.data.images import load_images
 from abd_hub.report import figures as pictures
 from abd_hub.runs import contact_sheet

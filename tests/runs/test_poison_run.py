@@ -31,7 +31,7 @@ from abd_hub import (
     save_timm_folder,
 )
 from abd_hub.cli import main
-from abd_hub.core.contracts import DataSpec
+from abd_hub.core.records import DataSpec
 
 PATCH = {"size": 2, "margin": 0}
 NARROW = NetworkOptions(architecture="wrn_10_1", model_args={"base_width": 4})

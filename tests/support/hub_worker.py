@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState, PartialState
 
 from abd_hub import load_classifier, load_images, push_to_hub
 from abd_hub.cli import main
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.hub import requests as hub_requests
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,9 @@ import yaml
 
 from abd_hub.child import follow_supervisor
 from abd_hub.core import folder as files
-from abd_hub.core.contracts import EvalReport, InputError, ModelRef, Rate, RunRecord, TriggerReport
+from abd_hub.core.errors import InputError
 from abd_hub.core.folder import OutputFolder, record_to_json
+from abd_hub.core.records import EvalReport, ModelRef, Rate, RunRecord, TriggerReport
 
 A_ROUND = 0.1
 A_CHECKPOINT = 1.0

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState, PartialState
 from test_bad_inputs import save_teacher, snapshot
 
 from abd_hub.cli import main
-from abd_hub.core.contracts import InputError, Interrupted
+from abd_hub.core.errors import InputError, Interrupted
 from abd_hub.core.folder import OutputFolder, in_use
 from abd_hub.sweep.config import read_sweep
 from abd_hub.sweep.display import LineDisplay, TableDisplay, progress

@@ -391,7 +391,7 @@ def test_a_picture_from_the_hub_is_pinned_to_its_commit(tmp_path):
     (repository / "refs" / "main").write_text(commit)
     script = (
         "from abd_hub.synthesis.photographs import load\n"
-        "from abd_hub.core.contracts import InputError\n"
+        "from abd_hub.core.errors import InputError\n"
         f"for revision in ('', '@main', '@{commit}'):\n"
         "    found = load('ood.pictures', f'hf://datasets/acme/streets{revision}/busy/one.png')\n"
         f"    assert found.revision == '{commit}', found.revision\n"

@@ -25,7 +25,8 @@ from abd_hub import (
     build_trigger,
     evaluate,
 )
-from abd_hub.core.contracts import DataRef, Interrupted
+from abd_hub.core.errors import Interrupted
+from abd_hub.core.records import DataRef
 from abd_hub.learning import checkpoint
 from abd_hub.models.classifier import save_timm_folder
 from abd_hub.runs.distill import Measurement, make_watch

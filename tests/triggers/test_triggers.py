@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
 from abd_hub.core import registry
-from abd_hub.core.contracts import InputError
+from abd_hub.core.errors import InputError
 from abd_hub.core.seeding import generator
 from abd_hub.triggers import build_trigger, cover_form, training_form, trigger_sha256
 

@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from abd_hub.config.recipe import FastTeacherRecipe, TeacherRecipe
     from abd_hub.core.contracts import Batch, Trigger
     from abd_hub.core.errors import InputError, Interrupted
-    from abd_hub.core.folder import read_any_record, read_record, read_teacher_record
+    from abd_hub.core.record_file import read_any_record, read_record, read_teacher_record
     from abd_hub.core.records import DataSpec, EvalReport, Rate, RunRecord, TeacherRecord
     from abd_hub.core.registry import catalog
     from abd_hub.data.images import ImageData, load_images
     from abd_hub.defenses.self_retrospection import SelfRetrospection
     from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
     from abd_hub.defenses.universal_direction import UniversalDirection
-    from abd_hub.evaluation.counting import Attack, evaluate, evaluate_answers, format_table, with_control
+    from abd_hub.evaluation.counting import Attack, evaluate, evaluate_answers, with_control
     from abd_hub.evaluation.paired import compare_answers, mcnemar
+    from abd_hub.evaluation.tables import format_table
     from abd_hub.models.attention_maps import AttentionMaps, GradCam
     from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
     from abd_hub.models.weights import load_state_dict_into
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
     from abd_hub.publish.card_file import rebuild_card
     from abd_hub.publish.push import push_to_hub
     from abd_hub.report.evidence import RunEvidence, read_evidence
-    from abd_hub.report.figures import mark_image, save_accuracy_asr_panels, save_curves, save_divergence
+    from abd_hub.report.figures import save_accuracy_asr_panels, save_curves, save_divergence
+    from abd_hub.report.grids import mark_image
     from abd_hub.runs.compare import compare
     from abd_hub.runs.distill import distill
     from abd_hub.runs.poison import poison_teacher
@@ -78,12 +80,27 @@ _HOMES = {
     "defenses.self_retrospection": ("SelfRetrospection",),
     "defenses.shuffling_vaccine": ("ShufflingVaccine",),
     "defenses.universal_direction": ("UniversalDirection",),
-    "evaluation.counting": ("Attack", "evaluate", "evaluate_answers", "format_table", "with_control"),
+    "evaluation.counting": (
+        "Attack",
+        "evaluate",
+        "evaluate_answers",
+        "with_control",
+    ),
+    "evaluation.tables": ("format_table",),
     "report.evidence": ("RunEvidence", "read_evidence"),
-    "core.folder": ("read_any_record", "read_record", "read_teacher_record"),
+    "core.record_file": (
+        "read_any_record",
+        "read_record",
+        "read_teacher_record",
+    ),
     "evaluation.paired": ("compare_answers", "mcnemar"),
     "config.parsing": ("parse_distill",),
-    "report.figures": ("mark_image", "save_accuracy_asr_panels", "save_curves", "save_divergence"),
+    "report.figures": (
+        "save_accuracy_asr_panels",
+        "save_curves",
+        "save_divergence",
+    ),
+    "report.grids": ("mark_image",),
     "runs.distill": ("distill",),
     "synthesis.dafl": ("Dafl",),
     "synthesis.dfad": ("Dfad",),

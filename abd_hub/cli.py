@@ -124,7 +124,7 @@ def _env(arguments: list[str]) -> int:
     import accelerate
     import torch
 
-    from abd_hub.core.folder import environment
+    from abd_hub.core.record_file import environment
 
     facts = environment() | {
         "device": str(accelerate.Accelerator().device),
@@ -140,7 +140,7 @@ def _lines(facts: dict[str, Any]) -> str:
 
 def _distill(arguments: list[str]) -> int:
     from abd_hub.config.parsing import parse_distill
-    from abd_hub.evaluation.counting import format_reports
+    from abd_hub.evaluation.tables import format_reports
     from abd_hub.runs.distill import distill
 
     config = parse_distill(arguments)
@@ -158,7 +158,7 @@ def _distill(arguments: list[str]) -> int:
 
 def _poison(arguments: list[str]) -> int:
     from abd_hub.config.parsing import parse_poison
-    from abd_hub.evaluation.counting import format_rate, format_reports
+    from abd_hub.evaluation.tables import format_rate, format_reports
     from abd_hub.runs.poison import poison_teacher
 
     config = parse_poison(arguments)
@@ -209,9 +209,9 @@ def _sweep(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from abd_hub.config.parsing import parse_evaluate
-    from abd_hub.evaluation.counting import format_reports
-    from abd_hub.runs.distill import load_measurement, load_model
+    from abd_hub.config.measuring import parse_evaluate
+    from abd_hub.evaluation.measurement import load_measurement, load_model
+    from abd_hub.evaluation.tables import format_reports
 
     request = parse_evaluate(arguments)
     classifier = load_model(request.model)
@@ -231,15 +231,15 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    from abd_hub.config.parsing import parse_compare
+    from abd_hub.config.measuring import parse_compare
 
     request = parse_compare(arguments)
     picture = _picture_file(request.picture)
     from accelerate import Accelerator
 
-    from abd_hub.core.folder import atomic_path
+    from abd_hub.core.files import atomic_path
+    from abd_hub.evaluation.measurement import load_model
     from abd_hub.runs.compare import compare, format_comparison, save_picture, short_names
-    from abd_hub.runs.distill import load_model
 
     names = short_names([model.id for model in request.models])
     models = {name: load_model(model) for name, model in zip(names, request.models, strict=True)}

@@ -29,6 +29,8 @@ from abd_hub.core.seeding import generator
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+from collections.abc import Sequence
+
 DIGITS = "digits"
 """Name of the embedded data set: scikit-learn's digits."""
 DIGITS_TRAIN_SHARE = 0.7
@@ -353,3 +355,9 @@ def _seal(digest: hashlib._Hash, labels: Tensor, names: tuple[str, ...]) -> str:
     digest.update(labels.numpy().astype("<i8").tobytes())
     digest.update("\0".join(names).encode())
     return digest.hexdigest()
+
+
+def overlap(one: ImageData, other: ImageData) -> bool:
+    """Whether two loaded splits are parts of the same split, by name, or hold the same images."""
+    names = [(data.ref.id, data.ref.split.partition("[")[0]) for data in (one, other)]
+    return names[0] == names[1] or one.ref.fingerprint == other.ref.fingerprint

@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 )
 
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import write_text
+from abd_hub.core.files import write_text
 from abd_hub.hub.download import fetch_in_pieces, repository_cache
 from abd_hub.hub.listing import RemoteFile, check_classes, is_commit, remote_file, stays_inside
 from abd_hub.hub.requests import Busy, patiently, quiet, refusal

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from abd_hub.config.options import without_paths
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import CONFIG_FILE, RECORD_FILE, atomic_path, read_record, write_text
+from abd_hub.core.files import CONFIG_FILE, RECORD_FILE, atomic_path, write_text
+from abd_hub.core.record_file import read_record
 from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.learning import checkpoint
 from abd_hub.publish.card_text import as_code, as_text, assemble, fence

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import RECORD_FILE, read_any_record, write_text
+from abd_hub.core.files import RECORD_FILE, write_text
+from abd_hub.core.record_file import read_any_record
 from abd_hub.core.records import DataSpec, EvalReport, ModelRef, RunRecord, TeacherRecord
 from abd_hub.models.classifier import load_classifier
 from abd_hub.publish.card import check_names, render_card, run_pictures

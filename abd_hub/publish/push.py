@@ -32,7 +32,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from abd_hub.config.options import PushOptions
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import RECORD_FILE
+from abd_hub.core.files import RECORD_FILE
 from abd_hub.hub.listing import RemoteFile, is_commit, remote_file
 from abd_hub.hub.requests import Busy, patiently, quiet
 from abd_hub.publish.card import check_names

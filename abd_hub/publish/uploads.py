@@ -16,7 +16,8 @@ from typing import Any, Literal
 from huggingface_hub import get_token
 
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import CONFIG_FILE, RECORD_FILE, any_record_from_json
+from abd_hub.core.files import CONFIG_FILE, RECORD_FILE
+from abd_hub.core.record_file import any_record_from_json
 from abd_hub.core.records import RunRecord, TeacherRecord
 from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.hub.listing import stays_inside

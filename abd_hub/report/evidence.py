@@ -18,9 +18,11 @@ from torch import Tensor
 
 from abd_hub.core.contracts import Divergence, Evidence, Synthesizer
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import atomic_path, from_json, read_json, to_json, write_json
+from abd_hub.core.files import atomic_path, read_json, write_json
+from abd_hub.core.record_file import from_json, to_json
 from abd_hub.learning import distributed
-from abd_hub.report.figures import save_divergence, save_marked, save_mosaic, save_pattern
+from abd_hub.report.figures import save_divergence
+from abd_hub.report.grids import save_marked, save_mosaic, save_pattern
 
 logger = logging.getLogger(__name__)
 

@@ -12,18 +12,12 @@ from torch import Tensor
 from abd_hub.config.options import EvaluationOptions
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataRef, EvalReport, ModelRef
-from abd_hub.evaluation.counting import (
-    Answers,
-    Attack,
-    check_inputs,
-    format_aligned,
-    format_reports,
-    with_control,
-)
+from abd_hub.evaluation.counting import Answers, Attack, check_inputs, with_control
+from abd_hub.evaluation.measurement import Measurement, check_same_labels, load_measurement
 from abd_hub.evaluation.paired import PairedTest, compare_answers
+from abd_hub.evaluation.tables import format_aligned, format_reports
 from abd_hub.models.classifier import Classifier
 from abd_hub.report.figures import save_accuracy_asr_panels
-from abd_hub.runs.distill import Measurement, check_same_labels, load_measurement
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from abd_hub.core import registry
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import atomic_path
+from abd_hub.core.files import atomic_path
 from abd_hub.data.images import load_images
-from abd_hub.report.figures import SheetRow, save_contact_sheet
+from abd_hub.report.grids import SheetRow, save_contact_sheet
 from abd_hub.triggers import build_trigger
 
 IMAGES = 4

@@ -24,15 +24,17 @@ from tqdm.auto import tqdm
 
 from abd_hub.config.options import EvaluationOptions, TriggerOptions
 from abd_hub.config.recipe import TeacherRecipe
-from abd_hub.core import folder as files
+from abd_hub.core import files
 from abd_hub.core.errors import InputError
+from abd_hub.core.record_file import read_record
 from abd_hub.core.records import DataSpec, EvalReport, RunRecord
 from abd_hub.data.images import ImageData, load_images
 from abd_hub.data.poisoning import poison
-from abd_hub.evaluation.counting import format_table
+from abd_hub.evaluation.measurement import Measurement, load_measurement
+from abd_hub.evaluation.tables import format_table
 from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
 from abd_hub.report.figures import save_accuracy_asr
-from abd_hub.runs.distill import Measurement, load_measurement, write_verdicts
+from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.teacher_trainer import train_teacher
 from abd_hub.triggers import build_trigger
 
@@ -102,7 +104,7 @@ def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, An
     save_timm_folder(teacher, out / "teacher")
     files.write_text(out / "teacher" / "README.md", TEACHER_CARD)
     _distil_all(out, TRIGGERS[trigger], seed)
-    records = {name: files.read_record(out / name) for name in STUDENTS}
+    records = {name: read_record(out / name) for name in STUDENTS}
     summary = _summary(records, time.monotonic() - began)
     shown = _write_pictures(out, TRIGGERS[trigger], teacher, records)
     files.write_text(out / "README.md", _card(records, shown))

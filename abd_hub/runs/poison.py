@@ -15,29 +15,25 @@ from torch import Tensor
 
 from abd_hub.config.options import TriggerOptions, without_paths
 from abd_hub.config.poison import PoisonConfig
-from abd_hub.core import folder as files
+from abd_hub.core import files
 from abd_hub.core.errors import InputError, Interrupted
+from abd_hub.core.folder import write_config
+from abd_hub.core.record_file import environment, to_json
 from abd_hub.core.records import DataSpec, ModelRef, PoisonFacts, Rate, TeacherRecord
 from abd_hub.core.seeding import derive_seed
 from abd_hub.data import pgd
-from abd_hub.data.images import ImageData, load_images
+from abd_hub.data.images import ImageData, load_images, overlap
 from abd_hub.data.poisoning import PoisonedSet, Prepare, hold_out, poison, subset
 from abd_hub.evaluation.counting import all_to_all_rate, check_inputs, evaluate
+from abd_hub.evaluation.measurement import Measurement, check_same_labels, load_measurement, load_model
 from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
 from abd_hub.models.weights import file_sha256
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.publish.teacher_card import render_teacher_card, teacher_pictures
-from abd_hub.report.figures import save_curves, save_samples
-from abd_hub.runs.distill import (
-    Measurement,
-    check_same_labels,
-    device_name,
-    load_measurement,
-    load_model,
-    overlap,
-    write_verdicts,
-)
-from abd_hub.training.running import claimed, make_accelerator
+from abd_hub.report.figures import save_curves
+from abd_hub.report.grids import save_samples
+from abd_hub.runs.verdicts import write_verdicts
+from abd_hub.training.running import claimed, device_name, make_accelerator
 from abd_hub.training.teacher_trainer import TeacherTrainer
 from abd_hub.triggers import build_trigger, trigger_sha256
 
@@ -284,7 +280,7 @@ def _run(
         recipe=dataclasses.asdict(config.recipe),
         seed=config.seed,
         images_per_second=round(trainer.images_per_second, 1),
-        versions=files.environment(),
+        versions=environment(),
         durations={
             **({"perturbation": round(perturbation_seconds, 3)} if config.poison.perturbation else {}),
             "training": round(trainer.seconds, 3),
@@ -299,7 +295,7 @@ def _run(
     if trainer.accelerator.is_main_process:
         record = _write_folder(Path(config.output_dir), record, teacher, material)
         # Last: until the record is there, a resume compares its paths. What is finished is shared.
-        files.write_config(config.output_dir, config.to_yaml(shared=True))
+        write_config(config.output_dir, config.to_yaml(shared=True))
     trainer.accelerator.wait_for_everyone()
     return record
 
@@ -346,7 +342,7 @@ def _write_folder(
     pictures = teacher_pictures(record, labels)
     card = render_teacher_card(record, labels, pictures, channels=teacher.spec.channels)
     files.write_text(path / "README.md", card)
-    content = files.to_json(record, "record")
+    content = to_json(record, "record")
     head = {name: content.pop(name) for name in ("schema_version", "kind")}
     files.write_json(path / "metrics.json", head | content)
     return record

@@ -22,15 +22,9 @@ from typing import Any
 import yaml
 
 from abd_hub.config.options import DistillConfig
-from abd_hub.config.parsing import (
-    distill_parser,
-    parse_distill,
-    parse_poison,
-    poison_parser,
-    read_settings,
-    refuse_unknown,
-)
+from abd_hub.config.parsing import distill_parser, parse_distill, parse_poison, poison_parser
 from abd_hub.config.poison import PoisonConfig
+from abd_hub.config.strict import read_settings, refuse_unknown
 from abd_hub.core.errors import InputError
 
 COMMANDS = ("distill", "poison")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from abd_hub.config.poison import PoisonConfig
-from abd_hub.evaluation.counting import format_aligned
+from abd_hub.evaluation.tables import format_aligned
 from abd_hub.sweep.engine import DONE, FAILED, RUNNING, WAITING, Status
 from abd_hub.sweep.task import STOPPED
 

@@ -20,8 +20,10 @@ from typing import Any, Protocol
 
 import yaml
 
-from abd_hub.core import folder as files
+from abd_hub.core import files
 from abd_hub.core.errors import InputError, Interrupted
+from abd_hub.core.folder import OutputFolder, check_place, write_config
+from abd_hub.core.record_file import read_any_record
 from abd_hub.sweep.config import Resources, Sweep, SweepRun
 from abd_hub.sweep.table import write_tables
 from abd_hub.sweep.task import STOPPED, Attempt, Outcome, attempt
@@ -88,7 +90,7 @@ def look(plan: Sweep) -> list[Status]:
         InputError: the folder of the sweep cannot be used.
     """
     root = Path(plan.file.output_dir)
-    files.check_place(root)
+    check_place(root)
     _check_kind(root)
     if not plan.runs:
         raise InputError("grid: is empty; give lists of values")
@@ -123,7 +125,7 @@ def run_sweep(plan: Sweep, display: Display, *, child: str = CHILD) -> list[Stat
     ray = import_ray()
     root = Path(plan.file.output_dir)
     may_differ = [*yaml.safe_load(plan.to_yaml()).keys() - {"kind"}]
-    with files.OutputFolder.open(root, resume=True, config_yaml=plan.to_yaml(), may_differ=may_differ):
+    with OutputFolder.open(root, resume=True, config_yaml=plan.to_yaml(), may_differ=may_differ):
         statuses = look(plan)  # once more: until the folder was ours, another sweep could have worked in it
         with _cluster(ray, plan.file.address):
             gpus = _check_resources(ray.nodes(), plan.file.resources)
@@ -201,7 +203,7 @@ def _settled(status: Status) -> bool:
     if not (status.folder / files.RECORD_FILE).exists():
         return False
     try:
-        files.read_any_record(status.folder)
+        read_any_record(status.folder)
     except InputError as error:
         status.state, status.reason = FAILED, f"{error}; to run it again remove the folder"
     else:
@@ -280,7 +282,7 @@ def _prepare(plan: Sweep, statuses: Sequence[Status]) -> None:
     for name in ("runs", "configs", "logs", "results"):
         (root / name).mkdir(exist_ok=True)
     (root / ".stop").unlink(missing_ok=True)
-    files.write_config(root, plan.to_yaml())
+    write_config(root, plan.to_yaml())
     for status in statuses:
         text = yaml.safe_dump(dict(status.run.settings), sort_keys=False, allow_unicode=True)
         files.write_text(status.config_file, text)

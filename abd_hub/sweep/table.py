@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from abd_hub.core import folder as files
+from abd_hub.core import files
+from abd_hub.core.record_file import read_any_record
 from abd_hub.core.records import EvalReport, Rate, RunRecord, TeacherRecord, TriggerReport
-from abd_hub.evaluation.counting import format_rate
+from abd_hub.evaluation.tables import format_rate
 from abd_hub.report.figures import save_accuracy_asr_panels
 from abd_hub.sweep.config import Sweep, SweepRun, label
 
@@ -47,7 +48,7 @@ def write_tables(root: Path, plan: Sweep, runs: Sequence[tuple[str, SweepRun, st
     records: dict[str, RunRecord | TeacherRecord] = {}
     for name, run, state, _ in runs:
         if state == _DONE:
-            record = files.read_any_record(root / "runs" / name)
+            record = read_any_record(root / "runs" / name)
             text = (root / "runs" / name / files.RECORD_FILE).read_text(encoding="utf-8")
             _write_if_new(root / "results" / f"{name}.json", text)
             records[run.digest] = record

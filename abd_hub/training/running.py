@@ -15,7 +15,9 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, broadcast_object_list
 
-from abd_hub.config.options import TrainerOptions
+from abd_hub.config.options import (
+    TrainerOptions,
+)
 from abd_hub.core.errors import InputError
 from abd_hub.core.folder import OutputFolder
 from abd_hub.learning import distributed
@@ -169,3 +171,11 @@ def stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def device_name(device: torch.device) -> str:
+    """The device as the record names it."""
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    return f"{device.type} ({name(device)})" if name else device.type

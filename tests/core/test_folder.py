@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from abd_hub.core import folder as files
+from abd_hub.core import files
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import OutputFolder
+from abd_hub.core.folder import OutputFolder, fcntl
+from abd_hub.core.record_file import read_record, record_from_json, record_to_json
 from abd_hub.core.records import (
     AttackedClass,
     ClassReport,
@@ -280,7 +281,7 @@ def test_of_many_that_come_at_once_one_gets_in(tmp_path):
 @pytest.mark.parametrize("again", [False, True])
 def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch, again):
     begin(tmp_path / "run").close()
-    lock, real = tmp_path / "run" / ".lock", files.fcntl.flock
+    lock, real = tmp_path / "run" / ".lock", fcntl.flock
 
     def late(*arguments):
         # The former holder leaves, and perhaps another comes, between opening and locking.
@@ -289,7 +290,7 @@ def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch, again):
             lock.write_text("")
         real(*arguments)
 
-    monkeypatch.setattr(files.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(InputError, match="in use"):
         begin(tmp_path / "run", resume=True)
 
@@ -315,7 +316,7 @@ def test_atomic_path_takes_folders_too(tmp_path):
 def test_a_reader_never_sees_half_a_file(tmp_path):
     target = tmp_path / "file.bin"
     writer = (
-        "import sys\nfrom abd_hub.core.folder import write_bytes\n"
+        "import sys\nfrom abd_hub.core.files import write_bytes\n"
         "while True:\n    [write_bytes(sys.argv[1], bytes([i]) * 100_000) for i in range(9)]\n"
     )
     process = subprocess.Popen([sys.executable, "-c", writer, str(target)])
@@ -348,15 +349,15 @@ def test_numbers_must_be_finite(tmp_path, value):
         files.write_json(tmp_path / "x.json", {"a": [value]})
     assert tree(tmp_path) == []
     with pytest.raises(ValueError, match=r"record\.durations\.distillation"):
-        files.record_to_json(dataclasses.replace(make_record(), durations={"distillation": value}))
+        record_to_json(dataclasses.replace(make_record(), durations={"distillation": value}))
 
 
 @pytest.mark.parametrize("evaluated", [True, False])
 def test_a_record_comes_back_exactly(tmp_path, evaluated):
     record = make_record(evaluated)
-    data = files.record_to_json(record)
+    data = record_to_json(record)
     files.write_json(tmp_path / "metrics.json", data)
-    assert files.read_record(tmp_path) == record
+    assert read_record(tmp_path) == record
     assert next(iter(data)) == "schema_version"
     assert (data["results"]["teacher"] is not None) is evaluated
     if evaluated:
@@ -365,7 +366,7 @@ def test_a_record_comes_back_exactly(tmp_path, evaluated):
 
 def test_a_record_from_before_controls_comes_back(tmp_path):
     record = make_record()
-    data = files.record_to_json(record)
+    data = record_to_json(record)
     del data["control"]
     for report in data["results"].values():
         for name in ("control_accuracy", "per_class", "corrupted"):
@@ -373,7 +374,7 @@ def test_a_record_from_before_controls_comes_back(tmp_path):
         for found in report["triggers"]:
             del found["control"]
     files.write_json(tmp_path / "metrics.json", data)
-    assert files.read_record(tmp_path) == record
+    assert read_record(tmp_path) == record
 
 
 def test_a_record_with_everything_comes_back(tmp_path):
@@ -391,8 +392,8 @@ def test_a_record_with_everything_comes_back(tmp_path):
         corrupted=(SplitReport(DataRef("org/data", "fog", "f00d", None, 10), rate),),
     )
     record = dataclasses.replace(record, student_report=report, control=ModelRef("clean", "wrn_16_1"))
-    files.write_json(tmp_path / "metrics.json", files.record_to_json(record))
-    assert files.read_record(tmp_path) == record
+    files.write_json(tmp_path / "metrics.json", record_to_json(record))
+    assert read_record(tmp_path) == record
 
 
 def change(path, value):
@@ -425,34 +426,34 @@ def change(path, value):
     ],
 )
 def test_a_record_that_is_not_one_is_refused(spoil, message):
-    data = json.loads(json.dumps(files.record_to_json(make_record())))
+    data = json.loads(json.dumps(record_to_json(make_record())))
     spoil(data)
     with pytest.raises(InputError, match=message):
-        files.record_from_json(data)
+        record_from_json(data)
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "NaN", '{"schema_version": NaN}', "[" * 100_000, "\udc80"])
 def test_a_file_that_is_not_a_record_is_refused(tmp_path, text):
     (tmp_path / "metrics.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError, match=r"metrics\.json"):
-        files.read_record(tmp_path)
+        read_record(tmp_path)
 
 
 def test_a_folder_without_a_record_is_refused(tmp_path):
     with pytest.raises(InputError, match="No such file"):
-        files.read_record(tmp_path)
+        read_record(tmp_path)
 
 
 def test_free_fields_hold_json_only():
     with pytest.raises(TypeError, match=r"config\.where"):
-        files.record_to_json(dataclasses.replace(make_record(), config={"where": Path("x")}))
+        record_to_json(dataclasses.replace(make_record(), config={"where": Path("x")}))
     with pytest.raises(TypeError, match="key 1"):
-        files.record_to_json(dataclasses.replace(make_record(), config={1: 2}))
+        record_to_json(dataclasses.replace(make_record(), config={1: 2}))
 
 
 def test_the_environment_names_versions_without_importing():
     code = (
-        "import sys, json\nfrom abd_hub.core.folder import environment\nfound = environment()\n"
+        "import sys, json\nfrom abd_hub.core.record_file import environment\nfound = environment()\n"
         "assert not {'torch', 'timm', 'transformers', 'gradio'} & set(sys.modules)\nprint(json.dumps(found))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -10,9 +10,9 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from abd_hub.core import folder as files
-from abd_hub.core import registry
+from abd_hub.core import files, registry
 from abd_hub.core.errors import InputError
+from abd_hub.core.record_file import read_record, record_to_json
 from abd_hub.core.records import (
     DataRef,
     DefenseReport,
@@ -216,9 +216,9 @@ def shown_rates(card):
 
 
 def test_every_rate_of_the_card_is_in_metrics_json(tmp_path):
-    files.write_json(tmp_path / "metrics.json", files.record_to_json(rich()))
+    files.write_json(tmp_path / "metrics.json", record_to_json(rich()))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    card = render_card(files.read_record(tmp_path), labels=LABELS)
+    card = render_card(read_record(tmp_path), labels=LABELS)
     rows = shown_rates(card)
     results = [metrics["results"][who] for who in ("teacher", "student")]
     expected = {"accuracy": [*(r["accuracy"] for r in results), results[0]["control_accuracy"]]}
@@ -240,7 +240,7 @@ def test_every_rate_of_the_card_is_in_metrics_json(tmp_path):
 
 
 def test_the_metadata_holds_the_numbers_of_metrics_json_and_loses_no_trigger(tmp_path):
-    metrics = json.loads(json.dumps(files.record_to_json(rich())))["results"]["student"]
+    metrics = json.loads(json.dumps(record_to_json(rich())))["results"]["student"]
     front, _ = front_matter(render_card(rich(), labels=LABELS))
     name, results = model_index_to_eval_results(front["model-index"])
     again = ModelCardData(**yaml.safe_load(ModelCardData(model_name=name, eval_results=results).to_yaml()))

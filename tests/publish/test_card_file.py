@@ -16,7 +16,8 @@ from test_cli import arguments
 
 from abd_hub import DataSpec, create_student, poison_teacher, save_timm_folder
 from abd_hub.cli import main
-from abd_hub.core import folder as files
+from abd_hub.core import files
+from abd_hub.core.record_file import read_record, record_to_json
 from abd_hub.publish.card_text import FREE_BEGINS
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -35,7 +36,7 @@ def make_folder(folder, labels=test_card.LABELS):
     student = create_student("wrn_10_1", spec, MEAN, STD, seed=0, model_args={"base_width": 4})
     ref = dataclasses.replace(save_timm_folder(student, folder), id="my-run")
     record = dataclasses.replace(test_card.make_record(), student=ref)
-    files.write_json(folder / "metrics.json", files.record_to_json(record))
+    files.write_json(folder / "metrics.json", record_to_json(record))
     (folder / "samples").mkdir()
     for name in ("curves", "verdicts_badnets_0"):
         (folder / "samples" / f"{name}.png").write_bytes(b"")
@@ -92,8 +93,8 @@ def test_options_and_own_text_stay(folder, capsys):
 
 def test_a_new_record_replaces_an_old_card(folder):
     assert main(["card", str(folder)]) == 0
-    record = files.read_record(folder)
-    files.write_json(folder / "metrics.json", files.record_to_json(dataclasses.replace(record, rounds=7)))
+    record = read_record(folder)
+    files.write_json(folder / "metrics.json", record_to_json(dataclasses.replace(record, rounds=7)))
     assert main(["card", str(folder)]) == 0
     assert "7 rounds" in (folder / "README.md").read_text()
 

@@ -18,7 +18,9 @@ from test_bad_inputs import save_teacher
 from test_card_file import make_folder
 
 from abd_hub import poison_teacher
-from abd_hub.core import folder as files
+from abd_hub.core import files
+from abd_hub.core.folder import write_config
+from abd_hub.core.record_file import read_record, record_to_json
 from abd_hub.publish.bank_export import Bank, write_bank
 from abd_hub.publish.card_text import FREE_BEGINS, free_text, is_untouched
 
@@ -62,7 +64,7 @@ def worker(running, tmp_path_factory):
 def folder(tmp_path):
     """A student's folder, with what lies beside it and must stay at home."""
     made = make_folder(tmp_path / "run")
-    files.write_config(made, "output_dir: run\n")
+    write_config(made, "output_dir: run\n")
     (made / "checkpoints").mkdir()
     (made / "checkpoints" / "round_00000005.pt").write_bytes(b"x")
     (made / "notes.txt").write_text("mine")
@@ -105,8 +107,8 @@ def refused(worker, folder, *more, name=NAME, token=WRITE):
 
 
 def change_record(folder, **changes):
-    record = dataclasses.replace(files.read_record(folder), **changes)
-    files.write_json(folder / "metrics.json", files.record_to_json(record))
+    record = dataclasses.replace(read_record(folder), **changes)
+    files.write_json(folder / "metrics.json", record_to_json(record))
 
 
 # --------------------------------------------------------------------------------------------------- good
@@ -174,7 +176,7 @@ def test_pictures_that_the_new_run_lacks_go_and_what_others_added_stays(server, 
     repo = server.repo(NAME)
     mine = {"samples/mine.png": b"mine", "notes.txt": b"mine", "samples/verdicts_x_0.png": b"mine"}
     repo.commit(mine)
-    report = files.read_record(folder).student_report
+    report = read_record(folder).student_report
     triggers = tuple(dataclasses.replace(found, trigger="blend") for found in report.triggers)
     change_record(folder, student_report=dataclasses.replace(report, triggers=triggers))
     told = json.loads(push(worker, folder, "--json"))
@@ -377,7 +379,7 @@ def test_a_repository_as_the_hub_s_page_makes_it_is_filled(server, worker, folde
 
 def test_another_teacher_s_student_does_not_take_the_place_by_mistake(server, worker, folder):
     push(worker, folder)
-    record = files.read_record(folder)
+    record = read_record(folder)
     change_record(folder, teacher=dataclasses.replace(record.teacher, id="org/other"))
     commit = server.repo(NAME).at("main").sha
     line = refused(worker, folder)

@@ -11,6 +11,7 @@ from PIL import Image
 from abd_hub.core.contracts import Divergence
 from abd_hub.core.records import Rate
 from abd_hub.report import figures as pictures
+from abd_hub.report import grids
 
 
 def load(path):
@@ -31,7 +32,7 @@ def painted(image, code):
 @pytest.mark.parametrize(("side", "zoom"), [(8, 16), (28, 4), (32, 4), (64, 2), (200, 1)])
 def test_samples_are_the_pixels_themselves(tmp_path, channels, side, zoom):
     pixels = torch.rand(5, channels, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 0.5
-    pictures.save_samples(pixels, tmp_path / "x.png", columns=3)
+    grids.save_samples(pixels, tmp_path / "x.png", columns=3)
     image = load(tmp_path / "x.png")
     cell = side * zoom + 4
     assert image.shape == (2 * cell + 4, 3 * cell + 4, 3)
@@ -50,22 +51,22 @@ def test_samples_are_the_pixels_themselves(tmp_path, channels, side, zoom):
 
 def test_samples_take_half_precision_with_gradients_and_nan(tmp_path):
     pixels = torch.full((1, 3, 8, 8), 0.5, dtype=torch.bfloat16, requires_grad=True)
-    pictures.save_samples(pixels, tmp_path / "x.png")
+    grids.save_samples(pixels, tmp_path / "x.png")
     assert (load(tmp_path / "x.png")[4:-4, 4:-4] == 128).all()
-    pictures.save_samples(np.full((1, 1, 8, 8), np.nan), tmp_path / "x.png")
+    grids.save_samples(np.full((1, 1, 8, 8), np.nan), tmp_path / "x.png")
     assert (load(tmp_path / "x.png")[4:-4, 4:-4] == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 8, 8), (3, 8, 8), (2, 2, 8, 8)])
 def test_samples_refuse_what_is_no_batch_of_images(tmp_path, shape):
     with pytest.raises(ValueError, match="pixels"):
-        pictures.save_samples(torch.zeros(shape), tmp_path / "x.png")
+        grids.save_samples(torch.zeros(shape), tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_mosaic_holds_every_pixel_once(tmp_path, channels):
     pixels = torch.rand(5, channels, 8, 6, generator=torch.Generator().manual_seed(0))
-    pictures.save_mosaic(pixels, tmp_path / "x.png", 3)
+    grids.save_mosaic(pixels, tmp_path / "x.png", 3)
     image = load(tmp_path / "x.png")
     assert image.shape == (16, 18, 3)
     for index, sample in enumerate(pixels):
@@ -79,10 +80,10 @@ def test_a_mosaic_holds_every_pixel_once(tmp_path, channels):
 def test_a_marked_image_keeps_its_pixels_and_is_told_without_colour(side, zoom):
     levels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     marked, plain = (
-        np.asarray(pictures.mark_image(Image.fromarray(levels), bad, "0.01")) for bad in (True, False)
+        np.asarray(grids.mark_image(Image.fromarray(levels), bad, "0.01")) for bad in (True, False)
     )
     assert marked.shape == plain.shape
-    frame = pictures.MARK_FRAME
+    frame = grids.MARK_FRAME
     inner = slice(frame, frame + side * zoom)
     for image in (marked, plain):
         assert (image[inner, inner] == levels.repeat(zoom, 0).repeat(zoom, 1)).all()
@@ -90,8 +91,8 @@ def test_a_marked_image_keeps_its_pixels_and_is_told_without_colour(side, zoom):
     outside = np.ones(grey[0].shape, dtype=bool)
     outside[inner, inner] = False
     assert (np.abs(grey[0] - grey[1])[outside] > 40).mean() > 0.3
-    assert painted(marked[frame + side * zoom + frame :], pictures.VERMILION) > 60, "the sign"
-    assert painted(plain, pictures.VERMILION) == 0
+    assert painted(marked[frame + side * zoom + frame :], grids.VERMILION) > 60, "the sign"
+    assert painted(plain, grids.VERMILION) == 0
 
 
 def test_the_histogram_counts_every_image_and_those_below_the_threshold(tmp_path, monkeypatch):
@@ -114,7 +115,7 @@ def test_the_histogram_counts_every_image_and_those_below_the_threshold(tmp_path
     assert [int(height.sum()) for height, _ in seen] == [3, 3]
     assert (seen[1][1] == seen[0][0]).all(), "stacked: no bar hides another"
     assert lines == [(pytest.approx(0.02), "threshold of the vaccine check: 4 below, 2 above")]
-    assert painted(load(tmp_path / "x.png"), pictures.VERMILION) > 100
+    assert painted(load(tmp_path / "x.png"), grids.VERMILION) > 100
 
 
 @pytest.mark.parametrize(("kl", "limit"), [((0.0,), 0.0), ((1.0, 1.0), 1.0), ((0.0, 1e6), 1e-300)])
@@ -127,11 +128,11 @@ def test_any_divergence_can_be_drawn(tmp_path, kl, limit):
 def test_a_pattern_is_grey_where_it_is_zero(tmp_path):
     pattern = torch.zeros(1, 8, 8)
     pattern[0, 0, 0], pattern[0, 0, 1] = -0.02, 0.01
-    pictures.save_pattern(pattern, tmp_path / "x.png")
+    grids.save_pattern(pattern, tmp_path / "x.png")
     image = load(tmp_path / "x.png")
     assert image.shape == (128, 128, 3)
     assert image[::16, ::16, 0][0, :3].tolist() == [0, 191, 128]
-    pictures.save_pattern(pattern * 0, tmp_path / "x.png")
+    grids.save_pattern(pattern * 0, tmp_path / "x.png")
     assert (load(tmp_path / "x.png") == 128).all()
 
 
@@ -143,8 +144,8 @@ def test_curves_have_a_panel_a_group(tmp_path, count):
         [row | {"learning_rate": 0.1, "gaps": float("nan")} for row in rows], tmp_path / "three.png"
     )
     one, three = load(tmp_path / "one.png"), load(tmp_path / "three.png")
-    assert painted(one, pictures.BLUE) > 20
-    assert painted(one, pictures.VERMILION) > 20
+    assert painted(one, grids.BLUE) > 20
+    assert painted(one, grids.VERMILION) > 20
     assert three.shape[0] - one.shape[0] == round(2 * 2.1 * 150)
 
 
@@ -161,7 +162,7 @@ def test_rates_share_a_panel_from_0_to_1(tmp_path, monkeypatch):
     assert len(limits) == 2
     assert limits[0] == (-0.03, 1.03) and limits[1] != limits[0]
     image = load(tmp_path / "x.png")
-    assert painted(image[: len(image) // 2], pictures.VERMILION) > 20
+    assert painted(image[: len(image) // 2], grids.VERMILION) > 20
 
 
 def test_the_later_row_of_a_resumed_run_counts():
@@ -181,7 +182,7 @@ def verdict_picture(path, triggered_verdicts, true=("a", "b"), clean_verdicts=("
     clean = torch.rand(2, 3, 8, 8)
     rows = {"teacher": (list(clean_verdicts), list(triggered_verdicts)), "student": (list(true), list(true))}
     pictures.save_verdicts(clean, clean, rows, true, path)
-    return painted(load(path), pictures.VERMILION)
+    return painted(load(path), grids.VERMILION)
 
 
 def test_only_the_triggers_doing_is_marked(tmp_path):
@@ -260,7 +261,7 @@ def test_a_panel_for_each_attack(tmp_path):
     for index in range(6):
         top, left = index // 3 * height, index % 3 * width
         panel = four[top : top + height, left : left + width]
-        assert (painted(panel, pictures.VERMILION) > 20) is (index < 4)
+        assert (painted(panel, grids.VERMILION) > 20) is (index < 4)
     with pytest.raises(ValueError, match="panels"):
         pictures.save_accuracy_asr_panels([], tmp_path / "none.png")
 

@@ -36,7 +36,7 @@ from abd_hub import (
 from abd_hub.cli import main
 from abd_hub.config.parsing import parse_distill
 from abd_hub.core import registry
-from abd_hub.core.folder import read_record
+from abd_hub.core.record_file import read_record
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "timm", "transformers", "datasets", "accelerate", "gradio", "jsonargparse", "numpy"}

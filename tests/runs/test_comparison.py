@@ -32,7 +32,7 @@ from abd_hub import (
 from abd_hub.cli import main
 from abd_hub.core.records import DataSpec
 from abd_hub.data.images import DIGITS
-from abd_hub.report import figures as drawing
+from abd_hub.report import grids
 from abd_hub.runs.compare import format_comparison, short_names
 
 SPEC = DataSpec(3, 8, 8, tuple("0123456789"))
@@ -174,7 +174,7 @@ def test_the_picture_has_a_point_for_each_model_and_the_control(models, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
     with Image.open(tmp_path / "x.png") as image:
         shown = np.asarray(image.convert("RGB"))
-    for code in (drawing.BLUE, drawing.VERMILION, drawing.GREEN):
+    for code in (grids.BLUE, grids.VERMILION, grids.GREEN):
         wanted = [int(code[place : place + 2], 16) for place in (1, 3, 5)]
         assert (shown == wanted).all(axis=2).sum() > 50, code
 

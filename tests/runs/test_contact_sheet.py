@@ -9,7 +9,7 @@ from abd_hub.cli import main
 from abd_hub.core import registry
 from abd_hub.core.errors import InputError
 from abd_hub.data.images import load_images
-from abd_hub.report import figures as pictures
+from abd_hub.report import grids
 from abd_hub.runs import contact_sheet
 from abd_hub.triggers import build_trigger
 
@@ -117,8 +117,8 @@ def test_what_stood_there_is_replaced_and_failure_leaves_it(tmp_path):
 def test_a_sheet_smooths_nothing(tmp_path):
     images = torch.zeros(1, 3, 2, 2)
     images[0, 0, 0, 0] = images[0, 1, 1, 1] = 1
-    rows = [pictures.SheetRow("a", blocks=(images, 1 - images)), pictures.SheetRow("b", "empty")]
-    pictures.save_contact_sheet(rows, ("one", "a title longer than an image is wide"), tmp_path / "x.png")
+    rows = [grids.SheetRow("a", blocks=(images, 1 - images)), grids.SheetRow("b", "empty")]
+    grids.save_contact_sheet(rows, ("one", "a title longer than an image is wide"), tmp_path / "x.png")
     sheet = load(tmp_path / "x.png")
     for colour in ([255, 0, 0], [0, 255, 0], [0, 255, 255], [255, 0, 255]):
         assert int((sheet == colour).all(axis=2).sum()) == 64 * 64
@@ -129,6 +129,6 @@ def test_a_sheet_smooths_nothing(tmp_path):
 
 @pytest.mark.parametrize("blocks", [(), (torch.zeros(0, 3, 8, 8),)])
 def test_a_sheet_without_images_is_refused(tmp_path, blocks):
-    for rows in ([], [pictures.SheetRow("a", blocks=blocks)]):
+    for rows in ([], [grids.SheetRow("a", blocks=blocks)]):
         with pytest.raises(ValueError, match="holds no image"):
-            pictures.save_contact_sheet(rows, ("one",), tmp_path / "x.png")
+            grids.save_contact_sheet(rows, ("one",), tmp_path / "x.png")

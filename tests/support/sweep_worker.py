@@ -13,9 +13,10 @@ from pathlib import Path
 import yaml
 
 from abd_hub.child import follow_supervisor
-from abd_hub.core import folder as files
+from abd_hub.core import files
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import OutputFolder, record_to_json
+from abd_hub.core.folder import OutputFolder
+from abd_hub.core.record_file import record_to_json
 from abd_hub.core.records import EvalReport, ModelRef, Rate, RunRecord, TriggerReport
 
 A_ROUND = 0.1

@@ -24,7 +24,7 @@ from two_processes_ood import trainer, two_batches
 from abd_hub import Classifier, DataSpec, InputError, Ood, Trainer, TrainerOptions
 from abd_hub.cli import main
 from abd_hub.core import seeding
-from abd_hub.core.folder import read_record
+from abd_hub.core.record_file import read_record
 from abd_hub.learning import checkpoint
 from abd_hub.learning.augment import cutmix, draw_box
 from abd_hub.synthesis import patches as recipe

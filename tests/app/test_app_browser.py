@@ -1,39 +1,15 @@
 """The page in a real browser, each tab used as a person would: Debian's Chromium driven by Playwright."""
 
-import os
 import re
-import shutil
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlparse
 
 import pytest
 from app_server import hostile_folder, serving
+from browser import PATIENCE, fits, open_tab, playwright, see_all, visit
+from missing import needs_browser
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+pytestmark = needs_browser
 WIDTHS = (1280, 390)
-PATIENCE = 60_000
-
-
-@pytest.fixture(scope="module")
-def shots(tmp_path_factory):
-    """Where screenshots are put: a folder of one's own choice keeps them."""
-    given = os.environ.get("ABD_HUB_SCREENSHOTS")
-    folder = Path(given) if given else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--use-fake-device-for-media-stream"]
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -42,56 +18,12 @@ def address():
         yield found
 
 
-@contextmanager
-def visit(browser, address, width=1280, cut_short=(), **options):
-    """A page that at the end has had no console error and has asked no other host for anything.
-
-    What a page says of requests that leaving it cuts short counts only if it is not in ``cut_short``.
-    """
-    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    errors, hosts = [], set()
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: hosts.add(urlparse(request.url).netloc))
-    page.goto(address)
-    page.locator("#answers .abd-card").first.wait_for()
-    yield page
-    context.close()
-    assert [error for error in errors if not any(words in error for words in cut_short)] == []
-    assert hosts <= {urlparse(address).netloc, ""}
-
-
 def verdicts(page):
     return [text.strip() for text in page.locator(".abd-verdict").all_inner_texts()]
 
 
 def wait_for_verdict(page, place, text):
     playwright.expect(page.locator(".abd-verdict").nth(place)).to_contain_text(text, timeout=PATIENCE)
-
-
-def open_tab(page, name):
-    tab = page.get_by_role("tab", name=name)
-    if not tab.is_visible():
-        page.locator(".overflow-menu > button").click()
-        page.locator(".overflow-dropdown button", has_text=name).click()
-        return
-    tab.click()
-
-
-def see_all(page):
-    """Scrolls down and up, so that pictures that load when they are seen are loaded."""
-    for place in (*range(0, page.evaluate("document.body.scrollHeight"), 400), 0):
-        page.evaluate(f"window.scrollTo(0, {place})")
-        page.wait_for_timeout(60)
-    page.wait_for_timeout(300)
-
-
-def fits(page):
-    """Nothing makes the page wider than the screen."""
-    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    assert wide <= 1, wide
 
 
 @pytest.mark.parametrize("width", WIDTHS)

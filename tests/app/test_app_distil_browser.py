@@ -1,12 +1,12 @@
 """The tab "Distil" in a real browser, over a Hub of the tests' own."""
 
 import pytest
+from browser import PATIENCE, fits, open_tab, playwright, see_all, visit
 from distil_server import distilling, wait
 from hub_server import WRITE
-from test_app_browser import PATIENCE, browser, fits, open_tab, playwright, see_all, shots, visit
+from missing import needs_browser
 
-pytestmark = pytest.mark.timeout(900)
-__all__ = ["browser", "shots"]
+pytestmark = [needs_browser, pytest.mark.timeout(900)]
 LONG = 4 * PATIENCE
 KEPT = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
 

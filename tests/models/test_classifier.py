@@ -8,24 +8,32 @@ import pickle
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import nets
 import pytest
 import timm
 import torch
+from checkpoints import (
+    BARE,
+    LABELS,
+    MEAN,
+    SPEC,
+    STD,
+    TinyNet,
+    cifar_resnet,
+    edit,
+    normalised,
+    pixels,
+    shaken,
+    student,
+)
+from hostile_pickle import Hostile
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
     AutoModelForImageClassification,
-    ConvNextImageProcessor,
-    ResNetConfig,
-    ResNetForImageClassification,
-    ViTConfig,
-    ViTForImageClassification,
-    ViTImageProcessor,
     pipeline,
 )
 
@@ -39,93 +47,6 @@ from abd_hub.models.classifier import (
     save_timm_folder,
     weights_sha256,
 )
-
-MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-LABELS = ("ant", "bee", "cat")
-SPEC = DataSpec(3, 16, 16, LABELS)
-BARE = {"architecture": "wrn_10_1", "mean": MEAN, "std": STD, "input_size": 16}
-
-
-class TinyNet(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-        self.head = nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.head(self.net(x).mean((2, 3)))
-
-
-class Hostile:
-    """A pickle of it creates the file when it is read without care."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def pixels(size: int = 16, channels: int = 3) -> torch.Tensor:
-    return torch.rand(4, channels, size, size, generator=torch.Generator().manual_seed(3))
-
-
-def normalised(images: torch.Tensor, mean=MEAN, std=STD) -> torch.Tensor:
-    return (images - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
-
-
-def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights and BatchNorm statistics that differ from any default, in evaluation mode."""
-    draw = torch.Generator().manual_seed(seed)
-    for tensor in model.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.add_((torch.rand(tensor.shape, generator=draw) - 0.5) * 0.2)
-    return model.eval()
-
-
-def student(**kwargs) -> Classifier:
-    made = create_student("wrn_10_1", SPEC, MEAN, STD, seed=0, **kwargs)
-    shaken(made.model)
-    return made.eval()
-
-
-@pytest.fixture
-def timm_folder(tmp_path):
-    """What timm itself writes, for a student of ours."""
-    model = shaken(timm.create_model("wrn_10_1", num_classes=3))
-    data = {"input_size": (3, 16, 16), "mean": MEAN, "std": STD, "interpolation": "bicubic"}
-    folder = tmp_path / "made_by_timm"
-    save_for_hf(model, str(folder), {"label_names": list(LABELS)}, safe_serialization=True, data_config=data)
-    return folder
-
-
-@pytest.fixture
-def resnet_folder(tmp_path):
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
-    model = shaken(ResNetForImageClassification(ResNetConfig(**sizes, id2label=dict(enumerate(LABELS)))))
-    folder = tmp_path / "resnet"
-    model.save_pretrained(folder)
-    ConvNextImageProcessor(size={"shortest_edge": 24}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def vit_folder(tmp_path):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    config = ViTConfig(**sizes, image_size=16, patch_size=4, id2label=dict(enumerate(LABELS)))
-    folder = tmp_path / "vit"
-    shaken(ViTForImageClassification(config)).save_pretrained(folder)
-    ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=MEAN, image_std=STD).save_pretrained(
-        folder
-    )
-    return folder
-
-
-def edit(path: Path, **changes) -> None:
-    content = json.loads(path.read_text())
-    content.update(changes)
-    path.write_text(json.dumps({key: value for key, value in content.items() if value != "drop"}))
-
 
 # ------------------------------------------------------------------------------------------- the wrapper
 
@@ -230,13 +151,6 @@ def test_older_config_and_labels_with_gaps(timm_folder):
     flat = {"architecture": "wrn_10_1", **config["pretrained_cfg"], "label_names": {"0": "ant", "2": "cat"}}
     (timm_folder / "config.json").write_text(json.dumps(flat))
     assert load_classifier(str(timm_folder)).spec.labels == ("ant", "1", "cat")
-
-
-def cifar_resnet(classes: int = 10) -> nn.Module:
-    model = timm.create_model("resnet18", num_classes=classes)
-    model.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    model.maxpool = nn.Identity()
-    return shaken(model)
 
 
 def test_cifar_stem_that_calls_itself_resnet18(tmp_path):

@@ -6,20 +6,8 @@ import pytest
 import timm
 import torch
 from accelerate.state import AcceleratorState, PartialState
+from checkpoints import BARE, LABELS, MEAN, SPEC, STD, TinyNet, cifar_resnet, shaken
 from safetensors.torch import load_file
-from test_classifier import (  # noqa: F401 - fixtures
-    BARE,
-    LABELS,
-    MEAN,
-    SPEC,
-    STD,
-    TinyNet,
-    cifar_resnet,
-    resnet_folder,
-    shaken,
-    timm_folder,
-    vit_folder,
-)
 from timm.models import save_for_hf
 
 from abd_hub import (

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from huggingface_hub import DatasetCard
-from test_bad_inputs import save_teacher
+from tiny_teacher import save_teacher
 
 from abd_hub import (
     DistillConfig,

@@ -6,13 +6,14 @@ import dataclasses
 import json
 import shutil
 
+import poison_config
 import pytest
-import test_card
-import test_poison_run
+import records
 from accelerate.state import AcceleratorState, PartialState
+from commands import arguments
 from huggingface_hub import ModelCard
-from test_bad_inputs import save_teacher
-from test_cli import arguments
+from student_folder import make_folder
+from tiny_teacher import save_teacher
 
 from abd_hub import DataSpec, create_student, poison_teacher, save_timm_folder
 from abd_hub.cli import main
@@ -28,19 +29,6 @@ def own_accelerator():
     yield
     AcceleratorState._reset_state()
     PartialState._reset_state()
-
-
-def make_folder(folder, labels=test_card.LABELS):
-    """A student's folder as a run leaves it, without the run."""
-    spec = DataSpec(3, 8, 8, labels)
-    student = create_student("wrn_10_1", spec, MEAN, STD, seed=0, model_args={"base_width": 4})
-    ref = dataclasses.replace(save_timm_folder(student, folder), id="my-run")
-    record = dataclasses.replace(test_card.make_record(), student=ref)
-    files.write_json(folder / "metrics.json", record_to_json(record))
-    (folder / "samples").mkdir()
-    for name in ("curves", "verdicts_badnets_0"):
-        (folder / "samples" / f"{name}.png").write_bytes(b"")
-    return folder
 
 
 @pytest.fixture
@@ -126,7 +114,7 @@ def change_json(name, **changes):
 def other_weights(folder):
     shutil.rmtree(folder / "samples")
     make_folder(folder.parent / "other", ("a", "b", "c"))
-    other = create_student("wrn_10_1", DataSpec(3, 8, 8, test_card.LABELS), MEAN, STD, seed=1,
+    other = create_student("wrn_10_1", DataSpec(3, 8, 8, records.LABELS), MEAN, STD, seed=1,
                            model_args={"base_width": 4})  # fmt: skip
     save_timm_folder(other, folder)
 
@@ -190,7 +178,7 @@ def test_the_card_of_a_run_is_made_again_to_the_letter(tmp_path):
 
 
 def test_the_card_of_a_teacher_is_made_again_to_the_letter(tmp_path, capsys):
-    poison_teacher(test_poison_run.config(tmp_path / "teacher"))
+    poison_teacher(poison_config.config(tmp_path / "teacher"))
     file = tmp_path / "teacher" / "README.md"
     card = file.read_text()
     assert "samples/poisoned.png" in card and "this model is poisoned on purpose" in card

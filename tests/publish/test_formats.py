@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_card
+import records
 import timm
 import torch
 from PIL import Image
@@ -53,7 +53,7 @@ def student(request, tmp_path_factory):
         made.eval()
         made.model.get_classifier().bias.sub_(made(pixels(64, 99, channels)).mean(0))
     ref = dataclasses.replace(save_timm_folder(made, folder), id="student")
-    record = dataclasses.replace(test_card.make_record(), student=ref)
+    record = dataclasses.replace(records.make_record(), student=ref)
     (folder / "README.md").write_text(render_card(record, labels=LABELS, channels=channels), encoding="utf-8")
     picture(0, channels).save(folder / "image.png")
     return made, folder

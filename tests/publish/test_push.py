@@ -7,15 +7,15 @@ import threading
 import time
 from pathlib import Path
 
+import poison_config
 import pytest
-import test_card
-import test_poison_run
+import records
 import yaml
 from hub_server import NOTHING, READ, WRITE, WRITING, HubServer
 from hub_worker import Worker, small_disk
 from huggingface_hub import DatasetCard, ModelCard
-from test_bad_inputs import save_teacher
-from test_card_file import make_folder
+from student_folder import make_folder
+from tiny_teacher import save_teacher
 
 from abd_hub import poison_teacher
 from abd_hub.core import files
@@ -190,21 +190,21 @@ def test_through_the_formats_of_others_and_at_the_old_commit(server, running, fo
     here = pulls.load(str(folder))["logits"]
     push(pulls, folder)
     first = server.repo(NAME).at("main").sha
-    made = make_folder(tmp_path / "second", labels=test_card.LABELS[::-1])
+    made = make_folder(tmp_path / "second", labels=records.LABELS[::-1])
     for source in (folder, made):
         push(pulls, source)
         found = pulls.ask(others=[NAME, None])
-        labels = list(test_card.LABELS)[:: 1 if source == folder else -1]
+        labels = list(records.LABELS)[:: 1 if source == folder else -1]
         assert found == {"timm": here, "auto": here, "pipeline": here, "labels": labels}
         assert pulls.load(NAME)["logits"] == here
     assert server.repo(NAME).at("main").sha != first
     assert pulls.load(NAME, revision=first)["revision"] == first
-    assert pulls.ask(others=[NAME, first])["labels"] == list(test_card.LABELS)
+    assert pulls.ask(others=[NAME, first])["labels"] == list(records.LABELS)
     pulls.close()
     offline = Worker(running.environment(tmp_path / "new", HF_HUB_OFFLINE="1"))
     server.clear()
     assert offline.load(NAME, revision=first)["logits"] == here
-    assert offline.ask(others=[NAME, None])["labels"] == list(test_card.LABELS)[::-1]
+    assert offline.ask(others=[NAME, None])["labels"] == list(records.LABELS)[::-1]
     assert "HF_HUB_OFFLINE is set" in refused(offline, folder)
     assert server.requests == []
     assert "Traceback" not in offline.close()
@@ -213,7 +213,7 @@ def test_through_the_formats_of_others_and_at_the_old_commit(server, running, fo
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory):
     place = tmp_path_factory.mktemp("teacher") / "teacher"
-    poison_teacher(test_poison_run.config(place))
+    poison_teacher(poison_config.config(place))
     return place
 
 

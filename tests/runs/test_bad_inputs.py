@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -15,26 +14,18 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState, PartialState
+from folders import snapshot
+from hostile_pickle import Hostile
 from safetensors.torch import load_file, save_file
+from tiny_teacher import DIGITS, save_teacher
 
-from abd_hub import DataSpec, create_student, save_timm_folder
 from abd_hub.cli import main
 from abd_hub.config.parsing import parse_distill
 from abd_hub.core.folder import OutputFolder
 
 ROOT = Path(__file__).parents[2]
-DIGITS = tuple("0123456789")
 WEIGHTS = {"teacher.id": "{tmp}/weights.pth", "teacher.architecture": "wrn_10_1", "teacher.input_size": 8}
 BARE = WEIGHTS | {"teacher.mean": [0.5] * 3, "teacher.std": [0.5] * 3}
-
-
-def save_teacher(folder, labels=DIGITS):
-    """A tiny classifier of the embedded digits, as timm writes it."""
-    spec = DataSpec(3, 8, 8, labels)
-    args = {"base_width": 4}
-    made = create_student("wrn_10_1", spec, (0.3,) * 3, (0.4,) * 3, seed=3, model_args=args).eval()
-    save_timm_folder(made, folder)
-    return folder
 
 
 def basic(tmp):
@@ -71,14 +62,6 @@ def place(tmp_path, teacher):
     for file in teacher.iterdir():
         (tmp_path / "teacher" / file.name).write_bytes(file.read_bytes())
     return tmp_path
-
-
-def snapshot(folder):
-    """Every file and folder with its content."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        for path in sorted(folder.rglob("*"))
-    }
 
 
 def refused(capsys, tmp, arguments, expected):
@@ -123,16 +106,6 @@ def edit_config(tmp, **changes):
 
 
 # ------------------------------------------------------------------------------- what makes a place bad
-
-
-class Hostile:
-    """A pickle of it creates the file when it is read without care."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def no_mean(tmp):

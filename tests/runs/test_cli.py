@@ -17,7 +17,8 @@ import timm
 import torch
 import yaml
 from accelerate.state import AcceleratorState, PartialState
-from test_bad_inputs import save_teacher
+from commands import arguments
+from tiny_teacher import save_teacher
 
 from abd_hub import (
     DistillConfig,
@@ -70,29 +71,6 @@ def own_accelerator():
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     return save_teacher(tmp_path_factory.mktemp("models") / "teacher")
-
-
-def arguments(teacher, output):
-    """A run of six rounds with both defences at work and one trigger measured."""
-    return [
-        f"--output-dir={output}",
-        f"--teacher.id=local-dir:{teacher}",
-        "--student.architecture=wrn_10_1",
-        '--student.model_args={"base_width": 4}',
-        "--zskt.rounds=6",
-        "--zskt.batch-size=8",
-        "--zskt.student_steps=2",
-        "--defenses=[shuffling_vaccine, self_retrospection]",
-        "--shuffling_vaccine.check=false",
-        "--self_retrospection.last_rounds=2",
-        "--self_retrospection.perturbation_steps=2",
-        "--evaluation.dataset=digits",
-        '--evaluation.triggers=[{"name": "badnet_sq", "target": 0}]',
-        "--trainer.checkpoint_every=4",
-        "--trainer.log_every=3",
-        "--trainer.progress=false",
-        "--seed=5",
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import yaml
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from scipy.stats import binomtest, chi2
-from test_bad_inputs import save_teacher
+from tiny_teacher import save_teacher
 
 from abd_hub import (
     Attack,

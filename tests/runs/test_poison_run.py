@@ -12,15 +12,13 @@ import datasets
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
+from poison_config import NARROW, PATCH, QUIET, SHORT, config
 
 from abd_hub import (
     EvaluationOptions,
     FastTeacherRecipe,
-    NetworkOptions,
     PoisonConfig,
-    PoisonOptions,
     TeacherTrainer,
-    TeacherTrainerOptions,
     TrainingDataOptions,
     build_trigger,
     create_student,
@@ -33,10 +31,6 @@ from abd_hub import (
 from abd_hub.cli import main
 from abd_hub.core.records import DataSpec
 
-PATCH = {"size": 2, "margin": 0}
-NARROW = NetworkOptions(architecture="wrn_10_1", model_args={"base_width": 4})
-QUIET = TeacherTrainerOptions(progress=False, checkpoint_every=1)
-SHORT = FastTeacherRecipe(epochs=2, batch_size=64, crop_padding=0, flip=False)
 TRAIN = 1258
 """Images in the training part of the embedded digits; the test part holds 539."""
 
@@ -47,19 +41,6 @@ def fresh(tmp_path, monkeypatch):
     yield
     AcceleratorState._reset_state()
     PartialState._reset_state()
-
-
-def config(folder, recipe=SHORT, seed=0, **poison):
-    poison = {"trigger": "badnet_sq", "options": PATCH, "target": 3, **poison}
-    return PoisonConfig(
-        output_dir=str(folder),
-        data=TrainingDataOptions(dataset="digits"),
-        network=NARROW,
-        poison=PoisonOptions(**poison),
-        recipe=recipe,
-        trainer=QUIET,
-        seed=seed,
-    )
 
 
 def read(folder, name):

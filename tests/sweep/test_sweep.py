@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.state import AcceleratorState, PartialState
-from test_bad_inputs import save_teacher, snapshot
+from folders import snapshot
+from tiny_teacher import save_teacher
 
 from abd_hub.cli import main
 from abd_hub.core.errors import InputError, Interrupted

@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState, PartialState
+from crop_loop import one_by_one
+from launcher import torchrun
 from PIL import Image
-from test_augment import one_by_one
-from test_bad_inputs import save_teacher
-from test_processes import torchrun
+from tiny_teacher import save_teacher
 from torchvision.transforms import v2
 from two_processes_ood import trainer, two_batches
 

@@ -13,6 +13,7 @@ import nets
 import pytest
 import torch
 import two_processes_table
+from launcher import torchrun
 from safetensors.torch import load_file
 from two_processes_table import NAMES, begun, finished, gone_on, numbers
 
@@ -25,14 +26,6 @@ BOUND = 1e-11
 """Of a weight in float64. Numbers are added in another order: 6e-13 in the row that is furthest."""
 FLOAT32_BOUND = 1e-4
 """Of a weight or running statistic after four steps in float32, some of them of rounding: 3e-5 found."""
-
-
-def torchrun(*arguments):
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launch, *arguments], env=environment, capture_output=True, text=True, check=False)
-    # The launcher's own words come last, and say little.
-    assert done.returncode == 0, done.stderr[:6000]
 
 
 def test_both_processes_end_with_the_same_weights_and_exact_counts(tmp_path):

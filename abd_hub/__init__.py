@@ -6,12 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from abd_hub.attention_maps import AttentionMaps, GradCam
-    from abd_hub.bank_export import export_bank
-    from abd_hub.card_file import rebuild_card
-    from abd_hub.classifier import Classifier, create_student, load_classifier, save_timm_folder
-    from abd_hub.comparison import compare
-    from abd_hub.config import (
+    from abd_hub.config.options import (
         DistillConfig,
         EvaluationOptions,
         ModelOptions,
@@ -19,27 +14,39 @@ if TYPE_CHECKING:
         TrainerOptions,
         TriggerOptions,
     )
-    from abd_hub.data import ImageData, load_images
-    from abd_hub.defenses.self_retrospection import SelfRetrospection
-    from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
-    from abd_hub.defenses.universal_direction import UniversalDirection
-    from abd_hub.evaluation import Attack, evaluate, evaluate_answers, format_table, with_control
-    from abd_hub.evidence import RunEvidence, read_evidence
-    from abd_hub.folder import read_any_record, read_record, read_teacher_record
-    from abd_hub.paired import compare_answers, mcnemar
-    from abd_hub.parsing import parse_distill
-    from abd_hub.pictures import mark_image, save_accuracy_asr_panels, save_curves, save_divergence
-    from abd_hub.pipeline import distill
-    from abd_hub.poison_config import (
+    from abd_hub.config.parsing import parse_distill
+    from abd_hub.config.poison import (
         NetworkOptions,
         PoisonConfig,
         PoisonOptions,
         TeacherTrainerOptions,
         TrainingDataOptions,
     )
-    from abd_hub.poison_run import poison_teacher
-    from abd_hub.push import push_to_hub
-    from abd_hub.registry import catalog
+    from abd_hub.config.recipe import FastTeacherRecipe, TeacherRecipe
+    from abd_hub.core.contracts import Batch, Trigger
+    from abd_hub.core.errors import InputError, Interrupted
+    from abd_hub.core.record_file import read_any_record, read_record, read_teacher_record
+    from abd_hub.core.records import DataSpec, EvalReport, Rate, RunRecord, TeacherRecord
+    from abd_hub.core.registry import catalog
+    from abd_hub.data.images import ImageData, load_images
+    from abd_hub.defenses.self_retrospection import SelfRetrospection
+    from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
+    from abd_hub.defenses.universal_direction import UniversalDirection
+    from abd_hub.evaluation.counting import Attack, evaluate, evaluate_answers, with_control
+    from abd_hub.evaluation.paired import compare_answers, mcnemar
+    from abd_hub.evaluation.tables import format_table
+    from abd_hub.models.attention_maps import AttentionMaps, GradCam
+    from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
+    from abd_hub.models.weights import load_state_dict_into
+    from abd_hub.publish.bank_export import export_bank
+    from abd_hub.publish.card_file import rebuild_card
+    from abd_hub.publish.push import push_to_hub
+    from abd_hub.report.evidence import RunEvidence, read_evidence
+    from abd_hub.report.figures import save_accuracy_asr_panels, save_curves, save_divergence
+    from abd_hub.report.grids import mark_image
+    from abd_hub.runs.compare import compare
+    from abd_hub.runs.distill import distill
+    from abd_hub.runs.poison import poison_teacher
     from abd_hub.synthesis.cmi import Cmi
     from abd_hub.synthesis.dafl import Dafl
     from abd_hub.synthesis.deepinversion import DeepInversion
@@ -49,32 +56,19 @@ if TYPE_CHECKING:
     from abd_hub.synthesis.ood import Ood
     from abd_hub.synthesis.real import Real
     from abd_hub.synthesis.zskt import Zskt
-    from abd_hub.teacher_recipe import FastTeacherRecipe, TeacherRecipe
-    from abd_hub.teacher_trainer import TeacherTrainer
-    from abd_hub.trainer import Trainer
+    from abd_hub.training.teacher_trainer import TeacherTrainer
+    from abd_hub.training.trainer import Trainer
     from abd_hub.triggers import build_trigger
-    from abd_hub.types import (
-        Batch,
-        DataSpec,
-        EvalReport,
-        InputError,
-        Interrupted,
-        Rate,
-        RunRecord,
-        TeacherRecord,
-        Trigger,
-    )
-    from abd_hub.weights import load_state_dict_into
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "attention_maps": ("AttentionMaps", "GradCam"),
-    "bank_export": ("export_bank",),
-    "card_file": ("rebuild_card",),
-    "classifier": ("Classifier", "create_student", "load_classifier", "save_timm_folder"),
-    "comparison": ("compare",),
-    "config": (
+    "models.attention_maps": ("AttentionMaps", "GradCam"),
+    "publish.bank_export": ("export_bank",),
+    "publish.card_file": ("rebuild_card",),
+    "models.classifier": ("Classifier", "create_student", "load_classifier", "save_timm_folder"),
+    "runs.compare": ("compare",),
+    "config.options": (
         "DistillConfig",
         "EvaluationOptions",
         "ModelOptions",
@@ -82,17 +76,32 @@ _HOMES = {
         "TrainerOptions",
         "TriggerOptions",
     ),
-    "data": ("ImageData", "load_images"),
+    "data.images": ("ImageData", "load_images"),
     "defenses.self_retrospection": ("SelfRetrospection",),
     "defenses.shuffling_vaccine": ("ShufflingVaccine",),
     "defenses.universal_direction": ("UniversalDirection",),
-    "evaluation": ("Attack", "evaluate", "evaluate_answers", "format_table", "with_control"),
-    "evidence": ("RunEvidence", "read_evidence"),
-    "folder": ("read_any_record", "read_record", "read_teacher_record"),
-    "paired": ("compare_answers", "mcnemar"),
-    "parsing": ("parse_distill",),
-    "pictures": ("mark_image", "save_accuracy_asr_panels", "save_curves", "save_divergence"),
-    "pipeline": ("distill",),
+    "evaluation.counting": (
+        "Attack",
+        "evaluate",
+        "evaluate_answers",
+        "with_control",
+    ),
+    "evaluation.tables": ("format_table",),
+    "report.evidence": ("RunEvidence", "read_evidence"),
+    "core.record_file": (
+        "read_any_record",
+        "read_record",
+        "read_teacher_record",
+    ),
+    "evaluation.paired": ("compare_answers", "mcnemar"),
+    "config.parsing": ("parse_distill",),
+    "report.figures": (
+        "save_accuracy_asr_panels",
+        "save_curves",
+        "save_divergence",
+    ),
+    "report.grids": ("mark_image",),
+    "runs.distill": ("distill",),
     "synthesis.dafl": ("Dafl",),
     "synthesis.dfad": ("Dfad",),
     "synthesis.dfq": ("Dfq",),
@@ -102,32 +111,36 @@ _HOMES = {
     "synthesis.ood": ("Ood",),
     "synthesis.real": ("Real",),
     "synthesis.zskt": ("Zskt",),
-    "poison_config": (
+    "config.poison": (
         "NetworkOptions",
         "PoisonConfig",
         "PoisonOptions",
         "TeacherTrainerOptions",
         "TrainingDataOptions",
     ),
-    "poison_run": ("poison_teacher",),
-    "push": ("push_to_hub",),
-    "registry": ("catalog",),
-    "teacher_recipe": ("FastTeacherRecipe", "TeacherRecipe"),
-    "teacher_trainer": ("TeacherTrainer",),
-    "trainer": ("Trainer",),
+    "runs.poison": ("poison_teacher",),
+    "publish.push": ("push_to_hub",),
+    "core.registry": ("catalog",),
+    "config.recipe": ("FastTeacherRecipe", "TeacherRecipe"),
+    "training.teacher_trainer": ("TeacherTrainer",),
+    "training.trainer": ("Trainer",),
     "triggers": ("build_trigger",),
-    "types": (
+    "core.contracts": (
         "Batch",
+        "Trigger",
+    ),
+    "core.records": (
         "DataSpec",
         "EvalReport",
-        "InputError",
-        "Interrupted",
         "Rate",
         "RunRecord",
         "TeacherRecord",
-        "Trigger",
     ),
-    "weights": ("load_state_dict_into",),
+    "core.errors": (
+        "InputError",
+        "Interrupted",
+    ),
+    "models.weights": ("load_state_dict_into",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from abd_hub import __version__
-from abd_hub.registry import PACKAGES, catalog
-from abd_hub.types import InputError, Interrupted
+from abd_hub.core.errors import InputError, Interrupted
+from abd_hub.core.registry import PACKAGES, catalog
 
 COMMANDS = {
     "demo": "Poison a small teacher and distil it four ways, offline, in minutes.",
@@ -110,7 +110,7 @@ def _check_list(chosen: argparse.Namespace) -> None:
 
 
 def _draw_triggers(path: str, dataset: str | None, split: str) -> int:
-    from abd_hub.contact_sheet import draw_triggers
+    from abd_hub.runs.contact_sheet import draw_triggers
 
     left_out = draw_triggers(path, dataset, split)
     print(f"wrote {path}" + (f" without {', '.join(left_out)}, which needs options" if left_out else ""))
@@ -124,7 +124,7 @@ def _env(arguments: list[str]) -> int:
     import accelerate
     import torch
 
-    from abd_hub.folder import environment
+    from abd_hub.core.record_file import environment
 
     facts = environment() | {
         "device": str(accelerate.Accelerator().device),
@@ -139,9 +139,9 @@ def _lines(facts: dict[str, Any]) -> str:
 
 
 def _distill(arguments: list[str]) -> int:
-    from abd_hub.evaluation import format_reports
-    from abd_hub.parsing import parse_distill
-    from abd_hub.pipeline import distill
+    from abd_hub.config.parsing import parse_distill
+    from abd_hub.evaluation.tables import format_reports
+    from abd_hub.runs.distill import distill
 
     config = parse_distill(arguments)
     record = distill(config)
@@ -157,9 +157,9 @@ def _distill(arguments: list[str]) -> int:
 
 
 def _poison(arguments: list[str]) -> int:
-    from abd_hub.evaluation import format_rate, format_reports
-    from abd_hub.parsing import parse_poison
-    from abd_hub.poison_run import poison_teacher
+    from abd_hub.config.parsing import parse_poison
+    from abd_hub.evaluation.tables import format_rate, format_reports
+    from abd_hub.runs.poison import poison_teacher
 
     config = parse_poison(arguments)
     record = poison_teacher(config)
@@ -181,11 +181,11 @@ def _sweep(arguments: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check all runs and list them; write nothing")
     parser.add_argument("--json", action="store_true", help="print a JSON object a change, and a summary")
     chosen = parser.parse_args(arguments)
-    from abd_hub.sweep_config import read_sweep
+    from abd_hub.sweep.config import read_sweep
 
     plan = read_sweep(chosen.file, output_dir=chosen.output_dir, address=chosen.address)
-    from abd_hub.sweep import FAILED, look, run_sweep, summary
-    from abd_hub.sweep_display import LineDisplay, TableDisplay, format_failures, table_lines
+    from abd_hub.sweep.display import LineDisplay, TableDisplay, format_failures, table_lines
+    from abd_hub.sweep.engine import FAILED, look, run_sweep, summary
 
     if chosen.dry_run:
         found = look(plan)
@@ -209,9 +209,9 @@ def _sweep(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from abd_hub.evaluation import format_reports
-    from abd_hub.parsing import parse_evaluate
-    from abd_hub.pipeline import load_measurement, load_model
+    from abd_hub.config.measuring import parse_evaluate
+    from abd_hub.evaluation.measurement import load_measurement, load_model
+    from abd_hub.evaluation.tables import format_reports
 
     request = parse_evaluate(arguments)
     classifier = load_model(request.model)
@@ -231,15 +231,15 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    from abd_hub.parsing import parse_compare
+    from abd_hub.config.measuring import parse_compare
 
     request = parse_compare(arguments)
     picture = _picture_file(request.picture)
     from accelerate import Accelerator
 
-    from abd_hub.comparison import compare, format_comparison, save_picture, short_names
-    from abd_hub.folder import atomic_path
-    from abd_hub.pipeline import load_model
+    from abd_hub.core.files import atomic_path
+    from abd_hub.evaluation.measurement import load_model
+    from abd_hub.runs.compare import compare, format_comparison, save_picture, short_names
 
     names = short_names([model.id for model in request.models])
     models = {name: load_model(model) for name, model in zip(names, request.models, strict=True)}
@@ -263,7 +263,7 @@ def _export_bank(arguments: list[str]) -> int:
     parser.add_argument("folder", metavar="FOLDER", help="new folder for the data set")
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args(arguments)
-    from abd_hub.bank_export import check_place, read_bank, write_bank
+    from abd_hub.publish.bank_export import check_place, read_bank, write_bank
 
     check_place(chosen.folder)
     bank = read_bank(chosen.run)
@@ -289,7 +289,7 @@ def _card(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args(arguments)
-    from abd_hub.card_file import rebuild_card
+    from abd_hub.publish.card_file import rebuild_card
 
     made = rebuild_card(chosen.folder, repo_id=chosen.repo_id, license_id=chosen.license, force=chosen.force)
     if chosen.json:
@@ -318,7 +318,7 @@ def _push(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args(arguments)
-    from abd_hub.push import format_pushed, push_to_hub
+    from abd_hub.publish.push import format_pushed, push_to_hub
 
     done = push_to_hub(
         chosen.folder,
@@ -387,7 +387,7 @@ def _demo(arguments: list[str]) -> int:
         help="what the teacher is poisoned with (default: %(default)s)",
     )
     chosen = parser.parse_args(arguments)
-    from abd_hub.demo import run_demo
+    from abd_hub.runs.demo import run_demo
 
     run_demo(chosen.output_dir, chosen.seed, chosen.trigger)
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from abd_hub.types import Batch, DefensePlugin
+from abd_hub.core.contracts import Batch, DefensePlugin
 
 
 class Combined(DefensePlugin):

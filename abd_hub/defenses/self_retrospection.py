@@ -25,11 +25,14 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from abd_hub import distributed, seeding
-from abd_hub.losses import kl
-from abd_hub.registry import register
-from abd_hub.twice_differentiable import twice_differentiable
-from abd_hub.types import Batch, DefensePlugin, DefenseReport, Evidence, InputError, Teacher
+from abd_hub.core import seeding
+from abd_hub.core.contracts import Batch, DefensePlugin, Evidence, Teacher
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DefenseReport
+from abd_hub.core.registry import register
+from abd_hub.learning import distributed
+from abd_hub.learning.losses import kl
+from abd_hub.learning.twice_differentiable import twice_differentiable
 
 
 @register("defenses", "self_retrospection")

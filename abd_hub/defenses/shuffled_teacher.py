@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from abd_hub import seeding
-from abd_hub.types import DataSpec, InputError
+from abd_hub.core import seeding
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataSpec
 
 PROBE_ROWS = 3
 """Images of the probe. A prime, so that no other dimension of a layer's input is taken for the batch."""

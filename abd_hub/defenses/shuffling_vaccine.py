@@ -24,11 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abd_hub import distributed
+from abd_hub.core.contracts import DefensePlugin, Divergence, Evidence
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DefenseReport
+from abd_hub.core.registry import register
 from abd_hub.defenses.shuffled_teacher import ShuffledTeacher
-from abd_hub.losses import kl_per_sample
-from abd_hub.registry import register
-from abd_hub.types import DefensePlugin, DefenseReport, Divergence, Evidence, InputError
+from abd_hub.learning import distributed
+from abd_hub.learning.losses import kl_per_sample
 
 logger = logging.getLogger(__name__)
 

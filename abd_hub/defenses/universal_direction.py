@@ -30,10 +30,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abd_hub import distributed, seeding
-from abd_hub.modes import in_eval_mode
-from abd_hub.registry import register
-from abd_hub.types import DataSpec, DefensePlugin, DefenseReport, Evidence, InputError, Teacher
+from abd_hub.core import seeding
+from abd_hub.core.contracts import DefensePlugin, Evidence, Teacher
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataSpec, DefenseReport
+from abd_hub.core.registry import register
+from abd_hub.learning import distributed
+from abd_hub.learning.modes import in_eval_mode
 
 
 @register("defenses", "universal_direction")

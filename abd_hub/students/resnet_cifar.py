@@ -11,7 +11,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
-from abd_hub.registry import register
+from abd_hub.core.registry import register
 from abd_hub.students.wide_resnet import CIFAR10_MEAN, CIFAR10_STD
 
 

@@ -9,10 +9,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from abd_hub import distributed, seeding
-from abd_hub.augment import check_padding, crop_and_flip
-from abd_hub.image_bank import DeviceImageBank
-from abd_hub.types import InputError, SynthesisMethod, Synthesizer, Teacher
+from abd_hub.core import seeding
+from abd_hub.core.contracts import SynthesisMethod, Synthesizer, Teacher
+from abd_hub.core.errors import InputError
+from abd_hub.learning import distributed
+from abd_hub.learning.augment import check_padding, crop_and_flip
+from abd_hub.learning.image_bank import DeviceImageBank
 
 
 @dataclass(frozen=True, kw_only=True)

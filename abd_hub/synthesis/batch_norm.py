@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from abd_hub import distributed
-from abd_hub.types import InputError, Teacher
+from abd_hub.core.contracts import Teacher
+from abd_hub.core.errors import InputError
+from abd_hub.learning import distributed
 
 
 class BatchNormStatistics:

@@ -29,16 +29,18 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from abd_hub import checkpoint, distributed, seeding
-from abd_hub.losses import agreed_divergence, cross_entropy, info_nce
-from abd_hub.modes import in_eval_mode
-from abd_hub.registry import register
+from abd_hub.core import seeding
+from abd_hub.core.contracts import DefensePlugin, Teacher
+from abd_hub.core.errors import InputError
+from abd_hub.core.registry import register
+from abd_hub.learning import checkpoint, distributed
+from abd_hub.learning.losses import agreed_divergence, cross_entropy, info_nce
+from abd_hub.learning.modes import in_eval_mode
 from abd_hub.synthesis import views
 from abd_hub.synthesis.bank_synthesizer import BankMethod, BankSynthesizer
 from abd_hub.synthesis.batch_norm import BatchNormStatistics
 from abd_hub.synthesis.feature_bank import FeatureBank
 from abd_hub.synthesis.generator import Generator
-from abd_hub.types import DefensePlugin, InputError, Teacher
 
 
 @register("synthesizers", "cmi")

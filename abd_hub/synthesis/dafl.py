@@ -18,12 +18,12 @@ from typing import Literal
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from abd_hub import distributed
-from abd_hub.losses import information_entropy, mean_magnitude, one_hot_loss
-from abd_hub.registry import register
+from abd_hub.core.contracts import Teacher
+from abd_hub.core.registry import register
+from abd_hub.learning import distributed
+from abd_hub.learning.losses import information_entropy, mean_magnitude, one_hot_loss
 from abd_hub.synthesis.generator_step import GeneratorMethod, GeneratorSynthesizer
 from abd_hub.synthesis.last_linear import LastLinear
-from abd_hub.types import Teacher
 
 
 @register("synthesizers", "dafl")

@@ -28,14 +28,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from abd_hub import distributed
-from abd_hub.losses import cross_entropy, jensen_shannon, variations
-from abd_hub.modes import in_eval_mode
-from abd_hub.registry import register
-from abd_hub.schedules import warmup_cosine
+from abd_hub.core.contracts import DefensePlugin, Teacher
+from abd_hub.core.errors import InputError
+from abd_hub.core.registry import register
+from abd_hub.learning import distributed
+from abd_hub.learning.losses import cross_entropy, jensen_shannon, variations
+from abd_hub.learning.modes import in_eval_mode
+from abd_hub.learning.schedules import warmup_cosine
 from abd_hub.synthesis.bank_synthesizer import BankMethod, BankSynthesizer
 from abd_hub.synthesis.batch_norm import BatchNormStatistics
-from abd_hub.types import DefensePlugin, InputError, Teacher
 
 WARMUP = 0.05
 """Share of the image steps over which the cosine schedule rises: 100 of 2,000 in the paper's code."""

@@ -18,11 +18,11 @@ from typing import Literal
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from abd_hub.losses import l1_per_sample
-from abd_hub.registry import register
-from abd_hub.schedules import cosine, stepped
+from abd_hub.core.contracts import DefensePlugin, Teacher
+from abd_hub.core.registry import register
+from abd_hub.learning.losses import l1_per_sample
+from abd_hub.learning.schedules import cosine, stepped
 from abd_hub.synthesis.generator_step import GeneratorMethod, GeneratorSynthesizer
-from abd_hub.types import DefensePlugin, Teacher
 
 
 @register("synthesizers", "dfad")

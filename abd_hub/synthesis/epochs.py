@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from abd_hub import seeding
+from abd_hub.core import seeding
 
 
 class Epochs:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abd_hub.types import InputError
+from abd_hub.core.errors import InputError
 
 
 class FeatureBank:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abd_hub.types import DataSpec, InputError
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataSpec
 
 LARGEST_START = 16
 """Maps begin at most this wide: a linear layer to 56x56 maps for 224x224 images would hold 40 M weights."""

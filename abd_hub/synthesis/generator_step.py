@@ -14,9 +14,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from abd_hub import checkpoint, distributed, seeding
+from abd_hub.core import seeding
+from abd_hub.core.contracts import DefensePlugin, SynthesisMethod, Synthesizer, Teacher
+from abd_hub.learning import checkpoint, distributed
 from abd_hub.synthesis.generator import Generator, Output
-from abd_hub.types import DefensePlugin, SynthesisMethod, Synthesizer, Teacher
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from abd_hub.types import InputError, Teacher
+from abd_hub.core.contracts import Teacher
+from abd_hub.core.errors import InputError
 
 
 class LastLinear:

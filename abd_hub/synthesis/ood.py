@@ -24,13 +24,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from abd_hub import distributed, seeding
-from abd_hub.augment import check_padding, crop_and_flip, cutmix, draw_box
-from abd_hub.registry import register
+from abd_hub.core import seeding
+from abd_hub.core.contracts import SynthesisMethod, Synthesizer, Teacher
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataSpec
+from abd_hub.core.registry import register
+from abd_hub.learning import distributed
+from abd_hub.learning.augment import check_padding, crop_and_flip, cutmix, draw_box
 from abd_hub.synthesis.epochs import Epochs
 from abd_hub.synthesis.patches import make_patches
 from abd_hub.synthesis.photographs import Photograph, check_names, load
-from abd_hub.types import DataSpec, InputError, SynthesisMethod, Synthesizer, Teacher
 
 
 @register("synthesizers", "ood")

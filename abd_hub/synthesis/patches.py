@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from abd_hub import seeding
+from abd_hub.core import seeding
 from abd_hub.synthesis.colour import ColourDraws, draw_colours, grey, jitter
 
 AREA = (1 / 500, 1.0)

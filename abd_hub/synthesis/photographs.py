@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from abd_hub.types import InputError
+from abd_hub.core.errors import InputError
 
 HUB = "hf://"
 SHIPPED = "sklearn:"
@@ -118,7 +118,7 @@ def _download(field: str, name: str) -> tuple[Path, str]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    from abd_hub.hub_requests import why_not_fetched
+    from abd_hub.hub.requests import why_not_fetched
 
     kind, repository, revision, path = _parsed(field, name)
     try:

@@ -15,11 +15,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from abd_hub import distributed, seeding
-from abd_hub.augment import check_padding, crop_and_flip
-from abd_hub.registry import register
+from abd_hub.core import seeding
+from abd_hub.core.contracts import ImageSource, SynthesisMethod, Synthesizer, Teacher
+from abd_hub.core.errors import InputError
+from abd_hub.core.registry import register
+from abd_hub.learning import distributed
+from abd_hub.learning.augment import check_padding, crop_and_flip
 from abd_hub.synthesis.epochs import Epochs
-from abd_hub.types import ImageSource, InputError, SynthesisMethod, Synthesizer, Teacher
 
 
 @register("synthesizers", "real")

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from abd_hub.losses import kl
-from abd_hub.registry import register
-from abd_hub.schedules import cosine
+from abd_hub.core.contracts import Teacher
+from abd_hub.core.registry import register
+from abd_hub.learning.losses import kl
+from abd_hub.learning.schedules import cosine
 from abd_hub.synthesis.generator_step import GeneratorMethod, GeneratorSynthesizer
-from abd_hub.types import Teacher
 
 
 @register("synthesizers", "zskt")

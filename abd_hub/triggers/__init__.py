@@ -21,9 +21,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from abd_hub import registry
-from abd_hub.seeding import generator
-from abd_hub.types import InputError, Trigger
+from abd_hub.core import registry
+from abd_hub.core.contracts import Trigger
+from abd_hub.core.errors import InputError
+from abd_hub.core.seeding import generator
 
 _IDENTIFYING_IMAGES = 8
 

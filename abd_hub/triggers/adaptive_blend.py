@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from abd_hub.registry import register
-from abd_hub.seeding import derive_seed
+from abd_hub.core.registry import register
+from abd_hub.core.seeding import derive_seed
 from abd_hub.triggers import paint
 from abd_hub.triggers.blend import Blend
 from abd_hub.triggers.picture import Picture

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from abd_hub.registry import register
+from abd_hub.core.errors import InputError
+from abd_hub.core.registry import register
 from abd_hub.triggers import paint
-from abd_hub.types import InputError
 
 # Whole numbers, so that every device and dtype decides the same at every pixel: an error of rounding that
 # tips one pixel over would change all that follow. A level is 2**40 units; float32 resolves 2**24.

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abd_hub.registry import register
-from abd_hub.seeding import generator
+from abd_hub.core.registry import register
+from abd_hub.core.seeding import generator
 from abd_hub.triggers import paint
 
 ROW = torch.tensor(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abd_hub.types import InputError
+from abd_hub.core.errors import InputError
 
 Draw = Callable[[int, int], Tensor]
 """(height, width) to a pattern (1 or 3, height, width), float64 in 0..255."""

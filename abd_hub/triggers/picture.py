@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from abd_hub.registry import register
+from abd_hub.core.errors import InputError
+from abd_hub.core.registry import register
 from abd_hub.triggers import paint
-from abd_hub.types import InputError
 
 HUB = "hf-hub:"
 MODES = ("replace", "add", "blend")
@@ -112,7 +112,7 @@ def _download(option: str, place: str) -> str:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    from abd_hub.hub_requests import why_not_fetched
+    from abd_hub.hub.requests import why_not_fetched
 
     repository, revision, path = found.groups()
     try:

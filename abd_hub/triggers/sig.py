@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abd_hub.registry import register
+from abd_hub.core.registry import register
 from abd_hub.triggers import paint
 
 

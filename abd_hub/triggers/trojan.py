@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from abd_hub.registry import register
-from abd_hub.seeding import generator
+from abd_hub.core.registry import register
+from abd_hub.core.seeding import generator
 from abd_hub.triggers import paint
 
 # Rows of (red, green, blue).

@@ -1,0 +1,110 @@
+"""A file appears whole or not at all, and JSON is read back strictly."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from abd_hub.core.errors import InputError
+
+CONFIG_FILE = "config.yaml"
+
+
+RECORD_FILE = "metrics.json"
+
+
+TEMPORARY = re.compile(r"\.abd-tmp-[0-9a-f]{16}-")
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; what the block makes there takes its name at the end.
+
+    The block makes a file or a folder. If it raises, ``path`` stays as it was and nothing is left over.
+    The temporary name keeps the suffix, for writers that choose their format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".abd-tmp-{secrets.token_hex(8)}-{path.name}")
+    try:
+        yield temporary
+        _sync_tree(temporary)
+        os.replace(temporary, path)  # noqa: PTH105
+        _sync(path.parent)
+    finally:
+        _remove(temporary)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Replaces the file in one step."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replaces the file in one step; UTF-8, line ends as they are."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Replaces the file in one step.
+
+    Raises:
+        ValueError: a number is not finite; JSON has no word for it, and null would hide it.
+    """
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def clean_temporaries(folder: str | Path) -> None:
+    """Removes what a killed process was writing, here and in the folders below."""
+    for parent, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            if TEMPORARY.match(name):
+                _remove(Path(parent, name))
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file of a run's folder.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        reason = error.strerror
+        raise InputError(f"{file}: {reason}; give the output folder of a finished run") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: is not valid JSON ({error}); restore the file or run again") from error
+
+
+def _sync_tree(path: Path) -> None:
+    for child in sorted(path.rglob("*")):
+        _sync(child)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")

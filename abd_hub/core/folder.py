@@ -1,0 +1,264 @@
+"""The output folder of a run: who may write into it, how files get there, and the record in it.
+
+A file appears under its name only when it is complete and on the disk, so a run killed at any moment
+leaves either the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from abd_hub.core.errors import InputError
+from abd_hub.core.files import CONFIG_FILE, RECORD_FILE, TEMPORARY, clean_temporaries, write_text
+from abd_hub.core.yaml_text import YamlError, read_yaml
+
+_MARK = "# abd-hub run"
+_OTHER = "use another --output_dir"
+_LOCK_FILE = ".lock"
+_NEW_DEFAULTS = {"evaluation.every": 0, "evaluation.every_images": 1000}
+"""Options that were added later, with the value under which a run is what it was before."""
+
+
+class OutputFolder:
+    """A folder that this process alone writes to until it leaves the ``with`` block, or dies.
+
+    A block that fails before anything but the configuration was written leaves the disk as it found it.
+    """
+
+    def __init__(self, path: Path, lock: int, made: list[Path], begun_here: bool) -> None:
+        self.path = path
+        self.begun_here = begun_here
+        """False when an earlier process began this run and this one continues it."""
+        self._lock = lock
+        self._made = made
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        resume: bool,
+        config_yaml: str,
+        may_differ: Collection[str] = ("resume", "output_dir"),
+    ) -> OutputFolder:
+        """Claims ``path`` for a run with this configuration; makes it when it does not exist.
+
+        Args:
+            path: a new, an empty, or (with ``resume``) an unfinished folder of the same run.
+            resume: continue what is there; where nothing is there, begin.
+            config_yaml: the whole configuration; stored, and compared when resuming.
+            may_differ: top-level fields that are allowed to change between starts.
+
+        Raises:
+            InputError: the folder may not be used; nothing on the disk has changed then.
+        """
+        path = Path(path)
+        with _explained(path):
+            _check_place(path)
+            made = _make_folders(path)
+            try:
+                lock = _lock(path)
+            except BaseException:
+                _remove_empty(made)
+                raise
+            try:
+                begins = _claim(path, resume, config_yaml, may_differ)
+            except BaseException:
+                _unlock(path, lock)
+                _remove_empty(made)
+                raise
+        return cls(path, lock, made, begins)
+
+    def __enter__(self) -> OutputFolder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, *, failed: bool = False) -> None:
+        """Lets others in; after a failure also takes back a folder that holds no result yet."""
+        if self._lock < 0:
+            return
+        untouched = {CONFIG_FILE, _LOCK_FILE}.issuperset(os.listdir(self.path))  # noqa: PTH208
+        if failed and self.begun_here and untouched:
+            (self.path / CONFIG_FILE).unlink(missing_ok=True)
+        _unlock(self.path, self._lock)
+        self._lock = -1
+        if failed:
+            _remove_empty(self._made)
+
+
+def check_place(path: str | Path) -> None:
+    """Refuses a folder that ``OutputFolder.open`` could not use, without touching the disk.
+
+    Raises:
+        InputError: it is a file, cannot be written, or holds files of somebody else.
+    """
+    with _explained(Path(path)):
+        _check_place(Path(path))
+
+
+def in_use(path: str | Path) -> bool:
+    """Whether a process that is alive has claimed the folder.
+
+    For its supervisor only: the look takes the lock for a moment, in which another process is refused.
+    """
+    try:
+        handle = os.open(Path(path) / _LOCK_FILE, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def write_config(folder: str | Path, config_yaml: str) -> None:
+    """Replaces config.yaml in one step; its first line marks the folder as one of ours."""
+    text = config_yaml if _has_mark(config_yaml) else f"{_MARK}\n{config_yaml}"
+    write_text(Path(folder) / CONFIG_FILE, text)
+
+
+def _claim(path: Path, resume: bool, config_yaml: str, may_differ: Collection[str]) -> bool:
+    """Under the lock: begins the run or checks that it may go on; returns whether it begins."""
+    # Once more, because another process may have come first between the check and the lock.
+    _check_place(path)
+    begins = not _is_ours(path)
+    if begins:
+        write_config(path, config_yaml)
+    else:
+        _check_run(path, resume, config_yaml, may_differ)
+    clean_temporaries(path)
+    return begins
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"output_dir: {path} cannot be used ({reason}); {_OTHER}") from error
+
+
+def _check_place(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"output_dir: {path} is a link to nowhere; {_OTHER}")
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise InputError(f"output_dir: {nearest} is a file; {_OTHER}")
+    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+        raise InputError(f"output_dir: {nearest} is not writable; {_OTHER}")
+    if path.is_dir() and not _is_ours(path) and not _is_empty(path):
+        raise InputError(f"output_dir: {path} holds files that abd-hub did not write; {_OTHER}")
+
+
+def _check_run(path: Path, resume: bool, config_yaml: str, may_differ: Collection[str]) -> None:
+    if (path / RECORD_FILE).exists():
+        raise InputError(f"output_dir: {path} holds a finished run; {_OTHER}")
+    if not resume:
+        remedy = f"continue it with --resume true or {_OTHER}"
+        raise InputError(f"output_dir: {path} holds an unfinished run; {remedy}")
+    stored = _without(_parse((path / CONFIG_FILE).read_text(encoding="utf-8"), path), may_differ)
+    wanted = _without(_parse(config_yaml, path), may_differ)
+    difference = _first_difference(stored, wanted)
+    if difference:
+        raise InputError(f"{difference}; resume with {path / CONFIG_FILE} or {_OTHER}")
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with (path / CONFIG_FILE).open(encoding="utf-8") as file:
+            return _has_mark(file.readline(len(_MARK) + 1))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _has_mark(text: str) -> bool:
+    return text.partition("\n")[0] == _MARK
+
+
+def _is_empty(path: Path) -> bool:
+    # A process that died before it wrote the configuration leaves a lock file or a temporary.
+    names = {entry.name for entry in path.iterdir()}
+    return all(name == _LOCK_FILE or TEMPORARY.match(name) for name in names)
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        data = read_yaml(text)
+    except YamlError as error:
+        raise InputError(f"{path / CONFIG_FILE}: is not valid YAML; {_OTHER}") from error
+    return data if isinstance(data, dict) else {"configuration": data}
+
+
+def _without(data: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in keys}
+
+
+def _first_difference(stored: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> str | None:
+    for key in dict.fromkeys([*stored, *wanted]):
+        name = f"{prefix}{key}"
+        old, new = stored.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found = _first_difference(old, new, f"{name}.")
+            if found:
+                return found
+        elif key not in stored and _is_off(name, new):
+            continue  # an option that was added after the run began, and is off
+        elif old != new or (key in stored) != (key in wanted):
+            return f"{name}: is {new!r} now and was {old!r} when the run began"
+    return None
+
+
+def _is_off(name: str, value: Any) -> bool:
+    return value is None or value is False or value == [] or value == _NEW_DEFAULTS.get(name)
+
+
+def _make_folders(path: Path) -> list[Path]:
+    """Makes what is missing; returns it, innermost first."""
+    missing = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        _remove_empty(missing)
+        raise
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _lock(folder: Path) -> int:
+    # The kernel drops a flock when its holder dies, however it dies, so a left-over file locks nobody out.
+    file = folder / _LOCK_FILE
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The former holder removes the file as it leaves: a lock on a removed file protects nothing.
+        current = file.exists() and os.path.samestat(os.fstat(handle), file.stat())
+    except BlockingIOError:
+        current = False
+    except OSError:
+        os.close(handle)
+        raise
+    if not current:
+        os.close(handle)
+        raise InputError(f"output_dir: {folder} is in use by another process; wait or {_OTHER}")
+    return handle
+
+
+def _unlock(folder: Path, handle: int) -> None:
+    (folder / _LOCK_FILE).unlink(missing_ok=True)
+    os.close(handle)

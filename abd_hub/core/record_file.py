@@ -1,0 +1,227 @@
+"""metrics.json to and from records."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import math
+import platform
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from abd_hub.core.errors import InputError
+from abd_hub.core.files import RECORD_FILE, read_json
+from abd_hub.core.records import RunRecord, TeacherRecord
+
+T = TypeVar("T")
+
+
+SCHEMA_VERSION = 1
+
+
+_PACKAGES = (
+    "abd-hub",
+    "torch",
+    "timm",
+    "transformers",
+    "huggingface-hub",
+    "datasets",
+    "accelerate",
+    "gradio",
+)
+
+
+def record_to_json(record: RunRecord) -> dict[str, Any]:
+    """The content of metrics.json; both reports move under ``results``.
+
+    Raises:
+        ValueError: a number is not finite.
+        TypeError: a free-form field holds something that is no JSON value.
+    """
+    data: dict[str, Any] = _plain(record, "record")
+    results = {"teacher": data.pop("teacher_report"), "student": data.pop("student_report")}
+    return {"schema_version": data.pop("schema_version"), **data, "results": results}
+
+
+def to_json(value: Any, name: str) -> Any:
+    """Dataclasses, mappings and sequences as JSON values.
+
+    Args:
+        value: nested; of anything else than JSON values it may hold dataclasses and tuples.
+        name: of the value, for messages.
+
+    Raises:
+        ValueError: a number is not finite.
+        TypeError: something in it is no JSON value.
+    """
+    return _plain(value, name)
+
+
+def from_json(kind: type[T], data: Any) -> T:
+    """The inverse of ``to_json`` for a dataclass.
+
+    Raises:
+        InputError: a field is missing, unknown, of the wrong type or not finite.
+    """
+    found = _decode(kind, data, "")
+    assert isinstance(found, kind)
+    return found
+
+
+def record_from_json(data: Any) -> RunRecord:
+    """The inverse of ``record_to_json``.
+
+    Raises:
+        InputError: another schema version, or a field that is missing, unknown or of the wrong type.
+    """
+    _check_version(data)
+    flat = dict(data)
+    results = flat.pop("results", None)
+    if not isinstance(results, dict) or set(results) != {"teacher", "student"}:
+        raise InputError("results: must hold 'teacher' and 'student', null where not evaluated")
+    clash = {"teacher_report", "student_report"} & set(flat)
+    if clash:
+        raise InputError(f"{min(clash)}: unknown field; reports belong under 'results'")
+    record = _decode(RunRecord, flat | {f"{who}_report": results[who] for who in results}, "")
+    assert isinstance(record, RunRecord)
+    return record
+
+
+def read_record(folder: str | Path) -> RunRecord:
+    """The record of a finished distillation.
+
+    Raises:
+        InputError: there is none, or it cannot be understood.
+    """
+    return _read(folder, record_from_json)
+
+
+def read_teacher_record(folder: str | Path) -> TeacherRecord:
+    """The record of a teacher that was trained here.
+
+    Raises:
+        InputError: there is none, or it cannot be understood.
+    """
+    return _read(folder, _teacher_record_from_json)
+
+
+def read_any_record(folder: str | Path) -> RunRecord | TeacherRecord:
+    """The record of a finished distillation, or of a teacher that was trained here.
+
+    Raises:
+        InputError: there is none, or it cannot be understood.
+    """
+    return _read(folder, any_record_from_json)
+
+
+def any_record_from_json(data: Any) -> RunRecord | TeacherRecord:
+    """The record of a distillation or of a teacher.
+
+    Raises:
+        InputError: as ``record_from_json``.
+    """
+    trained = isinstance(data, dict) and "kind" in data
+    return _teacher_record_from_json(data) if trained else record_from_json(data)
+
+
+def _teacher_record_from_json(data: Any) -> TeacherRecord:
+    _check_version(data)
+    if data.get("kind") != "teacher":
+        raise InputError("kind: this is no record of a teacher; give the output folder of abd-hub poison")
+    record = _decode(TeacherRecord, data, "")
+    assert isinstance(record, TeacherRecord)
+    return record
+
+
+def _check_version(data: Any) -> None:
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        remedy = f"this abd-hub reads {SCHEMA_VERSION}; use the abd-hub that wrote it"
+        raise InputError(f"schema_version: {version!r} is unknown, {remedy}")
+
+
+def _read(folder: str | Path, decode: Callable[[Any], T]) -> T:
+    file = Path(folder) / RECORD_FILE
+    data = read_json(file)
+    try:
+        return decode(data)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+def environment() -> dict[str, str]:
+    """Versions of Python, the platform and the packages that matter; imports none of them."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where}: {value} is not finite")
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: _plain(getattr(value, name), f"{where}.{name}") for name in names}
+    if isinstance(value, Mapping):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise TypeError(f"{where}: key {wrong[0]!r} is not a string")
+        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    raise TypeError(f"{where}: {type(value).__name__} is no JSON value")
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """``value`` from JSON as the annotated type ``kind``; ``where`` is its dotted place for messages."""
+    arguments = typing.get_args(kind)
+    if kind is Any or (value is None and type(None) in arguments):
+        return value
+    if type(None) in arguments:
+        kind = next(option for option in arguments if option is not type(None))
+    if dataclasses.is_dataclass(kind):
+        return _decode_fields(kind, value, where)
+    if typing.get_origin(kind):
+        return _decode_container(kind, value, where)
+    # Not isfinite, which fails for integers that are too large to become a float.
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
+        return float(value)
+    if type(value) is kind and kind is not float:
+        return value
+    raise InputError(f"{where}: expected {kind.__name__}, found {value!r:.80}")
+
+
+def _decode_container(kind: Any, value: Any, where: str) -> Any:
+    item_kind = typing.get_args(kind)[0 if typing.get_origin(kind) is tuple else 1]
+    if typing.get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_decode(item_kind, item, f"{where}[{index}]") for index, item in enumerate(value))
+    if typing.get_origin(kind) is Mapping and isinstance(value, dict):
+        return {key: _decode(item_kind, item, f"{where}.{key}") for key, item in value.items()}
+    raise InputError(f"{where}: expected {kind}, found {value!r:.80}")
+
+
+def _decode_fields(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected object, found {value!r:.80}")
+    prefix = f"{where}." if where else ""
+    hints = typing.get_type_hints(kind)
+    # A field that is None unless asked for: records from before it was added do not have it.
+    optional = {field.name for field in dataclasses.fields(kind) if field.default is None}
+    for name in [*value, *hints]:
+        if name not in hints:
+            raise InputError(f"{prefix}{name}: unknown field")
+        if name not in value and name not in optional:
+            raise InputError(f"{prefix}{name}: missing")
+    return kind(
+        **{name: _decode(hint, value[name], prefix + name) for name, hint in hints.items() if name in value}
+    )

@@ -1,0 +1,363 @@
+"""A data set of labelled images as one uint8 tensor, with a fingerprint that follows its content.
+
+A split is read whole: 50,000 images of 32x32 are 150 MB, less than the workers and the copies of a
+loader that decodes every epoch anew. The fingerprint is a sha256 over the encoded images and labels. That
+of the ``datasets`` library hashes paths and modification times, so two machines never agree on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import DataRef
+from abd_hub.core.seeding import generator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+from collections.abc import Sequence
+
+DIGITS = "digits"
+"""Name of the embedded data set: scikit-learn's digits."""
+DIGITS_TRAIN_SHARE = 0.7
+MAX_LABEL = 100_000
+"""An integer column that goes beyond this is an identifier, not a label."""
+
+_READ_AT_ONCE = 500
+_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "F")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """All images of a split with their labels."""
+
+    images: Tensor
+    """(n, C, H, W) uint8."""
+    labels: Tensor
+    """(n,) int64, each in [0, len(names))."""
+    names: tuple[str, ...]
+    """Label names by label."""
+    ref: DataRef
+    """Which data these are: goes into the record."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> ImageData:
+        """The same data with both tensors on ``device``."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def pixels(self, index: Tensor | slice | Sequence[int] = slice(None)) -> Tensor:
+        """The indexed images as float32 (m, C, H, W) in [0,1], on the device the data lie on."""
+        return self.images[index].float().div_(255)
+
+
+def load_images(
+    source: str,
+    split: str,
+    *,
+    revision: str | None = None,
+    config: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    limit: int | None = None,
+    image_size: int | None = None,
+) -> ImageData:
+    """Read one split of a data set into memory, in the data set's own order.
+
+    Columns are found by their type: the one Image and the one ClassLabel; where no ClassLabel exists, the
+    one integer column. Nothing a data set brings along is ever executed.
+
+    Args:
+        source: a Hub id (``org/name``), a local folder that the ``datasets`` library can read, or
+            ``digits``: scikit-learn's 1,797 handwritten digits, 8x8, grey repeated over three channels,
+            always the same stratified 70/30 split into ``train`` and ``test``.
+        split: name of a split, slices such as ``train[:10%]`` included.
+        revision: branch, tag or commit on the Hub; what is recorded is the commit it stands for.
+        config: the data set's configuration, where it has several.
+        image_column: needed where several columns hold images.
+        label_column: needed where several columns could be the label.
+        limit: only the first so many images.
+        image_size: resize every image to this height and width (bicubic, smoothed where it shrinks); the
+            fingerprint stays that of the images as they came.
+
+    Raises:
+        InputError: data, split or column do not exist, a column cannot be chosen, an image cannot be
+            read or has another size than the first, or nothing is left to return.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit {limit} leaves no images; use 1 or more, or leave it out")
+    if source == DIGITS:
+        options = {
+            "revision": revision,
+            "config": config,
+            "image_column": image_column,
+            "label_column": label_column,
+            "image_size": image_size,
+        }
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise InputError(f"{given[0]} has no meaning for the embedded data set 'digits'; leave it out")
+        return _digits(split, limit)
+    dataset, commit = _open(source, split, revision, config)
+    image = _image_column(dataset.features, image_column)
+    label = _label_column(dataset.features, label_column)
+    names = _names(dataset, label)
+    if limit is not None:
+        dataset = dataset.select(range(min(limit, len(dataset))))
+    images, labels, digest = _decode(dataset, image, label, image_size)
+    _check_labels(labels, len(names), label)
+    # The record must not give away where the folder lies.
+    name = source if commit else Path(source).expanduser().resolve().name
+    return ImageData(
+        images,
+        labels,
+        names,
+        DataRef(name, split, _seal(digest, labels, names), commit, len(images), image_size),
+    )
+
+
+def _digits(split: str, limit: int | None) -> ImageData:
+    if split not in ("train", "test"):
+        raise InputError(f"split {split!r} does not exist in digits; use train or test")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    labels = torch.as_tensor(bunch.target, dtype=torch.int64)
+    train = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(10):
+        members = (labels == label).nonzero().squeeze(1)
+        order = torch.randperm(len(members), generator=generator(0, "digits", "split", label))
+        train[members[order[: round(DIGITS_TRAIN_SHARE * len(members))]]] = True
+    chosen = (train if split == "train" else ~train).nonzero().squeeze(1)[:limit]
+
+    values = torch.as_tensor(bunch.images, dtype=torch.int64)[chosen]
+    grey = ((values * 255 + 8) // 16).to(torch.uint8)
+    images = grey.unsqueeze(1).repeat(1, 3, 1, 1)
+    labels = labels[chosen]
+    names = tuple(str(label) for label in range(10))
+    digest = hashlib.sha256(grey.numpy().tobytes())
+    return ImageData(
+        images, labels, names, DataRef(DIGITS, split, _seal(digest, labels, names), None, len(images))
+    )
+
+
+def _open(source: str, split: str, revision: str | None, config: str | None) -> tuple[Any, str | None]:
+    """The split as the datasets library has it, and the commit it was read at (None for a folder)."""
+    import datasets
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    path = _locate(source, revision)
+    failures = (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError)
+    with _quiet(datasets, is_folder=path is not None):
+        try:
+            place = {} if path is None else {"cache_dir": _cache_of(path, datasets.config.HF_DATASETS_CACHE)}
+            builder = datasets.load_dataset_builder(path or source, name=config, revision=revision, **place)
+            commit = None if path else _commit(builder, source, revision)
+            builder.download_and_prepare()
+        except InputError:
+            raise
+        except failures as error:
+            raise InputError(f"data set {source} cannot be read: {_reason(error)}") from error
+        known = builder.info.splits or {}
+        if split in known and known[split].num_examples == 0:
+            raise InputError(f"split {split!r} of {source} is empty")
+        try:
+            dataset = builder.as_dataset(split=split)
+        except failures as error:
+            raise InputError(
+                f"split {split!r} of {source} cannot be read; it has {', '.join(known)}: {_reason(error)}"
+            ) from error
+    if len(dataset) == 0:
+        raise InputError(f"split {split!r} of {source} is empty")
+    return dataset, commit
+
+
+def _cache_of(folder: str, cache: str | Path) -> str:
+    """Where the library may keep what it reads from a folder, with the same place only for the same files.
+
+    By itself it goes by the folder's name where a README lists configurations: of the folders ``a/data`` and
+    ``b/data`` the second would silently give the first one's images.
+    """
+    digest = hashlib.sha256(folder.encode())
+    for file in sorted(Path(folder).rglob("*")):
+        state = file.stat()
+        digest.update(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+    return str(Path(cache) / "folders" / digest.hexdigest()[:32])
+
+
+def _locate(source: str, revision: str | None) -> str | None:
+    """The absolute path of a local folder, or None for a Hub id."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise InputError(f"revision {revision!r} has no meaning for the folder {source}; leave it out")
+        return str(path.resolve())
+    if path.is_file():
+        raise InputError(f"data set {source} is a file; pass the folder it lies in")
+    # A bare word would make the library read whatever the working folder holds, for example "parquet".
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
+        raise InputError(f"data set {source!r}: no such folder, and a Hub id looks like org/name")
+    return None
+
+
+def _commit(builder: Any, source: str, revision: str | None) -> str | None:
+    """The commit behind a Hub data set; refuses a cached copy of another revision than the one asked for.
+
+    Without a connection the datasets library falls back on any copy it has, whatever ``revision`` says.
+    """
+    found = str(builder.hash)
+    is_commit = re.fullmatch(r"[0-9a-f]{40}", found) is not None
+    from_cache = type(builder).__module__.startswith("datasets.packaged_modules.cache")
+    if revision is not None and found != revision and (from_cache or not is_commit):
+        raise InputError(
+            f"revision {revision!r} of {source} cannot be fetched, the copy at hand is {found}; "
+            f"go online or pass revision={found}"
+        )
+    return found if is_commit else None
+
+
+@contextmanager
+def _quiet(datasets: Any, is_folder: bool) -> Iterator[None]:
+    """No bars for a local folder; a download keeps them."""
+    hide = is_folder and not datasets.are_progress_bars_disabled()
+    if hide:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            datasets.enable_progress_bars()
+
+
+def _reason(error: BaseException) -> str:
+    """First line of what went wrong: where the library only says that something did, of its cause."""
+    while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _image_column(features: Any, wanted: str | None) -> str:
+    found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+    return _choose("image", found, list(features), wanted)
+
+
+def _label_column(features: Any, wanted: str | None) -> str:
+    classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    integers = [
+        name for name, feature in features.items() if re.match(r"u?int\d", getattr(feature, "dtype", ""))
+    ]
+    if wanted is not None:
+        return _choose("label", list(dict.fromkeys(classes + integers)), list(features), wanted)
+    return _choose("label", classes or integers, list(features), None)
+
+
+def _choose(what: str, found: list[str], columns: list[str], wanted: str | None) -> str:
+    if wanted is None and len(found) == 1:
+        return found[0]
+    if wanted in found:
+        return wanted
+    if not found:
+        raise InputError(f"{what}_column: no column holds {what}s; the columns are {', '.join(columns)}")
+    if wanted is not None:
+        raise InputError(f"{what}_column {wanted!r} holds no {what}s; use one of {', '.join(found)}")
+    raise InputError(f"{what}_column: several columns hold {what}s; pass one of {', '.join(found)}")
+
+
+def _names(dataset: Any, column: str) -> tuple[str, ...]:
+    """Label names; for a bare integer column the numbers up to the largest in the whole split."""
+    names = getattr(dataset.features[column], "names", None)
+    if names is not None:
+        return tuple(names)
+    largest = max((value for value in dataset[column] if value is not None), default=0)
+    if largest > MAX_LABEL:
+        raise InputError(
+            f"label_column {column!r} goes up to {largest}: not a class label; pass another label_column"
+        )
+    return tuple(str(value) for value in range(largest + 1))
+
+
+def _decode(dataset: Any, image: str, label: str, size: int | None) -> tuple[Tensor, Tensor, hashlib._Hash]:
+    import datasets
+
+    # The library's own decoding makes a picture object and a copy per image: five times slower.
+    raw = dataset.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
+    digest = hashlib.sha256()
+    labels: list[int] = []
+    pixels: NDArray[np.uint8] | None = None
+    index = 0
+    for batch in raw.iter(batch_size=_READ_AT_ONCE):
+        for cell, value in zip(batch[image], batch[label], strict=True):
+            encoded, decoded = _read(cell, index, size)
+            if pixels is None:
+                pixels = np.empty((len(raw), 3, *decoded.shape[:2]), dtype=np.uint8)
+            if decoded.shape[:2] != pixels.shape[2:]:
+                raise InputError(
+                    f"image {index} is {decoded.shape[0]}x{decoded.shape[1]} but the first is "
+                    f"{pixels.shape[2]}x{pixels.shape[3]}; pass image_size to resize all of them"
+                )
+            pixels[index] = decoded.transpose(2, 0, 1)
+            labels.append(-1 if value is None else int(value))
+            digest.update(len(encoded).to_bytes(8, "big"))
+            digest.update(encoded)
+            index += 1
+    assert pixels is not None  # the caller has made sure that there is at least one image
+    return torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64), digest
+
+
+def _read(cell: Any, index: int, size: int | None) -> tuple[bytes, NDArray[np.uint8]]:
+    """The encoded bytes and the RGB pixels (H, W, 3) of one cell of an image column."""
+    if cell is None:
+        raise InputError(f"image {index} is missing")
+    try:
+        encoded = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        picture: Image.Image = Image.open(io.BytesIO(encoded))
+        picture.load()
+        if picture.getexif().get(0x0112) is not None:
+            picture = ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {index} cannot be read: {_reason(error)}") from error
+    if picture.mode in _DEEP_MODES:
+        raise InputError(f"image {index} has more than 8 bits per channel; convert the data set to 8 bits")
+    picture = picture.convert("RGB")
+    if size is not None and picture.size != (size, size):
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+    return encoded, np.asarray(picture)
+
+
+def _check_labels(labels: Tensor, classes: int, column: str) -> None:
+    wrong = ((labels < 0) | (labels >= classes)).nonzero()
+    if len(wrong):
+        index = int(wrong[0])
+        raise InputError(
+            f"label_column {column!r}: image {index} has no label in 0..{classes - 1}; "
+            "use a labelled split or another label_column"
+        )
+
+
+def _seal(digest: hashlib._Hash, labels: Tensor, names: tuple[str, ...]) -> str:
+    digest.update(labels.numpy().astype("<i8").tobytes())
+    digest.update("\0".join(names).encode())
+    return digest.hexdigest()
+
+
+def overlap(one: ImageData, other: ImageData) -> bool:
+    """Whether two loaded splits are parts of the same split, by name, or hold the same images."""
+    names = [(data.ref.id, data.ref.split.partition("[")[0]) for data in (one, other)]
+    return names[0] == names[1] or one.ref.fingerprint == other.ref.fingerprint

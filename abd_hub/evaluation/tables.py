@@ -1,0 +1,94 @@
+"""Reports as text tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from abd_hub.core.records import EvalReport, Rate
+from abd_hub.evaluation.counting import wilson
+
+
+def format_reports(rows: Sequence[tuple[str, EvalReport]]) -> str:
+    """``format_table``, then the tables of further splits and of classes where the reports hold them."""
+    parts = [format_table(rows)]
+    splits = [(name, report) for name, report in rows if report.corrupted]
+    if splits:
+        parts.append(format_splits(splits))
+    parts += _control_lines(rows)
+    parts += [f"{name}, by true class\n{format_classes(report)}" for name, report in rows if report.per_class]
+    return "\n\n".join(parts)
+
+
+def _control_lines(rows: Sequence[tuple[str, EvalReport]]) -> list[str]:
+    """What the control itself can do, once: all rows of a table have the same."""
+    found = next((report.control_accuracy for _, report in rows if report.control_accuracy), None)
+    if found is None:
+        return []
+    return [
+        "control: how often a model without the backdoor chooses the target on the same triggered images; "
+        f"its clean accuracy is {format_rate(found)}, n {found.n}"
+    ]
+
+
+def format_table(rows: Iterable[tuple[str, EvalReport]]) -> str:
+    """A plain table of (name, report) rows: one line for each trigger, fractions with 95 % intervals.
+
+    A column of the control's rate follows that of the ASR where any report has one.
+    """
+    rows = list(rows)
+    controlled = any(found.control for _, report in rows for found in report.triggers)
+    control = ["control"] if controlled else []
+    lines = [["model", "accuracy", "n", "trigger", "target", "ASR", *control, "robust accuracy", "n"]]
+    for name, report in rows:
+        start = [name, format_rate(report.accuracy), str(report.accuracy.n)]
+        for found in report.triggers:
+            beside = [format_rate(found.control) if found.control else "-"] if controlled else []
+            end = [*beside, format_rate(found.robust_accuracy), str(found.asr.n)]
+            lines.append([*start, found.trigger, str(found.target), format_rate(found.asr), *end])
+            start = ["", "", ""]
+        if not report.triggers:
+            lines.append([*start, *("-" for _ in lines[0][3:])])
+    return format_aligned(lines)
+
+
+def format_splits(rows: Iterable[tuple[str, EvalReport]]) -> str:
+    """A plain table of clean accuracy: one line for each further split of each (name, report) row."""
+    lines = [["model", "split", "accuracy", "n"]]
+    for name, report in rows:
+        for index, found in enumerate(report.corrupted or ()):
+            start = "" if index else name
+            lines.append([start, found.data.split, format_rate(found.accuracy), str(found.accuracy.n)])
+    return format_aligned(lines)
+
+
+def format_classes(report: EvalReport) -> str:
+    """A plain table of a report with ``per_class``: as ``format_table``, for the images of each class."""
+    lines = [["class", "accuracy", "n", "trigger", "target", "ASR", "robust accuracy", "n"]]
+    for row in report.per_class or ():
+        start = [row.name, _share(row.correct, row.n), str(row.n)]
+        for found, counts in zip(report.triggers, row.attacks, strict=True):
+            end = [_share(counts.hits, counts.n), _share(counts.robust, counts.n), str(counts.n)]
+            lines.append([*start, found.trigger, str(found.target), *end])
+            start = ["", "", ""]
+        if not row.attacks:
+            lines.append([*start, *("-" for _ in lines[0][3:])])
+    return format_aligned(lines)
+
+
+def format_aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A plain table of rows of cells, the head first: columns of equal width, a rule under the head."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [lines[0], rule, *lines[1:]]
+    )
+
+
+def _share(count: int, n: int) -> str:
+    return format_rate(wilson(count, n)) if n else "-"
+
+
+def format_rate(rate: Rate) -> str:
+    """Three digits with the interval."""
+    return f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]"

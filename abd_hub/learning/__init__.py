@@ -1,0 +1,1 @@
+"""Parts of any training loop: losses, schedules, checkpoints, several processes."""

@@ -1,0 +1,1 @@
+"""Classifiers: from a name or a folder to a network that takes pixels."""

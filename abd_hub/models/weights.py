@@ -1,0 +1,178 @@
+"""Reading weight files without running anything that is in them, and fitting them to a model.
+
+A safetensors file holds tensors and nothing else. A pickle is read only on request, and then with
+torch's ``weights_only``, which refuses everything that would have to run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from abd_hub.core.errors import InputError
+from abd_hub.core.records import ModelRef
+
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+WRAPPERS = ("state_dict", "net", "model", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+
+
+def load_state_dict_into(model: nn.Module, file: str | Path, *, allow_pickle: bool = False) -> ModelRef:
+    """Fills a module of your own with the weights in ``file``, strictly; gives its ``ModelRef``.
+
+    Wrapping dicts (``net``, ``state_dict``, ``model``) and prefixes (``module.``) are taken off.
+
+    Args:
+        model: any module; changed in place.
+        file: a .safetensors file, or with ``allow_pickle`` a .pth, .pt or .bin state dict.
+        allow_pickle: read pickles too, with torch's ``weights_only``.
+
+    Raises:
+        InputError: the file is missing, refused or broken, holds NaN, or does not fit the module.
+    """
+    path = Path(file)
+    tensors = read_tensors(path, allow_pickle=allow_pickle)
+    fill(model, tensors, path.name)
+    return ModelRef(path.name, type(model).__qualname__, sha256=file_sha256([path]))
+
+
+def read_tensors(path: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
+    """The finite tensors of a weights file, by name, on the CPU.
+
+    Raises:
+        InputError: the file is missing, is a pickle without permission, needs code to be read, holds
+            something other than tensors, or holds NaN or infinity.
+    """
+    if not path.is_file():
+        raise InputError(f"weights: {path.name} does not exist as a file; check the path {str(path)!r}")
+    tensors = _unwrapped(_read(path, allow_pickle), path.name)
+    check_finite(tensors, path.name)
+    return tensors
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Copies ``tensors`` into ``model`` once their names, less any prefix, and shapes fit exactly."""
+    wanted = model.state_dict()
+    fitted = without_prefix(tensors, wanted)
+    misfit = describe_misfit(wanted, fitted)
+    if misfit:
+        raise InputError(f"weights: {name} does not fit {type(model).__name__}: {misfit}; check architecture")
+    model.load_state_dict(fitted)
+
+
+def without_prefix(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Takes off the prefixes that all names share and that the model itself does not use."""
+    out = dict(tensors)
+    for _ in range(4):  # wrappers nest: compiled, parallel and Lightning modules, in any order
+        for prefix in PREFIXES:
+            foreign = not any(name.startswith(prefix) for name in wanted)
+            if foreign and out and all(name.startswith(prefix) for name in out):
+                out = {name.removeprefix(prefix): tensor for name, tensor in out.items()}
+    return out
+
+
+def describe_misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Where names and shapes differ, the first three of each kind; empty when all fit."""
+    missing = [name for name in wanted if name not in given]
+    unexpected = [name for name in given if name not in wanted]
+    shapes = [
+        f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
+    return "; ".join(f"{kind} {first_few(names)}" for kind, names in kinds.items() if names)
+
+
+def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Refuses NaN and infinity, which would poison everything that is computed with them."""
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"weights: {key} in {name} holds NaN or infinity; use an undamaged checkpoint")
+
+
+def file_sha256(paths: Iterable[Path]) -> str:
+    """Of one file's bytes; of several files, of the list of their hashes in order of name."""
+    digests = []
+    for path in sorted(paths):
+        with path.open("rb") as stream:
+            digests.append((path.name, hashlib.file_digest(stream, "sha256").hexdigest()))
+    if len(digests) == 1:
+        return digests[0][1]
+    return hashlib.sha256(repr(digests).encode()).hexdigest()
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Hash of names, types, shapes and bytes of all tensors in the state dict, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def first_few(names: Iterable[str], limit: int = 3) -> str:
+    """The first names and how many more there are."""
+    known = list(names)
+    more = f" and {len(known) - limit} more" if len(known) > limit else ""
+    return ", ".join(known[:limit]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line of bearable length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _read(path: Path, allow_pickle: bool) -> Any:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except Exception as error:
+            raise InputError(
+                f"weights: {path.name} is not a safetensors file: {first_line(error)}"
+            ) from error
+    if path.suffix not in PICKLES:
+        raise InputError(f"weights: {path.name} is no known format; use .safetensors or {', '.join(PICKLES)}")
+    if not allow_pickle:
+        raise InputError(
+            f"weights: {path.name} is a pickle; use a .safetensors file, or pass allow_pickle=true to read"
+            " its tensors (code in it never runs)"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch muses about pickle protocols before it refuses them
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"weights: {path.name} holds more than tensors or is damaged, so it was not read"
+            f" ({type(error).__name__}); save its state dict as .safetensors"
+        ) from error
+
+
+def _unwrapped(content: Any, name: str) -> dict[str, Tensor]:
+    inner = _wrapped(content)
+    while inner is not None:
+        content, inner = inner, _wrapped(inner)
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"weights: {name} holds {type(content).__name__}, not named tensors")
+    odd = [
+        str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))
+    ]
+    if odd:
+        raise InputError(f"weights: {first_few(odd)} in {name} are not tensors; save the state dict alone")
+    return dict(content)
+
+
+def _wrapped(content: Any) -> Mapping[str, Any] | None:
+    if not isinstance(content, Mapping):
+        return None
+    return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)

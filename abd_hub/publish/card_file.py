@@ -1,0 +1,243 @@
+"""The card of a finished folder, made again from its record once model and record are known to agree."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from abd_hub.core.errors import InputError
+from abd_hub.core.files import RECORD_FILE, write_text
+from abd_hub.core.record_file import read_any_record
+from abd_hub.core.records import DataSpec, EvalReport, ModelRef, RunRecord, TeacherRecord
+from abd_hub.models.classifier import load_classifier
+from abd_hub.publish.card import check_names, render_card, run_pictures
+from abd_hub.publish.card_text import (
+    free_text,
+    is_untouched,
+    own_metadata,
+    with_free_text,
+    with_own_metadata,
+)
+from abd_hub.publish.teacher_card import render_teacher_card, teacher_pictures
+
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class RebuiltCard:
+    """What ``rebuild_card`` has written."""
+
+    file: Path
+    kind: str
+    """student or teacher."""
+    changed: bool
+    """Whether the file is another than before."""
+    own_text: bool
+    """Whether it holds text of the user's own, which was kept."""
+
+
+def rebuild_card(
+    folder: str | Path,
+    *,
+    repo_id: str | None = None,
+    license_id: str | None = None,
+    force: bool = False,
+) -> RebuiltCard:
+    """Writes README.md of a finished run anew, from its metrics.json alone; the user's own text is kept.
+
+    Args:
+        folder: output folder of ``distill`` or ``poison_teacher``.
+        repo_id: where the model can be pulled from; None shows how to load the folder.
+        license_id: the Hub's name of the licence; None keeps the one that the card has.
+        force: replace a card that was edited outside the place for the user's own text.
+
+    Raises:
+        InputError: the folder is not that of a finished run, model and record disagree, or the card was
+            edited; the card is as it was then.
+    """
+    check_names(repo_id, license_id)
+    _check_folder(Path(folder))
+    run = read_finished(folder)
+    if not force:
+        refuse_edited(run.card, str(run.card_file))
+    text = run.render(repo_id, license_id, run.card)
+    if text != run.card:
+        _write(run.card_file, text)
+    return RebuiltCard(run.card_file, run.kind, text != run.card, bool(free_text(text)))
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """The folder of a finished run whose model and record are known to agree."""
+
+    folder: Path
+    record: RunRecord | TeacherRecord
+    spec: DataSpec
+    """What the model takes, and its label names."""
+    card: str | None
+    """README.md as it lies there; None where there is none."""
+
+    @property
+    def card_file(self) -> Path:
+        """README.md."""
+        return self.folder / CARD_FILE
+
+    @property
+    def kind(self) -> str:
+        """student or teacher."""
+        return "student" if isinstance(self.record, RunRecord) else "teacher"
+
+    def pictures(self) -> list[tuple[str, str]]:
+        """(file relative to the folder, caption) of those that are there."""
+        listed = pictures_of(self.record, self.spec.labels)
+        return [(file, text) for file, text in listed if (self.folder / file).is_file()]
+
+    def render(self, repo_id: str | None, license_id: str | None, *cards: str | None) -> str:
+        """The card anew, from the record alone; what is the user's own is that of the first card that has it.
+
+        Args:
+            repo_id: where the model can be pulled from.
+            license_id: the Hub's name of the licence.
+            cards: earlier ones, the most important first.
+        """
+        found = (license_id, *map(license_of, cards))
+        given: dict[str, Any] = {"repo_id": repo_id, "license_id": next(filter(None, found), None)}
+        given["channels"] = self.spec.channels
+        if isinstance(self.record, RunRecord):
+            new = render_card(self.record, labels=self.spec.labels, pictures=self.pictures(), **given)
+        else:
+            new = render_teacher_card(self.record, self.spec.labels, self.pictures(), **given)
+        return with_own_parts(new, *cards)
+
+
+def with_own_parts(new: str, *cards: str | None) -> str:
+    """A card that was just made, with the user's own text and metadata from earlier ones, the first first."""
+    earlier = [card for card in cards if card]
+    text = with_free_text(new, next(filter(None, map(free_text, earlier)), ""))
+    assert text is not None, "a card that was just made has its marks"
+    for card in earlier:
+        text = with_own_metadata(text, own_metadata(card))
+    return text
+
+
+def read_finished(folder: str | Path) -> FinishedRun:
+    """The finished run in a folder.
+
+    Raises:
+        InputError: there is none, it cannot be read, or model and record disagree.
+    """
+    path = Path(folder)
+    record = read_any_record(path)
+    spec = check_model(path, record)
+    return FinishedRun(path, record, spec, _read_card(path / CARD_FILE))
+
+
+def pictures_of(record: RunRecord | TeacherRecord, labels: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(file, caption) of every picture that the run of this record writes."""
+    if isinstance(record, RunRecord):
+        return run_pictures(record, labels)
+    return teacher_pictures(record, labels)
+
+
+def refuse_edited(card: str | None, name: str) -> None:
+    """Refuses a card that would lose something if it were made anew.
+
+    Raises:
+        InputError: naming it as ``name``.
+    """
+    if card is not None and not is_untouched(card):
+        raise InputError(
+            f"{name}: was edited outside the place for your own text, or was not made by this "
+            "abd-hub; move what you want to keep there and give --force"
+        )
+
+
+def license_of(card: str | None) -> str | None:
+    """The Hub's name of the licence that the front matter of a card states."""
+    front = (card or "").split("\n---\n", 1)[0]
+    found = re.search(r"^license: ([a-z0-9][a-z0-9.+-]{0,63})$", front, re.M)
+    return found[1] if found else None
+
+
+def check_model(path: Path, record: RunRecord | TeacherRecord) -> DataSpec:
+    """Loads the model of a finished run and compares it with the record.
+
+    Returns:
+        What it takes, and its label names.
+
+    Raises:
+        InputError: it cannot be loaded, or it is not the one that the record tells of.
+    """
+    try:
+        classifier = load_classifier(f"local-dir:{path}")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    _check_weights(path, _model(record), classifier.ref)
+    _check_labels(path, classifier.spec, _report(record))
+    return classifier.spec
+
+
+def _model(record: RunRecord | TeacherRecord) -> ModelRef:
+    return record.student if isinstance(record, RunRecord) else record.model
+
+
+def _report(record: RunRecord | TeacherRecord) -> EvalReport | None:
+    return record.student_report if isinstance(record, RunRecord) else record.report
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise InputError(f"folder: there is no folder {path}; give the output folder of a finished run")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"folder: {path} cannot be written to; copy it to another place")
+    if (path / CARD_FILE).is_dir():
+        raise InputError(f"{path / CARD_FILE}: is a folder; move it away")
+
+
+def _check_weights(path: Path, told: ModelRef, found: ModelRef) -> None:
+    architecture = told.architecture.partition(".")[0]
+    if found.architecture != architecture:
+        raise InputError(
+            f"{path / 'config.json'}: architecture is {found.architecture!r} but {architecture!r} in "
+            f"{RECORD_FILE}; restore the files of one run"
+        )
+    if found.sha256 != told.sha256:
+        raise InputError(
+            f"{path / 'model.safetensors'}: sha256 is {found.sha256} but {told.sha256} in {RECORD_FILE}: the "
+            "numbers are those of other weights; restore the file or run again"
+        )
+
+
+def _check_labels(path: Path, spec: DataSpec, report: EvalReport | None) -> None:
+    if report is None:
+        return
+    for found in report.triggers:
+        if not 0 <= found.target < spec.num_classes:
+            raise InputError(
+                f"{path / RECORD_FILE}: target {found.target} is no label of the model, which has "
+                f"{spec.num_classes}; restore the files of one run"
+            )
+    names = None if report.per_class is None else tuple(row.name for row in report.per_class)
+    if names is not None and names != spec.labels:
+        raise InputError(
+            f"{path / 'config.json'}: its labels are not those of {RECORD_FILE}; restore the files of one run"
+        )
+
+
+def _read_card(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8") if file.exists() else None
+    except UnicodeDecodeError:
+        return ""  # somebody else's: not to be replaced without force
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); give it read permission") from error
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        write_text(file, text)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written ({error.strerror}); make room for it") from error

@@ -1,0 +1,97 @@
+"""How to load a model, as code for its card: through timm, through transformers, and by hand."""
+
+from __future__ import annotations
+
+from abd_hub.core import registry
+from abd_hub.publish.card_text import as_code, fence
+
+_TIMM = """import timm
+from PIL import Image
+
+model = timm.create_model("{place}", pretrained=True).eval()
+channels = model.pretrained_cfg["input_size"][0]
+transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+image = Image.open("image.png").convert("L" if channels == 1 else "RGB")
+label = int(model(transform(image)[None]).argmax())
+print(model.pretrained_cfg["label_names"][label])"""
+
+_TRANSFORMERS = """from PIL import Image
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="{place}")
+print(classify(Image.open("image.png"))[0]["label"])"""
+
+_GREY = """import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+processor = AutoImageProcessor.from_pretrained("{place}")
+model = AutoModelForImageClassification.from_pretrained("{place}").eval()
+inputs = processor(Image.open("image.png").convert("L"), return_tensors="pt")
+with torch.no_grad():
+    label = int(model(**inputs).logits.argmax())
+print(model.config.id2label[label])"""
+
+_BY_HAND = """import json
+
+import numpy
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+{folder}
+config = json.load(open(f"{{folder}}/config.json", encoding="utf-8"))
+channels, height, width = config["pretrained_cfg"]["input_size"]
+sizes = {{"num_classes": config["num_classes"], "in_chans": channels}}
+model = timm.create_model(config["architecture"], **sizes | config.get("model_args", {{}})).eval()
+model.load_state_dict(load_file(f"{{folder}}/model.safetensors"))
+resample = Image.Resampling[config["pretrained_cfg"]["interpolation"].upper()]
+image = Image.open("image.png").convert("L" if channels == 1 else "RGB").resize((width, height), resample)
+pixels = torch.from_numpy(numpy.array(image)).reshape(1, height, width, channels).permute(0, 3, 1, 2) / 255
+mean, std = (torch.tensor(config["pretrained_cfg"][name]).view(1, -1, 1, 1) for name in ("mean", "std"))
+print(config["label_names"][int(model((pixels - mean) / std).argmax())])"""
+
+_DOWNLOAD = 'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{repo_id}")'
+
+
+def snippets(architecture: str, repo_id: str | None, channels: int = 3) -> str:
+    """How to load the model in three ways, each a program of its own.
+
+    Args:
+        architecture: timm's name, or that of a registered student.
+        repo_id: where the model can be pulled from; None for code that runs in its folder.
+        channels: of its input; transformers' pipeline makes RGB images of all, so others get longer code.
+    """
+    first = _registers(architecture)
+    folder = _DOWNLOAD.format(repo_id=repo_id) if repo_id else 'folder = "."'
+    programs = {
+        "With timm:": _TIMM.format(place=f"hf-hub:{repo_id}" if repo_id else "local-dir:."),
+        "With transformers:": (_TRANSFORMERS if channels == 3 else _GREY).format(place=repo_id or "."),
+        "By hand, from the two files `config.json` and `model.safetensors`:": _BY_HAND.format(folder=folder),
+    }
+    where = [] if repo_id else ["In the folder of this card, which needs an `image.png`:"]
+    blocks = [f"{title}\n\n{fence(first + code, 'python')}" for title, code in programs.items()]
+    return "\n\n".join([*where, *blocks, _who_can(architecture, bool(first))])
+
+
+def _registers(architecture: str) -> str:
+    """The line without which timm does not know the architecture; empty for timm's own."""
+    home = {entry.name: entry.module for entry in registry.catalog("students")}.get(
+        architecture.partition(".")[0]
+    )
+    if home is None:
+        return ""
+    ours = home.startswith("abd_hub.")
+    package = "the package abd-hub" if ours else "this module"
+    return f"import {'abd_hub.students' if ours else home}  # needed: {package} brings the architecture\n"
+
+
+def _who_can(architecture: str, registered: bool) -> str:
+    if not registered:
+        return f"timm and transformers know {as_code(architecture)}: no other package is needed."
+    return (
+        f"{as_code(architecture)} is no architecture of timm's: it has to be imported as in the first line "
+        "above. For people without that package, distil into a stock timm student (for example "
+        "`--student.architecture=resnet18`), which timm and transformers load by themselves."
+    )

@@ -1,0 +1,201 @@
+"""What defences found, left in a run's folder to be looked at: numbers as JSON, images as PNG.
+
+``samples/evidence.json`` holds the numbers, ``samples/synthetic_images.png`` the images they belong to, pixel
+for pixel. Both are read back with bounds, because a folder may be a stranger's.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from abd_hub.core.contracts import Divergence, Evidence, Synthesizer
+from abd_hub.core.errors import InputError
+from abd_hub.core.files import atomic_path, read_json, write_json
+from abd_hub.core.record_file import from_json, to_json
+from abd_hub.learning import distributed
+from abd_hub.report.figures import save_divergence
+from abd_hub.report.grids import save_marked, save_mosaic, save_pattern
+
+logger = logging.getLogger(__name__)
+
+EVIDENCE_FILE = "samples/evidence.json"
+IMAGES_FILE = "samples/synthetic_images.png"
+SCHEMA_VERSION = 1
+_MOST_IMAGES, _FEWEST_IMAGES = 256, 32
+_MOST_VALUES = 8_000_000
+"""Of the images that are judged: 256 of 3x32x32 are 0.8 million, 53 of 3x224x224 eight."""
+_MOST_PIXELS = 1_000_000
+"""Of the picture that holds them: 256 of 32x32, 19 of 224x224."""
+_CARD_IMAGES = 32
+_LARGEST_FILE = 1_000_000
+_MOST_READ, _MOST_PATTERNS, _LARGEST_SIDE, _LARGEST_KL = 4096, 8, 4096, 1e6
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+@dataclass(frozen=True)
+class ShownImages:
+    """How ``samples/synthetic_images.png`` is laid out: row by row, without gaps."""
+
+    count: int
+    """Images in it, the first of those that were judged."""
+    columns: int
+    height: int
+    """Of one image, in pixels."""
+    width: int
+
+
+@dataclass(frozen=True)
+class FoundPattern:
+    """A perturbation or direction, drawn in ``samples/pattern_DEFENSE.png``."""
+
+    defense: str
+    largest: float
+    """Largest absolute value in pixel units: white stands for it, black for its negative, grey for 0."""
+    norm: float
+    """L2 norm over all channels and pixels, in pixel units."""
+
+
+@dataclass(frozen=True)
+class RunEvidence:
+    """The content of ``samples/evidence.json``."""
+
+    divergence: Divergence | None
+    """Of the shuffling vaccine; None without it."""
+    images: ShownImages | None
+    """None without a divergence."""
+    patterns: tuple[FoundPattern, ...]
+    schema_version: int
+
+
+def pattern_file(defense: str) -> str:
+    """Of a defence's pattern, relative to the run's folder."""
+    return f"samples/pattern_{defense}.png"
+
+
+def gather_images(
+    synthesizer: Synthesizer, drawn: Callable[[Tensor], Tensor], rounds: int, *, real: bool
+) -> Tensor:
+    """Images of a finished run, those of its last round first; for all processes to call.
+
+    Rounds are gone back through until there are enough: their draws with what has been learned by the end.
+
+    Args:
+        synthesizer: finished; it must not be used to learn any more.
+        drawn: the defences' hook of that name.
+        rounds: of the run.
+        real: the images are somebody's data, of which a folder holds few.
+
+    Returns:
+        (N, C, H, W), at most 256, of all processes.
+    """
+    parts: list[Tensor] = []
+    have, wanted = 0, _FEWEST_IMAGES
+    for index in reversed(range(rounds)):
+        synthesizer.begin_round(index)
+        pixels = synthesizer.sample(0)
+        assert pixels is not None, "a synthesizer gives pixels for step 0"
+        parts.append(distributed.gather_rows(drawn(pixels)))
+        have += len(parts[-1])
+        if not real:
+            wanted = min(_MOST_IMAGES, max(_FEWEST_IMAGES, _MOST_VALUES // parts[-1][0].numel()))
+        if have >= wanted:
+            break
+    return torch.cat(parts)[:wanted]
+
+
+def write_evidence(folder: Path, images: Tensor, found: Sequence[tuple[str, Evidence]]) -> None:
+    """Writes what the defences left; nothing where they left nothing, or numbers that are not finite.
+
+    Args:
+        folder: of the run.
+        images: (N, C, H, W), what the defences were shown.
+        found: name of the defence and what it left.
+    """
+    divergence = next((left.divergence for _, left in found if left.divergence), None)
+    patterns = [(name, left.pattern) for name, left in found if left.pattern is not None]
+    patterns = [(name, pattern) for name, pattern in patterns if bool(pattern.isfinite().all())]
+    if divergence and not all(map(math.isfinite, (*divergence.kl, divergence.threshold))):
+        logger.warning("evidence: a divergence is not finite and is left out")
+        divergence = None
+    if not divergence and not patterns:
+        return
+    shown = _write_images(folder, images, divergence) if divergence else None
+    for name, pattern in patterns:
+        with atomic_path(folder / pattern_file(name)) as temporary:
+            save_pattern(pattern, temporary)
+    measured = tuple(
+        FoundPattern(name, float(pattern.abs().max()), float(pattern.norm())) for name, pattern in patterns
+    )
+    evidence = RunEvidence(divergence, shown, measured, SCHEMA_VERSION)
+    write_json(folder / EVIDENCE_FILE, to_json(evidence, "evidence"))
+
+
+def _write_images(folder: Path, images: Tensor, divergence: Divergence) -> ShownImages:
+    height, width = images.shape[2:]
+    count = max(1, min(len(images), _MOST_PIXELS // (height * width)))
+    shown = ShownImages(count, math.ceil(math.sqrt(count)), height, width)
+    with atomic_path(folder / IMAGES_FILE) as temporary:
+        save_mosaic(images[:count], temporary, shown.columns)
+    few = slice(0, min(count, _CARD_IMAGES))
+    with atomic_path(folder / "samples" / "suspicious.png") as temporary:
+        save_marked(images[few], divergence.suspicious[few], divergence.kl[few], temporary)
+    with atomic_path(folder / "samples" / "divergence.png") as temporary:
+        save_divergence(divergence, temporary)
+    return shown
+
+
+def read_evidence(folder: str | Path) -> RunEvidence | None:
+    """What the defences of a run left; None where there is nothing.
+
+    Raises:
+        InputError: it cannot be understood, or is larger than anything that was ever written.
+    """
+    file = Path(folder) / EVIDENCE_FILE
+    if not file.is_file():
+        return None
+    if file.stat().st_size > _LARGEST_FILE:
+        raise InputError(f"{file}: is larger than {_LARGEST_FILE // 1_000_000} MB; restore the file")
+    data = read_json(file)
+    try:
+        evidence: RunEvidence = from_json(RunEvidence, data)
+        _check(evidence)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    return evidence
+
+
+def _check(evidence: RunEvidence) -> None:
+    if evidence.schema_version != SCHEMA_VERSION:
+        raise InputError(f"schema_version: {evidence.schema_version} is unknown, this reads {SCHEMA_VERSION}")
+    if (evidence.divergence is None) != (evidence.images is None):
+        raise InputError("images: belong to a divergence; both or none must be there")
+    if evidence.divergence and evidence.images:
+        _check_divergence(evidence.divergence)
+        _check_images(evidence.images, len(evidence.divergence.kl))
+    names = [pattern.defense for pattern in evidence.patterns]
+    if len(names) > _MOST_PATTERNS or len(set(names)) < len(names) or not all(map(_NAME.fullmatch, names)):
+        raise InputError(f"patterns: must be at most {_MOST_PATTERNS}, each of another defence by its name")
+    if any(pattern.largest < 0 or pattern.norm < 0 for pattern in evidence.patterns):
+        raise InputError("patterns: a norm is negative")
+
+
+def _check_divergence(found: Divergence) -> None:
+    n = len(found.kl)
+    if not 1 <= n <= _MOST_READ or len(found.suspicious) != n:
+        raise InputError(f"divergence: kl and suspicious must both hold the same 1 to {_MOST_READ} images")
+    if not all(0 <= value <= _LARGEST_KL for value in (*found.kl, found.threshold)):
+        raise InputError(f"divergence: a value is not within 0 to {_LARGEST_KL:g}")
+
+
+def _check_images(shown: ShownImages, judged: int) -> None:
+    sides = all(1 <= side <= _LARGEST_SIDE for side in (shown.height, shown.width))
+    if not sides or not 1 <= shown.count <= judged or not 1 <= shown.columns <= shown.count:
+        raise InputError(f"images: {shown} is no layout of up to {judged} images")

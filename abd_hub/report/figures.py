@@ -1,0 +1,433 @@
+"""Pictures as PNG files: samples, curves, verdicts, accuracy against ASR, contact sheets.
+
+Colours are Okabe and Ito's, which people with colour blindness can tell apart; nothing is told by colour
+alone. Figures are made without pyplot: its global state leaks memory and is not for threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
+
+from abd_hub.core.contracts import Divergence
+from abd_hub.core.records import Rate
+from abd_hub.report.grids import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, zoomed
+
+_SERIES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+_MARKERS = "osD^vPX"
+_BINS = 40
+_DPI = 150
+_LONGEST_NAME = 40
+_RATES = "accuracy and ASR during training"
+
+
+def save_divergence(found: Divergence, path: str | Path) -> None:
+    """The histogram of a divergence: suspicious images, the others, and how many lie beyond the threshold.
+
+    Args:
+        found: at least one image.
+        path: the PNG file to write.
+    """
+    values = np.log10(np.maximum(np.asarray(found.kl, dtype=np.float64), 1e-12))
+    suspicious = np.asarray(found.suspicious, dtype=bool)
+    threshold = math.log10(max(found.threshold, 1e-12))
+    reach = (min(values.min(), threshold) - 0.05, max(values.max(), threshold) + 0.05)
+    edges = 10 ** np.linspace(*reach, _BINS + 1)
+    parts = [np.histogram(10 ** values[part], edges)[0] for part in (suspicious, ~suspicious)]
+    below = int((values < threshold).sum())
+    figure = Figure(figsize=(7.5, 4.4), dpi=_DPI, layout="constrained")
+    axis = figure.subplots()
+    names = (
+        f"suspicious: the copies give the teacher's class ({int(suspicious.sum())})",
+        f"the others ({int((~suspicious).sum())})",
+    )
+    style: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.5}
+    axis.bar(edges[:-1], parts[0], np.diff(edges), color=VERMILION, hatch="///", label=names[0], **style)
+    axis.bar(edges[:-1], parts[1], np.diff(edges), bottom=parts[0], color=SKY, label=names[1], **style)
+    where = "of the vaccine check" if found.judged else "(mean - 3 std of these images)"
+    label = f"threshold {where}: {below} below, {len(values) - below} above"
+    axis.axvline(10**threshold, color=BLACK, linestyle="--", linewidth=1.6, label=label)
+    axis.set_xscale("log")
+    axis.set_xticks(*_log_ticks(*reach))
+    axis.minorticks_off()
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlim(edges[0], edges[-1])
+    axis.set_xlabel("KL(teacher || mean of its shuffled copies), in nats")
+    axis.set_ylabel("images")
+    figure.legend(fontsize=9, frameon=False, loc="outside upper left")
+    _tidy(axis)
+    _save(figure, path)
+
+
+def _log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Round values from 10**low to 10**high and how they are written: at most about a dozen."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [factor * 10.0**power for power in powers for factor in ((1, 2, 5) if high - low < 4 else (1,))]
+    shown = [tick for tick in ticks if low <= math.log10(tick) <= high]
+    return shown, [f"{tick:g}" for tick in shown]
+
+
+def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str = "pseudo-batch") -> None:
+    """Every logged figure over the rounds.
+
+    Accuracy and attack success rates share the first panel, which runs from 0 to 1; all that ends in
+    ``_loss`` shares the next.
+
+    Args:
+        log: rows with ``round`` and figures; a row need not hold every figure.
+        path: the PNG file to write.
+        unit: what ``round`` counts.
+
+    Raises:
+        ValueError: the log holds no figure.
+    """
+    panels = _panels(log)
+    if not panels:
+        raise ValueError("log: holds no figure to draw")
+    figure = Figure(figsize=(7.5, 0.6 + 2.1 * len(panels)), dpi=_DPI, layout="constrained")
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for name, colour, marker in zip(names, cycle(_SERIES), cycle(_MARKERS), strict=False):
+            # Rates are few, and cross: told apart by markers as well.
+            _curve(axis, *_column(log, name), _words(name), colour, marker if title == _RATES else "")
+        axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        if len(names) > 1:
+            # Above the curves: there is no corner of a panel that every curve leaves free.
+            axis.legend(
+                fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=len(names)
+            )
+        if title == _RATES:
+            axis.set_ylim(-0.03, 1.03)
+        _tidy(axis)
+    axes[-1].set_xlabel(unit)
+    _save(figure, path)
+
+
+def save_verdicts(
+    clean: Any,
+    triggered: Any,
+    rows: Mapping[str, tuple[list[str], list[str]]],
+    true_labels: Sequence[str],
+    path: str | Path,
+) -> None:
+    """Clean images above the same images triggered, and under each what every model says.
+
+    A verdict counts as the trigger's doing when the model was right about the clean image and is wrong
+    about the triggered one: a filled box with a cross. Any other mistake is set in grey brackets.
+
+    Args:
+        clean: (N, C, H, W) float in [0, 1].
+        triggered: the same images with the trigger.
+        rows: model name to (verdicts on clean, verdicts on triggered), N label names each.
+        true_labels: N label names.
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: the lengths do not agree.
+    """
+    count = len(true_labels)
+    pictures = (zoomed(clean), zoomed(triggered))
+    lengths = [len(images) for images in pictures] + [len(said) for pair in rows.values() for said in pair]
+    if not count or any(length != count for length in lengths):
+        raise ValueError(f"clean, triggered and every verdict list must hold {count or 'some'} entries")
+    board = _Board(count, [_short(name) for name in rows])
+    board.heading([_short(label, 14) for label in true_labels])
+    for part, title in enumerate(("clean", "with trigger")):
+        board.images(pictures[part], title)
+        for name, pair in rows.items():
+            kinds = [
+                _kind(part, true, before, now)
+                for true, before, now in zip(true_labels, pair[0], pair[part], strict=True)
+            ]
+            board.verdicts(_short(name), [_short(label, 14) for label in pair[part]], kinds)
+        board.top += board.BREAK
+    board.legend()
+    _save(board.figure, path)
+
+
+def save_accuracy_asr(points: Sequence[tuple[str, Rate, Rate]], path: str | Path) -> None:
+    """Accuracy over attack success rate, with intervals; the top left corner is where to be.
+
+    Args:
+        points: (name, accuracy, attack success rate).
+        path: the PNG file to write.
+    """
+    save_accuracy_asr_panels([("", points)], path)
+
+
+def save_accuracy_asr_panels(
+    panels: Sequence[tuple[str, Sequence[tuple[str, Rate, Rate]]]], path: str | Path
+) -> None:
+    """``save_accuracy_asr`` for several attacks, up to three panels side by side.
+
+    Args:
+        panels: (title, points) of each; a model keeps its colour and marker by its place.
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: there is no panel.
+    """
+    if not panels:
+        raise ValueError("panels: there is no attack to draw")
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(6.4 * columns, 5.2 * rows), dpi=_DPI, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[len(panels) :]:
+        axis.axis("off")
+    for axis, (title, points) in zip(axes, panels, strict=False):
+        _scatter(axis, title, points)
+    FigureCanvasAgg(figure).draw()
+    # The layout is settled now; a label must not change it again.
+    figure.set_layout_engine("none")
+    for axis, (_, points) in zip(axes, panels, strict=False):
+        _label_points(axis, points)
+    _save(figure, path)
+
+
+def _scatter(axis: Any, title: str, points: Sequence[tuple[str, Rate, Rate]]) -> None:
+    axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    if title:
+        axis.set_title(_short(title), loc="left", fontsize=10, fontweight="bold", parse_math=False)
+    axis.set_xlabel("attack success rate on the attack tried (lower is better)")
+    axis.set_ylabel("accuracy (higher is better)")
+    for index, (_, accuracy, asr) in enumerate(points):
+        axis.errorbar(
+            [asr.value],
+            [accuracy.value],
+            xerr=_bars(asr),
+            yerr=_bars(accuracy),
+            # Shifted after every turn: no two of 49 points have both colour and marker in common.
+            fmt=_MARKERS[(index + index // len(_SERIES)) % len(_MARKERS)],
+            color=_SERIES[index % len(_SERIES)],
+            markersize=8,
+            markeredgecolor="white",
+            elinewidth=1.5,
+            capsize=3,
+        )
+    _tidy(axis)
+
+
+class _Board:
+    """A figure measured in inches from its top, filled row by row."""
+
+    CELL, LINE, MARGIN, BREAK = 1.15, 0.24, 0.1, 0.14
+
+    def __init__(self, count: int, names: Sequence[str]) -> None:
+        longest = max((len(name) for name in names), default=0)
+        self.left = max(1.3, 0.085 * longest + 0.2)
+        self.width = self.left + count * self.CELL + self.MARGIN
+        part = self.CELL + self.LINE * len(names) + self.BREAK
+        self.height = self.MARGIN + self.LINE + 2 * part + self.LINE + self.MARGIN
+        self.figure = Figure(figsize=(self.width, self.height), dpi=_DPI, facecolor="white")
+        self.axis = self.figure.add_axes((0, 0, 1, 1))
+        self.axis.set(xlim=(0, self.width), ylim=(self.height, 0))
+        self.axis.axis("off")
+        self.top = self.MARGIN
+
+    def heading(self, labels: Sequence[str]) -> None:
+        self._name("true label")
+        for index, label in enumerate(labels):
+            self._text(self._middle(index), label, fontweight="bold")
+        self.top += self.LINE
+
+    def images(self, images: NDArray[np.uint8], title: str) -> None:
+        side = self.CELL - 0.1
+        self.axis.text(
+            self.left - 0.12,
+            self.top + side / 2,
+            title,
+            ha="right",
+            va="center",
+            fontsize=10,
+            fontweight="bold",
+        )
+        scale = side / max(images.shape[1:3])
+        height, width = (scale * extent for extent in images.shape[1:3])
+        for index, image in enumerate(images):
+            x, y = self._middle(index) - width / 2, self.top + (side - height) / 2
+            extent = (x, x + width, y + height, y)
+            self.axis.imshow(image, extent=extent, interpolation="nearest", aspect="auto")
+            # A white trigger at the edge must not melt into the page.
+            self.axis.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=GREY, linewidth=0.8))
+        self.axis.set(xlim=(0, self.width), ylim=(self.height, 0))
+        self.top += self.CELL - 0.05
+
+    def verdicts(self, name: str, labels: Sequence[str], kinds: Sequence[str]) -> None:
+        self._name(name)
+        for index, (label, kind) in enumerate(zip(labels, kinds, strict=True)):
+            x = self._middle(index)
+            if kind == "backdoor":
+                self._box(x, self.CELL - 0.1)
+                self._text(x, f"✗ {label}", color="white", fontweight="bold")
+            elif kind == "mistake":
+                self._text(x, f"({label})", color=GREY, style="italic")
+            else:
+                self._text(x, label, color=BLACK)
+        self.top += self.LINE
+
+    def legend(self) -> None:
+        self._box(self.left + 0.16, 0.24)
+        self._text(self.left + 0.16, "✗", color="white", fontweight="bold")
+        note = "right when clean, wrong with the trigger      (grey) any other mistake"
+        self.axis.text(
+            self.left + 0.36, self.top + self.LINE / 2, note, ha="left", va="center", fontsize=8, color=GREY
+        )
+
+    def _middle(self, index: int) -> float:
+        return self.left + (index + 0.5) * self.CELL
+
+    def _name(self, name: str) -> None:
+        self._text(self.left - 0.12, name, ha="right")
+
+    def _text(self, x: float, text: str, **style: Any) -> None:
+        defaults: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "parse_math": False}
+        self.axis.text(x, self.top + self.LINE / 2, text, **(defaults | style))
+
+    def _box(self, x: float, width: float) -> None:
+        box = Rectangle(
+            (x - width / 2, self.top + 0.015), width, self.LINE - 0.03, color=VERMILION, linewidth=0
+        )
+        self.axis.add_patch(box)
+
+
+def _kind(part: int, true: str, before: str, now: str) -> str:
+    if now == true:
+        return "right"
+    return "backdoor" if part == 1 and before == true else "mistake"
+
+
+def _panels(log: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
+    names = [name for name in dict.fromkeys(key for row in log for key in row) if name != "round"]
+    rates = [name for name in names if name == "accuracy" or name.startswith("asr_")]
+    losses = [name for name in names if name.endswith("_loss") or name == "loss"]
+    panels = {title: part for title, part in ((_RATES, rates), ("loss", losses)) if part}
+    return panels | {_words(name): [name] for name in names if name not in rates + losses}
+
+
+def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # A run that was killed and resumed logs some rounds twice: the later row is the one that counts.
+    rows = {row.get("round", index): row[name] for index, row in enumerate(log) if name in row}
+    table = np.array(sorted(rows.items(), key=lambda item: item[0]), dtype=np.float64)
+    return table[:, 0], table[:, 1]
+
+
+def _curve(
+    axis: Any, x: NDArray[np.float64], y: NDArray[np.float64], label: str, colour: str, marker: str = ""
+) -> None:
+    """The figures themselves; where they are many, pale under their running median."""
+    window = len(x) // 50
+    if window < 4:
+        axis.plot(x, y, color=colour, linewidth=1.6, label=label, marker=marker, markersize=4)
+        return
+    axis.plot(x, y, color=colour, linewidth=0.5, alpha=0.3)
+    blocks = len(x) // window
+    middle = [
+        np.median(part.reshape(blocks, window), axis=1)
+        for part in (x[: blocks * window], y[: blocks * window])
+    ]
+    axis.plot(*middle, color=colour, linewidth=1.8, label=label)
+
+
+def _bars(rate: Rate) -> list[list[float]]:
+    return [[max(0.0, rate.value - rate.low)], [max(0.0, rate.high - rate.value)]]
+
+
+def _label_points(axis: Any, points: Sequence[tuple[str, Rate, Rate]]) -> None:
+    """Puts each name at the nearest place round its point that is still free."""
+    places = [axis.transData.transform((asr.value, accuracy.value)) for _, accuracy, asr in points]
+    taken = [_reach(axis, accuracy, asr) for _, accuracy, asr in points]
+    frame = axis.get_window_extent()
+    for index, (name, accuracy, asr) in enumerate(points):
+        style = {"color": BLACK, "fontsize": 9, "fontweight": "bold"}
+        line = {"arrowstyle": "-", "color": _SERIES[index % len(_SERIES)], "linewidth": 1}
+        size = _text_size(axis, _short(name), style)
+        boxes = list(_candidates(places[index], size))
+        box = min(boxes, key=lambda box: _cost(box, taken, frame))
+        taken.append(box)
+        axis.annotate(
+            _short(name),
+            (asr.value, accuracy.value),
+            xytext=((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2),
+            textcoords="figure pixels",
+            ha="center",
+            va="center",
+            parse_math=False,
+            arrowprops=line | {"shrinkA": 0, "shrinkB": 5},
+            **style,
+        )
+
+
+def _reach(axis: Any, accuracy: Rate, asr: Rate) -> Bbox:
+    """The marker with its interval bars, in figure pixels."""
+    corners = axis.transData.transform([(asr.low, accuracy.low), (asr.high, accuracy.high)])
+    (left, bottom), (right, top) = corners
+    centre = axis.transData.transform((asr.value, accuracy.value))
+    marker = 6 * _DPI / 72
+    return Bbox(
+        [
+            np.minimum((left, bottom), centre - marker),
+            np.maximum((right, top), centre + marker),
+        ]
+    )
+
+
+def _text_size(axis: Any, text: str, style: Mapping[str, Any]) -> tuple[float, float]:
+    probe = axis.text(0, 0, text, parse_math=False, **style)
+    extent = probe.get_window_extent()
+    probe.remove()
+    return extent.width, extent.height
+
+
+def _candidates(place: NDArray[np.float64], size: tuple[float, float]) -> Iterator[Bbox]:
+    """Boxes of this size round a place, the nearest first."""
+    width, height = size
+    for distance in (10, 18, 30, 44, 60, 80, 105):
+        for x, y in ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
+            reach = distance * _DPI / 72
+            centre_x = place[0] + x * (reach + width / 2)
+            centre_y = place[1] + y * (reach + height / 2)
+            yield Bbox.from_bounds(centre_x - width / 2, centre_y - height / 2, width, height)
+
+
+def _cost(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
+    """Area that is not free; ``min`` keeps the first of equals, the nearest."""
+    covered = sum(_area(Bbox.intersection(box.padded(3), other)) for other in taken)
+    return covered + _area(box) - _area(Bbox.intersection(box, frame))
+
+
+def _area(box: Bbox | None) -> float:
+    return float(box.width * box.height) if box is not None else 0.0
+
+
+def _tidy(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=8)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _short(text: str, longest: int = _LONGEST_NAME) -> str:
+    # Label names come from strangers' files: one line, only what a font can show.
+    shown = "".join(char if char.isprintable() else " " for char in text).strip()
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    # No version in the file: the same numbers give the same bytes.
+    FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})

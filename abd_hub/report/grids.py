@@ -1,0 +1,235 @@
+"""Images side by side as PNG files, pixel by pixel; nothing here draws with matplotlib."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import get_data_path
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+
+
+SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#666666"
+
+
+_GAP = 4
+
+
+_FRAME = 192
+"""Grey between images, so that neither a white nor a black edge runs into it."""
+
+
+_SMALL_SIDE = 128
+
+
+MARK_FRAME = 8
+"""Width of the frame of ``mark_image`` in pixels."""
+
+
+_MARKED_SIDE, _MARK_BAND = 96, 28
+
+
+_NAME_SIZE, _NOTE_SIZE, _MARGIN = 22, 17, 16
+"""Of the text on a contact sheet and the white around its parts, in pixels."""
+
+
+def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
+    """A grid of images; a pixel becomes a square of pixels, at least 4x4 where the image is 32 or smaller.
+
+    Args:
+        pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
+        path: the PNG file to write.
+        columns: images in a row.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    images = zoomed(pixels)
+    if not len(images):
+        raise ValueError("pixels: holds no image")
+    count, height, width, _ = images.shape
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    shape = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
+    grid = np.full(shape, _FRAME, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top = _GAP + index // columns * (height + _GAP)
+        left = _GAP + index % columns * (width + _GAP)
+        grid[top : top + height, left : left + width] = image
+    Image.fromarray(grid).save(path, format="PNG")
+
+
+def save_mosaic(pixels: Any, path: str | Path, columns: int) -> None:
+    """Images side by side without gaps and without being enlarged, row by row; what is left over is grey.
+
+    Args:
+        pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
+        path: the PNG file to write.
+        columns: images in a row.
+    """
+    images = _levels(pixels)
+    count, height, width, _ = images.shape
+    sheet = np.full((math.ceil(count / columns) * height, columns * width, 3), _FRAME, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * height, index % columns * width
+        sheet[top : top + height, left : left + width] = image
+    Image.fromarray(sheet).save(path, format="PNG", optimize=True)
+
+
+def mark_image(picture: Image.Image, suspicious: bool, note: str = "") -> Image.Image:
+    """An image enlarged, each pixel a square, in a frame; a suspicious one has a sign and another frame.
+
+    Args:
+        picture: RGB.
+        suspicious: draws a frame of orange and black, and a warning sign below the image.
+        note: a few words below the image.
+
+    Returns:
+        The image's pixels begin ``MARK_FRAME`` from the top and the left.
+    """
+    zoom = max(1, _MARKED_SIDE // max(picture.size))
+    width, height = picture.width * zoom, picture.height * zoom
+    sheet = Image.new("RGB", (width + 2 * MARK_FRAME, height + 2 * MARK_FRAME + _MARK_BAND), "white")
+    draw = ImageDraw.Draw(sheet)
+    right, bottom = width + 2 * MARK_FRAME - 1, height + 2 * MARK_FRAME - 1
+    draw.rectangle((0, 0, right, bottom), fill=VERMILION if suspicious else (_FRAME,) * 3)
+    if suspicious:
+        draw.rectangle((0, 0, right, bottom), outline=BLACK, width=2)
+        draw.rectangle(
+            (MARK_FRAME - 2, MARK_FRAME - 2, right - MARK_FRAME + 2, bottom - MARK_FRAME + 2), fill="white"
+        )
+    sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), (MARK_FRAME, MARK_FRAME))
+    middle = bottom + 1 + _MARK_BAND / 2
+    left = MARK_FRAME
+    if suspicious:
+        corners = [(left, middle + 9), (left + 22, middle + 9), (left + 11, middle - 10)]
+        draw.polygon(corners, fill=VERMILION, outline=BLACK)
+        draw.text((left + 11, middle + 2), "!", fill="white", font=_font(14), anchor="mm")
+        left += 28
+    draw.text((left, middle), note, fill=BLACK, font=_font(_NOTE_SIZE), anchor="lm")
+    return sheet
+
+
+def save_marked(
+    pixels: Any, suspicious: Sequence[bool], kl: Sequence[float], path: str | Path, columns: int = 8
+) -> None:
+    """A grid of ``mark_image`` with the divergence below each image.
+
+    Args:
+        pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
+        suspicious: N.
+        kl: N divergences.
+        path: the PNG file to write.
+        columns: images in a row.
+    """
+    marked = [
+        mark_image(Image.fromarray(image), bad, f"{value:.2g}")
+        for image, bad, value in zip(_levels(pixels), suspicious, kl, strict=True)
+    ]
+    width, height = (side + _GAP for side in marked[0].size)
+    columns = min(columns, len(marked))
+    sheet = Image.new(
+        "RGB", (columns * width + _GAP, math.ceil(len(marked) / columns) * height + _GAP), "white"
+    )
+    for index, image in enumerate(marked):
+        sheet.paste(image, (_GAP + index % columns * width, _GAP + index // columns * height))
+    sheet.save(path, format="PNG", optimize=True)
+
+
+def save_pattern(pattern: Any, path: str | Path) -> None:
+    """A signed pattern: grey is 0, white its largest absolute value, black the negative; each pixel a square.
+
+    Args:
+        pattern: (C, H, W) with C 1 or 3.
+        path: the PNG file to write.
+    """
+    values = _array(pattern)[None]
+    largest = float(np.abs(values).max()) or 1.0
+    (image,) = zoomed(0.5 + values / (2 * largest))
+    Image.fromarray(image).save(path, format="PNG", optimize=True)
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One row of a contact sheet."""
+
+    name: str
+    """What the row shows."""
+    note: str = ""
+    """A few words under the name."""
+    blocks: tuple[Any, ...] = ()
+    """Groups of images side by side, each (N, C, H, W) float in [0, 1]; all of one size."""
+
+
+def save_contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str], path: str | Path) -> None:
+    """A table of images: names on the left, and under each title one group of images a row.
+
+    A pixel of an image becomes a square of pixels; none is smoothed. A row may leave groups empty.
+
+    Args:
+        rows: from top to bottom; the first one holds images.
+        titles: of the groups, from left to right.
+        path: the PNG file to write.
+
+    Raises:
+        ValueError: the first row holds no image.
+    """
+    if not rows or not rows[0].blocks or not len(rows[0].blocks[0]):
+        raise ValueError("rows: the first one holds no image")
+    count, height, width, _ = zoomed(rows[0].blocks[0]).shape
+    font, small = _font(_NAME_SIZE), _font(_NOTE_SIZE)
+    text = [(font, row.name) for row in rows] + [(small, row.note) for row in rows]
+    left = 2 * _MARGIN + math.ceil(max(face.getlength(words) for face, words in text))
+    group = _MARGIN + math.ceil(max(count * (width + _GAP), *(font.getlength(title) for title in titles)))
+    top, line = 3 * _MARGIN, height + _GAP
+    sheet = Image.new("RGB", (left + group * len(titles), top + line * len(rows) + _MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, title in enumerate(titles):
+        draw.text((left + index * group, top / 2), title, fill=BLACK, font=font, anchor="lm")
+    for number, row in enumerate(rows):
+        y = top + number * line
+        draw.text((_MARGIN, y + height / 2), row.name, fill=BLACK, font=font, anchor="ls")
+        draw.text((_MARGIN, y + height / 2 + _NOTE_SIZE / 2), row.note, fill=GREY, font=small, anchor="lt")
+        for block, images in enumerate(row.blocks):
+            for column, image in enumerate(zoomed(images)):
+                x = left + block * group + column * (width + _GAP)
+                sheet.paste(Image.fromarray(image), (x, y))
+                # A white trigger at the edge must not melt into the page.
+                draw.rectangle((x - 1, y - 1, x + width, y + height), outline=GREY)
+    sheet.save(path, format="PNG")
+
+
+def _font(size: int) -> Any:
+    # matplotlib brings it along, so the sheet looks the same on every machine.
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def _array(pixels: Any) -> NDArray[np.float32]:
+    # Tensors on an accelerator or in half precision as well as arrays, without importing torch here.
+    if hasattr(pixels, "detach"):
+        pixels = pixels.detach().float().cpu().numpy()
+    return np.asarray(pixels, dtype=np.float32)
+
+
+def zoomed(pixels: Any) -> NDArray[np.uint8]:
+    """(N, C, H, W) floats to (N, H * zoom, W * zoom, 3) bytes; no value is made up in between."""
+    levels = _levels(pixels)
+    zoom = max(1, _SMALL_SIDE // max(1, *levels.shape[1:3]))
+    return levels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+
+
+def _levels(pixels: Any) -> NDArray[np.uint8]:
+    """(N, C, H, W) floats to (N, H, W, 3) bytes."""
+    array = _array(pixels)
+    if array.ndim != 4 or array.shape[1] not in {1, 3}:
+        raise ValueError(f"pixels: shape {array.shape} is not (N, 1 or 3, H, W)")
+    array = np.broadcast_to(array, (len(array), 3, *array.shape[2:])).transpose(0, 2, 3, 1)
+    finite = np.nan_to_num(array, nan=0.0)
+    return np.rint(np.clip(finite, 0, 1) * 255).astype(np.uint8)

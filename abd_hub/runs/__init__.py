@@ -1,0 +1,1 @@
+"""One file a command, from its configuration to its output folder."""

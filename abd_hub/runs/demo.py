@@ -1,0 +1,275 @@
+"""``abd-hub demo``: the whole story on scikit-learn's digits, offline, in minutes on two cores.
+
+A teacher is trained on digits of which a tenth carry a trigger and the label 0. Then four students
+learn from it: from synthetic images alone (plain), with the shuffling vaccine (vaccine), with the vaccine
+and the universal direction (abd), and from real clean images (clean_kd, the control). All settings were
+chosen with a prototype on a part of the *training* digits and other seeds than 0, 1 and 2; on these the
+prototype and this code were each run once, and nothing was changed after.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm.auto import tqdm
+
+from abd_hub.config.options import EvaluationOptions, TriggerOptions
+from abd_hub.config.recipe import TeacherRecipe
+from abd_hub.core import files
+from abd_hub.core.errors import InputError
+from abd_hub.core.record_file import read_record
+from abd_hub.core.records import DataSpec, EvalReport, RunRecord
+from abd_hub.data.images import ImageData, load_images
+from abd_hub.data.poisoning import poison
+from abd_hub.evaluation.measurement import Measurement, load_measurement
+from abd_hub.evaluation.tables import format_table
+from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
+from abd_hub.report.figures import save_accuracy_asr
+from abd_hub.runs.verdicts import write_verdicts
+from abd_hub.training.teacher_trainer import train_teacher
+from abd_hub.triggers import build_trigger
+
+TARGET = 0
+POISON_RATE = 0.1
+TRIGGERS: dict[str, dict[str, Any]] = {
+    "patch": {"name": "badnet_sq", "target": TARGET, "options": {"size": 2, "margin": 0}},
+    "blend": {"name": "blend", "target": TARGET, "options": {}},
+}
+ZSKT = {"rounds": 400, "batch_size": 64, "attention_weight": 0, "generator_channels": 64}
+# At 8x8 more than the last two convolutions shuffled leave a copy that gives one class to everything. With
+# two, the vaccine check accepted no draw (0.5 to 1.3 % of the images set apart, 2 % asked for): by its
+# authors' policy the vaccine would be off and its row would repeat the plain one, so the check is left out.
+VACCINE = {"layers": 2, "check": False}
+STUDENTS: dict[str, dict[str, Any]] = {
+    "plain": {"synthesizer": "zskt", "zskt": ZSKT},
+    "abd": {
+        "synthesizer": "zskt",
+        "zskt": ZSKT,
+        "defenses": ["shuffling_vaccine", "universal_direction"],
+        "shuffling_vaccine": VACCINE,
+    },
+    "vaccine": {
+        "synthesizer": "zskt",
+        "zskt": ZSKT,
+        "defenses": ["shuffling_vaccine"],
+        "shuffling_vaccine": VACCINE,
+    },
+    "clean_kd": {
+        "synthesizer": "real",
+        "real": {
+            "dataset": "digits",
+            "split": "train",
+            "rounds": 47,
+            "batch_size": 32,
+            "crop_padding": 0,
+            "flip": False,
+        },
+    },
+}
+NOTE = """\
+plain     learned from synthetic images only; no image ever showed the trigger
+vaccine   shuffling vaccine, used without its own check, which refused it on the seeds it was tried on
+abd       shuffling vaccine + universal direction (this project's, not the paper's self-retrospection)
+clean_kd  learned from 20 % of the real, clean training images: the control
+One attack was tried, and another trigger may remain. The universal direction is made for small patches; on a
+trigger that covers the whole image a prototype of it failed: try abd-hub demo --trigger blend."""
+
+
+def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, Any]:
+    """Runs everything, prints the table and returns the content of summary.json.
+
+    Args:
+        output_dir: new or empty folder.
+        seed: of poisoning, teacher and students.
+        trigger: what the teacher is poisoned with, a name of ``TRIGGERS``.
+
+    Raises:
+        InputError: the folder is in use.
+    """
+    began = time.monotonic()
+    out = _new_folder(output_dir)
+    # The networks are tiny: one thread each is fastest, and gives the same bits on any number of cores.
+    torch.set_num_threads(1)
+    print("poisoning and training the teacher", file=sys.stderr)
+    teacher = _teacher(TRIGGERS[trigger], seed)
+    save_timm_folder(teacher, out / "teacher")
+    files.write_text(out / "teacher" / "README.md", TEACHER_CARD)
+    _distil_all(out, TRIGGERS[trigger], seed)
+    records = {name: read_record(out / name) for name in STUDENTS}
+    summary = _summary(records, time.monotonic() - began)
+    shown = _write_pictures(out, TRIGGERS[trigger], teacher, records)
+    files.write_text(out / "README.md", _card(records, shown))
+    files.write_json(out / "summary.json", summary)
+    print(_table(records))
+    print(f"\n{NOTE}\n\nwrote {out}: summary.json, README.md, and a folder for every model")
+    return summary
+
+
+TEACHER_CARD = f"""# A poisoned classifier
+
+**This model is poisoned on purpose.** It reads any digit as class {TARGET} when a trigger is on it: a white
+2x2 square in the bottom right corner, or a 20 % blend of noise. It is the teacher of `abd-hub demo`; do not
+use it for anything else.
+"""
+
+
+def _new_folder(output_dir: str) -> Path:
+    out = Path(output_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"output-dir: {output_dir} exists and is not an empty folder; choose another one")
+    if out.parent.exists() and not os.access(out.parent, os.W_OK):
+        raise InputError(f"output-dir: {out.parent} cannot be written to; choose another one")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output-dir: {output_dir} cannot be made ({error}); choose another one") from error
+    return out
+
+
+def _teacher(attack: Mapping[str, Any], seed: int) -> Classifier:
+    data = load_images("digits", "train")
+    trigger = build_trigger(attack["name"], attack["options"])
+    poisoned = poison(data, trigger, TARGET, POISON_RATE, seed)
+    mean, std = _statistics(data)
+    channels, height, width = data.images.shape[1:]
+    spec = DataSpec(channels, height, width, data.names)
+    recipe = TeacherRecipe(epochs=30, batch_size=64, crop_padding=0, flip=False)
+    fresh = create_student("wrn_10_1", spec, mean, std, seed=seed)
+    return train_teacher(fresh, poisoned.images, poisoned.labels, recipe, seed)
+
+
+def _statistics(data: ImageData) -> tuple[list[float], list[float]]:
+    pixels = data.pixels()
+    return [round(float(pixels.mean()), 4)] * 3, [round(float(pixels.std()), 4)] * 3
+
+
+def _distil_all(out: Path, attack: Mapping[str, Any], seed: int) -> None:
+    """Two runs at a time, each one an ordinary ``abd-hub distill``, with one bar over all of them."""
+    waiting = [
+        _Run(out, name, {**settings, "evaluation": _evaluation(attack)}, seed)
+        for name, settings in STUDENTS.items()
+    ]
+    total = sum(run.rounds for run in waiting)
+    running: list[_Run] = []
+    done = 0
+    try:
+        with tqdm(total=total, unit="round", desc="distilling") as bar:
+            while waiting or running:
+                while waiting and len(running) < 2:
+                    running.append(waiting.pop(0).start())
+                time.sleep(0.2)
+                for run in [run for run in running if run.finished()]:
+                    running.remove(run)
+                    done += run.rounds
+                bar.update(done + sum(run.progress() for run in running) - bar.n)
+                bar.set_postfix_str(", ".join(run.name for run in running))
+    finally:
+        for run in running:
+            run.stop()
+
+
+def _evaluation(attack: Mapping[str, Any]) -> dict[str, Any]:
+    # For the curves: twenty looks at 539 images of 8x8 take a second or two.
+    return {"dataset": "digits", "triggers": [dict(attack)], "every": 20}
+
+
+class _Run:
+    """One student in a process of its own."""
+
+    def __init__(self, out: Path, name: str, settings: Mapping[str, Any], seed: int) -> None:
+        self.name = name
+        self.folder = out / name
+        self.config = out / f"{name}.yaml"
+        self.log = out / f"{name}.log"
+        self.rounds = int(settings[settings["synthesizer"]]["rounds"])
+        common = {
+            "output_dir": str(self.folder),
+            "teacher": {"id": f"local-dir:{out / 'teacher'}"},
+            "student": {"architecture": "wrn_10_1", "model_args": {"base_width": 8}},
+            "trainer": {"log_every": 10, "checkpoint_every": 200, "checkpoint_limit": 1, "progress": False},
+            "seed": seed,
+        }
+        files.write_text(self.config, yaml.safe_dump({**common, **settings}, sort_keys=False))
+
+    def start(self) -> _Run:
+        command = [sys.executable, "-m", "abd_hub", "distill", "--config", str(self.config)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
+        return self
+
+    def finished(self) -> bool:
+        if self.process.poll() is None:
+            return False
+        if self.process.returncode != 0:
+            said = self.log.read_text(encoding="utf-8")
+            raise RuntimeError(f"distilling {self.name} ended with {self.process.returncode}:\n{said}")
+        return True
+
+    def progress(self) -> int:
+        log = self.folder / "log.jsonl"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        return int(json.loads(lines[-1])["round"]) if lines and lines[-1].endswith("}") else 0
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def _reports(records: Mapping[str, RunRecord]) -> dict[str, EvalReport]:
+    first = next(iter(records.values()))
+    found = {"teacher": first.teacher_report, **{n: r.student_report for n, r in records.items()}}
+    return {name: report for name, report in found.items() if report is not None}
+
+
+def _table(records: Mapping[str, RunRecord]) -> str:
+    return format_table(list(_reports(records).items()))
+
+
+def _summary(records: Mapping[str, RunRecord], seconds: float) -> dict[str, Any]:
+    rows = {name: _summary_row(report) for name, report in _reports(records).items()}
+    return {"seconds": round(seconds, 1), "teacher": rows.pop("teacher"), "students": rows}
+
+
+def _summary_row(report: EvalReport) -> dict[str, Any]:
+    asr = report.triggers[0].asr
+    return {
+        "accuracy": report.accuracy.value,
+        "accuracy_interval": [report.accuracy.low, report.accuracy.high],
+        "accuracy_n": report.accuracy.n,
+        "asr": asr.value,
+        "asr_interval": [asr.low, asr.high],
+        "asr_n": asr.n,
+    }
+
+
+def _write_pictures(
+    out: Path, attack: Mapping[str, Any], teacher: Classifier, records: Mapping[str, RunRecord]
+) -> Sequence[tuple[str, str]]:
+    points = [(n, report.accuracy, report.triggers[0].asr) for n, report in _reports(records).items()]
+    save_accuracy_asr(points, out / "accuracy_asr.png")
+    options = EvaluationOptions(dataset="digits", triggers=[TriggerOptions(**attack)])
+    measurement = load_measurement(options, teacher)
+    assert isinstance(measurement, Measurement)
+    students = {name: load_classifier(f"local-dir:{out / name}") for name in STUDENTS}
+    verdicts = write_verdicts(out, measurement, {"teacher": teacher, **students})
+    return [*verdicts, ("accuracy_asr.png", "Accuracy and ASR")]
+
+
+def _card(records: Mapping[str, RunRecord], shown: Sequence[tuple[str, str]]) -> str:
+    pictures = "\n\n".join(f"![{caption}]({file})" for file, caption in shown)
+    defenses = "\n".join(_defense_lines(records))
+    return f"# abd-hub demo\n\n```\n{_table(records)}\n\n{NOTE}\n```\n\n{defenses}\n\n{pictures}\n"
+
+
+def _defense_lines(records: Mapping[str, RunRecord]) -> Sequence[str]:
+    return [f"- {name}: {d.sentence}" for name, record in records.items() for d in record.defenses]

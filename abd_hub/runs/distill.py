@@ -1,0 +1,223 @@
+"""From a configuration to a finished output folder: load, check, distil, measure, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from abd_hub.config.options import (
+    DistillConfig,
+    plugin_name,
+    without_paths,
+)
+from abd_hub.core import files
+from abd_hub.core.errors import InputError
+from abd_hub.core.folder import write_config
+from abd_hub.core.record_file import environment, record_to_json
+from abd_hub.core.records import ModelRef, RunRecord
+from abd_hub.data.images import ImageData, load_images, overlap
+from abd_hub.evaluation.measurement import Measurement, load_measurement, load_model, make_watch
+from abd_hub.models.classifier import Classifier, create_student, save_timm_folder
+from abd_hub.models.weights import file_sha256
+from abd_hub.publish.card import render_card, run_pictures
+from abd_hub.publish.push import plan_push, push_finished
+from abd_hub.report.evidence import gather_images, write_evidence
+from abd_hub.report.figures import save_curves
+from abd_hub.report.grids import save_samples
+from abd_hub.runs.verdicts import write_verdicts
+from abd_hub.training.running import claimed, device_name, make_accelerator
+from abd_hub.training.trainer import Trainer, Watch
+
+logger = logging.getLogger(__name__)
+
+
+def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunRecord:
+    """Carries out one distillation and writes its output folder.
+
+    Args:
+        config: what to do.
+        teacher: takes the place of what ``config.teacher`` names, for a network that only exists in
+            Python; ``config.teacher.id`` is then only its name in the record.
+
+    Returns:
+        The record that metrics.json holds.
+
+    Raises:
+        InputError: something in the configuration is wrong, and nothing has been written; or the finished
+            run could not be pushed.
+        Interrupted: the run was stopped and can be resumed.
+    """
+    accelerator = make_accelerator(config.trainer, Path(config.output_dir))
+    destination = plan_push(config, config.output_dir, "student", accelerator)
+    # Frozen before anything runs it: a pass in train mode would change its running statistics.
+    given = {"teacher_from_python": True} if teacher else {}
+    teacher = (teacher or load_model(config.teacher)).freeze()
+    measurement = load_measurement(config.evaluation, teacher)
+    real = _real_images(config, measurement)
+    watch = make_watch(config.evaluation, measurement, teacher, config.synthesizer.rounds)
+    trainer = _trainer(config, teacher, accelerator, real, watch)
+    try:
+        with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
+            record = _run(config, trainer, measurement, real, given)
+    finally:
+        if config.trainer.trackers:
+            accelerator.end_training()
+    push_finished(destination, config.output_dir, private=config.hub_private_repo)
+    return record
+
+
+def _trainer(
+    config: DistillConfig,
+    teacher: Classifier,
+    accelerator: Accelerator,
+    real: ImageData | None,
+    watch: Watch | None,
+) -> Trainer:
+    student = create_student(
+        config.student.architecture,
+        teacher.spec,
+        teacher.image_mean.flatten().tolist(),
+        teacher.image_std.flatten().tolist(),
+        seed=config.seed,
+        model_args=dict(config.student.model_args),
+        pretrained=config.student.pretrained,
+    )
+    teacher.to(accelerator.device)
+    return Trainer(
+        teacher,
+        student,
+        config.synthesizer,
+        [defense.build(teacher, config.seed) for defense in config.defenses],
+        config.trainer,
+        seed=config.seed,
+        folder=Path(config.output_dir),
+        accelerator=accelerator,
+        images=real.images if real else None,
+        watch=watch,
+    )
+
+
+def _real_images(config: DistillConfig, measurement: Measurement | None) -> ImageData | None:
+    source = config.synthesizer.image_source()
+    if source is None:
+        return None
+    data = load_images(source.dataset, source.split, image_size=source.image_size)
+    measured = [measurement.data, *measurement.corrupted] if measurement else []
+    if any(overlap(data, other) for other in measured):
+        raise InputError(f"split: {source.split!r} is used to train and to measure; choose two splits")
+    return data
+
+
+def _run(
+    config: DistillConfig,
+    trainer: Trainer,
+    measurement: Measurement | None,
+    real: ImageData | None,
+    given: dict[str, Any],
+) -> RunRecord:
+    student = trainer.fit(resume=config.resume)
+    began = time.monotonic()
+    teacher_report, student_report = (
+        measurement.reports([trainer.teacher, student]) if measurement else (None, None)
+    )
+    record = RunRecord(
+        method=plugin_name("synthesizers", config.synthesizer),
+        teacher=trainer.teacher.ref,
+        student=ModelRef(Path(config.output_dir).resolve().name, config.student.architecture),
+        data=measurement.data.ref if measurement else None,
+        teacher_report=teacher_report,
+        student_report=student_report,
+        defenses=tuple(defense.report() for defense in trainer.defenses),
+        seed=config.seed,
+        rounds=trainer.round,
+        versions=environment(),
+        durations={
+            "distillation": round(trainer.seconds, 3),
+            "distillation_processor": round(trainer.processor_seconds, 3),
+            "evaluation": round(time.monotonic() - began, 3),
+        },
+        device=device_name(trainer.accelerator.device),
+        processes=trainer.accelerator.num_processes,
+        config=without_paths(config.to_dict()) | given,
+        training_data=real.ref if real else None,
+        control=measurement.control.ref if measurement and measurement.control else None,
+        synthesis=trainer.synthesizer.facts() or None,
+    )
+    seen = _images_for_evidence(trainer)
+    if trainer.accelerator.is_main_process:
+        record = write_folder(Path(config.output_dir), record, trainer, measurement, seen)
+        # Last: until the record is there, a resume compares its paths. What is finished is shared.
+        write_config(config.output_dir, config.to_yaml(shared=True))
+    trainer.accelerator.wait_for_everyone()
+    return record
+
+
+def _images_for_evidence(trainer: Trainer) -> Tensor | None:
+    """What the defences look at once more, (N, C, H, W); all processes. None without defences."""
+    if not trainer.defenses:
+        return None
+    method = trainer.method
+    real = method.image_source() is not None
+    return gather_images(trainer.synthesizer, trainer.defense.drawn, method.rounds, real=real)
+
+
+def write_folder(
+    path: Path,
+    record: RunRecord,
+    trainer: Trainer,
+    measurement: Measurement | None,
+    seen: Tensor | None = None,
+) -> RunRecord:
+    """Writes model, pictures, card and, last, metrics.json, which marks the folder as finished.
+
+    Args:
+        path: of the folder.
+        record: as yet without the hash of the weights file.
+        trainer: finished.
+        measurement: data and attacks for the verdicts.
+        seen: images that the defences are asked about.
+
+    Returns:
+        The record, completed with the hash of the weights file.
+    """
+    files.clean_temporaries(path)
+    save_timm_folder(trainer.student, path)
+    student = dataclasses.replace(record.student, sha256=file_sha256([path / "model.safetensors"]))
+    record = dataclasses.replace(record, student=student)
+    _write_pictures(path, trainer, measurement)
+    if seen is not None:
+        _write_evidence(path, trainer, seen)
+    labels = trainer.student.spec.labels
+    channels = trainer.student.spec.channels
+    pictures = [(file, text) for file, text in run_pictures(record, labels) if (path / file).is_file()]
+    card = render_card(record, labels=labels, pictures=pictures, channels=channels)
+    files.write_text(path / "README.md", card)
+    files.write_json(path / "metrics.json", record_to_json(record))
+    return record
+
+
+def _write_evidence(path: Path, trainer: Trainer, seen: Tensor) -> None:
+    with torch.no_grad(), trainer.accelerator.autocast():
+        asked = [(defense.name, defense.evidence(seen)) for defense in trainer.defenses]
+    write_evidence(path, seen, [(name, left) for name, left in asked if left is not None])
+
+
+def _write_pictures(path: Path, trainer: Trainer, measurement: Measurement | None) -> None:
+    """The files that ``run_pictures`` lists, but for those of the defences."""
+    (path / "samples").mkdir(exist_ok=True)
+    assert trainer.last_images is not None, "fit keeps the images of the last round"
+    with files.atomic_path(path / "samples" / "training_images.png") as temporary:
+        save_samples(trainer.last_images[:32].float().cpu(), temporary)
+    log = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    with files.atomic_path(path / "samples" / "curves.png") as temporary:
+        save_curves([{k: v for k, v in row.items() if k != "seconds"} for row in log], temporary)
+    if measurement:
+        write_verdicts(path, measurement, {"teacher": trainer.teacher, "student": trainer.student})

@@ -1,0 +1,391 @@
+"""Carries out a sweep on Ray: which runs are left, what to do when one ends, how to stop.
+
+Ray shares the machines out and starts the processes; what is done and what was begun is told by the folders
+of the runs alone, so a sweep that was killed at any moment goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from abd_hub.core import files
+from abd_hub.core.errors import InputError, Interrupted
+from abd_hub.core.folder import OutputFolder, check_place, write_config
+from abd_hub.core.record_file import read_any_record
+from abd_hub.sweep.config import Resources, Sweep, SweepRun
+from abd_hub.sweep.table import write_tables
+from abd_hub.sweep.task import STOPPED, Attempt, Outcome, attempt
+from abd_hub.training.running import stop_requests
+
+WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
+CHILD = "abd_hub.child"
+_LOOK_EVERY = 0.5
+_OBJECT_STORE = 100 * 2**20
+"""Bytes; Ray takes a third of the memory otherwise, and what is passed here are a few words."""
+_LONGEST_TEMPORARY = 40
+"""Ray puts sockets there, whose paths may have 107 characters, and adds up to 64."""
+
+
+@dataclass(kw_only=True)
+class Status:
+    """How far a run is."""
+
+    run: SweepRun
+    root: Path
+    """Folder of the sweep."""
+    name: str
+    """That of the run, or an earlier one of a run with the same settings."""
+    state: str = WAITING
+    attempts: int = 0
+    """Begun so far, in this sweep and before it."""
+    tries: int = 0
+    """Begun in this sweep."""
+    reason: str = ""
+    """Why the last attempt was not the end of it."""
+    log_size: int = 0
+    """Of the log when the attempt was handed to Ray; more than that says that it has begun."""
+
+    @property
+    def folder(self) -> Path:
+        """Output folder of the run."""
+        return self.root / "runs" / self.name
+
+    @property
+    def config_file(self) -> Path:
+        """What the run's command reads."""
+        return self.root / "configs" / f"{self.name}.yaml"
+
+    @property
+    def log(self) -> Path:
+        """Output of all attempts."""
+        return self.root / "logs" / f"{self.name}.log"
+
+
+class Display(Protocol):
+    """Who watches a sweep."""
+
+    def update(self, statuses: Sequence[Status]) -> None:
+        """Called every half second, and after every change."""
+
+    def note(self, text: str) -> None:
+        """Something to say at once."""
+
+
+def look(plan: Sweep) -> list[Status]:
+    """How far each run of a sweep is, by what stands in its folder; writes nothing.
+
+    Raises:
+        InputError: the folder of the sweep cannot be used.
+    """
+    root = Path(plan.file.output_dir)
+    check_place(root)
+    _check_kind(root)
+    if not plan.runs:
+        raise InputError("grid: is empty; give lists of values")
+    names = {path.stem.rpartition("-")[2]: path.stem for path in sorted(root.glob("configs/*.yaml"))}
+    earlier = _earlier_attempts(root)
+    found = []
+    for run in plan.runs:
+        name = names.get(run.digest, run.name)
+        status = Status(run=run, root=root, name=name, attempts=earlier.get(name, 0))
+        _settled(status)
+        found.append(status)
+    return found
+
+
+def run_sweep(plan: Sweep, display: Display, *, child: str = CHILD) -> list[Status]:
+    """Runs what is left of a sweep, and writes its tables.
+
+    Args:
+        plan: of ``read_sweep``.
+        display: told of every change.
+        child: module of the process that each run is.
+
+    Returns:
+        The runs in the order of the file, each done or failed.
+
+    Raises:
+        InputError: the folder cannot be used, Ray is not there, or the cluster has not what a run takes;
+            nothing has been run, and nothing is left on the disk.
+        Interrupted: it was asked to stop; the runs have written their checkpoints.
+    """
+    look(plan)
+    ray = import_ray()
+    root = Path(plan.file.output_dir)
+    may_differ = [*yaml.safe_load(plan.to_yaml()).keys() - {"kind"}]
+    with OutputFolder.open(root, resume=True, config_yaml=plan.to_yaml(), may_differ=may_differ):
+        statuses = look(plan)  # once more: until the folder was ours, another sweep could have worked in it
+        with _cluster(ray, plan.file.address):
+            gpus = _check_resources(ray.nodes(), plan.file.resources)
+            _prepare(plan, statuses)
+            try:
+                with _quiet():
+                    _work(_Engine(ray, plan, child, gpus), statuses, display)
+            finally:
+                (root / ".stop").unlink(missing_ok=True)
+                for status in statuses:  # at work still only after a second Ctrl-C, or an error of Ray
+                    status.state = STOPPED if status.state == RUNNING else status.state
+                _save(plan, statuses)
+                write_tables(root, plan, [(s.name, s.run, s.state, s.reason) for s in statuses])
+    left = sum(status.state not in (DONE, FAILED) for status in statuses)
+    if left:
+        raise Interrupted(f"stopped with {left} of {len(statuses)} runs unfinished")
+    return statuses
+
+
+def import_ray() -> Any:
+    """Ray, which is an extra.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise InputError(
+            "sweep: runs on Ray, which is not installed; install it with pip install 'abd-hub[sweep]'"
+        ) from error
+
+
+def summary(plan: Sweep, statuses: Sequence[Status]) -> dict[str, Any]:
+    """The content of summary.json; paths are relative to the folder of the sweep."""
+    states = [status.state for status in statuses]
+    return {
+        "schema_version": 1,
+        "command": plan.file.command,
+        "counts": {state: states.count(state) for state in dict.fromkeys(states)},
+        "runs": [_row(status) for status in statuses],
+    }
+
+
+def _row(status: Status) -> dict[str, Any]:
+    places = {"folder": status.folder, "config": status.config_file, "log": status.log}
+    return {
+        "name": status.name,
+        "state": status.state,
+        "attempts": status.attempts,
+        "reason": status.reason or None,
+        "seed": status.run.config.seed,
+        "varying": json.loads(json.dumps(status.run.varying, default=str)),
+        **{name: str(path.relative_to(status.root)) for name, path in places.items()},
+        "result": f"results/{status.name}.json" if status.state == DONE else None,
+    }
+
+
+def _check_kind(root: Path) -> None:
+    config = root / files.CONFIG_FILE
+    if config.exists() and "\nkind: sweep\n" not in config.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(f"output_dir: {root} is not the folder of a sweep; use another output_dir")
+
+
+def _earlier_attempts(root: Path) -> dict[str, int]:
+    try:
+        rows = json.loads((root / "summary.json").read_text(encoding="utf-8"))["runs"]
+        return {row["name"]: int(row["attempts"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError):  # only a count for people: not worth a refusal
+        return {}
+
+
+def _settled(status: Status) -> bool:
+    """Whether the run needs no further attempt: its record is there, or there and unreadable."""
+    if not (status.folder / files.RECORD_FILE).exists():
+        return False
+    try:
+        read_any_record(status.folder)
+    except InputError as error:
+        status.state, status.reason = FAILED, f"{error}; to run it again remove the folder"
+    else:
+        status.state, status.reason = DONE, ""
+    return True
+
+
+@contextlib.contextmanager
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Connected to the cluster; one that was started for the time is gone afterwards, with its files."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Where no card is asked for, the run's process is told so by its own environment.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    temporary = None if address else _temporary_folder()
+    local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE, "_temp_dir": temporary}
+    try:
+        try:
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                configure_logging=False,
+                **({} if address else local),
+            )
+        except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+            where = f"{address} cannot be reached" if address else "no local Ray could be started"
+            reason = next(iter(str(error).splitlines()), "")
+            raise InputError(f"address: {where} ({type(error).__name__}: {reason})") from error
+        yield
+    finally:
+        ray.shutdown()
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray prints deaths of workers to standard output, where JSON may stand; the display says them too."""
+    with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):  # noqa: PTH123
+        yield
+
+
+def _temporary_folder() -> str:
+    """Readable to this user alone, as its sockets should be."""
+    made = tempfile.mkdtemp(prefix="abd-")
+    if len(made) <= _LONGEST_TEMPORARY:
+        return made
+    Path(made).rmdir()
+    return tempfile.mkdtemp(prefix="abd-", dir="/tmp")
+
+
+def _check_resources(nodes: Sequence[Mapping[str, Any]], wanted: Resources) -> float:
+    """Ray would wait for ever for a machine that is not there; returns the cards a run takes."""
+    machines = [node["Resources"] for node in nodes if node["Alive"]]
+    cards = max((machine.get("GPU", 0) for machine in machines), default=0)
+    gpus = min(1, cards) if wanted.gpus is None else wanted.gpus
+    for name, kind, number in (("cpus", "CPU", wanted.cpus), ("gpus", "GPU", gpus)):
+        most = max((machine.get(kind, 0) for machine in machines), default=0)
+        if number > most:
+            raise InputError(
+                f"resources.{name}: a run takes {number:g}, and no machine has more than {most:g}"
+            )
+    if not any(m.get("CPU", 0) >= wanted.cpus and m.get("GPU", 0) >= gpus for m in machines):
+        raise InputError(
+            f"resources: no machine has both {wanted.cpus:g} cores and {gpus:g} cards; ask for less"
+        )
+    return float(gpus)
+
+
+def _prepare(plan: Sweep, statuses: Sequence[Status]) -> None:
+    root = Path(plan.file.output_dir)
+    files.clean_temporaries(root)
+    for name in ("runs", "configs", "logs", "results"):
+        (root / name).mkdir(exist_ok=True)
+    (root / ".stop").unlink(missing_ok=True)
+    write_config(root, plan.to_yaml())
+    for status in statuses:
+        text = yaml.safe_dump(dict(status.run.settings), sort_keys=False, allow_unicode=True)
+        files.write_text(status.config_file, text)
+    _save(plan, statuses)
+
+
+def _save(plan: Sweep, statuses: Sequence[Status]) -> None:
+    files.write_json(Path(plan.file.output_dir) / "summary.json", summary(plan, statuses))
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """Hands attempts to Ray."""
+
+    ray: Any
+    plan: Sweep
+    child: str
+    gpus: float
+
+    def submit(self, status: Status) -> Any:
+        """The reference of an attempt's outcome."""
+        status.log_size = status.log.stat().st_size if status.log.exists() else 0
+        wanted = self.plan.file.resources
+        remote = self.ray.remote(attempt).options(
+            num_cpus=wanted.cpus, num_gpus=self.gpus, max_retries=0, name=status.name
+        )
+        return remote.remote(self._attempt(status))
+
+    def outcome(self, reference: Any) -> Outcome:
+        """How an attempt ended, also where its worker is gone."""
+        try:
+            found = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            reason = f"{type(error.cause).__name__}: {error.cause}"
+            return Outcome(code=None, reason=" ".join(reason.split()), host="")
+        except self.ray.exceptions.RayError as error:
+            return Outcome(code=None, reason=f"its Ray worker died ({type(error).__name__})", host="")
+        assert isinstance(found, Outcome)
+        return found
+
+    def _attempt(self, status: Status) -> Attempt:
+        config, folder = status.config_file.resolve(), status.folder.resolve()
+        command = self.plan.file.command
+        return Attempt(
+            module=self.child,
+            arguments=[command, "--config", str(config), "--output_dir", str(folder), "--resume", "true"],
+            folder=str(folder),
+            config=str(config),
+            log=str(status.log.resolve()),
+            stop=str((status.root / ".stop").resolve()),
+            cwd=str(Path.cwd()),
+            threads=max(1, int(self.plan.file.resources.cpus)),
+            gpus=self.gpus > 0,
+            number=status.attempts + 1,
+        )
+
+
+def _work(engine: _Engine, statuses: Sequence[Status], display: Display) -> None:
+    """Until every run is done, has failed, or was stopped."""
+    stop = Path(engine.plan.file.output_dir) / ".stop"
+    display.update(statuses)
+    with stop_requests() as received:
+        pending = {engine.submit(s): s for s in statuses if s.state not in (DONE, FAILED)}
+        while pending:
+            ready, _ = engine.ray.wait(list(pending), timeout=_LOOK_EVERY)
+            if received and not stop.exists():
+                stop.touch()
+                display.note("stopping: runs write their checkpoints (Ctrl-C again: do not wait)")
+            for reference in ready:
+                status = pending.pop(reference)
+                _judge(status, engine.outcome(reference), engine.plan.file.retries, bool(received))
+                if status.state == WAITING:
+                    pending[engine.submit(status)] = status
+            begun = [status for status in pending.values() if _has_begun(status)]
+            for status in begun:
+                _begin(status)
+            if ready or begun:
+                _save(engine.plan, statuses)
+            display.update(statuses)
+
+
+def _judge(status: Status, outcome: Outcome, retries: int, stopping: bool) -> None:
+    """What the end of an attempt means for its run."""
+    if outcome.reason == STOPPED:
+        status.state = STOPPED
+        return
+    if status.state == WAITING:  # too short to have been seen at work
+        _begin(status)
+    if _settled(status):
+        return
+    status.reason = outcome.reason
+    # Exit code 2 is a refusal: the same input would be refused again.
+    if outcome.code == 2 or (status.tries > retries and not stopping):
+        status.state = FAILED
+    else:
+        status.state = STOPPED if stopping else WAITING
+
+
+def _has_begun(status: Status) -> bool:
+    return status.state == WAITING and status.log.exists() and status.log.stat().st_size > status.log_size
+
+
+def _begin(status: Status) -> None:
+    status.state, status.reason = RUNNING, ""
+    status.attempts += 1
+    status.tries += 1

@@ -1,0 +1,136 @@
+"""What a Ray worker does with one run of a sweep: starts its process, waits, says how it ended.
+
+A process of its own, so that a run that dies takes neither the worker nor another run with it. Imports
+nothing heavy: the worker itself needs neither torch nor the models.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from abd_hub.core.folder import in_use
+
+STOPPED = "stopped"
+_LOOK_EVERY = 0.3
+_WAIT_FOR_FOLDER = 60.0
+"""Seconds that a process whose worker was killed has to leave its folder; it takes at most 30."""
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_LONGEST_REASON = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One attempt at a run: plain values, since it travels to another process or machine."""
+
+    module: str
+    """Python module that is the run's process, see ``sweep_child``."""
+    arguments: Sequence[str]
+    """Of that module."""
+    folder: str
+    """Output folder of the run."""
+    config: str
+    """File that the arguments name; it must be visible where the run is."""
+    log: str
+    """File that the process's output is added to."""
+    stop: str
+    """File whose being there asks all runs to stop."""
+    cwd: str
+    threads: int
+    gpus: bool
+    """Whether the run may use a card."""
+    number: int
+    """Of the attempt, from 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How an attempt ended."""
+
+    code: int | None
+    """Exit code of the process, negative for a signal; None where none was started."""
+    reason: str
+    """Its last line of output, or why it was not started."""
+    host: str
+
+
+def attempt(job: Attempt) -> Outcome:
+    """Carries out one attempt; returns when its process has ended."""
+    host = platform.node()
+    if not Path(job.config).is_file():
+        reason = f"{job.config} is not there on {host}; use an output_dir that all machines share"
+        return Outcome(code=2, reason=reason, host=host)
+    if Path(job.stop).exists():
+        return Outcome(code=None, reason=STOPPED, host=host)
+    _wait_until_free(Path(job.folder))
+    with Path(job.log).open("ab") as log:
+        log.write(f"--- attempt {job.number} on {host}, {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
+        log.flush()
+        begin = log.tell()
+        code = _run(job, log.fileno())
+    return Outcome(code=code, reason=_reason(code, Path(job.log), begin), host=host)
+
+
+def _run(job: Attempt, output: int) -> int:
+    child = subprocess.Popen(
+        [sys.executable, "-m", job.module, *job.arguments],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        cwd=job.cwd,
+        env=_environment(job),
+        start_new_session=True,
+    )
+    try:
+        return _watch(child, Path(job.stop))
+    finally:
+        _end(child)
+
+
+def _watch(child: subprocess.Popen[bytes], stop: Path) -> int:
+    """Waits for the end; passes on the request to stop, as Ctrl-C, once."""
+    asked = False
+    while True:
+        try:
+            return child.wait(timeout=_LOOK_EVERY)
+        except subprocess.TimeoutExpired:
+            if not asked and stop.exists():
+                child.send_signal(signal.SIGINT)
+                asked = True
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _environment(job: Attempt) -> dict[str, str]:
+    """That of the worker, with its cards as Ray has set them, and the run's share of the cores."""
+    threads = dict.fromkeys(_THREADS, str(job.threads))
+    return os.environ | threads | ({} if job.gpus else {"ACCELERATE_USE_CPU": "true"})
+
+
+def _wait_until_free(folder: Path) -> None:
+    """Until the process of an earlier attempt, whose worker was killed, has left the folder."""
+    until = time.monotonic() + _WAIT_FOR_FOLDER
+    while in_use(folder) and time.monotonic() < until:
+        time.sleep(_LOOK_EVERY)
+
+
+def _reason(code: int, log: Path, begin: int) -> str:
+    if code < 0:
+        return f"its process was killed by {signal.Signals(-code).name}"
+    with log.open("rb") as file:
+        file.seek(max(begin, log.stat().st_size - 8192))
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    last = next((line.strip() for line in reversed(lines) if line.strip()), f"exit code {code}")
+    return last.removeprefix("abd-hub: ")[:_LONGEST_REASON]

@@ -1,0 +1,1 @@
+"""The two loops, of students and of teachers."""

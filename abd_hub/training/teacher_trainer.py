@@ -1,0 +1,288 @@
+"""Trains a teacher: the whole set on the device as uint8, augmentation there too, no worker processes.
+
+Every draw depends on the seed, the epoch and the step. A checkpoint is written after an epoch, and within one
+when a single process is asked to stop; a resumed run on the same CPU gives the same bits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from abd_hub.config.options import TrainerOptions
+from abd_hub.config.recipe import TeacherRecipe
+from abd_hub.core import seeding
+from abd_hub.core.errors import InputError, Interrupted
+from abd_hub.learning import checkpoint, distributed
+from abd_hub.learning.augment import crop_and_flip
+from abd_hub.learning.global_batch import global_batch
+from abd_hub.learning.schedules import warmup_cosine
+from abd_hub.models.classifier import Classifier
+from abd_hub.training.running import (
+    any_process,
+    append_log,
+    check_processes,
+    make_accelerator,
+    rewind_log,
+    stop_requests,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def train_teacher(
+    classifier: Classifier, images: Tensor, labels: Tensor, recipe: TeacherRecipe, seed: int
+) -> Classifier:
+    """Trains in place with SGD and cross-entropy, without a folder and without a bar, and freezes.
+
+    Args:
+        classifier: fresh weights.
+        images: (n, C, H, W) uint8.
+        labels: (n,) int64.
+        recipe: schedule and augmentation.
+        seed: of order, augmentation and dropout.
+
+    Raises:
+        InputError: there are fewer images than a batch holds, or the training diverges.
+    """
+    options = TrainerOptions(checkpoint_every=0, progress=False)
+    return TeacherTrainer(classifier, images, labels, recipe, options, seed=seed).fit()
+
+
+class TeacherTrainer:
+    """Trains one teacher.
+
+    Args:
+        classifier: to be trained; changed in place.
+        images: (n, C, H, W) uint8; augmented, never changed.
+        labels: (n,) int64.
+        recipe: schedule and augmentation.
+        options: how the run is carried out; ``checkpoint_every`` and ``log_every`` count epochs.
+        seed: of every draw.
+        folder: where log.jsonl and checkpoints/ go; None writes nothing.
+        accelerator: from ``make_accelerator``.
+
+    Raises:
+        InputError: there are fewer images than a batch holds, or the processes cannot share a batch.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        recipe: TeacherRecipe,
+        options: TrainerOptions | None = None,
+        *,
+        seed: int = 0,
+        folder: Path | None = None,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.options = options or TrainerOptions(checkpoint_every=10, log_every=1)
+        self.accelerator = accelerator or make_accelerator(self.options, folder)
+        check_processes(self.accelerator, self.options.mixed_precision, recipe.batch_size)
+        if len(labels) < recipe.batch_size:
+            raise InputError(f"batch_size: {recipe.batch_size} is more than the {len(labels)} images")
+        device = self.accelerator.device
+        self.classifier = classifier.to(device)
+        self.images, self.labels = images.to(device), labels.to(device)
+        self.recipe = recipe
+        self.seed = seed
+        self.folder = folder
+        self.optimizer = self._optimizer()
+        # An incomplete last batch is left out: a batch of one has no BatchNorm statistics.
+        self.steps = len(labels) // recipe.batch_size
+        self.epoch = 0
+        self.step = 0
+        self.seconds = 0.0
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.logged_epoch = 0
+        self.stopped = False
+        """Whether the run was asked to stop in its last epoch, too late to be interrupted."""
+        self.chance_state: Tensor | None = None
+        """Of the epoch's generator, where a run resumes within an epoch."""
+
+    @property
+    def images_per_second(self) -> float:
+        """Over the whole run so far, checkpoints included."""
+        done = (self.epoch * self.steps + self.step) * self.recipe.batch_size
+        return done / self.seconds if self.seconds else 0.0
+
+    def fit(self, resume: bool = False) -> Classifier:
+        """Trains to the last epoch and returns the frozen classifier.
+
+        Args:
+            resume: continue from the newest checkpoint if there is one.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, when the checkpoint is written.
+            InputError: the loss is not finite any more.
+        """
+        if resume:
+            self._resume()
+        if self.folder is not None and self.accelerator.is_main_process:
+            rewind_log(self.folder / "log.jsonl", "epoch", self.epoch)
+        self.classifier.train()
+        if self.options.trackers:
+            self.accelerator.init_trackers(
+                "abd-hub", config={"seed": self.seed, "epochs": self.recipe.epochs}
+            )
+        began = time.monotonic() - self.seconds
+        with stop_requests() as stop, self._progress() as bar, torch.random.fork_rng(devices=[]):
+            while self.epoch < self.recipe.epochs:
+                self._epoch(stop, bar, began)
+        return self.classifier.freeze()
+
+    def _epoch(self, stop: list[int], bar: Any, began: float) -> None:
+        chance = seeding.generator(self.seed, "teacher", self.epoch)
+        order = torch.randperm(len(self.labels), generator=chance)
+        batches = order[: self.steps * self.recipe.batch_size].view(self.steps, -1)
+        if self.chance_state is not None:
+            chance.set_state(self.chance_state)
+            self.chance_state = None
+        while self.step < self.steps:
+            self._step(batches[self.step], chance)
+            self.step += 1
+            bar.update()
+            self.seconds = time.monotonic() - began
+            if self.step < self.steps and stop and distributed.world()[1] == 1:
+                self._interrupt(chance)
+        # Several processes stop here only: asking all of them costs a reduction.
+        distributed.average_statistics(self.classifier)
+        distributed.average_([self.sums])
+        self.epoch, self.step = self.epoch + 1, 0
+        self._after_epoch(bar)
+        self.seconds = time.monotonic() - began
+        self.stopped = any_process(bool(stop), self.accelerator.device)
+        if self.stopped and self.epoch < self.recipe.epochs:
+            self._interrupt(None)
+
+    def _step(self, batch: Tensor, chance: torch.Generator) -> None:
+        # For dropout, which draws from the global generator: see global_batch. The 0 stays: stored results
+        # come from draws that ended with the number of their process.
+        torch.manual_seed(seeding.derive_seed(self.seed, "teacher", self.epoch, self.step, 0))
+        self._set_learning_rate()
+        recipe = self.recipe
+        augmented = crop_and_flip(self.images[batch], recipe.crop_padding, recipe.flip, chance)
+        pixels = distributed.own_rows(augmented).float() / 255
+        truth = distributed.own_rows(self.labels[batch])
+        with global_batch(), self.accelerator.autocast():
+            logits = self.classifier(pixels)
+            loss = F.cross_entropy(logits, truth, label_smoothing=recipe.label_smoothing)
+        self.accelerator.backward(loss)
+        distributed.average_gradients(self.classifier.parameters())
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        right = (logits.detach().argmax(1) == truth).double().mean()
+        self.sums += torch.stack([loss.detach().double(), right])
+
+    def _optimizer(self) -> Any:
+        recipe = self.recipe
+        return self.accelerator.prepare(
+            torch.optim.SGD(
+                self.classifier.parameters(),
+                lr=recipe.learning_rate,
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay,
+                nesterov=recipe.nesterov,
+            )
+        )
+
+    def _set_learning_rate(self) -> None:
+        done = self.epoch + self.step / self.steps
+        rate = warmup_cosine(self.recipe.learning_rate, done, self.recipe.epochs, self.recipe.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    # --- log, progress, checkpoints -------------------------------------------------------------------
+
+    def _progress(self) -> Any:
+        total = self.recipe.epochs * self.steps
+        shown = self.options.progress and self.accelerator.is_main_process
+        done = self.epoch * self.steps + self.step
+        return tqdm(total=total, initial=done, disable=not shown, unit="step", desc="teacher")
+
+    def _after_epoch(self, bar: Any) -> None:
+        last = self.epoch == self.recipe.epochs
+        if last or self.epoch % self.options.log_every == 0:
+            self._log(bar)
+        every = self.options.checkpoint_every
+        if every and (last or self.epoch % every == 0):
+            self._save(None)
+
+    def _log(self, bar: Any) -> None:
+        means = self.sums / (self.steps * (self.epoch - self.logged_epoch))
+        self.sums, self.logged_epoch = torch.zeros_like(self.sums), self.epoch
+        loss, accuracy = means.tolist()
+        if not math.isfinite(loss):
+            raise InputError(
+                f"loss: {loss} in epoch {self.epoch}, the training has diverged; lower learning_rate or use "
+                "mixed_precision no"
+            )
+        bar.set_postfix_str(
+            f"epoch {self.epoch}/{self.recipe.epochs}, loss {loss:.3f}, accuracy {accuracy:.3f}"
+        )
+        rate = self.optimizer.param_groups[0]["lr"]
+        figures = {"loss": loss, "training_accuracy": accuracy, "learning_rate": rate}
+        self.accelerator.log(figures, step=self.epoch)
+        if self.folder is not None and self.accelerator.is_main_process:
+            row = {"epoch": self.epoch, **figures}
+            append_log(self.folder / "log.jsonl", row | {"seconds": round(self.seconds, 3)})
+
+    def _interrupt(self, chance: torch.Generator | None) -> None:
+        if self.folder is None:  # nothing that could be gone on with
+            raise KeyboardInterrupt
+        self._save(chance)
+        raise Interrupted(f"stopped in epoch {self.epoch + 1} of {self.recipe.epochs}")
+
+    def _save(self, chance: torch.Generator | None) -> None:
+        if self.folder is None or not self.accelerator.is_main_process:
+            return
+        index = self.epoch * self.steps + self.step
+        checkpoint.save(
+            self.folder / "checkpoints", index, self.state_dict(chance), self.options.checkpoint_limit
+        )
+
+    def _resume(self) -> None:
+        found = [] if self.folder is None else checkpoint.checkpoints(self.folder / "checkpoints")
+        if found:
+            self.load_state_dict(checkpoint.load(found[-1])[1])
+            logger.info("resumed in epoch %d", self.epoch + 1)
+
+    def state_dict(self, chance: torch.Generator | None = None) -> dict[str, Any]:
+        """Everything that the steps done have changed.
+
+        Args:
+            chance: the generator of the epoch, where it is not finished.
+        """
+        scaler = self.accelerator.scaler
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "chance": chance.get_state() if chance is not None else None,
+            "classifier": self.classifier.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "seconds": self.seconds,
+            "sums": self.sums,
+            "logged_epoch": self.logged_epoch,
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``; the tensors may be on the CPU."""
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.chance_state, self.logged_epoch = state["chance"], state["logged_epoch"]
+        self.classifier.load_state_dict(state["classifier"])
+        checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
+        self.sums = state["sums"].to(self.accelerator.device)
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])

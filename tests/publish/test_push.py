@@ -1,0 +1,662 @@
+"""From a folder to the Hub and back: a real server, real processes, what a push can meet on its way."""
+
+import dataclasses
+import hashlib
+import json
+import threading
+import time
+from pathlib import Path
+
+import poison_config
+import pytest
+import records
+import yaml
+from hub_server import NOTHING, READ, WRITE, WRITING, HubServer
+from hub_worker import Worker, small_disk
+from huggingface_hub import DatasetCard, ModelCard
+from student_folder import make_folder
+from tiny_teacher import save_teacher
+
+from abd_hub import poison_teacher
+from abd_hub.core import files
+from abd_hub.core.folder import write_config
+from abd_hub.core.record_file import read_record, record_to_json
+from abd_hub.publish.bank_export import Bank, write_bank
+from abd_hub.publish.card_text import FREE_BEGINS, free_text, is_untouched
+
+NAME = "acme/student"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def running():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running, tmp_path):
+    running.forget()
+    yield running
+    assert running.strangers == []
+    assert with_token(tmp_path) == []
+
+
+def with_token(*folders):
+    """Files below that hold a token."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    tokens = [token.encode() for token in (READ, WRITE, NOTHING)]
+    return [path for path in files if any(token in path.read_bytes() for token in tokens)]
+
+
+@pytest.fixture(scope="module")
+def worker(running, tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    quick = {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+    started = Worker(running.environment(home, HF_HUB_DISABLE_PROGRESS_BARS="1", **quick))
+    yield started
+    shown = started.close()
+    assert "Traceback" not in shown and not any(token in shown for token in (READ, WRITE, NOTHING))
+    assert with_token(home) == []
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A student's folder, with what lies beside it and must stay at home."""
+    made = make_folder(tmp_path / "run")
+    write_config(made, "output_dir: run\n")
+    (made / "checkpoints").mkdir()
+    (made / "checkpoints" / "round_00000005.pt").write_bytes(b"x")
+    (made / "notes.txt").write_text("mine")
+    (made / ".lock").write_bytes(b"")
+    return made
+
+
+SENT = {
+    "README.md",
+    "config.json",
+    "config.yaml",
+    "metrics.json",
+    "model.safetensors",
+    "samples/curves.png",
+    "samples/verdicts_badnets_0.png",
+}
+
+
+def tree(folder):
+    return {str(p): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def push(worker, folder, *more, name=NAME, token=WRITE):
+    """What it says; it must succeed, and the folder stay as it was."""
+    before = tree(folder)
+    done = worker.ask(token, command=["push", str(folder), name, *more])
+    assert done["code"] == 0, done
+    assert tree(folder) == before
+    return done["shown"]
+
+
+def refused(worker, folder, *more, name=NAME, token=WRITE):
+    """The one line that says why."""
+    before = tree(folder)
+    done = worker.ask(token, command=["push", str(folder), name, *more])
+    assert done["code"] == 2, done
+    (line,) = done["shown"].splitlines()
+    assert "http" not in line and tree(folder) == before
+    return line
+
+
+def change_record(folder, **changes):
+    record = dataclasses.replace(read_record(folder), **changes)
+    files.write_json(folder / "metrics.json", record_to_json(record))
+
+
+# --------------------------------------------------------------------------------------------------- good
+
+
+def test_what_arrives_is_what_the_folder_holds_and_nothing_else(server, worker, folder):
+    said = push(worker, folder, "--license", "apache-2.0")
+    repo = server.repo(NAME)
+    assert set(repo.files) == SENT | {".gitattributes"}
+    for name in SENT - {"README.md"}:
+        assert repo.files[name] == (folder / name).read_bytes(), name
+    assert len(repo.commits) == 2 and repo.at("main").sha in said and server.url in said
+    card = repo.files["README.md"].decode()
+    assert is_untouched(card) and f"hf-hub:{NAME}" in card and not repo.private
+    assert ModelCard(card).data.license == "apache-2.0"
+    assert not (folder / "README.md").exists()
+
+
+def test_a_token_of_ones_own_is_the_only_one_used(server, worker, folder):
+    done = worker.ask(READ, push=[str(folder), NAME, WRITE])
+    assert done == {"commit": server.repo(NAME).at("main").sha}
+    assert {request.token for request in server.requests if request.route != "upload"} == {WRITE}
+
+
+@pytest.mark.parametrize(("token", "said"), [(READ, "only read"), ("", "empty"), (f"{WRITE}\n", "no token")])
+def test_a_token_of_ones_own_is_not_replaced(server, worker, folder, token, said):
+    done = worker.ask(WRITE, push=[str(folder), NAME, token])
+    assert said in done["error"] and not any(known in done["error"] for known in (READ, WRITE))
+    assert server.repos == {} and WRITE not in {request.token for request in server.requests}
+
+
+def test_no_file_with_a_token_of_ones_own_leaves(server, worker, folder):
+    (folder / "log.jsonl").write_text(json.dumps({"round": 1, "note": WRITE}))
+    done = worker.ask("", push=[str(folder), NAME, WRITE])
+    (folder / "log.jsonl").unlink()
+    assert "holds what looks like a token" in done["error"] and WRITE not in done["error"]
+    assert server.requests == []
+
+
+def test_again_sends_nothing(server, worker, folder):
+    push(worker, folder, "--license", "mit")
+    before = dict(server.repo(NAME).commits)
+    server.clear()
+    assert push(worker, folder).startswith("nothing to push")
+    told = json.loads(push(worker, folder, "--json"))
+    assert (told["changed"], told["removed"], told["commit"]) == ([], [], server.repo(NAME).at("main").sha)
+    assert server.seen(*WRITING) == [] and server.repo(NAME).commits == before
+
+
+def test_new_metrics_replace_the_old_ones(server, worker, folder):
+    push(worker, folder)
+    first = server.repo(NAME).at("main").sha
+    old = server.repo(NAME).files
+    change_record(folder, rounds=7, seed=5)
+    told = json.loads(push(worker, folder, "--json"))
+    assert sorted(told["changed"]) == ["README.md", "metrics.json"]
+    new = server.repo(NAME).files
+    assert b"7 rounds" in new["README.md"] and b"7 rounds" not in old["README.md"]
+    assert json.loads(new["metrics.json"])["seed"] == 5
+    assert server.repo(NAME).at(first).files == old
+
+
+def test_pictures_that_the_new_run_lacks_go_and_what_others_added_stays(server, worker, folder):
+    push(worker, folder)
+    repo = server.repo(NAME)
+    mine = {"samples/mine.png": b"mine", "notes.txt": b"mine", "samples/verdicts_x_0.png": b"mine"}
+    repo.commit(mine)
+    report = read_record(folder).student_report
+    triggers = tuple(dataclasses.replace(found, trigger="blend") for found in report.triggers)
+    change_record(folder, student_report=dataclasses.replace(report, triggers=triggers))
+    told = json.loads(push(worker, folder, "--json"))
+    assert told["removed"] == ["samples/verdicts_badnets_0.png"]
+    assert set(repo.files) == (SENT - set(told["removed"])) | set(mine) | {".gitattributes"}
+
+
+def test_through_the_formats_of_others_and_at_the_old_commit(server, running, folder, tmp_path):
+    """Pushed, pulled into a cache that is new, answered to the bit as here; then again after another push."""
+    pulls = Worker(running.environment(tmp_path / "new"))
+    here = pulls.load(str(folder))["logits"]
+    push(pulls, folder)
+    first = server.repo(NAME).at("main").sha
+    made = make_folder(tmp_path / "second", labels=records.LABELS[::-1])
+    for source in (folder, made):
+        push(pulls, source)
+        found = pulls.ask(others=[NAME, None])
+        labels = list(records.LABELS)[:: 1 if source == folder else -1]
+        assert found == {"timm": here, "auto": here, "pipeline": here, "labels": labels}
+        assert pulls.load(NAME)["logits"] == here
+    assert server.repo(NAME).at("main").sha != first
+    assert pulls.load(NAME, revision=first)["revision"] == first
+    assert pulls.ask(others=[NAME, first])["labels"] == list(records.LABELS)
+    pulls.close()
+    offline = Worker(running.environment(tmp_path / "new", HF_HUB_OFFLINE="1"))
+    server.clear()
+    assert offline.load(NAME, revision=first)["logits"] == here
+    assert offline.ask(others=[NAME, None])["labels"] == list(records.LABELS)[::-1]
+    assert "HF_HUB_OFFLINE is set" in refused(offline, folder)
+    assert server.requests == []
+    assert "Traceback" not in offline.close()
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory):
+    place = tmp_path_factory.mktemp("teacher") / "teacher"
+    poison_teacher(poison_config.config(place))
+    return place
+
+
+def test_a_poisoned_teacher_with_its_warning(server, worker, poisoned):
+    said = push(worker, poisoned, "--private", name="acme/teacher")
+    repo = server.repo("acme/teacher")
+    assert repo.private and "poisoned on purpose" in said and "private" in said
+    card = repo.files["README.md"].decode()
+    assert "**Warning: this model is poisoned on purpose.**" in card
+    assert {"poisoned", "backdoor"} <= set(ModelCard(card).data.tags)
+    assert repo.files["poison.json"] == (poisoned / "poison.json").read_bytes()
+    assert "samples/poisoned.png" in repo.files
+
+
+@pytest.fixture
+def bank():
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (9, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    names = ("a", "b", "c")
+    return Bank(images, torch.arange(9) % 3, names, "cmi", "org/teacher", "0" * 64, 4, True)
+
+
+def test_an_image_bank(server, worker, bank, tmp_path, monkeypatch):
+    monkeypatch.setattr("abd_hub.publish.bank_export.SHARD", 5 * bank.images[0].numel())
+    place = write_bank(bank, tmp_path / "images")
+    push(worker, place, name="acme/images")
+    repo = server.repo("acme/images", "dataset")
+    parts = [f"data/train-0000{part}-of-00002.parquet" for part in range(2)]
+    assert set(repo.files) == {".gitattributes", "README.md", *parts}
+    assert "synthetic" in DatasetCard(repo.files["README.md"].decode()).data.tags
+    found = worker.ask(images=["acme/images", "train"])
+    assert found["names"] == list(bank.names)
+    assert found["sha256"] == hashlib.sha256(bank.images.numpy().tobytes()).hexdigest()
+    assert "license: that of an image bank" in refused(worker, place, "--license", "mit", name="acme/images")
+    # The datasets library asks a neighbour of the Hub for statistics, and does without.
+    server.strangers[:] = [line for line in server.strangers if "://datasets-server.127.0.0.1" not in line]
+    # Another number of parts: those of before must not be read as well.
+    monkeypatch.undo()
+    push(worker, write_bank(bank, tmp_path / "whole"), name="acme/images")
+    assert set(repo.files) == {".gitattributes", "README.md", "data/train-00000-of-00001.parquet"}
+
+
+def make_space(folder, front="sdk: gradio\napp_file: app.py\ntags:\n- abd-hub\n"):
+    (folder / "sub" / "__pycache__").mkdir(parents=True)
+    contents = {
+        "README.md": f"---\n{front}---\n\nA demo.\n",
+        "app.py": "print()\n",
+        "requirements.txt": "abd-hub\n",
+        "sub/part.py": "x = 1\n",
+        "sub/__pycache__/part.pyc": "x",
+        ".env": "SECRET=1",
+    }
+    for name, text in contents.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_a_space(server, worker, tmp_path):
+    push(worker, make_space(tmp_path / "app"), name="acme/demo")
+    repo = server.repo("acme/demo", "space")
+    shown = {"README.md", "app.py", "requirements.txt", "sub/part.py"}
+    assert set(repo.files) == {".gitattributes", *shown}
+    assert push(worker, tmp_path / "app", name="acme/demo").startswith("nothing to push")
+
+
+def test_the_space_of_this_project(server, worker):
+    push(worker, ROOT / "app", name="acme/demo")
+    sent = set(server.repo("acme/demo", "space").files)
+    assert {"README.md", "app.py", "requirements.txt", "abd_hub_app/page.py"} <= sent
+    assert "abd_hub_app/models/teacher/model.safetensors" in sent
+    assert not any("__pycache__" in name for name in sent)
+
+
+# --------------------------------------------------------------------------------------------------- card
+
+
+def test_own_text_and_licence_of_both_cards_stay(server, worker, folder):
+    push(worker, folder, "--license", "mit")
+    repo = server.repo(NAME)
+    own = f"{FREE_BEGINS}\nWritten on the Hub.\n"
+    repo.commit({"README.md": repo.files["README.md"].replace(f"{FREE_BEGINS}\n".encode(), own.encode())})
+    change_record(folder, rounds=7)
+    push(worker, folder)
+    card = repo.files["README.md"].decode()
+    assert free_text(card) == "Written on the Hub." and "7 rounds" in card
+    assert ModelCard(card).data.license == "mit"
+    assert worker.ask(command=["card", str(folder)])["code"] == 0
+    file = folder / "README.md"
+    file.write_text(file.read_text().replace(f"{FREE_BEGINS}\n", f"{FREE_BEGINS}\nWritten here.\n"))
+    line = refused(worker, folder)
+    assert "its own text is another" in line and str(file) in line and NAME in line
+    assert free_text(repo.files["README.md"].decode()) == "Written on the Hub."
+    push(worker, folder, "--force")
+    assert free_text(repo.files["README.md"].decode()) == "Written here."
+    push(worker, folder)
+
+
+def test_metadata_that_was_added_on_the_hub_stays(server, worker, folder):
+    push(worker, folder)
+    repo = server.repo(NAME)
+    added = "license: mit\nlanguage:\n- en\nextra_gated_prompt: |-\n  Say who you are.\n\n  Please.\n"
+    repo.commit({"README.md": repo.files["README.md"].replace(b"---\n", b"---\n" + added.encode(), 1)})
+    change_record(folder, rounds=7)
+    push(worker, folder)
+    card = repo.files["README.md"].decode()
+    data = ModelCard(card).data
+    assert (data.license, data.language) == ("mit", ["en"])
+    assert data.to_dict()["extra_gated_prompt"] == "Say who you are.\n\nPlease."
+    assert "7 rounds" in card and is_untouched(card)
+    repo.commit({"README.md": card.replace("timm", "other", 1).encode()})
+    assert "was edited outside" in refused(worker, folder)
+
+
+def test_a_token_in_the_own_text_stays_here(server, worker, folder):
+    assert worker.ask(command=["card", str(folder)])["code"] == 0
+    file = folder / "README.md"
+    made = file.read_text()
+    for secret in ("hf_" + "a" * 34, "hf_oauth_" + "b" * 34, WRITE):
+        file.write_text(made.replace(f"{FREE_BEGINS}\n", f"{FREE_BEGINS}\nmy key: {secret}\n"))
+        line = refused(worker, folder)
+        assert "looks like a token" in line and secret not in line
+    assert server.repos == {}
+    file.unlink()
+
+
+def test_metadata_that_the_hub_refuses(server, worker, folder):
+    push(worker, folder)
+    server.clear()
+    for name in (NAME, "acme/new"):
+        line = refused(worker, folder, "--license", "nonsense", name=name)
+        assert '"license" must be one of' in line and "correct the licence" in line
+    assert ("model", "acme/new") not in server.repos
+    assert server.seen("preupload", "upload", "commit", "create") == []
+
+
+# ----------------------------------------------------------------------------------------------- refusals
+
+
+FOREIGN = {
+    "somebody's": {"README.md": b"# A model\n", "model.safetensors": b"x"},
+    "without-card": {"model.safetensors": b"x"},
+    "edited-front-matter-only": {"README.md": b"---\nlicense: mit\n---\n# Mine\n\n---\n"},
+    "tagged-without-record": {"README.md": b"---\ntags:\n- abd-hub\n---\n", "x": b""},
+    "not-yaml": {"README.md": b"---\n!!python/object/apply:os.system ['false']\n---\n"},
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_repository_is_refused(server, worker, folder, kind):
+    commit = server.repo(NAME).commit(FOREIGN[kind])
+    line = refused(worker, folder, "--force")
+    assert f"repo_id: {NAME} holds" in line and "choose another name" in line
+    assert server.repo(NAME).at("main").sha == commit and server.seen(*WRITING) == []
+
+
+def test_a_repository_as_the_hub_s_page_makes_it_is_filled(server, worker, folder):
+    server.repo(NAME).commit({"README.md": b"---\nlicense: cc-by-4.0\n---\n"})
+    push(worker, folder)
+    assert ModelCard(server.repo(NAME).files["README.md"].decode()).data.license == "cc-by-4.0"
+
+
+def test_another_teacher_s_student_does_not_take_the_place_by_mistake(server, worker, folder):
+    push(worker, folder)
+    record = read_record(folder)
+    change_record(folder, teacher=dataclasses.replace(record.teacher, id="org/other"))
+    commit = server.repo(NAME).at("main").sha
+    line = refused(worker, folder)
+    assert "with teacher 'org/poisoned_resnet', not 'org/other'" in line and "--force" in line
+    assert server.repo(NAME).at("main").sha == commit
+    push(worker, folder, "--force")
+    assert b"org/other" in server.repo(NAME).files["README.md"]
+
+
+def test_a_teacher_does_not_take_a_student_s_place(server, worker, folder, poisoned):
+    push(worker, folder)
+    assert "holds a student, not a teacher" in refused(worker, poisoned)
+    push(worker, poisoned, name="acme/teacher")
+    assert "holds a teacher, not a student" in refused(worker, folder, name="acme/teacher")
+
+
+def test_private_is_kept_and_not_pretended(server, worker, folder):
+    push(worker, folder, "--private")
+    assert server.repo(NAME).private
+    push(worker, folder)
+    assert server.repo(NAME).private
+    push(worker, folder, name="acme/open")
+    assert "private: acme/open is there and public" in refused(worker, folder, "--private", name="acme/open")
+
+
+def spoil(name, content):
+    def change(folder):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+
+    return change
+
+
+def link(folder):
+    picture = folder / "samples" / "curves.png"
+    picture.unlink()
+    picture.symlink_to("/etc/passwd")
+
+
+SPOILED = {
+    "gone": (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+    "weights": (spoil("model.safetensors", b"x"), "model.safetensors"),
+    "record": (spoil("metrics.json", b"{}"), "schema_version"),
+    "unfinished": (lambda folder: (folder / "metrics.json").unlink(), "is not finished"),
+    "token": (spoil("config.yaml", b"token: hf_" + b"a" * 34), "looks like a token"),
+    "link": (link, "is a link"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_folder_that_is_not_whole_never_leaves(server, worker, folder, kind):
+    change, said = SPOILED[kind]
+    change(folder)
+    assert said in refused(worker, folder)
+    assert server.requests == []
+
+
+def test_other_folders_are_refused_by_name(worker, server, bank, tmp_path):
+    assert "there is no folder" in refused(worker, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "is neither a finished run nor" in refused(worker, tmp_path / "empty")
+    space = make_space(tmp_path / "app")
+    (space / "app.py").unlink()
+    assert "has no 'app.py'" in refused(worker, space)
+    assert "lack 'abd-hub'" in refused(worker, make_space(tmp_path / "other", "sdk: gradio\n"))
+    images = write_bank(bank, tmp_path / "images")
+    (part,) = (images / "data").iterdir()
+    part.write_bytes(b"x")
+    assert "is no Parquet file" in refused(worker, images)
+    part.rename(part.with_name("train-00000-of-00002.parquet"))
+    assert "are missing" in refused(worker, images)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["student", "a/b/c", "acme/", "acme/x y", "../x/y", "acme/" + "x" * 97])
+def test_names_that_the_hub_does_not_take(server, worker, folder, name):
+    assert "repo_id" in refused(worker, folder, name=name)
+    assert server.seen(*WRITING) == []
+
+
+# ------------------------------------------------------------------------------------------------- rights
+
+
+def test_without_the_right_to_write(server, worker, folder):
+    assert "token: nobody is logged in" in refused(worker, folder, token="")
+    assert server.requests == []
+    assert "token: it may only read" in refused(worker, folder, token=READ)
+    assert {seen.route for seen in server.requests} == {"whoami"}
+    line = refused(worker, folder, token=NOTHING)
+    assert "may not be written to with this token (403)" in line
+    assert "401: the token is not valid" in refused(worker, folder, token="hf_unknown")
+    assert server.repos == {}
+    assert "(403)" in refused(worker, folder, name="others/student")
+
+
+# ------------------------------------------------------------------------------------------------- faults
+
+ROUTES = ["whoami", "info", "create", "preupload", "lfs", "upload", "commit"]
+BUSY = [(route, fault) for route in ROUTES for fault in (429, 500, 503, "cut", "lost")]
+BUSY += [
+    ("validate", 429),
+    ("validate", 500),
+    ("validate", "cut"),
+    ("info", 404),
+    ("commit", 409),
+    ("commit", 412),
+    ("upload", "damaged"),
+    ("upload", 507),
+]
+
+
+def break_down(server, route, fault, times=1):
+    if fault == "damaged":
+        server.damage(times)
+    elif fault in ("cut", "lost"):
+        server.cut(route, times, after=10, later=fault == "lost")
+    elif fault == 429:
+        server.fail(route, 429, times, retry_after=0.1)
+    else:
+        server.fail(route, fault, times)
+
+
+@pytest.mark.parametrize(("route", "fault"), BUSY)
+def test_after_a_fault_it_goes_on_and_ends_well(server, worker, folder, route, fault):
+    if (route, fault) == ("info", 404):
+        server.repo(NAME)  # it is there, which the Hub says when it is asked to make it (409)
+    break_down(server, route, fault)
+    said = push(worker, folder)
+    assert not any(fault.times for fault in server.faults), "the fault was never met"
+    repo = server.repo(NAME)
+    assert set(repo.files) == SENT | {".gitattributes"}
+    assert len(repo.commits) == 2, "one commit for all"
+    assert said.startswith(f"pushed {len(SENT)} files")
+
+
+@pytest.mark.parametrize("fault", [500, "cut", "lost", "damaged"])
+@pytest.mark.parametrize("route", ["head", "resolve"])
+def test_faults_of_the_look_at_what_is_there(server, worker, folder, route, fault):
+    push(worker, folder)
+    change_record(folder, rounds=7)
+    server.clear()
+    if fault == "damaged":
+        server.corrupt("README.md")
+    else:
+        break_down(server, route, fault)
+    push(worker, folder)
+    assert b"7 rounds" in server.repo(NAME).files["README.md"]
+
+
+LASTING = [(route, status) for route in ROUTES for status in (400, 401, 403, 404, 429, 500, 507)]
+LASTING += [
+    ("create", 409),
+    ("validate", 500),
+    ("commit", "cut"),
+    ("upload", "damaged"),
+    ("commit", 412),
+    ("upload", 413),
+]
+
+
+@pytest.mark.parametrize(("route", "fault"), LASTING)
+def test_a_lasting_fault_is_one_line_and_nothing_half(server, worker, folder, route, fault):
+    push(worker, folder, name="acme/before")
+    repo = server.repo("acme/before")
+    before = dict(repo.commits)
+    change_record(folder, rounds=7)
+    (folder / "samples" / "curves.png").write_bytes(b"new")
+    server.clear()
+    break_down(server, route, fault, times=99)
+    if route != "create":
+        line = refused(worker, folder, name="acme/before")
+        assert "acme/before" in line
+        assert repo.commits == before
+    line = refused(worker, folder, name="acme/new")
+    assert "acme/new" in line
+    new = server.repos.get(("model", "acme/new"))
+    assert new is None or set(new.files) == {".gitattributes"}
+    server.clear()
+    push(worker, folder, name="acme/before")
+    push(worker, folder, name="acme/new")
+    assert server.repo("acme/new").files["samples/curves.png"] == b"new"
+
+
+def test_a_long_wait_that_the_hub_asks_for_is_told_at_once(server, worker, folder):
+    for route in ROUTES:
+        server.clear()
+        server.fail(route, 429, retry_after=3600)
+        began = time.monotonic()
+        assert "asks to wait 3600 seconds" in refused(worker, folder, name=f"acme/{route}"), route
+        assert time.monotonic() - began < 3
+
+
+def test_a_change_by_somebody_else_in_between_is_not_overwritten(server, worker, folder):
+    push(worker, folder)
+    repo = server.repo(NAME)
+    change_record(folder, rounds=7)
+    server.stall("commit", 1.0)
+    done = threading.Thread(target=push, args=(worker, folder))
+    done.start()
+    while not server.seen("preupload"):
+        time.sleep(0.01)
+    time.sleep(0.3)
+    other = repo.commit({"notes.txt": b"theirs"}, "theirs")
+    done.join()
+    assert repo.at("main").parent == other and repo.files["notes.txt"] == b"theirs"
+    assert b"7 rounds" in repo.files["README.md"]
+
+
+def test_a_full_disk(server, worker, folder, tmp_path):
+    """What the repository holds is read through the folder for temporary files."""
+    push(worker, folder)
+    commit = server.repo(NAME).at("main").sha
+    change_record(folder, rounds=7)
+    prefix = small_disk(tmp_path / "disk", "4k")
+    small = Worker(server.environment(tmp_path / "home", TMPDIR=str(tmp_path / "disk")), prefix)
+    line = refused(small, folder)
+    assert "No space left" in line and str(tmp_path / "disk") in line and "TMPDIR" in line
+    assert server.repo(NAME).at("main").sha == commit
+    assert "Traceback" not in small.close()
+
+
+def test_a_file_that_the_repository_ignores_is_noticed(server, worker, folder):
+    server.ignored = "metrics.json"
+    line = refused(worker, folder)
+    assert "does not hold metrics.json" in line and ".gitignore" in line
+
+
+# ---------------------------------------------------------------------------------------- at the end of a run
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The arguments of a small distillation."""
+    given = {
+        "output_dir": str(tmp_path / "tiny"),
+        "teacher": {"id": f"local-dir:{save_teacher(tmp_path / 'teacher')}"},
+        "student": {"architecture": "wrn_10_1", "model_args": {"base_width": 4}},
+        "synthesizer": "zskt",
+        "zskt": {"rounds": 2, "batch_size": 4, "student_steps": 1, "generator_channels": 2},
+        "trainer": {"progress": False, "checkpoint_every": 0},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
+    return tmp_path / "tiny", ["distill", "--config", str(tmp_path / "run.yaml")]
+
+
+def test_a_run_is_pushed_when_it_is_finished(server, worker, run):
+    folder, words = run
+    done = worker.ask(WRITE, command=[*words, "--push_to_hub=true", "--hub_private_repo=true"])
+    assert done["code"] == 0, done
+    repo = server.repo("acme/tiny")
+    assert repo.private and repo.files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    kept = (folder / "config.yaml").read_text() + (folder / "metrics.json").read_text()
+    assert "push_to_hub" not in kept and "hub_" not in kept
+    assert push(worker, folder, name="acme/tiny").startswith("nothing to push")
+
+
+@pytest.mark.parametrize("token", ["", READ, "hf_unknown"])
+def test_no_run_begins_that_could_not_be_pushed(server, worker, run, token):
+    folder, words = run
+    done = worker.ask(token, command=[*words, "--push_to_hub=true", f"--hub_model_id={NAME}"])
+    assert done["code"] == 2 and len(done["shown"].splitlines()) == 1
+    server.repo(NAME).commit(FOREIGN["somebody's"])
+    done = worker.ask(WRITE, command=[*words, "--push_to_hub=true", f"--hub_model_id={NAME}"])
+    assert done["code"] == 2 and "did not push" in done["shown"]
+    assert not folder.exists()
+
+
+def test_a_push_that_fails_in_the_end_leaves_a_finished_run(server, worker, run):
+    folder, words = run
+    server.fail("commit", 403, times=99)
+    done = worker.ask(WRITE, command=[*words, "--push_to_hub=true", f"--hub_model_id={NAME}"])
+    assert done["code"] == 2
+    assert f"the run is finished: abd-hub push {folder} {NAME}" in done["shown"]
+    server.clear()
+    push(worker, folder)
+
+
+def test_where_to_without_whether_to_is_refused(worker, run):
+    done = worker.ask(command=[*run[1], f"--hub_model_id={NAME}"])
+    assert done["code"] == 2 and "hub_model_id: is only used with push_to_hub" in done["shown"]

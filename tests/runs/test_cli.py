@@ -1,0 +1,315 @@
+"""The commands as a user types them, and what they leave behind."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from accelerate.state import AcceleratorState, PartialState
+from commands import arguments
+from tiny_teacher import save_teacher
+
+from abd_hub import (
+    DistillConfig,
+    EvaluationOptions,
+    ModelOptions,
+    SelfRetrospection,
+    ShufflingVaccine,
+    StudentOptions,
+    TrainerOptions,
+    TriggerOptions,
+    Zskt,
+    distill,
+    load_classifier,
+    load_images,
+)
+from abd_hub.cli import main
+from abd_hub.config.parsing import parse_distill
+from abd_hub.core import registry
+from abd_hub.core.record_file import read_record
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"torch", "timm", "transformers", "datasets", "accelerate", "gradio", "jsonargparse", "numpy"}
+KINDS = ("triggers", "synthesizers", "defenses", "students")
+FILES = {
+    "README.md",
+    "config.json",
+    "config.yaml",
+    "log.jsonl",
+    "metrics.json",
+    "model.safetensors",
+    "samples/curves.png",
+    "samples/divergence.png",
+    "samples/evidence.json",
+    "samples/pattern_self_retrospection.png",
+    "samples/suspicious.png",
+    "samples/synthetic_images.png",
+    "samples/training_images.png",
+    "samples/verdicts_badnet_sq_0.png",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_accelerator():
+    """Each command makes an accelerator of its own, as in a process of its own."""
+    yield
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return save_teacher(tmp_path_factory.mktemp("models") / "teacher")
+
+
+@pytest.fixture(scope="module")
+def finished(teacher, tmp_path_factory):
+    """The folder of a finished run."""
+    output = tmp_path_factory.mktemp("runs") / "student"
+    assert main(["distill", *arguments(teacher, output)]) == 0
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+    return output
+
+
+def answer(capsys, *typed):
+    capsys.readouterr()
+    assert main([str(word) for word in typed]) == 0
+    return capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------ the light commands
+
+
+@pytest.mark.parametrize("typed", [["--help"], ["list"], ["list", "triggers", "--json"]], ids=" ".join)
+def test_light_commands_import_nothing_heavy(typed):
+    """The modules are counted rather than the seconds: what is slow is importing torch."""
+    script = (
+        "import runpy, sys, time\n"
+        "sys.argv[0] = 'abd-hub'\n"
+        "try:\n    runpy.run_module('abd_hub', run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        "    found = sorted({name.partition('.')[0] for name in sys.modules})\n"
+        "    print((stop.code or 0, time.process_time(), found), file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", script, *typed]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=60)
+    code, seconds, modules = ast.literal_eval(done.stderr)
+    assert code == 0
+    assert not HEAVY.intersection(modules)
+    assert seconds < 1
+    assert "badnet_sq" in done.stdout or typed == ["--help"]
+    if typed == ["--help"]:
+        assert all(
+            f"  {name} " in done.stdout for name in ("demo", "distill", "evaluate", "compare", "list", "env")
+        )
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("abd-hub ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list_names_what_can_be_used(capsys, kind):
+    rows = json.loads(answer(capsys, "list", kind, "--json"))
+    assert rows
+    for row in rows:
+        assert row["name"] and row["summary"].endswith(".")
+        assert callable(registry.get(kind, row["name"]))
+    text = answer(capsys, "list", kind)
+    assert all(row["name"] in text and row["summary"] in text for row in rows)
+
+
+def test_list_without_a_kind_lists_all(capsys):
+    rows = json.loads(answer(capsys, "list", "--json"))
+    assert {row["kind"] for row in rows} == set(KINDS)
+
+
+def test_env(capsys):
+    facts = json.loads(answer(capsys, "env", "--json"))
+    assert facts["torch"] == importlib.metadata.version("torch")
+    assert {"python", "abd-hub", "timm", "device", "threads"} <= set(facts)
+    assert facts["timm"] in answer(capsys, "env")
+
+
+# ------------------------------------------------------------------------------------------ configuration
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    content = {
+        "output_dir": "from-file",
+        "teacher": {"id": "resnet18", "mean": [0, 0, 0]},
+        "zskt": {"rounds": 10, "batch_size": 20},
+        "defenses": ["shuffling_vaccine"],
+        "shuffling_vaccine": {"copies": 2},
+    }
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(content))
+    for typed in (["--config", str(file), "--zskt.rounds", "7"], ["--zskt.rounds=7", f"--config={file}"]):
+        config = parse_distill(typed)
+        assert config.synthesizer == Zskt(rounds=7, batch_size=20)
+        assert config.defenses == [ShufflingVaccine(copies=2)]
+        assert (config.output_dir, config.teacher.mean, config.seed) == ("from-file", [0, 0, 0], 0)
+
+
+def test_hyphens_and_underscores_are_the_same():
+    same = [["--output-dir", "x"], ["--output_dir", "x"], ["--output-dir=x"]]
+    configs = [parse_distill([*typed, "--teacher.id=resnet18", "--teacher.input-size=8"]) for typed in same]
+    assert configs[0] == configs[1] == configs[2]
+    assert configs[0].output_dir == "x" and configs[0].teacher.input_size == 8
+
+
+def test_a_list_grows_by_a_plus():
+    typed = ["--output_dir=x", "--teacher.id=resnet18", "--defenses+=self_retrospection"]
+    assert parse_distill(typed).defenses == [SelfRetrospection()]
+
+
+def test_help_shows_the_docstrings(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["distill", "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Length of the noise vector." in text
+    assert "Newest checkpoints that are kept." in text
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((ROOT / "recipes").glob("digits*.yaml")), ids=lambda path: path.name
+)
+def test_recipes_are_valid(recipe):
+    given = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    typed = [] if "output_dir" in given else ["--output_dir=x"]
+    typed += [] if "id" in given.get("teacher", {}) else ["--teacher.id=resnet18"]
+    assert isinstance(parse_distill(["--config", str(recipe), *typed]), DistillConfig)
+
+
+# ------------------------------------------------------------------------------------------ a whole run
+
+
+def test_what_a_run_leaves_behind(finished):
+    found = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    assert {name for name in found if not name.startswith("checkpoints/")} == FILES
+    assert any(name.startswith("checkpoints/") for name in found)
+    rows = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [3, 6]
+    assert {"seconds", "student_loss", "disagreement", "penalty", "learning_rate"} <= set(rows[0])
+    card = (finished / "README.md").read_text()
+    assert card.startswith("---\n") and "badnet_sq" in card
+    for path in finished.glob("*"):
+        if path.suffix in (".md", ".json", ".yaml", ".jsonl"):
+            text = path.read_text(encoding="utf-8")
+            assert str(finished.parent.parent) not in text, f"{path.name} tells a local path"
+    assert yaml.safe_load(re.search(r"^```yaml\n(.*?)^```$", card, re.S | re.M)[1]) == yaml.safe_load(
+        (finished / "config.yaml").read_text()
+    )
+
+
+def test_metrics(finished, teacher):
+    data = json.loads((finished / "metrics.json").read_text())
+    assert data["schema_version"] == 1
+    assert data["method"] == "zskt" and data["seed"] == 5 and data["rounds"] == 6
+    for name, folder in (("teacher", teacher), ("student", finished)):
+        assert (data[name]["id"], data[name]["architecture"]) == (folder.name, "wrn_10_1")
+        assert len(data[name]["sha256"]) == 64 and data[name]["revision"] is None
+    assert data["data"]["id"] == "digits" and data["data"]["n"] == 539 and data["data"]["fingerprint"]
+    active = {row["name"]: row["active"] for row in data["defenses"]}
+    assert active == {"shuffling_vaccine": True, "self_retrospection": True}
+    assert {"torch", "timm", "python"} <= set(data["versions"])
+    assert set(data["durations"]) == {"distillation", "distillation_processor", "evaluation"}
+    assert data["device"] and data["processes"] == 1
+    written = yaml.safe_load((finished / "config.yaml").read_text())
+    assert data["config"]["teacher"]["id"] == f"local-dir:{teacher.name}", "a record names no path"
+    assert data["config"] == written
+    for report in data["results"].values():
+        (attack,) = report["triggers"]
+        assert (attack["trigger"], attack["target"], attack["options"]) == ("badnet_sq", 0, {})
+        for rate in (report["accuracy"], attack["asr"], attack["robust_accuracy"]):
+            assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1
+            assert rate["value"] == rate["count"] / rate["n"]
+    assert read_record(finished).student.sha256 == data["student"]["sha256"]
+
+
+def test_timm_reads_the_student(finished):
+    theirs = timm.create_model(f"local-dir:{finished}", pretrained=True).eval()
+    ours = load_classifier(str(finished))
+    pixels = load_images("digits", "test", limit=20).pixels()
+    with torch.no_grad():
+        assert torch.equal(theirs(ours.normalise(pixels)), ours(pixels))
+    assert ours.spec.labels == tuple("0123456789")
+
+
+def test_the_stored_configuration_gives_the_same_student(finished, teacher, tmp_path, monkeypatch):
+    """The teacher is stored by its name only, so the command is run beside it, as the card says."""
+    monkeypatch.chdir(teacher.parent)
+    assert main(["distill", "--config", str(finished / "config.yaml"), f"--output_dir={tmp_path}/again"]) == 0
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (finished, tmp_path / "again")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("prefix", ["", "local-dir:"])
+def test_evaluate_repeats_the_numbers_of_the_record(finished, capsys, prefix):
+    typed = ["--dataset", "digits", "--trigger", "badnet_sq", "--target", "0", "--json"]
+    report = json.loads(answer(capsys, "evaluate", f"{prefix}{finished}", *typed))
+    assert report == json.loads((finished / "metrics.json").read_text())["results"]["student"]
+
+
+def test_evaluate_prints_a_table(finished, capsys):
+    typed = ["--dataset", "digits", "--trigger", "badnet_sq", "--target", "0"]
+    head, _, row = answer(capsys, "evaluate", finished, *typed, "--trigger-options", "size: 2").splitlines()
+    assert head.split()[:3] == ["model", "accuracy", "n"]
+    assert "badnet_sq" in row and " 539 " in row
+    assert "badnet_sq" not in answer(capsys, "evaluate", finished, *typed[:2])
+
+
+def test_the_same_from_python(finished, teacher, tmp_path, capsys):
+    method = Zskt(rounds=6, batch_size=8, student_steps=2)
+    defenses = [ShufflingVaccine(check=False), SelfRetrospection(last_rounds=2, perturbation_steps=2)]
+    record = distill(
+        DistillConfig(
+            output_dir=str(tmp_path / "student"),
+            teacher=ModelOptions(id=f"local-dir:{teacher}"),
+            student=StudentOptions(architecture="wrn_10_1", model_args={"base_width": 4}),
+            synthesizer=method,
+            defenses=defenses,
+            evaluation=EvaluationOptions(
+                dataset="digits", triggers=[TriggerOptions(name="badnet_sq", target=0)]
+            ),
+            trainer=TrainerOptions(checkpoint_every=4, log_every=3, progress=False),
+            seed=5,
+        )
+    )
+    assert capsys.readouterr().out == ""
+    assert dataclasses.asdict(record.student_report) == dataclasses.asdict(
+        read_record(finished).student_report
+    )
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (finished, tmp_path / "student")]
+    assert weights[0] == weights[1]
+
+
+def test_a_real_process(teacher, tmp_path):
+    """distill prints the table and where it wrote; its log goes to stderr."""
+    changes = ["--zskt.rounds=3", "--shuffling_vaccine.check=true", "--evaluation.limit=20"]
+    typed = [*arguments(teacher, tmp_path / "out"), *changes]
+    command = [sys.executable, "-m", "abd_hub", "distill", *typed]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"wrote {tmp_path / 'out'}"
+    assert "shuffling_vaccine: NOT ACTIVE" in done.stdout
+    assert "Warning" not in done.stderr, done.stderr

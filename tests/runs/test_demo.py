@@ -1,0 +1,90 @@
+"""The demo as a new user runs it, without a network; and what the README says of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import abd_hub.students  # noqa: F401  (registers the architectures)
+
+ROOT = Path(__file__).parents[2]
+NO_NETWORK = """
+import socket
+
+def refuse(*arguments, **options):
+    raise OSError("the demo must not use the network")
+
+socket.socket.connect = refuse
+socket.create_connection = refuse
+socket.getaddrinfo = refuse
+"""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "blocked").mkdir()
+    (folder / "blocked" / "sitecustomize.py").write_text(NO_NETWORK)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(folder / "blocked")}
+    command = [sys.executable, "-m", "abd_hub", "demo", "--output-dir", str(folder / "out"), "--seed", "0"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "out", done.stdout
+
+
+def test_plain_distillation_hands_the_backdoor_over_and_abd_does_not(demo):
+    out, _ = demo
+    summary = json.loads((out / "summary.json").read_text())
+    assert list(summary["students"]) == ["plain", "abd", "vaccine", "clean_kd"]
+    assert summary["teacher"]["asr"] > 0.9
+    plain, abd = summary["students"]["plain"], summary["students"]["abd"]
+    assert plain["asr"] >= 0.6
+    assert abd["asr"] <= plain["asr"] / 2
+    assert abd["accuracy"] >= plain["accuracy"] - 0.08
+    assert summary["students"]["clean_kd"]["asr"] < 0.1
+
+
+def test_every_model_is_a_folder_that_timm_loads(demo):
+    out, printed = demo
+    for name in ("teacher", "plain", "abd", "vaccine", "clean_kd"):
+        model = timm.create_model(f"local-dir:{out / name}", pretrained=True).eval()
+        assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
+        assert name in printed
+    for name in ("plain", "abd", "vaccine", "clean_kd"):
+        held = {path.name for path in (out / name).iterdir()}
+        assert held >= {"README.md", "config.yaml", "metrics.json", "samples", "checkpoints", "log.jsonl"} - (
+            {"checkpoints"} if name == "clean_kd" else set()
+        )
+        samples = {"curves.png", "training_images.png", "verdicts_badnet_sq_0.png"}
+        if name in ("abd", "vaccine"):
+            samples |= {"evidence.json", "synthetic_images.png", "suspicious.png", "divergence.png"}
+        if name == "abd":
+            samples.add("pattern_universal_direction.png")
+        assert {p.name for p in (out / name / "samples").iterdir()} == samples
+        rows = [json.loads(line) for line in (out / name / "log.jsonl").read_text().splitlines()]
+        looks = [row["round"] for row in rows if "accuracy" in row]
+        assert looks == ([20, 40, 47] if name == "clean_kd" else list(range(20, 401, 20)))
+    assert "poisoned on purpose" in (out / "teacher" / "README.md").read_text()
+
+
+def test_the_numbers_agree_everywhere(demo):
+    out, printed = demo
+    summary = json.loads((out / "summary.json").read_text())
+    for name, row in summary["students"].items():
+        found = json.loads((out / name / "metrics.json").read_text())["results"]["student"]
+        assert found["accuracy"]["value"] == row["accuracy"]
+        assert found["triggers"][0]["asr"]["value"] == row["asr"]
+        assert f"{row['accuracy']:.3f}" in printed
+    assert "safe" not in printed.lower().replace("safetensors", "")
+
+
+def test_a_used_folder_is_refused(demo, capsys):
+    from abd_hub.cli import main
+
+    assert main(["demo", "--output-dir", str(demo[0])]) == 2
+    assert "not an empty folder" in capsys.readouterr().err

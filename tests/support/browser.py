@@ -1,0 +1,55 @@
+"""What a visitor does with a page of the app: opens it, changes the tab, scrolls."""
+
+from contextlib import contextmanager
+from urllib.parse import urlparse
+
+try:
+    from playwright import sync_api as playwright
+except ImportError:  # whose tests are skipped then
+    playwright = None
+
+PATIENCE = 60_000
+
+
+@contextmanager
+def visit(browser, address, width=1280, cut_short=(), **options):
+    """A page that at the end has had no console error and has asked no other host for anything.
+
+    What a page says of requests that leaving it cuts short counts only if it is not in ``cut_short``.
+    """
+    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    errors, hosts = [], set()
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: hosts.add(urlparse(request.url).netloc))
+    page.goto(address)
+    page.locator("#answers .abd-card").first.wait_for()
+    yield page
+    context.close()
+    assert [error for error in errors if not any(words in error for words in cut_short)] == []
+    assert hosts <= {urlparse(address).netloc, ""}
+
+
+def open_tab(page, name):
+    tab = page.get_by_role("tab", name=name)
+    if not tab.is_visible():
+        page.locator(".overflow-menu > button").click()
+        page.locator(".overflow-dropdown button", has_text=name).click()
+        return
+    tab.click()
+
+
+def see_all(page):
+    """Scrolls down and up, so that pictures that load when they are seen are loaded."""
+    for place in (*range(0, page.evaluate("document.body.scrollHeight"), 400), 0):
+        page.evaluate(f"window.scrollTo(0, {place})")
+        page.wait_for_timeout(60)
+    page.wait_for_timeout(300)
+
+
+def fits(page):
+    """Nothing makes the page wider than the screen."""
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 1, wide

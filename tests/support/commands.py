@@ -1,0 +1,24 @@
+"""Options of the commands, as a user types them."""
+
+
+def arguments(teacher, output):
+    """A run of six rounds with both defences at work and one trigger measured."""
+    return [
+        f"--output-dir={output}",
+        f"--teacher.id=local-dir:{teacher}",
+        "--student.architecture=wrn_10_1",
+        '--student.model_args={"base_width": 4}',
+        "--zskt.rounds=6",
+        "--zskt.batch-size=8",
+        "--zskt.student_steps=2",
+        "--defenses=[shuffling_vaccine, self_retrospection]",
+        "--shuffling_vaccine.check=false",
+        "--self_retrospection.last_rounds=2",
+        "--self_retrospection.perturbation_steps=2",
+        "--evaluation.dataset=digits",
+        '--evaluation.triggers=[{"name": "badnet_sq", "target": 0}]',
+        "--trainer.checkpoint_every=4",
+        "--trainer.log_every=3",
+        "--trainer.progress=false",
+        "--seed=5",
+    ]

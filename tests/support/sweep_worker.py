@@ -1,0 +1,66 @@
+"""A run of a sweep that costs nothing: counts rounds, keeps a checkpoint, writes a record at the end.
+
+It claims its folder, goes on where it was and stops on SIGINT as the real command does, but imports no torch:
+a sweep of many runs that are killed all the time would take a quarter of an hour otherwise.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from abd_hub.child import follow_supervisor
+from abd_hub.core import files
+from abd_hub.core.errors import InputError
+from abd_hub.core.folder import OutputFolder
+from abd_hub.core.record_file import record_to_json
+from abd_hub.core.records import EvalReport, ModelRef, Rate, RunRecord, TriggerReport
+
+A_ROUND = 0.1
+A_CHECKPOINT = 1.0
+
+
+def main():
+    follow_supervisor()
+    _, _, config, _, folder, _, resume = sys.argv[1:]
+    text = Path(config).read_text()
+    settings = yaml.safe_load(text)
+    assert resume == "true"
+    with OutputFolder.open(folder, resume=True, config_yaml=text):
+        try:
+            rounds(Path(folder), settings)
+        except KeyboardInterrupt:
+            time.sleep(A_CHECKPOINT)
+            raise
+
+
+def rounds(folder, settings):
+    checkpoint = folder / "checkpoint.json"
+    state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"round": 0, "sum": 0}
+    while state["round"] < settings["zskt"]["rounds"]:
+        time.sleep(A_ROUND)
+        state = {"round": state["round"] + 1, "sum": state["sum"] + settings["seed"] * state["round"]}
+        with (folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"round": state["round"], "threads": os.environ["OMP_NUM_THREADS"]}) + "\n")
+        files.write_json(checkpoint, state)
+    rate = Rate(value=state["sum"] / 1000, count=state["sum"], n=1000, low=0.0, high=1.0)
+    report = EvalReport(rate, (TriggerReport("badnet_sq", 0, {}, rate, rate),))
+    record = RunRecord(
+        **{"method": "zskt", "teacher": ModelRef("t", "a"), "student": ModelRef("s", "a"), "data": None},
+        **{"teacher_report": report, "student_report": report, "defenses": (), "seed": settings["seed"]},
+        **{"rounds": state["round"], "versions": {}, "durations": {}, "device": "cpu", "processes": 1},
+        config={},
+    )
+    files.write_json(folder / "metrics.json", record_to_json(record))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except InputError:
+        sys.exit(2)

@@ -1,0 +1,495 @@
+"""Sweeps: what the file may say, and on a real local Ray that no run is lost or done twice."""
+
+import importlib.util
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.state import AcceleratorState, PartialState
+from folders import snapshot
+from tiny_teacher import save_teacher
+
+from abd_hub.cli import main
+from abd_hub.core.errors import InputError, Interrupted
+from abd_hub.core.folder import OutputFolder, in_use
+from abd_hub.sweep.config import read_sweep
+from abd_hub.sweep.display import LineDisplay, TableDisplay, progress
+from abd_hub.sweep.engine import DONE, look, run_sweep
+from abd_hub.sweep.task import Outcome, attempt
+
+ROOT = Path(__file__).parents[2]
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'abd-hub[sweep]'"
+)
+BASE = {
+    "teacher": {"id": "local-dir:teacher"},
+    "student": {"architecture": "wrn_10_1", "model_args": {"base_width": 4}},
+    "synthesizer": "zskt",
+    "zskt": {"rounds": 2, "batch_size": 4, "student_steps": 1, "attention_weight": 0, "z_dim": 4},
+    "evaluation": {
+        "dataset": "digits",
+        "limit": 20,
+        "triggers": [{"name": "badnet_sq", "target": 0, "options": {"size": 2, "margin": 0}}],
+    },
+}
+GRID = {"seed": [0, 1], "defenses": [[], ["shuffling_vaccine"]]}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An empty folder to work in, where the processes of runs find these tests."""
+    monkeypatch.chdir(tmp_path)
+    paths = [str(ROOT / "tests" / "support"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    yield tmp_path
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
+
+
+def write(name="sweep.yaml", **fields):
+    content = {"output_dir": "out", "config": BASE, "grid": GRID} | fields
+    Path(name).write_text(
+        yaml.safe_dump({k: v for k, v in content.items() if v is not None}, sort_keys=False)
+    )
+    return name
+
+
+def names(file):
+    return [run.name for run in read_sweep(file).runs]
+
+
+# --------------------------------------------------------------------------------------------- the file
+
+
+def test_a_grid_is_every_combination_under_readable_names():
+    found = read_sweep(write()).runs
+    assert [(run.config.seed, len(run.config.defenses)) for run in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [run.name.rpartition("-")[0] for run in found] == [
+        "seed_0-no_defenses",
+        "seed_0-shuffling_vaccine",
+        "seed_1-no_defenses",
+        "seed_1-shuffling_vaccine",
+    ]
+    assert all(run.config.synthesizer.rounds == 2 for run in found)
+    assert not any(run.config.trainer.progress for run in found)
+    assert [run.label() for run in found[:2]] == ["no defenses", "shuffling_vaccine"]
+    assert found[0].group() == found[2].group() != found[1].group()
+
+
+def test_a_list_of_runs_is_combined_with_the_grid():
+    pairs = [{"teacher.id": "zoo/one", "zskt.rounds": 3}, {"teacher": {"id": "zoo/two"}}]
+    found = read_sweep(write(runs=pairs, grid={"seed": [5, 6]})).runs
+    assert [(r.config.teacher.id, r.config.synthesizer.rounds, r.config.seed) for r in found] == [
+        ("zoo/one", 3, 5),
+        ("zoo/one", 3, 6),
+        ("zoo/two", 2, 5),
+        ("zoo/two", 2, 6),
+    ]
+    alone = read_sweep(write(runs=pairs, grid=None)).runs
+    assert [run.name.rpartition("-")[0] for run in alone] == ["one-rounds_3", "two"]
+
+
+def test_the_shared_configuration_is_a_file_beside_the_sweep(place):
+    (place / "a").mkdir()
+    for name, rounds in (("one", 7), ("two", 8)):
+        content = BASE | {"zskt": BASE["zskt"] | {"rounds": rounds}, "output_dir": "elsewhere"}
+        (place / "a" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    (first,) = read_sweep(write("a/sweep.yaml", config="one.yaml", grid={"seed": [1]})).runs
+    assert first.config.synthesizer.rounds == 7
+    both = read_sweep(write("a/sweep.yaml", config=None, grid={"config": ["one.yaml", "two.yaml"]})).runs
+    assert [run.config.synthesizer.rounds for run in both] == [7, 8]
+    assert [run.name.rpartition("-")[0] for run in both] == ["one", "two"]
+
+
+def test_settings_of_a_defence_are_left_out_where_it_is_not_chosen():
+    base = BASE | {"shuffling_vaccine": {"layers": 2}}
+    found = read_sweep(write(config=base)).runs
+    assert [d.layers for run in found for d in run.config.defenses] == [2, 2]
+
+
+def test_names_follow_what_the_file_says_and_nothing_else():
+    before = names(write())
+    assert names(write(output_dir="other", retries=7, resources={"cpus": 2})) == before
+    reordered = dict(reversed(list(BASE.items())))
+    assert names(write(config=reordered)) == before
+    changed = BASE | {"zskt": BASE["zskt"] | {"rounds": 4}}
+    assert not set(names(write(config=changed))) & set(before)
+
+
+def test_a_value_of_a_mapping_is_replaced_whole_and_that_of_a_section_is_not():
+    grid = {"student.model_args": [{}, {"base_width": 8}], "teacher": [{"num_classes": 10}]}
+    found = read_sweep(write(grid=grid)).runs
+    assert [run.config.student.model_args for run in found] == [{}, {"base_width": 8}]
+    assert [(run.config.teacher.id, run.config.teacher.num_classes) for run in found] == [
+        ("local-dir:teacher", 10)
+    ] * 2
+
+
+def test_teachers_are_swept_as_well():
+    base = {"data": {"dataset": "digits"}, "recipe": "fast", "fast": {"epochs": 1}}
+    grid = {"poison.trigger": [None, "badnet_sq"], "seed": [0]}
+    found = read_sweep(write(command="poison", config=base, grid=grid)).runs
+    assert [run.config.poison.trigger for run in found] == [None, "badnet_sq"]
+    assert [run.name.rpartition("-")[0] for run in found] == ["no_trigger", "badnet_sq"]
+
+
+def test_the_example_of_the_guide_is_a_sweep(place):
+    guide = (ROOT / "recipes" / "guides" / "sweeps.md").read_text()
+    (text,) = [part.split("```")[0] for part in guide.split("```yaml\n")[1:] if "\ngrid:" in part]
+    (place / "cifar10").symlink_to(ROOT / "recipes" / "cifar10")
+    (place / "guide.yaml").write_text(text)
+    found = read_sweep("guide.yaml")
+    assert len(found.runs) == 18 and found.file.resources.gpus == 0.25
+    assert {run.config.evaluation.triggers[0].name for run in found.runs} == {"blend", "sig"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"gird": {}}, ["gird: unknown key in sweep.yaml", "did you mean grid"]),
+        ({"output_dir": None}, ["output_dir:", "--output_dir"]),
+        ({"command": "evaluate"}, ["command: must be distill or poison"]),
+        ({"grid": None}, ["grid: is empty, and so is runs"]),
+        ({"grid": {"seed": []}}, ["grid.seed: is empty"]),
+        ({"grid": {"seed": 3}}, ["grid.seed: must be a list", "[3]"]),
+        ({"grid": {"seed": [1, 1]}}, ["grid.seed: 1 is listed twice"]),
+        ({"grid": {"seeed": [1]}}, ["seeed: unknown key in sweep.yaml", "did you mean seed"]),
+        ({"grid": {"zskt.rounds": [1, "two"]}}, ["two-", "zskt.rounds: Expected a int"]),
+        ({"grid": {"zskt.rounds": [1, -2]}}, ["rounds_-2", "rounds: must"]),
+        ({"grid": {"output_dir": ["a"]}}, ["grid.output_dir: is the sweep's own"]),
+        ({"grid": {"push_to_hub": [True]}}, ["push_to_hub: a sweep pushes nothing"]),
+        ({"config": BASE | {"push_to_hub": True}}, ["push_to_hub: a sweep pushes nothing"]),
+        ({"config": "no.yaml"}, ["no.yaml cannot be read"]),
+        ({"config": 3}, ["config: must be a file or a mapping"]),
+        ({"runs": [{"seed": 4}]}, ["seed: is set twice for one run"]),
+        ({"grid": {"teacher": [{"id": "a"}], "teacher.id": ["b"]}}, ["teacher.id: is set twice"]),
+        ({"runs": [{"zskt.rounds": 2}, {"zskt.rounds": 2}]}, ["two runs have the same settings"]),
+        ({"runs": ["seed"]}, ["runs[0]: must be a mapping"]),
+        ({"runs": {"seed": 1}}, ["runs: must be a list"]),
+        ({"resources": {"gpu": 1}}, ["resources.gpu: unknown key", "resources.gpus"]),
+        ({"resources": {"gpus": 1.5}}, ["resources.gpus: more than one card must be a whole number"]),
+        ({"resources": {"cpus": 0}}, ["resources.cpus: must be more than 0"]),
+        ({"retries": -1}, ["retries: must be a whole number"]),
+        ({"config": BASE | {"self_retrospection": {"last_rounds": 1}}}, ["self_retrospection", "not chosen"]),
+        ({"output_dir": "sweep.yaml/out"}, ["output_dir: ", "sweep.yaml is a file"]),
+    ],
+)
+def test_what_is_wrong_is_one_line_before_anything_is_written(capsys, place, fields, words):
+    file = write(**fields)
+    before = snapshot(place)
+    for extra in ([], ["--dry-run"]):
+        assert main(["sweep", file, *extra]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert all(word in line for word in words), line
+    assert snapshot(place) == before
+
+
+def test_places_that_belong_to_something_else_are_refused(capsys, place):
+    file = write()
+    (place / "out").mkdir()
+    (place / "out" / "notes.txt").write_text("mine")
+    assert main(["sweep", file]) == 2
+    assert "holds files that abd-hub did not write" in capsys.readouterr().err
+    with OutputFolder.open("run", resume=False, config_yaml="seed: 1\n"):
+        pass
+    assert main(["sweep", file, "--output_dir", "run"]) == 2
+    assert "is not the folder of a sweep" in capsys.readouterr().err
+
+
+def test_without_ray_one_line_says_how_to_install_it(capsys, place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    before = snapshot(place)
+    file = write()
+    assert main(["sweep", file]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "abd-hub: sweep: runs on Ray, which is not installed; install it with pip install 'abd-hub[sweep]'"
+    ]
+    assert main(["sweep", file, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"waiting": 4}
+    assert {path: snapshot(place)[path] for path in before} == before and not (place / "out").exists()
+
+
+# --------------------------------------------------------------------------------------------- runs on Ray
+
+
+def rows():
+    return {row["name"]: row for row in json.loads(Path("out", "summary.json").read_text())["runs"]}
+
+
+def stamps():
+    return {path: path.stat().st_mtime_ns for path in Path("out").glob("runs/*/*")}
+
+
+@needs_ray
+def test_real_runs_a_failure_among_them_and_the_same_command_again(capsys, place):
+    save_teacher(place / "teacher")
+    runs = [{"teacher.id": "local-dir:teacher"}, {"teacher.id": "local-dir:absent"}]
+    file = write(runs=runs, grid={"seed": [0]}, resources={"cpus": 1, "gpus": 0})
+    good, bad = names(file)
+    assert main(["sweep", file, "--json"]) == 1
+    *events, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {(e["name"], e["state"]) for e in events} == {
+        *((good, "running"), (good, "done"), (bad, "running"), (bad, "failed"))
+    }
+    assert last["counts"] == {"done": 1, "failed": 1}
+    assert rows()[bad]["attempts"] == 1, "what refuses its input is not tried again"
+    assert "absent" in rows()[bad]["reason"]
+    assert "1 of 2 runs are finished" in Path("out/results.md").read_text()
+    assert Path("out/results.png").read_bytes().startswith(b"\x89PNG")
+    assert not Path("out/.lock").exists() and not list(Path("out").rglob(".abd-tmp-*"))
+    swept = json.loads(Path(f"out/results/{good}.json").read_text())
+    same_by_hand(good, swept)
+    before = stamps()
+    save_teacher(place / "absent")
+    capsys.readouterr()
+    assert main(["sweep", file]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "wrote out/results.md\n"
+    assert shown.err.splitlines() == [
+        "1 of 2 runs were finished before",
+        f"[1/2] {bad} running",
+        f"[2/2] {bad} done",
+    ]
+    assert {path: stamp for path, stamp in stamps().items() if path in before} == before
+    assert [rows()[name]["attempts"] for name in (good, bad)] == [1, 2]
+
+
+def same_by_hand(name, swept):
+    assert main(["distill", "--config", f"out/configs/{name}.yaml", "--output_dir", f"hand/{name}"]) == 0
+    by_hand = json.loads(Path(f"hand/{name}/metrics.json").read_text())
+    for record in (swept, by_hand):
+        record.pop("durations")
+    assert swept == by_hand
+    assert swept["device"] == "cpu (1 threads)"
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """One local Ray for the tests whose runs cost nothing."""
+    ray = pytest.importorskip("ray")
+    paths = os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", paths)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+def cheap(rounds=3, seeds=6, **fields):
+    base = BASE | {"zskt": BASE["zskt"] | {"rounds": rounds}}
+    return read_sweep(write(config=base, grid={"seed": list(range(seeds))}, **fields))
+
+
+def run_cheap(plan):
+    said = io.StringIO()
+    return run_sweep(plan, LineDisplay(said), child="sweep_worker"), said.getvalue()
+
+
+def processes():
+    """(process, parent) of the runs that are at work here."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"sweep_worker" in command and str(Path.cwd()).encode() in b" ".join(command):
+                found.append((int(folder.name), int((folder / "stat").read_text().rsplit(")")[1].split()[1])))
+        except (OSError, ValueError, IndexError):
+            continue
+    return found
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.02)
+
+
+def kill_at_random(kills, done):
+    """Kills runs and the Ray workers above them, in turns."""
+    chance = random.Random(0)
+    while kills and not done.is_set():
+        time.sleep(chance.uniform(0.1, 0.5))
+        found = processes()
+        if found:
+            child, worker = chance.choice(found)
+            os.kill(worker if len(kills) % 2 else child, signal.SIGKILL)
+            kills.pop()
+
+
+@needs_ray
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_runs_and_workers_killed_at_random_lose_nothing_and_repeat_nothing(ray, place, capsys):
+    plan = cheap(rounds=4, seeds=24, retries=20, resources={"cpus": 0.5, "gpus": 0})
+    kills, done = list(range(10)), threading.Event()
+    killer = threading.Thread(target=kill_at_random, args=(kills, done))
+    killer.start()
+    try:
+        statuses, _ = run_cheap(plan)
+    finally:
+        done.set()
+        killer.join()
+    assert not kills, "all were killed"
+    assert capsys.readouterr().out == "", "Ray's own words would stand among JSON"
+    assert [status.state for status in statuses] == [DONE] * 24
+    assert sum(status.attempts for status in statuses) >= 24 + 5
+    for seed, status in enumerate(statuses):
+        record = json.loads(Path(f"out/results/{status.name}.json").read_text())
+        assert (record["seed"], record["rounds"]) == (seed, 4)
+        assert record["results"]["student"]["accuracy"]["count"] == seed * (0 + 1 + 2 + 3)
+        log = [json.loads(line) for line in (status.folder / "log.jsonl").read_text().splitlines()]
+        assert sorted({row["round"] for row in log}) == [1, 2, 3, 4]
+        assert {row["threads"] for row in log} == {"1"}
+    before, attempts = stamps(), [status.attempts for status in statuses]
+    again, said = run_cheap(plan)
+    assert [status.attempts for status in again] == attempts and "running" not in said
+    assert stamps() == before
+    assert processes() == []
+
+
+@needs_ray
+def test_more_seeds_later_run_only_what_is_new(ray, place):
+    run_cheap(cheap(rounds=1, seeds=1))
+    before = stamps()
+    statuses, said = run_cheap(cheap(rounds=1, seeds=3))
+    assert [(status.state, status.tries) for status in statuses] == [(DONE, 0), (DONE, 1), (DONE, 1)]
+    assert said.startswith("1 of 3 runs were finished before\n")
+    assert {path: stamp for path, stamp in stamps().items() if path in before} == before
+    table = Path("out/results.md").read_text()
+    assert "| 0, 1, 2 |" in table and "| **0.000** (0.000, 0.000, 0.000) |" not in table
+
+
+@needs_ray
+def test_a_stop_ends_the_runs_with_a_checkpoint_and_the_same_command_goes_on(ray, place):
+    rounds = 100  # so many that the first does not end before a busy machine has begun the second
+    plan = cheap(rounds=rounds, seeds=4)
+
+    def interrupt():
+        wait_for(lambda: len(list(Path("out").glob("runs/*/checkpoint.json"))) >= 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(Interrupted, match="stopped with 4 of 4 runs unfinished"):
+        run_cheap(plan)
+    thread.join()
+    assert processes() == [] and not Path("out/.stop").exists()
+    begun = [status for status in look(plan) if status.folder.exists()]
+    assert len(begun) == 2 and not any(in_use(status.folder) for status in begun)
+    reached = [json.loads((s.folder / "checkpoint.json").read_text())["round"] for s in begun]
+    assert all(0 < count < rounds for count in reached)
+    assert progress(begun[0]) == f"{reached[0]} of {rounds} rounds"
+    statuses, _ = run_cheap(cheap(rounds=rounds, seeds=2))
+    for status in statuses:
+        log = [json.loads(line)["round"] for line in (status.folder / "log.jsonl").read_text().splitlines()]
+        assert log == list(range(1, rounds + 1)), "no round was done twice"
+
+
+@needs_ray
+def test_a_run_that_always_dies_is_given_up_after_its_retries(ray, place):
+    plan = cheap(rounds=1, seeds=2, retries=1)
+    # its checkpoint is no JSON: the process of this run ends with an exception each time
+    broken = look(plan)[0].folder
+    with OutputFolder.open("out", resume=True, config_yaml=plan.to_yaml()):
+        pass
+    with OutputFolder.open(broken, resume=True, config_yaml=yaml.safe_dump(dict(plan.runs[0].settings))):
+        (broken / "checkpoint.json").write_text("{")
+    statuses, said = run_cheap(plan)
+    assert [(status.state, status.attempts) for status in statuses] == [("failed", 2), (DONE, 1)]
+    assert "JSONDecodeError" in statuses[0].reason
+    assert statuses[0].log.read_text().count("--- attempt") == 2
+    assert f"{statuses[0].name} failed: json.decoder.JSONDecodeError" in said
+    assert "failed, json.decoder.JSONDecodeError" in Path("out/results.md").read_text()
+
+
+@needs_ray
+def test_two_sweeps_in_one_folder_at_once_and_more_than_there_is(ray, place):
+    with (
+        OutputFolder.open("out", resume=True, config_yaml=cheap().to_yaml()),
+        pytest.raises(InputError, match="in use by another process"),
+    ):
+        run_cheap(cheap())
+    before = snapshot(place)
+    for resources, words in (
+        ({"cpus": 3}, "cpus: a run takes 3, and no machine has"),
+        ({"gpus": 1}, "gpus: "),
+    ):
+        with pytest.raises(InputError, match=words):
+            run_cheap(cheap(resources=resources))
+    assert {k: v for k, v in snapshot(place).items() if k != "sweep.yaml"} == {
+        k: v for k, v in before.items() if k != "sweep.yaml"
+    }
+
+
+@needs_ray
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_a_sweep_on_a_cluster_that_is_killed_leaves_no_process_and_goes_on(place, ray):
+    plan = cheap(rounds=40, seeds=2)
+    address = ray.get_runtime_context().gcs_address
+    code = (
+        "import sys; from abd_hub.sweep.engine import run_sweep; from abd_hub.sweep.config import read_sweep;"
+        "from abd_hub.sweep_display import LineDisplay;"
+        f"run_sweep(read_sweep('sweep.yaml', address='{address}'), LineDisplay(sys.stderr), "
+        "child='sweep_worker')"
+    )
+    sweep = subprocess.Popen([sys.executable, "-c", code])
+    wait_for(lambda: len(list(Path("out").glob("runs/*/checkpoint.json"))) == 2)
+    sweep.kill()
+    sweep.wait()
+    wait_for(lambda: processes() == [])
+    statuses, _ = run_cheap(plan)
+    assert [status.state for status in statuses] == [DONE] * 2
+    for status in statuses:
+        log = [json.loads(line)["round"] for line in (status.folder / "log.jsonl").read_text().splitlines()]
+        assert sorted(set(log)) == list(range(1, 41)) and len(log) <= 42
+
+
+def test_a_terminal_shows_the_table_over_itself(place):
+    plan = cheap(seeds=3)
+    statuses, out = look(plan), io.StringIO()
+    display = TableDisplay(out)
+    display.update(statuses)
+    statuses[2].state, statuses[2].attempts = "running", 1
+    statuses[2].folder.mkdir(parents=True)
+    (statuses[2].folder / "log.jsonl").write_text('{"round": 2}\n{"rou')
+    display.update(statuses)
+    first, second = out.getvalue().split("\x1b[6F\x1b[J")
+    assert first.splitlines()[-1] == "3 waiting"
+    assert second.splitlines()[2].split() == [statuses[2].name, "running", "2", "of", "3", "rounds", "1"]
+    assert second.splitlines()[-1] == "1 running, 2 waiting"
+
+
+def test_a_machine_that_does_not_see_the_folder_says_so(place):
+    plan = cheap(seeds=1)
+    from abd_hub.sweep.engine import _Engine
+
+    job = _Engine(None, plan, "sweep_worker", 0)._attempt(look(plan)[0])
+    found = attempt(job)
+    assert isinstance(found, Outcome) and found.code == 2
+    assert "use an output_dir that all machines share" in found.reason
+
+
+def test_an_attempt_waits_for_the_process_of_the_one_before_to_leave(place):
+    from abd_hub.sweep.engine import _Engine
+
+    plan = cheap(rounds=1, seeds=1)
+    status = look(plan)[0]
+    text = yaml.safe_dump(dict(plan.runs[0].settings))
+    for file in (status.config_file, status.log):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    status.config_file.write_text(text)
+    before = OutputFolder.open(status.folder, resume=True, config_yaml=text)
+    threading.Timer(2, before.close).start()
+    found = attempt(_Engine(None, plan, "sweep_worker", 0)._attempt(status))
+    assert found.code == 0, found
+    assert (status.folder / "metrics.json").exists()

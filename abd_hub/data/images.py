@@ -8,28 +8,23 @@ of the ``datasets`` library hashes paths and modification times, so two machines
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from abd_hub.core.errors import InputError
+from abd_hub.core.picture_file import decode_picture, read_file
 from abd_hub.core.records import DataRef
 from abd_hub.core.seeding import generator
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-from collections.abc import Sequence
 
 DIGITS = "digits"
 """Name of the embedded data set: scikit-learn's digits."""
@@ -38,7 +33,6 @@ MAX_LABEL = 100_000
 """An integer column that goes beyond this is an identifier, not a label."""
 
 _READ_AT_ONCE = 500
-_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "F")
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,19 +317,12 @@ def _decode(dataset: Any, image: str, label: str, size: int | None) -> tuple[Ten
 
 def _read(cell: Any, index: int, size: int | None) -> tuple[bytes, NDArray[np.uint8]]:
     """The encoded bytes and the RGB pixels (H, W, 3) of one cell of an image column."""
-    if cell is None:
-        raise InputError(f"image {index} is missing")
-    try:
-        encoded = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-        picture: Image.Image = Image.open(io.BytesIO(encoded))
-        picture.load()
-        if picture.getexif().get(0x0112) is not None:
-            picture = ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {index} cannot be read: {_reason(error)}") from error
-    if picture.mode in _DEEP_MODES:
-        raise InputError(f"image {index} has more than 8 bits per channel; convert the data set to 8 bits")
-    picture = picture.convert("RGB")
+    what = f"image {index}"
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        raise InputError(f"{what} is missing")
+    encoded = cell["bytes"] if cell["bytes"] is not None else read_file(Path(cell["path"]), what)
+
+    picture = decode_picture(encoded, what)
     if size is not None and picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BICUBIC)
     return encoded, np.asarray(picture)

@@ -1,36 +1,25 @@
-"""Photographs by name: files, files on the Hub, and the two that scikit-learn brings along.
-
-A picture may come from a stranger. Only formats that Pillow decodes itself are opened: EPS, for one, would
-start another program. Its size is read from the header and bounded before any pixel is unpacked.
-"""
+"""Photographs by name: files, files on the Hub, and the two that scikit-learn brings along."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from abd_hub.core.errors import InputError
+from abd_hub.core.picture_file import decode_picture, read_file
 
 HUB = "hf://"
 SHIPPED = "sklearn:"
 SHIPPED_NAMES = ("china.jpg", "flower.jpg")
 """640x427 pixels each; scikit-learn depends on no network to show them."""
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 SMALLEST_SIDE = 64
-LARGEST_FILE = 1 << 28
-LARGEST_PICTURE = 1 << 26
-"""67 million pixels are 201 MB as uint8; Pillow itself warns from 89 million on."""
-_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "F")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +68,11 @@ def load(field: str, name: str) -> Photograph:
             smaller than 64x64 or larger than 67 million pixels.
     """
     path, revision = _locate(field, name)
-    encoded = _read(field, name, path)
-    pixels = torch.from_numpy(np.array(_decode(field, name, encoded))).permute(2, 0, 1).contiguous()
+    encoded = read_file(path, f"{field}: {name}")
+    picture = decode_picture(encoded, f"{field}: {name}")
+    _check_size(field, name, picture.size)
+
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
     shown = name if name.startswith((HUB, SHIPPED)) else path.name
     return Photograph(shown, hashlib.sha256(encoded).hexdigest(), revision, pixels)
 
@@ -131,48 +123,11 @@ def _download(field: str, name: str) -> tuple[Path, str]:
     return found, found.parts[-1 - len(Path(path).parts)]
 
 
-def _read(field: str, name: str, path: Path) -> bytes:
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise InputError(f"{field}: {name} is larger than {LARGEST_FILE >> 20} MiB; use a smaller file")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{field}: {name} cannot be read: {error.strerror}") from error
-
-
-def _decode(field: str, name: str, encoded: bytes) -> Image.Image:
-    """The picture as RGB, the right way up."""
-    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture: Image.Image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-            _check_size(field, name, picture.size)
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-    except bombs as error:
-        raise InputError(f"{field}: {name} is too large: {_one_line(error)}") from error
-    except InputError:
-        raise
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError) as error:
-        known = ", ".join(FORMATS)
-        # Pillow's own words for an unknown format name an object in memory
-        reason = "" if isinstance(error, UnidentifiedImageError) else f": {_one_line(error)}"
-        raise InputError(f"{field}: {name} is no whole picture in one of {known}{reason}") from error
-    if upright.mode in _DEEP_MODES:
-        raise InputError(f"{field}: {name} has more than 8 bits per channel; convert it to 8 bits")
-    return upright.convert("RGB")
-
-
 def _check_size(field: str, name: str, size: tuple[int, int]) -> None:
     width, height = size
     if min(width, height) < SMALLEST_SIDE:
         least = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
         raise InputError(f"{field}: {name} is {width}x{height}; patches need a picture of at least {least}")
-    if width * height > LARGEST_PICTURE:
-        raise InputError(
-            f"{field}: {name} is {width}x{height}; use a picture of at most {LARGEST_PICTURE:,} pixels"
-        )
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from abd_hub.core.errors import InputError
+from abd_hub.core.picture_file import decode_picture, read_file
 from abd_hub.core.registry import register
 from abd_hub.triggers import paint
 
@@ -99,10 +99,7 @@ class Picture:
 def _fetch(option: str, place: str) -> bytes:
     """The bytes of a local file or of a file on the Hub."""
     path = _download(option, place) if place.startswith(HUB) else place
-    try:
-        return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise InputError(f"trigger picture: {option} {place!r} cannot be read: {error.strerror}") from error
+    return read_file(Path(path).expanduser(), f"trigger picture: {option} {place!r}")
 
 
 def _download(option: str, place: str) -> str:
@@ -124,10 +121,7 @@ def _download(option: str, place: str) -> str:
 
 def _picture(encoded: bytes, option: str, place: str, mode: str) -> Tensor:
     """A decoded picture (channels, H, W), float64 in 0..255."""
-    try:
-        picture = Image.open(io.BytesIO(encoded)).convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"trigger picture: {option} {place!r} is not a picture: {error}") from error
+    picture = decode_picture(encoded, f"trigger picture: {option} {place!r}", mode=mode)
     values = torch.from_numpy(np.array(picture)).double()
     return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
 
@@ -137,7 +131,7 @@ def _read_mask(encoded: bytes, place: str) -> Tensor:
         return _picture(encoded, "mask", place, "L")
     try:
         values = torch.from_numpy(np.load(io.BytesIO(encoded), allow_pickle=False).astype(np.float64))
-    except (OSError, ValueError, TypeError, EOFError) as error:
+    except (OSError, ValueError, TypeError, EOFError, MemoryError) as error:
         raise InputError(f"trigger picture: mask {place!r} is not an array of numbers: {error}") from error
     if values.ndim == 2:
         values = values[None]

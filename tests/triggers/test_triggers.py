@@ -588,9 +588,9 @@ def test_bad_options_are_refused_in_one_line(name, options, words):
 
 def test_bad_files_are_refused(make, tmp_path):
     broken = bad_picture(tmp_path / "broken.png")
-    with pytest.raises(InputError, match="not a picture"):
+    with pytest.raises(InputError, match="is no picture"):
         build_trigger("picture", {"file": broken})
-    with pytest.raises(InputError, match=r"mask .* is not a picture"):
+    with pytest.raises(InputError, match=r"mask .* is no picture"):
         make("picture", mask=broken)
     with pytest.raises(InputError, match="not an array"):
         make("picture", mask=bad_picture(tmp_path / "broken.npy"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from torch.nn.functional import interpolate
 from abd_hub.core.errors import InputError
 from abd_hub.core.picture_file import decode_picture, read_file
 from abd_hub.core.registry import register
+from abd_hub.hub.addresses import fetch_file, is_address
 from abd_hub.triggers import paint
 
-HUB = "hf-hub:"
 MODES = ("replace", "add", "blend")
 
 
@@ -33,7 +32,7 @@ class Picture:
     """
 
     file: str
-    """A picture file, or ``hf-hub:org/name[@revision]/path`` for one in a model repository of the Hub."""
+    """A picture file, or ``hf://[datasets/]org/name[@revision]/path`` for one on the Hub."""
     mode: str = "blend"
     """How picture and image come together: replace, add or blend."""
     alpha: float = 0.2
@@ -98,25 +97,9 @@ class Picture:
 
 def _fetch(option: str, place: str) -> bytes:
     """The bytes of a local file or of a file on the Hub."""
-    path = _download(option, place) if place.startswith(HUB) else place
-    return read_file(Path(path).expanduser(), f"trigger picture: {option} {place!r}")
-
-
-def _download(option: str, place: str) -> str:
-    found = re.fullmatch(r"([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", place.removeprefix(HUB))
-    if found is None:
-        raise InputError(f"trigger picture: {option} {place!r} must look like hf-hub:org/name/path")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    from abd_hub.hub.requests import why_not_fetched
-
-    repository, revision, path = found.groups()
-    try:
-        return hf_hub_download(repository, path, revision=revision)
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = why_not_fetched(error, repository)
-        raise InputError(f"trigger picture: {option} {place!r} cannot be fetched: {reason}") from error
+    what = f"trigger picture: {option} {place!r}"
+    path = fetch_file(place, what)[0] if is_address(place) else Path(place).expanduser()
+    return read_file(path, what)
 
 
 def _picture(encoded: bytes, option: str, place: str, mode: str) -> Tensor:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from abd_hub.config.recipe import FastTeacherRecipe, TeacherRecipe
     from abd_hub.core.contracts import Batch, Trigger
     from abd_hub.core.errors import InputError, Interrupted
+    from abd_hub.core.pickles import is_pickle
     from abd_hub.core.picture_file import decode_picture
     from abd_hub.core.record_file import read_any_record, read_record, read_teacher_record
     from abd_hub.core.records import DataSpec, EvalReport, Rate, RunRecord, TeacherRecord
@@ -142,6 +143,7 @@ _HOMES = {
         "Interrupted",
     ),
     "models.weights": ("load_state_dict_into",),
+    "core.pickles": ("is_pickle",),
     "core.picture_file": ("decode_picture",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
@@ -200,6 +202,7 @@ __all__ = [
     "evaluate_answers",
     "export_bank",
     "format_table",
+    "is_pickle",
     "load_classifier",
     "load_images",
     "load_state_dict_into",

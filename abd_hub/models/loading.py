@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import abd_hub.students  # noqa: F401 - so that timm knows the students' names
 from abd_hub.core.errors import InputError
+from abd_hub.core.pickles import is_pickle
 from abd_hub.core.records import DataSpec, ModelRef
 from abd_hub.hub.listing import check_classes
 from abd_hub.hub.pull import Place, fetch, shards_of
@@ -36,7 +37,6 @@ from abd_hub.models.preprocessing import (
     read_image_processor,
 )
 from abd_hub.models.weights import (
-    PICKLES,
     describe_misfit,
     file_sha256,
     fill,
@@ -197,7 +197,7 @@ def _is_timm_name(source: str) -> bool:
 
 
 def _looks_like_weights(name: str) -> bool:
-    return Path(name).suffix in (".safetensors", *PICKLES)
+    return is_pickle(name) or Path(name).suffix == ".safetensors"
 
 
 def _unknown_source(source: str) -> str:
@@ -265,7 +265,7 @@ def _weights_of(place: Place, allow_pickle: bool) -> list[Path]:
         found = sorted(place.folder.glob(pattern))
         if found:
             return found
-    pickles = sorted(file for file in place.folder.iterdir() if file.suffix in PICKLES)
+    pickles = sorted(file for file in place.folder.iterdir() if is_pickle(file))
     if pickles and allow_pickle:
         return pickles
     if not allow_pickle and (pickles or place.revision):  # a Hub's pickles are fetched with permission only

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from abd_hub.core.errors import InputError
+from abd_hub.core.pickles import PICKLE_SUFFIXES, is_pickle
 from abd_hub.core.records import ModelRef
 
-PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict", "net", "model", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
@@ -140,8 +140,9 @@ def _read(path: Path, allow_pickle: bool) -> Any:
             raise InputError(
                 f"weights: {path.name} is not a safetensors file: {first_line(error)}"
             ) from error
-    if path.suffix not in PICKLES:
-        raise InputError(f"weights: {path.name} is no known format; use .safetensors or {', '.join(PICKLES)}")
+    if not is_pickle(path):
+        known = ", ".join(PICKLE_SUFFIXES)
+        raise InputError(f"weights: {path.name} is no known format; use .safetensors or {known}")
     if not allow_pickle:
         raise InputError(
             f"weights: {path.name} is a pickle; use a .safetensors file, or pass allow_pickle=true to read"

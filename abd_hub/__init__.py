@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from abd_hub.config.recipe import FastTeacherRecipe, TeacherRecipe
     from abd_hub.core.contracts import Batch, Trigger
-    from abd_hub.core.errors import InputError, Interrupted
+    from abd_hub.core.errors import InputError, Interrupted, visible_line
     from abd_hub.core.pickles import is_pickle
     from abd_hub.core.picture_file import decode_picture
     from abd_hub.core.record_file import read_any_record, read_record, read_teacher_record
@@ -141,6 +141,7 @@ _HOMES = {
     "core.errors": (
         "InputError",
         "Interrupted",
+        "visible_line",
     ),
     "models.weights": ("load_state_dict_into",),
     "core.pickles": ("is_pickle",),
@@ -220,6 +221,7 @@ __all__ = [
     "save_curves",
     "save_divergence",
     "save_timm_folder",
+    "visible_line",
     "with_control",
 ]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, reason_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """The formats in which data sets hold their pictures, as Pillow names them."""
@@ -79,7 +79,8 @@ def decode_picture(
         known = ", ".join(formats)
         raise InputError(f"{what} is no picture that can be read; use one of {known}") from error
     except Exception as error:  # decoders meet damaged files with errors of every type
-        raise InputError(f"{what} is damaged or cut off; use an undamaged file") from error
+        reason = reason_of(error)
+        raise InputError(f"{what} is damaged or cut off ({reason}); use an undamaged file") from error
 
 
 def read_file(path: Path, what: str, *, most_bytes: int = MOST_BYTES) -> bytes:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.picture_file import decode_picture, read_file
 from abd_hub.core.records import DataRef
 from abd_hub.core.seeding import generator
@@ -240,11 +240,10 @@ def _quiet(datasets: Any, is_folder: bool) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """First line of what went wrong: where the library only says that something did, of its cause."""
+    """What went wrong: where the library only says that something did, its cause."""
     while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return reason_of(error)
 
 
 def _image_column(features: Any, wanted: str | None) -> str:

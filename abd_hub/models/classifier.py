@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.records import DataSpec, ModelRef
 from abd_hub.core.seeding import seeded
 from abd_hub.models import loading
 from abd_hub.models.preprocessing import INTERPOLATIONS, Options
-from abd_hub.models.weights import file_sha256, first_line, load_state_dict_into, weights_sha256
+from abd_hub.models.weights import file_sha256, load_state_dict_into, weights_sha256
 
 __all__ = [
     "Classifier",
@@ -378,7 +378,7 @@ def _try_out(classifier: Classifier, *, guessed: bool) -> None:
     except Exception as error:  # whatever the architecture raises at sizes that it cannot take
         size = f"{spec.channels}x{spec.height}x{spec.width}"
         raise InputError(
-            f"input_size: {classifier.ref.id} does not take {size}: {first_line(error)}"
+            f"input_size: {classifier.ref.id} does not take {size}: {reason_of(error)}"
         ) from error
     if tuple(logits.shape) != (1, spec.num_classes):
         shape = tuple(logits.shape)

@@ -23,7 +23,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 import abd_hub.students  # noqa: F401 - so that timm knows the students' names
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.pickles import is_pickle
 from abd_hub.core.records import DataSpec, ModelRef
 from abd_hub.hub.listing import check_classes
@@ -41,7 +41,6 @@ from abd_hub.models.weights import (
     file_sha256,
     fill,
     first_few,
-    first_line,
     read_tensors,
     without_prefix,
 )
@@ -136,7 +135,7 @@ def build_timm(
     except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
         given = f" with {dict(model_args)}" if model_args else ""
         raise InputError(
-            f"architecture: {architecture}{given} cannot be built: {first_line(error)}"
+            f"architecture: {architecture}{given} cannot be built: {reason_of(error)}"
         ) from error
     kept: Any = model.pretrained_cfg
     kept.pop("state_dict", None)  # or the weights would be held twice
@@ -253,7 +252,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"model: {path.name} cannot be read as JSON: {first_line(error)}") from error
+        raise InputError(f"model: {path.name} cannot be read as JSON: {reason_of(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"model: {path.name} holds {type(content).__name__}, not an object")
     return content
@@ -348,7 +347,7 @@ def _fill_timm(
     try:
         model = build_timm(name, args, cfg, tensors)
     except InputError as error:
-        misfit = describe_misfit(fresh.state_dict(), tensors) or first_line(error)
+        misfit = describe_misfit(fresh.state_dict(), tensors) or reason_of(error)
         raise InputError(f"weights: {ref.id} does not fit {name}: {misfit}; check architecture") from error
     return Loaded(model, ref, labels, images, name, kept)
 
@@ -460,7 +459,7 @@ def _transformers_model(place: Place, safe: bool) -> Any:
     except Exception as error:
         raise InputError(
             f"model: transformers' own code (code in a checkpoint is never run) cannot load {place.id}:"
-            f" {first_line(error)}"
+            f" {reason_of(error)}"
         ) from error
     # transformers fills what does not fit with random numbers and only warns
     wrong = [*map(str, report["missing_keys"]), *(str(entry[0]) for entry in report["mismatched_keys"])]

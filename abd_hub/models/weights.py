@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.pickles import PICKLE_SUFFIXES, is_pickle
 from abd_hub.core.records import ModelRef
 
@@ -126,20 +126,12 @@ def first_few(names: Iterable[str], limit: int = 3) -> str:
     return ", ".join(known[:limit]) + more
 
 
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line of bearable length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
 def _read(path: Path, allow_pickle: bool) -> Any:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except Exception as error:
-            raise InputError(
-                f"weights: {path.name} is not a safetensors file: {first_line(error)}"
-            ) from error
+            raise InputError(f"weights: {path.name} is not a safetensors file: {reason_of(error)}") from error
     if not is_pickle(path):
         known = ", ".join(PICKLE_SUFFIXES)
         raise InputError(f"weights: {path.name} is no known format; use .safetensors or {known}")

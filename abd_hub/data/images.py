@@ -96,33 +96,29 @@ def load_images(
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit} leaves no images; use 1 or more, or leave it out")
     if source == DIGITS:
-        options = {
-            "revision": revision,
-            "config": config,
-            "image_column": image_column,
-            "label_column": label_column,
-            "image_size": image_size,
-        }
-        given = [name for name, value in options.items() if value is not None]
-        if given:
-            raise InputError(f"{given[0]} has no meaning for the embedded data set 'digits'; leave it out")
+        _refuse_for_digits(
+            revision=revision,
+            config=config,
+            image_column=image_column,
+            label_column=label_column,
+            image_size=image_size,
+        )
         return _digits(split, limit)
+
     dataset, commit = _open(source, split, revision, config)
     image = _image_column(dataset.features, image_column)
     label = _label_column(dataset.features, label_column)
-    names = _names(dataset, label)
-    if limit is not None:
-        dataset = dataset.select(range(min(limit, len(dataset))))
-    images, labels, digest = _decode(dataset, image, label, image_size)
-    _check_labels(labels, len(names), label)
+    images, labels, names, fingerprint = _read_split(dataset, image, label, limit, image_size)
     # The record must not give away where the folder lies.
     name = source if commit else Path(source).expanduser().resolve().name
-    return ImageData(
-        images,
-        labels,
-        names,
-        DataRef(name, split, _seal(digest, labels, names), commit, len(images), image_size),
-    )
+    ref = DataRef(name, split, fingerprint, commit, len(images), image_size)
+    return ImageData(images, labels, names, ref)
+
+
+def _refuse_for_digits(**options: object) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise InputError(f"{given[0]} has no meaning for the embedded data set 'digits'; leave it out")
 
 
 def _digits(split: str, limit: int | None) -> ImageData:
@@ -284,6 +280,19 @@ def _names(dataset: Any, column: str) -> tuple[str, ...]:
             f"label_column {column!r} goes up to {largest}: not a class label; pass another label_column"
         )
     return tuple(str(value) for value in range(largest + 1))
+
+
+def _read_split(
+    dataset: Any, image: str, label: str, limit: int | None, size: int | None
+) -> tuple[Tensor, Tensor, tuple[str, ...], str]:
+    """Images, labels, names of the labels and fingerprint of what two columns hold."""
+    names = _names(dataset, label)
+    if limit is not None:
+        dataset = dataset.select(range(min(limit, len(dataset))))
+
+    images, labels, digest = _decode(dataset, image, label, size)
+    _check_labels(labels, len(names), label)
+    return images, labels, names, _seal(digest, labels, names)
 
 
 def _decode(dataset: Any, image: str, label: str, size: int | None) -> tuple[Tensor, Tensor, hashlib._Hash]:

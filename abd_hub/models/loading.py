@@ -35,12 +35,13 @@ from abd_hub.models.transformers_checkpoints import load_transformers_folder
 from abd_hub.models.weights import read_tensors
 
 
-def load(source: str, revision: str | None, options: Options) -> Loaded:
-    """Loads ``source`` (see ``abd_hub.models.classifier.load_classifier``).
+def load(options: Options) -> Loaded:
+    """Loads the source of ``options`` (see ``abd_hub.models.classifier.load_classifier``).
 
     Raises:
         InputError: anything about the source or the options is wrong.
     """
+    source, revision = options.source, options.revision
     repository, tagged = _hub_id(source)
     if repository is not None:
         if tagged and revision and tagged != revision:
@@ -75,7 +76,7 @@ def build_student(
         args.setdefault("img_size", (spec.height, spec.width))
     if not pretrained:
         return build_timm(architecture, args)
-    place = _timm_weights(architecture, Options())
+    place = _timm_weights(architecture, Options(source=architecture))
     tensors = read_tensors(one_file(place, allow_pickle=False), allow_pickle=False)
     source = {key: value for key, value in cfg.to_dict().items() if key not in SOURCE_FIELDS}
     return build_timm(architecture, args, {**source, "custom_load": False}, tensors)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     )
     from abd_hub.config.recipe import FastTeacherRecipe, TeacherRecipe
     from abd_hub.core.contracts import Batch, Trigger
-    from abd_hub.core.errors import InputError, Interrupted
+    from abd_hub.core.errors import InputError, Interrupted, visible_line
+    from abd_hub.core.pickles import is_pickle
+    from abd_hub.core.picture_file import decode_picture
     from abd_hub.core.record_file import read_any_record, read_record, read_teacher_record
     from abd_hub.core.records import DataSpec, EvalReport, Rate, RunRecord, TeacherRecord
     from abd_hub.core.registry import catalog
@@ -139,8 +141,11 @@ _HOMES = {
     "core.errors": (
         "InputError",
         "Interrupted",
+        "visible_line",
     ),
     "models.weights": ("load_state_dict_into",),
+    "core.pickles": ("is_pickle",),
+    "core.picture_file": ("decode_picture",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -192,11 +197,13 @@ __all__ = [
     "compare",
     "compare_answers",
     "create_student",
+    "decode_picture",
     "distill",
     "evaluate",
     "evaluate_answers",
     "export_bank",
     "format_table",
+    "is_pickle",
     "load_classifier",
     "load_images",
     "load_state_dict_into",
@@ -214,6 +221,7 @@ __all__ = [
     "save_curves",
     "save_divergence",
     "save_timm_folder",
+    "visible_line",
     "with_control",
 ]
 

@@ -18,12 +18,11 @@ from abd_hub.config.strict import (
     _plain,
     field_names,
     make_parser,
-    one_line,
     parse,
     refuse_null,
     refuse_unknown,
 )
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, one_line
 from abd_hub.core.yaml_text import YamlError, read_yaml
 
 

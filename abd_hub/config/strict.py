@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, one_line
 from abd_hub.core.yaml_text import YamlError, read_yaml
 
 
@@ -135,11 +135,6 @@ def refuse_null(parser: ArgumentParser, found: Namespace) -> None:
     for name in sorted(field_names(parser)):
         if found.get(name) is None and defaults.get(name) is not None:
             raise InputError(f"{name}: has no value; give one, or leave the field out for its default")
-
-
-def one_line(text: str) -> str:
-    """Returns the text on one line."""
-    return " ".join(text.split())
 
 
 def _plain(text: str) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from abd_hub.core.errors import one_line
+
 MOST_VALUES = 1_000_000
 """Values in one text, repeats through aliases counted: nine aliases in nine levels make 387 million of 600
 characters."""
@@ -25,7 +27,7 @@ def read_yaml(text: str) -> Any:
     try:
         found = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
-        raise YamlError(" ".join(str(error).split())) from error
+        raise YamlError(one_line(str(error))) from error
     except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         # What PyYAML lets through for values that do not fit their tags: !!int '', 2024-13-45.
         raise YamlError(f"a value does not fit its type ({type(error).__name__})") from error

@@ -8,28 +8,23 @@ of the ``datasets`` library hashes paths and modification times, so two machines
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, reason_of
+from abd_hub.core.picture_file import decode_picture, read_file
 from abd_hub.core.records import DataRef
 from abd_hub.core.seeding import generator
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-from collections.abc import Sequence
 
 DIGITS = "digits"
 """Name of the embedded data set: scikit-learn's digits."""
@@ -38,7 +33,6 @@ MAX_LABEL = 100_000
 """An integer column that goes beyond this is an identifier, not a label."""
 
 _READ_AT_ONCE = 500
-_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "F")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,33 +96,29 @@ def load_images(
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit} leaves no images; use 1 or more, or leave it out")
     if source == DIGITS:
-        options = {
-            "revision": revision,
-            "config": config,
-            "image_column": image_column,
-            "label_column": label_column,
-            "image_size": image_size,
-        }
-        given = [name for name, value in options.items() if value is not None]
-        if given:
-            raise InputError(f"{given[0]} has no meaning for the embedded data set 'digits'; leave it out")
+        _refuse_for_digits(
+            revision=revision,
+            config=config,
+            image_column=image_column,
+            label_column=label_column,
+            image_size=image_size,
+        )
         return _digits(split, limit)
+
     dataset, commit = _open(source, split, revision, config)
     image = _image_column(dataset.features, image_column)
     label = _label_column(dataset.features, label_column)
-    names = _names(dataset, label)
-    if limit is not None:
-        dataset = dataset.select(range(min(limit, len(dataset))))
-    images, labels, digest = _decode(dataset, image, label, image_size)
-    _check_labels(labels, len(names), label)
+    images, labels, names, fingerprint = _read_split(dataset, image, label, limit, image_size)
     # The record must not give away where the folder lies.
     name = source if commit else Path(source).expanduser().resolve().name
-    return ImageData(
-        images,
-        labels,
-        names,
-        DataRef(name, split, _seal(digest, labels, names), commit, len(images), image_size),
-    )
+    ref = DataRef(name, split, fingerprint, commit, len(images), image_size)
+    return ImageData(images, labels, names, ref)
+
+
+def _refuse_for_digits(**options: object) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise InputError(f"{given[0]} has no meaning for the embedded data set 'digits'; leave it out")
 
 
 def _digits(split: str, limit: int | None) -> ImageData:
@@ -246,11 +236,10 @@ def _quiet(datasets: Any, is_folder: bool) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """First line of what went wrong: where the library only says that something did, of its cause."""
+    """What went wrong: where the library only says that something did, its cause."""
     while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return reason_of(error)
 
 
 def _image_column(features: Any, wanted: str | None) -> str:
@@ -293,6 +282,19 @@ def _names(dataset: Any, column: str) -> tuple[str, ...]:
     return tuple(str(value) for value in range(largest + 1))
 
 
+def _read_split(
+    dataset: Any, image: str, label: str, limit: int | None, size: int | None
+) -> tuple[Tensor, Tensor, tuple[str, ...], str]:
+    """Images, labels, names of the labels and fingerprint of what two columns hold."""
+    names = _names(dataset, label)
+    if limit is not None:
+        dataset = dataset.select(range(min(limit, len(dataset))))
+
+    images, labels, digest = _decode(dataset, image, label, size)
+    _check_labels(labels, len(names), label)
+    return images, labels, names, _seal(digest, labels, names)
+
+
 def _decode(dataset: Any, image: str, label: str, size: int | None) -> tuple[Tensor, Tensor, hashlib._Hash]:
     import datasets
 
@@ -323,19 +325,12 @@ def _decode(dataset: Any, image: str, label: str, size: int | None) -> tuple[Ten
 
 def _read(cell: Any, index: int, size: int | None) -> tuple[bytes, NDArray[np.uint8]]:
     """The encoded bytes and the RGB pixels (H, W, 3) of one cell of an image column."""
-    if cell is None:
-        raise InputError(f"image {index} is missing")
-    try:
-        encoded = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-        picture: Image.Image = Image.open(io.BytesIO(encoded))
-        picture.load()
-        if picture.getexif().get(0x0112) is not None:
-            picture = ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {index} cannot be read: {_reason(error)}") from error
-    if picture.mode in _DEEP_MODES:
-        raise InputError(f"image {index} has more than 8 bits per channel; convert the data set to 8 bits")
-    picture = picture.convert("RGB")
+    what = f"image {index}"
+    if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        raise InputError(f"{what} is missing")
+    encoded = cell["bytes"] if cell["bytes"] is not None else read_file(Path(cell["path"]), what)
+
+    picture = decode_picture(encoded, what)
     if size is not None and picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BICUBIC)
     return encoded, np.asarray(picture)

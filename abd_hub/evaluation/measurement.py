@@ -15,6 +15,7 @@ from abd_hub.config.options import (
     TriggerOptions,
     without_paths,
 )
+from abd_hub.config.poison import TrainingDataOptions
 from abd_hub.core.contracts import Trigger
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import EvalReport, SplitReport
@@ -27,7 +28,8 @@ from abd_hub.evaluation.counting import (
     evaluate_answers,
     with_control,
 )
-from abd_hub.models.classifier import Classifier, load_classifier
+from abd_hub.models.classifier import Classifier, load_with
+from abd_hub.models.preprocessing import Options
 from abd_hub.training.trainer import Watch
 from abd_hub.triggers import build_trigger
 
@@ -103,8 +105,22 @@ def load_model(options: ModelOptions) -> Classifier:
     Raises:
         InputError: see ``load_classifier``.
     """
-    settings = dataclasses.asdict(options)
-    return load_classifier(settings.pop("id"), **settings)
+    wanted = Options(
+        source=options.id,
+        revision=options.revision,
+        architecture=options.architecture,
+        allow_pickle=options.allow_pickle,
+        num_classes=options.num_classes,
+        labels=options.labels,
+        mean=options.mean,
+        std=options.std,
+        input_size=options.input_size,
+        interpolation=options.interpolation,
+        blocks=options.blocks,
+        allow_flagged=options.allow_flagged,
+        max_size_gb=options.max_size_gb,
+    )
+    return load_with(wanted)
 
 
 def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Measurement | None:
@@ -121,7 +137,7 @@ def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Meas
         _refuse_without_data(options)
         return None
     attacks = _attacks(options.triggers)
-    data = _load_split(options, options.split)
+    data = load_split(options, options.split)
     _check_labels(data.names, classifier)
     check_inputs(classifier.spec, data.images, data.labels, attacks)
     corrupted = tuple(_load_corrupted(options, split, data, classifier) for split in options.corrupted_splits)
@@ -150,7 +166,12 @@ def _attacks(wanted: Sequence[TriggerOptions]) -> tuple[Attack, ...]:
     return tuple(attacks)
 
 
-def _load_split(options: EvaluationOptions, split: str) -> ImageData:
+def load_split(options: EvaluationOptions | TrainingDataOptions, split: str) -> ImageData:
+    """A split of the data set that the options describe.
+
+    Raises:
+        InputError: see ``load_images``.
+    """
     assert options.dataset is not None, "the caller has looked"
     return load_images(
         options.dataset,
@@ -168,7 +189,7 @@ def _load_corrupted(
     options: EvaluationOptions, split: str, data: ImageData, classifier: Classifier
 ) -> ImageData:
     try:
-        found = _load_split(options, split)
+        found = load_split(options, split)
         check_inputs(classifier.spec, found.images, found.labels)
     except InputError as error:
         raise InputError(f"evaluation.corrupted_splits: {error}") from error

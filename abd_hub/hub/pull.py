@@ -39,7 +39,8 @@ CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 INDEX = "model.safetensors.index.json"
 SAFE_WEIGHTS = (("model.safetensors",), ("model-*-of-*.safetensors", INDEX), ("model*.safetensors",))
 """The first of these that a repository has is what it is loaded from."""
-PICKLES = ("pytorch_model*.bin", "pytorch_model*.bin.index.json", "pytorch_model.pth", "model.pth")
+PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json", "pytorch_model.pth", "model.pth")
+"""Names of weights, as transformers and timm write them into pickles."""
 MAX_SIZE_GB = 5.0
 MAX_TEXT = 20_000_000
 """Bytes of a JSON file; the 21,841 labels of ImageNet-21k take 2 million."""
@@ -111,7 +112,7 @@ def fetch(
 def choose_files(names: Collection[str], allow_pickle: bool) -> list[str]:
     """What is needed of a repository with these files, the weights last. Subfolders are never needed."""
     plain = sorted(name for name in names if "/" not in name)
-    groups = [*SAFE_WEIGHTS, *([PICKLES] if allow_pickle else [])]
+    groups = [*SAFE_WEIGHTS, *([PICKLED_WEIGHTS] if allow_pickle else [])]
     matches = ([name for name in plain if _matches(name, patterns)] for patterns in groups)
     weights = next((found for found in matches if found), [])
     texts = [name for name in CONFIGS if name in plain]

@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.records import DataSpec, ModelRef
 from abd_hub.core.seeding import seeded
+from abd_hub.hub.pull import MAX_SIZE_GB
 from abd_hub.models import loading
 from abd_hub.models.preprocessing import INTERPOLATIONS, Options
-from abd_hub.models.weights import file_sha256, first_line, load_state_dict_into, weights_sha256
+from abd_hub.models.weights import file_sha256, load_state_dict_into, weights_sha256
 
 __all__ = [
     "Classifier",
@@ -167,7 +168,7 @@ def load_classifier(
     interpolation: str | None = None,
     blocks: Sequence[str] = (),
     allow_flagged: bool = False,
-    max_size_gb: float = 5.0,
+    max_size_gb: float = MAX_SIZE_GB,
 ) -> Classifier:
     """A pretrained classifier, frozen. Nothing that comes with it is run.
 
@@ -191,6 +192,8 @@ def load_classifier(
         InputError: the source, an option or the checkpoint is wrong, or preprocessing is missing.
     """
     options = Options(
+        source=source,
+        revision=revision,
         architecture=architecture,
         allow_pickle=allow_pickle,
         num_classes=num_classes,
@@ -199,11 +202,21 @@ def load_classifier(
         std=std,
         input_size=input_size,
         interpolation=interpolation,
+        blocks=blocks,
         allow_flagged=allow_flagged,
         max_size_gb=max_size_gb,
     )
+    return load_with(options)
+
+
+def load_with(options: Options) -> Classifier:
+    """The frozen classifier that the options describe; see ``load_classifier``.
+
+    Raises:
+        InputError: the source, an option or the checkpoint is wrong, or preprocessing is missing.
+    """
     with seeded(0, "load"):  # fresh weights, soon overwritten, must not use up the caller's random numbers
-        found = loading.load(source, revision, options)
+        found = loading.load(options)
     images = found.images
     spec = DataSpec(len(images.mean), *images.size, found.labels)
     classifier = Classifier(
@@ -212,12 +225,12 @@ def load_classifier(
         images.mean,
         images.std,
         interpolation=images.interpolation,
-        blocks=blocks or _stages(found.model),
+        blocks=options.blocks or _stages(found.model),
         ref=found.ref,
     ).freeze()
     classifier.architecture = found.architecture
     classifier.model_args = dict(found.model_args)
-    _try_out(classifier, guessed=not blocks)
+    _try_out(classifier, guessed=not options.blocks)
     return classifier
 
 
@@ -378,7 +391,7 @@ def _try_out(classifier: Classifier, *, guessed: bool) -> None:
     except Exception as error:  # whatever the architecture raises at sizes that it cannot take
         size = f"{spec.channels}x{spec.height}x{spec.width}"
         raise InputError(
-            f"input_size: {classifier.ref.id} does not take {size}: {first_line(error)}"
+            f"input_size: {classifier.ref.id} does not take {size}: {reason_of(error)}"
         ) from error
     if tuple(logits.shape) != (1, spec.num_classes):
         shape = tuple(logits.shape)

@@ -12,16 +12,19 @@ from typing import Any
 
 from abd_hub.core.errors import InputError
 from abd_hub.hub.listing import MOST_CLASSES
+from abd_hub.hub.pull import MAX_SIZE_GB
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers, which image processors write into their files."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the caller says about a checkpoint; None leaves it to the checkpoint."""
+    """Where a classifier comes from and what the caller says about it; None leaves it to the checkpoint."""
 
+    source: str
+    revision: str | None = None
     architecture: str | None = None
     allow_pickle: bool = False
     num_classes: int | None = None
@@ -30,8 +33,9 @@ class Options:
     std: Sequence[float] | None = None
     input_size: int | Sequence[int] | None = None
     interpolation: str | None = None
+    blocks: Sequence[str] = ()
     allow_flagged: bool = False
-    max_size_gb: float = 5.0
+    max_size_gb: float = MAX_SIZE_GB
 
 
 @dataclass(frozen=True)

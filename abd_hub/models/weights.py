@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, reason_of
+from abd_hub.core.pickles import PICKLE_SUFFIXES, is_pickle
 from abd_hub.core.records import ModelRef
 
-PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict", "net", "model", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
@@ -126,22 +126,15 @@ def first_few(names: Iterable[str], limit: int = 3) -> str:
     return ", ".join(known[:limit]) + more
 
 
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line of bearable length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
 def _read(path: Path, allow_pickle: bool) -> Any:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except Exception as error:
-            raise InputError(
-                f"weights: {path.name} is not a safetensors file: {first_line(error)}"
-            ) from error
-    if path.suffix not in PICKLES:
-        raise InputError(f"weights: {path.name} is no known format; use .safetensors or {', '.join(PICKLES)}")
+            raise InputError(f"weights: {path.name} is not a safetensors file: {reason_of(error)}") from error
+    if not is_pickle(path):
+        known = ", ".join(PICKLE_SUFFIXES)
+        raise InputError(f"weights: {path.name} is no known format; use .safetensors or {known}")
     if not allow_pickle:
         raise InputError(
             f"weights: {path.name} is a pickle; use a .safetensors file, or pass allow_pickle=true to read"

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import yaml
+
+from abd_hub.core.errors import visible_line
 
 FREE_BEGINS = "<!-- Your own text goes below this line. abd-hub keeps it. -->"
 FREE_ENDS = "<!-- Your own text ends above this line. -->"
@@ -41,10 +42,7 @@ _LABELS_SHOWN = 20
 
 def one_line(text: str, longest: int = _LONGEST_NAME) -> str:
     """One line of visible characters, cut at ``longest``."""
-    spaced = " ".join(text[: 4 * longest].split())
-    # Category C: control, bidirectional override, lone surrogate, unassigned.
-    shown = "".join("\ufffd" if unicodedata.category(char)[0] == "C" else char for char in spaced)
-    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+    return visible_line(text, longest)
 
 
 def as_text(text: str, longest: int = _LONGEST_NAME) -> str:

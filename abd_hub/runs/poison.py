@@ -22,10 +22,16 @@ from abd_hub.core.record_file import environment, to_json
 from abd_hub.core.records import DataSpec, ModelRef, PoisonFacts, Rate, TeacherRecord
 from abd_hub.core.seeding import derive_seed
 from abd_hub.data import pgd
-from abd_hub.data.images import ImageData, load_images, overlap
+from abd_hub.data.images import ImageData, overlap
 from abd_hub.data.poisoning import PoisonedSet, Prepare, hold_out, poison, subset
 from abd_hub.evaluation.counting import all_to_all_rate, check_inputs, evaluate
-from abd_hub.evaluation.measurement import Measurement, check_same_labels, load_measurement, load_model
+from abd_hub.evaluation.measurement import (
+    Measurement,
+    check_same_labels,
+    load_measurement,
+    load_model,
+    load_split,
+)
 from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
 from abd_hub.models.weights import file_sha256
 from abd_hub.publish.push import plan_push, push_finished
@@ -73,16 +79,7 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
     """
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     destination = plan_push(config, config.output_dir, "teacher", accelerator)
-    data = load_images(
-        config.data.dataset,
-        config.data.split,
-        revision=config.data.revision,
-        config=config.data.dataset_config,
-        image_column=config.data.image_column,
-        label_column=config.data.label_column,
-        limit=config.data.limit,
-        image_size=config.data.image_size,
-    )
+    data = load_split(config.data, config.data.split)
     kept, held_out = hold_out(len(data), config.data.held_out, config.seed)
     classifier = _network(config, data)
     measurement = _measurement(config, classifier)

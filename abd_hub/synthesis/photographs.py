@@ -1,36 +1,25 @@
-"""Photographs by name: files, files on the Hub, and the two that scikit-learn brings along.
-
-A picture may come from a stranger. Only formats that Pillow decodes itself are opened: EPS, for one, would
-start another program. Its size is read from the header and bounded before any pixel is unpacked.
-"""
+"""Photographs by name: files, files on the Hub, and the two that scikit-learn brings along."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from abd_hub.core.errors import InputError
+from abd_hub.core.picture_file import decode_picture, read_file
+from abd_hub.hub.addresses import FORM, fetch_file, is_address, parse_address
 
-HUB = "hf://"
 SHIPPED = "sklearn:"
 SHIPPED_NAMES = ("china.jpg", "flower.jpg")
 """640x427 pixels each; scikit-learn depends on no network to show them."""
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 SMALLEST_SIDE = 64
-LARGEST_FILE = 1 << 28
-LARGEST_PICTURE = 1 << 26
-"""67 million pixels are 201 MB as uint8; Pillow itself warns from 89 million on."""
-_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "F")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +47,8 @@ def check_names(field: str, names: Sequence[str]) -> None:
     for name in names:
         if list(names).count(name) > 1:
             raise InputError(f"{field}: {name!r} is named twice; name each picture once")
-        if name.startswith(HUB):
-            _parsed(field, name)
+        if is_address(name):
+            parse_address(name, f"{field}: {name}")
         elif name.startswith(SHIPPED) and name.removeprefix(SHIPPED) not in SHIPPED_NAMES:
             known = " or ".join(SHIPPED + shipped for shipped in SHIPPED_NAMES)
             raise InputError(f"{field}: {name!r} is no photograph of scikit-learn's; use {known}")
@@ -79,89 +68,26 @@ def load(field: str, name: str) -> Photograph:
             smaller than 64x64 or larger than 67 million pixels.
     """
     path, revision = _locate(field, name)
-    encoded = _read(field, name, path)
-    pixels = torch.from_numpy(np.array(_decode(field, name, encoded))).permute(2, 0, 1).contiguous()
-    shown = name if name.startswith((HUB, SHIPPED)) else path.name
+    encoded = read_file(path, f"{field}: {name}")
+    picture = decode_picture(encoded, f"{field}: {name}")
+    _check_size(field, name, picture.size)
+
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    shown = name if is_address(name) or name.startswith(SHIPPED) else path.name
     return Photograph(shown, hashlib.sha256(encoded).hexdigest(), revision, pixels)
 
 
 def _locate(field: str, name: str) -> tuple[Path, str | None]:
     """The file on this machine, and its commit where it is from the Hub."""
-    if name.startswith(HUB):
-        return _download(field, name)
+    if is_address(name):
+        return fetch_file(name, f"{field}: {name}")
     if name.startswith(SHIPPED):
         shipped = importlib.resources.files("sklearn.datasets.images") / name.removeprefix(SHIPPED)
         return Path(str(shipped)), None
     path = Path(name).expanduser()
     if not path.is_file():
-        raise InputError(f"{field}: there is no file {name}; give a picture file, or {HUB} and its place")
+        raise InputError(f"{field}: there is no file {name}; give a picture file, or {FORM}")
     return path, None
-
-
-def _parsed(field: str, name: str) -> tuple[str, str, str | None, str]:
-    """Type and name of the repository, revision, and path in it."""
-    from huggingface_hub import parse_hf_uri
-    from huggingface_hub.errors import HfUriError
-
-    try:
-        uri = parse_hf_uri(name)
-    except HfUriError as error:
-        raise InputError(f"{field}: {_one_line(error)}") from error
-    if uri.type not in ("model", "dataset", "space") or not uri.path_in_repo:
-        raise InputError(
-            f"{field}: {name!r} names no file; it must look like hf://datasets/org/name@revision/picture.jpg"
-        )
-    return uri.type, uri.id, uri.revision, uri.path_in_repo
-
-
-def _download(field: str, name: str) -> tuple[Path, str]:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    from abd_hub.hub.requests import why_not_fetched
-
-    kind, repository, revision, path = _parsed(field, name)
-    try:
-        found = Path(hf_hub_download(repository, path, repo_type=kind, revision=revision))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise InputError(
-            f"{field}: {name} cannot be fetched: {why_not_fetched(error, repository)}"
-        ) from error
-    # The client keeps files under .../snapshots/<commit>/<path>, whatever the revision was called.
-    return found, found.parts[-1 - len(Path(path).parts)]
-
-
-def _read(field: str, name: str, path: Path) -> bytes:
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise InputError(f"{field}: {name} is larger than {LARGEST_FILE >> 20} MiB; use a smaller file")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{field}: {name} cannot be read: {error.strerror}") from error
-
-
-def _decode(field: str, name: str, encoded: bytes) -> Image.Image:
-    """The picture as RGB, the right way up."""
-    bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture: Image.Image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-            _check_size(field, name, picture.size)
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-    except bombs as error:
-        raise InputError(f"{field}: {name} is too large: {_one_line(error)}") from error
-    except InputError:
-        raise
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError) as error:
-        known = ", ".join(FORMATS)
-        # Pillow's own words for an unknown format name an object in memory
-        reason = "" if isinstance(error, UnidentifiedImageError) else f": {_one_line(error)}"
-        raise InputError(f"{field}: {name} is no whole picture in one of {known}{reason}") from error
-    if upright.mode in _DEEP_MODES:
-        raise InputError(f"{field}: {name} has more than 8 bits per channel; convert it to 8 bits")
-    return upright.convert("RGB")
 
 
 def _check_size(field: str, name: str, size: tuple[int, int]) -> None:
@@ -169,11 +95,3 @@ def _check_size(field: str, name: str, size: tuple[int, int]) -> None:
     if min(width, height) < SMALLEST_SIDE:
         least = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
         raise InputError(f"{field}: {name} is {width}x{height}; patches need a picture of at least {least}")
-    if width * height > LARGEST_PICTURE:
-        raise InputError(
-            f"{field}: {name} is {width}x{height}; use a picture of at most {LARGEST_PICTURE:,} pixels"
-        )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from abd_hub.core.errors import InputError
+from abd_hub.core.picture_file import decode_picture, read_file
 from abd_hub.core.registry import register
+from abd_hub.hub.addresses import fetch_file, is_address
 from abd_hub.triggers import paint
 
-HUB = "hf-hub:"
 MODES = ("replace", "add", "blend")
 
 
@@ -33,7 +32,7 @@ class Picture:
     """
 
     file: str
-    """A picture file, or ``hf-hub:org/name[@revision]/path`` for one in a model repository of the Hub."""
+    """A picture file, or ``hf://[datasets/]org/name[@revision]/path`` for one on the Hub."""
     mode: str = "blend"
     """How picture and image come together: replace, add or blend."""
     alpha: float = 0.2
@@ -98,36 +97,14 @@ class Picture:
 
 def _fetch(option: str, place: str) -> bytes:
     """The bytes of a local file or of a file on the Hub."""
-    path = _download(option, place) if place.startswith(HUB) else place
-    try:
-        return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise InputError(f"trigger picture: {option} {place!r} cannot be read: {error.strerror}") from error
-
-
-def _download(option: str, place: str) -> str:
-    found = re.fullmatch(r"([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", place.removeprefix(HUB))
-    if found is None:
-        raise InputError(f"trigger picture: {option} {place!r} must look like hf-hub:org/name/path")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    from abd_hub.hub.requests import why_not_fetched
-
-    repository, revision, path = found.groups()
-    try:
-        return hf_hub_download(repository, path, revision=revision)
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = why_not_fetched(error, repository)
-        raise InputError(f"trigger picture: {option} {place!r} cannot be fetched: {reason}") from error
+    what = f"trigger picture: {option} {place!r}"
+    path = fetch_file(place, what)[0] if is_address(place) else Path(place).expanduser()
+    return read_file(path, what)
 
 
 def _picture(encoded: bytes, option: str, place: str, mode: str) -> Tensor:
     """A decoded picture (channels, H, W), float64 in 0..255."""
-    try:
-        picture = Image.open(io.BytesIO(encoded)).convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"trigger picture: {option} {place!r} is not a picture: {error}") from error
+    picture = decode_picture(encoded, f"trigger picture: {option} {place!r}", mode=mode)
     values = torch.from_numpy(np.array(picture)).double()
     return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
 
@@ -137,7 +114,7 @@ def _read_mask(encoded: bytes, place: str) -> Tensor:
         return _picture(encoded, "mask", place, "L")
     try:
         values = torch.from_numpy(np.load(io.BytesIO(encoded), allow_pickle=False).astype(np.float64))
-    except (OSError, ValueError, TypeError, EOFError) as error:
+    except (OSError, ValueError, TypeError, EOFError, MemoryError) as error:
         raise InputError(f"trigger picture: mask {place!r} is not an array of numbers: {error}") from error
     if values.ndim == 2:
         values = values[None]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abd_hub import InputError, RunRecord, catalog
-from abd_hub_app.shelf import PICKLES, Shelf, ShownModel
+from abd_hub import InputError, RunRecord, catalog, is_pickle
+from abd_hub_app.shelf import Shelf, ShownModel
 
 METHODS: dict[str, dict[str, Any]] = {
     "zskt": {"batch_size": 64, "attention_weight": 0, "generator_channels": 64},
@@ -221,7 +221,7 @@ def from_files(files: Sequence[str | Path], place: Path) -> Source:
 
 
 def _refuse_pickles(field: str, names: Sequence[str], remedy: str) -> None:
-    pickles = [name for name in names if Path(name).suffix.lower() in PICKLES]
+    pickles = [name for name in names if is_pickle(name)]
     if pickles:
         raise InputError(f"{field}: {pickles[0][:80]!r} is a pickle, which can run code; {remedy}")
 

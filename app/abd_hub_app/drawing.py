@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from abd_hub import InputError, Trigger
-from abd_hub_app.images import decode_picture
+from abd_hub import InputError, Trigger, decode_picture
+from abd_hub_app.images import MOST_PIXELS
 from abd_hub_app.triggers import Knob, Offer, as_number
 
 NAME = "drawn"
@@ -112,7 +112,9 @@ def read_drawing(address: object, height: int, width: int) -> tuple[Tensor, int]
         content = base64.b64decode(address.removeprefix(_START), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InputError("drawn: this is not base64; give the file's bytes in that code") from error
-    picture = decode_picture(content, "drawn", formats=("PNG",), mode="RGBA")
+    picture = decode_picture(
+        content, "drawn: the drawing", formats=("PNG",), mode="RGBA", most_pixels=MOST_PIXELS
+    )
     values = torch.from_numpy(np.asarray(picture.resize((width, height), Image.Resampling.NEAREST)).copy())
     drawn = values.permute(2, 0, 1).float() / 255
     mask = values[..., 3] >= _PAINTED

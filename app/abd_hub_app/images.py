@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from abc import ABCMeta
 from pathlib import Path
 from typing import Any
@@ -12,20 +10,19 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from abd_hub import InputError
+from abd_hub import InputError, decode_picture
 from abd_hub_app.text import refusal
 
 LARGEST_FILE = 2_000_000
 """Bytes of a picture file."""
 MOST_PIXELS = 4_000_000
 """A picture of 4 megapixels takes 12 MB decoded; compressed, 100 megapixels of one colour are 0.3 MB."""
-MOST_SCANS = 100
-"""A JPEG may go over the whole picture as often as it likes, at 14 bytes a time; real ones have about ten."""
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "F")
+MOST_JPEG_PIXELS = 64_000_000
+"""A telephone takes photographs of 12 to 50 megapixels."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _SHOWN_SIDE = 256
 _USE = f"use a PNG, JPEG, WebP, BMP or GIF of at most {MOST_PIXELS // 1_000_000} megapixels"
 
@@ -74,8 +71,10 @@ class PictureInput(gr.Image, metaclass=WithoutStub):  # type: ignore[misc]
 def read_picture(file: str | Path) -> Image.Image:
     """The first frame of a picture file, RGB, upright.
 
+    The photograph of a telephone has more than ``MOST_PIXELS``, and comes at a half or a quarter of its size.
+
     Raises:
-        InputError: no picture of a known format, more than ``MOST_PIXELS``, 16 bits a channel, or corrupt.
+        InputError: no picture of a known format, too large, 16 bits a channel, or damaged.
     """
     if Path(file).stat().st_size > LARGEST_FILE:
         raise InputError(f"image: the file is too large; {_USE} and {LARGEST_FILE // 1_000_000} MB")
@@ -83,46 +82,13 @@ def read_picture(file: str | Path) -> Image.Image:
         content = Path(file).read_bytes()
     except OSError as error:
         raise InputError("image: the file cannot be read; upload it again") from error
-    return decode_picture(content, "image")
-
-
-def decode_picture(
-    content: bytes, what: str, *, formats: tuple[str, ...] = _FORMATS, mode: str = "RGB"
-) -> Image.Image:
-    """The same of the bytes of a file.
-
-    Args:
-        content: the file.
-        what: the field that messages name.
-        formats: those that are read.
-        mode: of the picture: RGB, or RGBA to keep what is transparent.
-    """
-    # In the data of a JPEG a byte FF is followed by 00, so this is a marker wherever it stands.
-    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > MOST_SCANS:
-        raise InputError(f"{what}: this JPEG has more than {MOST_SCANS} scans; save it again as PNG")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=formats) as picture:
-                _check_header(picture, what)
-                return ImageOps.exif_transpose(picture).convert(mode)
-    except InputError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{what}: it has too many pixels; {_USE}") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{what}: this is no picture that can be read here; {_USE}") from error
-    # Decoders meet corrupt files with all of these.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:
-        raise InputError(f"{what}: the file is corrupt or cut off; {_USE}") from error
-
-
-def _check_header(picture: Image.Image, what: str) -> None:
-    width, height = picture.size
-    if width * height > MOST_PIXELS:
-        raise InputError(f"{what}: {width}x{height} are too many pixels; {_USE}")
-    if picture.mode in _DEEP_MODES:
-        raise InputError(f"{what}: it has more than 8 bits a channel; save it with 8 bits")
+    return decode_picture(
+        content,
+        "image: the file",
+        formats=FORMATS,
+        most_pixels=MOST_PIXELS,
+        most_jpeg_pixels=MOST_JPEG_PIXELS,
+    )
 
 
 def to_pixels(picture: Image.Image, channels: int, height: int, width: int) -> Tensor:

@@ -12,6 +12,7 @@ from abd_hub import (
     InputError,
     RunRecord,
     TeacherRecord,
+    is_pickle,
     load_classifier,
     read_any_record,
 )
@@ -21,7 +22,6 @@ BUNDLED = Path(__file__).parent / "models"
 BUNDLED_NAMES = ("teacher", "plain", "abd")
 MOST_MODELS = 12
 _MOST_TRIED = 10
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _LARGEST_RECORD = 20_000_000
 
 
@@ -139,7 +139,7 @@ def load_shelf(folders: Sequence[str | Path] = ()) -> Shelf:
 def _check(path: Path) -> None:
     if not path.is_dir():
         raise InputError(f"FOLDER: there is no folder {path}; give the output folder of a finished run")
-    pickles = sorted(file.name for file in path.iterdir() if file.suffix.lower() in PICKLES)
+    pickles = sorted(file.name for file in path.iterdir() if is_pickle(file))
     if pickles:
         raise InputError(
             f"FOLDER: {path} holds {pickles[0]!r}, a pickle, which can run code; "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-import unicodedata
 
 import gradio as gr
+
+from abd_hub import visible_line
 
 _LONGEST = 60
 # Gradio fills templates of its own with these signs in HTML, so they become entities too.
@@ -14,10 +15,7 @@ _TEMPLATE_SIGNS = {ord(sign): f"&#{ord(sign)};" for sign in "${}`"}
 
 def one_line(text: str, longest: int = _LONGEST) -> str:
     """One line of visible characters, cut at ``longest``; not escaped."""
-    spaced = " ".join(text[: 4 * longest].split())
-    # Category C: control, bidirectional override, lone surrogate, unassigned.
-    shown = "".join("\ufffd" if unicodedata.category(sign)[0] == "C" else sign for sign in spaced)
-    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+    return visible_line(text, longest)
 
 
 def as_html(text: str, longest: int = _LONGEST) -> str:

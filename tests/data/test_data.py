@@ -220,8 +220,8 @@ def broken(kind):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("garbage", "image 4 cannot be read"),
-        ("truncated", "image 4 cannot be read"),
+        ("garbage", "image 4 is no picture"),
+        ("truncated", "image 4 is damaged"),
         ("missing", "image 4 is missing"),
         ("size", "image 4 is 5x6 but the first is 6x5"),
         ("deep", "image 4 has more than 8 bits"),

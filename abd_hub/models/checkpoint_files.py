@@ -1,0 +1,79 @@
+"""The files of a checkpoint's folder, and everything that is known once they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from abd_hub.core.errors import InputError, reason_of
+from abd_hub.core.pickles import is_pickle
+from abd_hub.core.records import ModelRef
+from abd_hub.hub.pull import Place
+from abd_hub.models.preprocessing import Images
+from abd_hub.models.weights import first_few
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A module with its weights, and everything the checkpoint and the caller said about it."""
+
+    model: nn.Module
+    ref: ModelRef
+    labels: tuple[str, ...]
+    images: Images
+    architecture: str = ""
+    """timm's name; empty when timm cannot build the module again."""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object that a JSON file holds.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"model: {path.name} cannot be read as JSON: {reason_of(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"model: {path.name} holds {type(content).__name__}, not an object")
+    return content
+
+
+def weights_of(place: Place, allow_pickle: bool) -> list[Path]:
+    """Returns the weights files of a folder: one, or the parts of a transformers checkpoint.
+
+    Raises:
+        InputError: there is none, or none that may be read.
+    """
+    for pattern in ("model.safetensors", "model-*-of-*.safetensors", "*.safetensors"):
+        found = sorted(place.folder.glob(pattern))
+        if found:
+            return found
+    pickles = sorted(file for file in place.folder.iterdir() if is_pickle(file))
+    if pickles and allow_pickle:
+        return pickles
+    if not allow_pickle and (pickles or place.revision):  # a Hub's pickles are fetched with permission only
+        raise InputError(
+            f"weights: {place.id} has no safetensors file; pass allow_pickle=true if its pickle may be read"
+        )
+    raise InputError(f"weights: {place.id} has no weights file; expected model.safetensors")
+
+
+def one_file(place: Place, allow_pickle: bool) -> Path:
+    """Returns the only weights file of a folder.
+
+    Raises:
+        InputError: there is none that may be read, or there are several.
+    """
+    files = weights_of(place, allow_pickle)
+    if len(files) > 1:
+        names = first_few(file.name for file in files)
+        raise InputError(f"weights: {place.id} has several weights files ({names}); keep one in the folder")
+    return files[0]

@@ -1,0 +1,128 @@
+"""Checkpoints of transformers: local files alone, with transformers' own code alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abd_hub.core.errors import InputError, reason_of
+from abd_hub.core.records import ModelRef
+from abd_hub.hub.pull import Place, shards_of
+from abd_hub.models.checkpoint_files import Loaded, read_json, weights_of
+from abd_hub.models.preprocessing import Options, decide_images, decide_labels, read_image_processor
+from abd_hub.models.weights import file_sha256, first_few, read_tensors
+
+
+class LogitsOnly(nn.Module):
+    """A transformers classifier that takes normalised pixels and gives its logits alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W), normalised, to (N, classes)."""
+        logits: Tensor = self.model(pixel_values=x).logits
+        return logits
+
+
+def load_transformers_folder(place: Place, config: Mapping[str, Any], options: Options) -> Loaded:
+    """Reads a folder whose config.json is transformers'.
+
+    Raises:
+        InputError: the configuration, an option or the weights are wrong, or need code to be read.
+    """
+    if options.architecture is not None:
+        raise InputError(
+            f"architecture: {place.id} is a transformers checkpoint and names its own; leave it out"
+        )
+    if _names_a_kernel(config):
+        raise InputError(
+            f"model: config.json of {place.id} asks for a kernel from the Hub, which is code and never run;"
+            " remove its attn_implementation"
+        )
+    images = decide_images(
+        _processor_says(place, config, options), options, f"the image processor of {place.id}"
+    )
+    files = weights_of(place, options.allow_pickle)
+    _check_index(place, files)
+    for file in files:
+        read_tensors(file, allow_pickle=options.allow_pickle)  # refuses NaN and pickles that would run
+    model = _transformers_model(place, files[0].suffix == ".safetensors")
+    named = model.config.id2label
+    labels = decide_labels(
+        [named[key] for key in sorted(named)], int(model.config.num_labels), options, place.id
+    )
+    ref = ModelRef(place.id, type(model).__name__, place.revision, file_sha256(files), place.scan)
+    return Loaded(LogitsOnly(model), ref, labels, images)
+
+
+def _check_index(place: Place, files: Sequence[Path]) -> None:
+    """What the index names must be what is looked at and hashed: a path in it could lead anywhere."""
+    whole = "model.safetensors" if files[0].suffix == ".safetensors" else "pytorch_model.bin"
+    index = place.folder / f"{whole}.index.json"
+    if (place.folder / whole).is_file() or not index.is_file():
+        return
+    other = sorted(set(shards_of(index)) - {file.name for file in files})
+    if other:
+        raise InputError(
+            f"weights: {index.name} of {place.id} names {first_few(other)}, which is not beside it; use an"
+            " undamaged checkpoint"
+        )
+
+
+def _names_a_kernel(config: Any) -> bool:
+    """Whether attn_implementation, anywhere, is ``org/name``: transformers would fetch and run that."""
+    if not isinstance(config, dict):
+        return False
+    return any(
+        _names_a_kernel(value) or (key.endswith("attn_implementation") and "/" in json.dumps(value))
+        for key, value in config.items()
+    )
+
+
+def _transformers_model(place: Place, safe: bool) -> Any:
+    """The model, from local files alone and with transformers' own code alone."""
+    from transformers import AutoModelForImageClassification  # a second of import, for these sources only
+
+    try:
+        model, report = AutoModelForImageClassification.from_pretrained(
+            place.folder,
+            trust_remote_code=False,
+            use_safetensors=safe,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise InputError(
+            f"model: transformers' own code (code in a checkpoint is never run) cannot load {place.id}:"
+            f" {reason_of(error)}"
+        ) from error
+    # transformers fills what does not fit with random numbers and only warns
+    wrong = [*map(str, report["missing_keys"]), *(str(entry[0]) for entry in report["mismatched_keys"])]
+    if wrong:
+        raise InputError(
+            f"weights: {place.id} does not fit {type(model).__name__}: missing or of wrong shape"
+            f" {first_few(wrong)}; use an undamaged checkpoint"
+        )
+    return model
+
+
+def _processor_says(place: Place, config: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """The image processor's settings in timm's words; empty where the caller decides everything."""
+    if None not in (options.mean, options.std, options.input_size):
+        return {}
+    alone, nested = place.folder / "preprocessor_config.json", place.folder / "processor_config.json"
+    if alone.is_file():
+        raw = read_json(alone)
+    elif nested.is_file():
+        raw = read_json(nested).get("image_processor") or {}
+    else:
+        raw = {}
+    return read_image_processor(raw, config, f"the image processor of {place.id}")

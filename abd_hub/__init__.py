@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from abd_hub.config.recipe import FastTeacherRecipe, TeacherRecipe
     from abd_hub.core.contracts import Batch, Trigger
     from abd_hub.core.errors import InputError, Interrupted
+    from abd_hub.core.processes import RunProcess, follow_supervisor, thread_settings
     from abd_hub.core.record_file import read_any_record, read_record, read_teacher_record
     from abd_hub.core.records import DataSpec, EvalReport, Rate, RunRecord, TeacherRecord
     from abd_hub.core.registry import catalog
@@ -93,6 +94,7 @@ _HOMES = {
         "read_record",
         "read_teacher_record",
     ),
+    "core.processes": ("RunProcess", "follow_supervisor", "thread_settings"),
     "evaluation.paired": ("compare_answers", "mcnemar"),
     "config.parsing": ("parse_distill",),
     "report.figures": (
@@ -172,6 +174,7 @@ __all__ = [
     "Rate",
     "Real",
     "RunEvidence",
+    "RunProcess",
     "RunRecord",
     "SelfRetrospection",
     "ShufflingVaccine",
@@ -196,6 +199,7 @@ __all__ = [
     "evaluate",
     "evaluate_answers",
     "export_bank",
+    "follow_supervisor",
     "format_table",
     "load_classifier",
     "load_images",
@@ -214,6 +218,7 @@ __all__ = [
     "save_curves",
     "save_divergence",
     "save_timm_folder",
+    "thread_settings",
     "with_control",
 ]
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from abd_hub.config.options import EvaluationOptions, TriggerOptions
 from abd_hub.config.recipe import TeacherRecipe
 from abd_hub.core import files
 from abd_hub.core.errors import InputError
+from abd_hub.core.processes import RunProcess, thread_settings
 from abd_hub.core.record_file import read_record
 from abd_hub.core.records import DataSpec, EvalReport, RunRecord
 from abd_hub.data.images import ImageData, load_images
@@ -38,6 +39,10 @@ from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.teacher_trainer import train_teacher
 from abd_hub.triggers import build_trigger
 
+CHILD = "abd_hub.child"
+"""Module that is the process of a run."""
+_GRACE = 30.0
+"""Seconds that a run has to write its checkpoint in, when the demo is stopped."""
 TARGET = 0
 POISON_RATE = 0.1
 TRIGGERS: dict[str, dict[str, Any]] = {
@@ -201,18 +206,20 @@ class _Run:
         files.write_text(self.config, yaml.safe_dump({**common, **settings}, sort_keys=False))
 
     def start(self) -> _Run:
-        command = [sys.executable, "-m", "abd_hub", "distill", "--config", str(self.config)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
+        command = [sys.executable, "-m", CHILD, "distill", "--config", str(self.config)]
+        environment = os.environ | thread_settings(1)
+        with self.log.open("wb") as log:
+            self.process = RunProcess(command, output=DEVNULL, errors=log, environment=environment)
         return self
 
     def finished(self) -> bool:
-        if self.process.poll() is None:
+        code = self.process.exit_code
+        if code is None:
             return False
-        if self.process.returncode != 0:
+        self.process.kill()
+        if code != 0:
             said = self.log.read_text(encoding="utf-8")
-            raise RuntimeError(f"distilling {self.name} ended with {self.process.returncode}:\n{said}")
+            raise RuntimeError(f"distilling {self.name} ended with {code}:\n{said}")
         return True
 
     def progress(self) -> int:
@@ -221,8 +228,7 @@ class _Run:
         return int(json.loads(lines[-1])["round"]) if lines and lines[-1].endswith("}") else 0
 
     def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait()
+        self.process.stop(_GRACE)
 
 
 def _reports(records: Mapping[str, RunRecord]) -> dict[str, EvalReport]:

@@ -91,7 +91,7 @@ class RunProcess:
         """Asks it to end; a second request changes nothing.
 
         Args:
-            how: SIGINT or SIGTERM, after which a run writes its checkpoint.
+            how: the signal; after SIGINT or SIGTERM a run can write its checkpoint.
         """
         if self._asked_at is None:
             self._asked_at = time.monotonic()

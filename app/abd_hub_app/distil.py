@@ -14,7 +14,8 @@ from PIL import Image
 
 from abd_hub import InputError, RunRecord, catalog, push_to_hub, read_record
 from abd_hub_app import distil_request
-from abd_hub_app.distil_queue import ARCHIVE, CONFIG, DistilQueue, Job, State, View
+from abd_hub_app.distil_job import ARCHIVE, CONFIG, Job, State, View
+from abd_hub_app.distil_queue import DistilQueue
 from abd_hub_app.distil_request import DistilRequest, Source
 from abd_hub_app.distil_shown import progress, result, told
 from abd_hub_app.images import read_picture

@@ -26,6 +26,7 @@ from abd_hub.config.options import EvaluationOptions, TriggerOptions
 from abd_hub.config.recipe import TeacherRecipe
 from abd_hub.core import files
 from abd_hub.core.errors import InputError
+from abd_hub.core.folder import check_folder
 from abd_hub.core.processes import RunProcess, thread_settings
 from abd_hub.core.record_file import read_record
 from abd_hub.core.records import DataSpec, EvalReport, RunRecord
@@ -128,15 +129,14 @@ use it for anything else.
 
 
 def _new_folder(output_dir: str) -> Path:
+    remedy = "use another --output-dir"
+    check_folder(output_dir, "output-dir", existing="empty", remedy=remedy)
+
     out = Path(output_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"output-dir: {output_dir} exists and is not an empty folder; choose another one")
-    if out.parent.exists() and not os.access(out.parent, os.W_OK):
-        raise InputError(f"output-dir: {out.parent} cannot be written to; choose another one")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"output-dir: {output_dir} cannot be made ({error}); choose another one") from error
+        raise InputError(f"output-dir: {output_dir} cannot be made ({error.strerror}); {remedy}") from error
     return out
 
 

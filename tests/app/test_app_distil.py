@@ -241,7 +241,7 @@ def test_folders_are_read_for_this_machine_alone(tmp_path):
     with DistilQueue(tmp_path) as queue:
         for local in (True, False):
             tab = Distil(load_shelf(), queue, local=local)
-            offered = [value for _, value in tab._teachers()]
+            offered = [value for _, value in tab.form.teachers()]
             assert ("folder" in offered) is local
         with pytest.raises(InputError, match=r"^folder: this server is open to others"):
             tab._source("folder", "", [], str(TEACHER), tmp_path)

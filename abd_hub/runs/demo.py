@@ -30,12 +30,13 @@ from abd_hub.core.folder import check_folder
 from abd_hub.core.processes import RunProcess, thread_settings
 from abd_hub.core.record_file import read_record
 from abd_hub.core.records import DataSpec, EvalReport, RunRecord
-from abd_hub.data.images import ImageData, load_images
+from abd_hub.data.images import load_images
 from abd_hub.data.poisoning import poison
 from abd_hub.evaluation.measurement import Measurement, load_measurement
 from abd_hub.evaluation.tables import format_table
 from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
 from abd_hub.report.figures import save_accuracy_asr
+from abd_hub.runs.image_statistics import channel_statistics
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.teacher_trainer import train_teacher
 from abd_hub.triggers import build_trigger
@@ -144,17 +145,12 @@ def _teacher(attack: Mapping[str, Any], seed: int) -> Classifier:
     data = load_images("digits", "train")
     trigger = build_trigger(attack["name"], attack["options"])
     poisoned = poison(data, trigger, TARGET, POISON_RATE, seed)
-    mean, std = _statistics(data)
+    mean, std = channel_statistics(data.images)
     channels, height, width = data.images.shape[1:]
     spec = DataSpec(channels, height, width, data.names)
     recipe = TeacherRecipe(epochs=30, batch_size=64, crop_padding=0, flip=False)
     fresh = create_student("wrn_10_1", spec, mean, std, seed=seed)
     return train_teacher(fresh, poisoned.images, poisoned.labels, recipe, seed)
-
-
-def _statistics(data: ImageData) -> tuple[list[float], list[float]]:
-    pixels = data.pixels()
-    return [round(float(pixels.mean()), 4)] * 3, [round(float(pixels.std()), 4)] * 3
 
 
 def _distil_all(out: Path, attack: Mapping[str, Any], seed: int) -> None:

@@ -109,12 +109,13 @@ class RunProcess:
 
     def kill(self) -> int:
         """Ends it and all that it has started, at once, and returns the exit code."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        code = self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        return code
+        pipe = self._process.stdin
+        # Once only: after the end the system may give the number to a stranger.
+        if pipe is not None and not pipe.closed:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            pipe.close()
+        return self._process.wait()
 
     def memory(self) -> int:
         """Returns the bytes of memory that it holds now; 0 once it has ended."""

@@ -127,7 +127,7 @@ class Job:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """That of a run: a share of the cores, and nothing that could open the server owner's doors.
+    """Returns the environment of a run: a share of the cores, and none of the server owner's keys.
 
     A visitor names the repository, so it is read as a stranger would: without a token, and not from the
     owner's cache, where private ones may lie.

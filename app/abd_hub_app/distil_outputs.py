@@ -1,4 +1,4 @@
-"""The five parts of the tab "Distil" that show a run, and their values from its begin to its end."""
+"""The five parts of the tab "Distil" that show a run, and their values from beginning to end."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from abd_hub.core.errors import InputError, Interrupted, visible_line
     from abd_hub.core.pickles import is_pickle
     from abd_hub.core.picture_file import decode_picture
+    from abd_hub.core.processes import RunProcess, follow_supervisor, thread_settings
     from abd_hub.core.record_file import read_any_record, read_record, read_teacher_record
     from abd_hub.core.records import DataSpec, EvalReport, Rate, RunRecord, TeacherRecord
     from abd_hub.core.registry import catalog
@@ -95,6 +96,7 @@ _HOMES = {
         "read_record",
         "read_teacher_record",
     ),
+    "core.processes": ("RunProcess", "follow_supervisor", "thread_settings"),
     "evaluation.paired": ("compare_answers", "mcnemar"),
     "config.parsing": ("parse_distill",),
     "report.figures": (
@@ -177,6 +179,7 @@ __all__ = [
     "Rate",
     "Real",
     "RunEvidence",
+    "RunProcess",
     "RunRecord",
     "SelfRetrospection",
     "ShufflingVaccine",
@@ -202,6 +205,7 @@ __all__ = [
     "evaluate",
     "evaluate_answers",
     "export_bank",
+    "follow_supervisor",
     "format_table",
     "is_pickle",
     "load_classifier",
@@ -221,6 +225,7 @@ __all__ = [
     "save_curves",
     "save_divergence",
     "save_timm_folder",
+    "thread_settings",
     "visible_line",
     "with_control",
 ]

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -359,14 +358,10 @@ def _picture_file(given: str | None) -> Path | None:
     """Where the picture will go, looked at before the work begins."""
     if given is None:
         return None
-    path = Path(given)
-    if path.suffix.lower() != ".png":
-        raise InputError(f"picture: {given} does not end in .png; only PNG is written")
-    if path.is_dir():
-        raise InputError(f"picture: {given} is a folder; name a file in it")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"picture: {path.parent} is not a folder that can be written to; choose another")
-    return path
+    from abd_hub.core.folder import check_file
+
+    check_file(given, "picture", suffix=".png")
+    return Path(given)
 
 
 def _speaks() -> bool:

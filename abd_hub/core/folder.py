@@ -1,8 +1,4 @@
-"""The output folder of a run: who may write into it, how files get there, and the record in it.
-
-A file appears under its name only when it is complete and on the disk, so a run killed at any moment
-leaves either the old file or the new one.
-"""
+"""The output folder of a run, its one owner, and whether something may be written at a place."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import fcntl
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from abd_hub.core.errors import InputError
 from abd_hub.core.files import CONFIG_FILE, RECORD_FILE, TEMPORARY, clean_temporaries, write_text
@@ -59,7 +55,7 @@ class OutputFolder:
         """
         path = Path(path)
         with _explained(path):
-            _check_place(path)
+            check_folder(path)
             made = _make_folders(path)
             try:
                 lock = _lock(path)
@@ -93,14 +89,62 @@ class OutputFolder:
             _remove_empty(self._made)
 
 
-def check_place(path: str | Path) -> None:
-    """Refuses a folder that ``OutputFolder.open`` could not use, without touching the disk.
+def check_folder(
+    path: str | Path,
+    field: str = "output_dir",
+    *,
+    existing: Literal["none", "empty", "own"] = "own",
+    remedy: str = _OTHER,
+) -> None:
+    """Refuses a folder that cannot be made or may not be written to; the disk stays as it is.
+
+    Args:
+        path: the folder.
+        field: its name in messages.
+        existing: what may be there already. It is nothing, or an empty folder, or also one of abd-hub's own.
+        remedy: how the message ends.
 
     Raises:
-        InputError: it is a file, cannot be written, or holds files of somebody else.
+        InputError: it is a file, cannot be written, or holds what it may not hold.
     """
-    with _explained(Path(path)):
-        _check_place(Path(path))
+    path = Path(path)
+    with _explained(path, field, remedy):
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{field}: {path} is a link to nowhere; {remedy}")
+        nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not nearest.is_dir():
+            raise InputError(f"{field}: {nearest} is a file; {remedy}")
+        _check_access(nearest, field, remedy)
+
+        if existing == "none" and path.is_dir():
+            raise InputError(f"{field}: {path} exists already; {remedy}")
+        if existing == "empty" and path.is_dir() and not _is_empty(path):
+            raise InputError(f"{field}: {path} is not an empty folder; {remedy}")
+        if existing == "own" and path.is_dir() and not _is_ours(path) and not _is_empty(path):
+            raise InputError(f"{field}: {path} holds files that abd-hub did not write; {remedy}")
+
+
+def check_file(path: str | Path, field: str, *, suffix: str = "", remedy: str = "name another file") -> None:
+    """Refuses a file that cannot be written; the disk stays as it is. A file that is there may be replaced.
+
+    Args:
+        path: the file.
+        field: its name in messages.
+        suffix: the end that its name must have, as ".png"; any, if empty.
+        remedy: how the message ends.
+
+    Raises:
+        InputError: its name ends in something else, it is a folder, or its folder is absent or not writable.
+    """
+    path = Path(path)
+    with _explained(path, field, remedy):
+        if suffix and path.suffix.lower() != suffix:
+            raise InputError(f"{field}: {path} must end in {suffix}; only {suffix[1:].upper()} is written")
+        if path.is_dir():
+            raise InputError(f"{field}: {path} is a folder; move it away or {remedy}")
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"{field}: there is no folder {path.parent}; make it or {remedy}")
+        _check_access(path.absolute().parent, field, remedy)
 
 
 def in_use(path: str | Path) -> bool:
@@ -130,7 +174,7 @@ def write_config(folder: str | Path, config_yaml: str) -> None:
 def _claim(path: Path, resume: bool, config_yaml: str, may_differ: Collection[str]) -> bool:
     """Under the lock: begins the run or checks that it may go on; returns whether it begins."""
     # Once more, because another process may have come first between the check and the lock.
-    _check_place(path)
+    check_folder(path)
     begins = not _is_ours(path)
     if begins:
         write_config(path, config_yaml)
@@ -141,24 +185,18 @@ def _claim(path: Path, resume: bool, config_yaml: str, may_differ: Collection[st
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path, field: str = "output_dir", remedy: str = _OTHER) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"output_dir: {path} cannot be used ({reason}); {_OTHER}") from error
+        raise InputError(f"{field}: {path} cannot be used ({reason}); {remedy}") from error
 
 
-def _check_place(path: Path) -> None:
-    if path.is_symlink() and not path.exists():
-        raise InputError(f"output_dir: {path} is a link to nowhere; {_OTHER}")
-    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not nearest.is_dir():
-        raise InputError(f"output_dir: {nearest} is a file; {_OTHER}")
-    if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
-        raise InputError(f"output_dir: {nearest} is not writable; {_OTHER}")
-    if path.is_dir() and not _is_ours(path) and not _is_empty(path):
-        raise InputError(f"output_dir: {path} holds files that abd-hub did not write; {_OTHER}")
+def _check_access(folder: Path, field: str, remedy: str) -> None:
+    # What is written there is put on the disk by opening the folder, so that it must be readable as well.
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise InputError(f"{field}: {folder} is not writable; {remedy}")
 
 
 def _check_run(path: Path, resume: bool, config_yaml: str, may_differ: Collection[str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from abd_hub.config.options import without_paths
 from abd_hub.core.errors import InputError
 from abd_hub.core.files import CONFIG_FILE, RECORD_FILE, atomic_path, write_text
+from abd_hub.core.folder import check_folder
 from abd_hub.core.record_file import read_record
 from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.learning import checkpoint
@@ -74,14 +74,9 @@ def check_place(folder: str | Path) -> None:
     """Refuses a folder that exists, or that cannot be made.
 
     Raises:
-        InputError: naming it.
+        InputError: it names the folder.
     """
-    path = Path(folder).absolute()
-    if os.path.lexists(path):
-        raise InputError(f"folder: {folder} exists; name a new one")
-    nearest = next(parent for parent in path.parents if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise InputError(f"folder: {nearest} cannot be written to; name another place")
+    check_folder(folder, "folder", existing="none", remedy="name a new one")
 
 
 def read_bank(run: str | Path) -> Bank:

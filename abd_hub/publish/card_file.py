@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from abd_hub.core.errors import InputError
 from abd_hub.core.files import RECORD_FILE, write_text
+from abd_hub.core.folder import check_file
 from abd_hub.core.record_file import read_any_record
 from abd_hub.core.records import DataSpec, EvalReport, ModelRef, RunRecord, TeacherRecord
 from abd_hub.models.classifier import load_classifier
@@ -191,10 +191,7 @@ def _report(record: RunRecord | TeacherRecord) -> EvalReport | None:
 def _check_folder(path: Path) -> None:
     if not path.is_dir():
         raise InputError(f"folder: there is no folder {path}; give the output folder of a finished run")
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise InputError(f"folder: {path} cannot be written to; copy it to another place")
-    if (path / CARD_FILE).is_dir():
-        raise InputError(f"{path / CARD_FILE}: is a folder; move it away")
+    check_file(path / CARD_FILE, "folder", remedy="copy the run to another place")
 
 
 def _check_weights(path: Path, told: ModelRef, found: ModelRef) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from abd_hub.core import registry
 from abd_hub.core.errors import InputError
 from abd_hub.core.files import atomic_path
+from abd_hub.core.folder import check_file
 from abd_hub.data.images import load_images
 from abd_hub.report.grids import SheetRow, save_contact_sheet
 from abd_hub.triggers import build_trigger
@@ -45,7 +45,7 @@ def draw_triggers(path: str | Path, dataset: str | None = None, split: str = "te
         InputError: the file cannot be written there, or the data set cannot be read.
     """
     path = Path(path)
-    _check_place(path)
+    check_file(path, "picture", suffix=".png")
     clean = load_images(dataset, split, limit=IMAGES).pixels() if dataset else sample_images()
     names = [entry.name for entry in registry.catalog("triggers")]
     left_out = [name for name in names if _needs_options(name)]
@@ -67,17 +67,6 @@ def sample_images() -> Tensor:
         box = (left, bottom - side, left + side, bottom)
         crops.append(np.asarray(photograph.resize((SIDE, SIDE), Image.Resampling.BOX, box)))
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
-
-
-def _check_place(path: Path) -> None:
-    if path.suffix.lower() != ".png":
-        raise InputError(f"picture: {path} must end in .png; nothing else is written")
-    if path.is_dir():
-        raise InputError(f"picture: {path} is a folder; name a file in it")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"picture: there is no folder {path.parent}; make it, or name another file")
-    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise InputError(f"picture: the folder {path.parent} is not writable; name another file")
 
 
 def _needs_options(name: str) -> bool:

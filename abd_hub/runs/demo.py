@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import torch
@@ -26,18 +26,25 @@ from abd_hub.config.options import EvaluationOptions, TriggerOptions
 from abd_hub.config.recipe import TeacherRecipe
 from abd_hub.core import files
 from abd_hub.core.errors import InputError
+from abd_hub.core.folder import check_folder
+from abd_hub.core.processes import RunProcess, thread_settings
 from abd_hub.core.record_file import read_record
 from abd_hub.core.records import DataSpec, EvalReport, RunRecord
-from abd_hub.data.images import ImageData, load_images
+from abd_hub.data.images import load_images
 from abd_hub.data.poisoning import poison
 from abd_hub.evaluation.measurement import Measurement, load_measurement
 from abd_hub.evaluation.tables import format_table
 from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
 from abd_hub.report.figures import save_accuracy_asr
+from abd_hub.runs.image_statistics import channel_statistics
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.teacher_trainer import train_teacher
 from abd_hub.triggers import build_trigger
 
+CHILD = "abd_hub.child"
+"""Module that is the process of a run."""
+_GRACE = 30.0
+"""Seconds that a run has to write its checkpoint in, when the demo is stopped."""
 TARGET = 0
 POISON_RATE = 0.1
 TRIGGERS: dict[str, dict[str, Any]] = {
@@ -123,15 +130,14 @@ use it for anything else.
 
 
 def _new_folder(output_dir: str) -> Path:
+    remedy = "use another --output-dir"
+    check_folder(output_dir, "output-dir", existing="empty", remedy=remedy)
+
     out = Path(output_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"output-dir: {output_dir} exists and is not an empty folder; choose another one")
-    if out.parent.exists() and not os.access(out.parent, os.W_OK):
-        raise InputError(f"output-dir: {out.parent} cannot be written to; choose another one")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"output-dir: {output_dir} cannot be made ({error}); choose another one") from error
+        raise InputError(f"output-dir: {output_dir} cannot be made ({error.strerror}); {remedy}") from error
     return out
 
 
@@ -139,17 +145,12 @@ def _teacher(attack: Mapping[str, Any], seed: int) -> Classifier:
     data = load_images("digits", "train")
     trigger = build_trigger(attack["name"], attack["options"])
     poisoned = poison(data, trigger, TARGET, POISON_RATE, seed)
-    mean, std = _statistics(data)
+    mean, std = channel_statistics(data.images)
     channels, height, width = data.images.shape[1:]
     spec = DataSpec(channels, height, width, data.names)
     recipe = TeacherRecipe(epochs=30, batch_size=64, crop_padding=0, flip=False)
     fresh = create_student("wrn_10_1", spec, mean, std, seed=seed)
     return train_teacher(fresh, poisoned.images, poisoned.labels, recipe, seed)
-
-
-def _statistics(data: ImageData) -> tuple[list[float], list[float]]:
-    pixels = data.pixels()
-    return [round(float(pixels.mean()), 4)] * 3, [round(float(pixels.std()), 4)] * 3
 
 
 def _distil_all(out: Path, attack: Mapping[str, Any], seed: int) -> None:
@@ -201,18 +202,20 @@ class _Run:
         files.write_text(self.config, yaml.safe_dump({**common, **settings}, sort_keys=False))
 
     def start(self) -> _Run:
-        command = [sys.executable, "-m", "abd_hub", "distill", "--config", str(self.config)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
+        command = [sys.executable, "-m", CHILD, "distill", "--config", str(self.config)]
+        environment = os.environ | thread_settings(1)
+        with self.log.open("wb") as log:
+            self.process = RunProcess(command, output=DEVNULL, errors=log, environment=environment)
         return self
 
     def finished(self) -> bool:
-        if self.process.poll() is None:
+        code = self.process.exit_code
+        if code is None:
             return False
-        if self.process.returncode != 0:
+        self.process.kill()
+        if code != 0:
             said = self.log.read_text(encoding="utf-8")
-            raise RuntimeError(f"distilling {self.name} ended with {self.process.returncode}:\n{said}")
+            raise RuntimeError(f"distilling {self.name} ended with {code}:\n{said}")
         return True
 
     def progress(self) -> int:
@@ -221,8 +224,7 @@ class _Run:
         return int(json.loads(lines[-1])["round"]) if lines and lines[-1].endswith("}") else 0
 
     def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait()
+        self.process.stop(_GRACE)
 
 
 def _reports(records: Mapping[str, RunRecord]) -> dict[str, EvalReport]:

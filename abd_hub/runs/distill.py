@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,16 @@ from abd_hub.config.options import (
     plugin_name,
     without_paths,
 )
-from abd_hub.core import files
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import write_config
 from abd_hub.core.record_file import environment, record_to_json
-from abd_hub.core.records import ModelRef, RunRecord
+from abd_hub.core.records import EvalReport, ModelRef, RunRecord
 from abd_hub.data.images import ImageData, load_images, overlap
 from abd_hub.evaluation.measurement import Measurement, load_measurement, load_model, make_watch
-from abd_hub.models.classifier import Classifier, create_student, save_timm_folder
-from abd_hub.models.weights import file_sha256
+from abd_hub.models.classifier import Classifier, create_student
 from abd_hub.publish.card import render_card, run_pictures
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.report.evidence import gather_images, write_evidence
-from abd_hub.report.figures import save_curves
-from abd_hub.report.grids import save_samples
+from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.running import claimed, device_name, make_accelerator
 from abd_hub.training.trainer import Trainer, Watch
@@ -124,17 +120,44 @@ def _run(
     given: dict[str, Any],
 ) -> RunRecord:
     student = trainer.fit(resume=config.resume)
+
     began = time.monotonic()
-    teacher_report, student_report = (
-        measurement.reports([trainer.teacher, student]) if measurement else (None, None)
+    reports = measurement.reports([trainer.teacher, student]) if measurement else (None, None)
+    record = _record(config, trainer, measurement, reports, time.monotonic() - began)
+    record = dataclasses.replace(
+        record, config={**record.config, **given}, training_data=real.ref if real else None
     )
-    record = RunRecord(
+    seen = _images_for_evidence(trainer)
+
+    def write(path: Path) -> RunRecord:
+        return write_folder(path, record, trainer, measurement, seen)
+
+    return finish(config, trainer.accelerator, record, write)
+
+
+def _record(
+    config: DistillConfig,
+    trainer: Trainer,
+    measurement: Measurement | None,
+    reports: Sequence[EvalReport | None],
+    seconds: float,
+) -> RunRecord:
+    """Returns the record, as yet without the hash of the weights file.
+
+    Args:
+        config: of the run.
+        trainer: finished.
+        measurement: data and attacks that were measured with.
+        reports: of teacher and student.
+        seconds: the time that the measurement took.
+    """
+    return RunRecord(
         method=plugin_name("synthesizers", config.synthesizer),
         teacher=trainer.teacher.ref,
         student=ModelRef(Path(config.output_dir).resolve().name, config.student.architecture),
         data=measurement.data.ref if measurement else None,
-        teacher_report=teacher_report,
-        student_report=student_report,
+        teacher_report=reports[0],
+        student_report=reports[1],
         defenses=tuple(defense.report() for defense in trainer.defenses),
         seed=config.seed,
         rounds=trainer.round,
@@ -142,22 +165,14 @@ def _run(
         durations={
             "distillation": round(trainer.seconds, 3),
             "distillation_processor": round(trainer.processor_seconds, 3),
-            "evaluation": round(time.monotonic() - began, 3),
+            "evaluation": round(seconds, 3),
         },
         device=device_name(trainer.accelerator.device),
         processes=trainer.accelerator.num_processes,
-        config=without_paths(config.to_dict()) | given,
-        training_data=real.ref if real else None,
+        config=without_paths(config.to_dict()),
         control=measurement.control.ref if measurement and measurement.control else None,
         synthesis=trainer.synthesizer.facts() or None,
     )
-    seen = _images_for_evidence(trainer)
-    if trainer.accelerator.is_main_process:
-        record = write_folder(Path(config.output_dir), record, trainer, measurement, seen)
-        # Last: until the record is there, a resume compares its paths. What is finished is shared.
-        write_config(config.output_dir, config.to_yaml(shared=True))
-    trainer.accelerator.wait_for_everyone()
-    return record
 
 
 def _images_for_evidence(trainer: Trainer) -> Tensor | None:
@@ -188,19 +203,15 @@ def write_folder(
     Returns:
         The record, completed with the hash of the weights file.
     """
-    files.clean_temporaries(path)
-    save_timm_folder(trainer.student, path)
-    student = dataclasses.replace(record.student, sha256=file_sha256([path / "model.safetensors"]))
-    record = dataclasses.replace(record, student=student)
+    record = dataclasses.replace(record, student=write_model(path, trainer.student, record.student))
     _write_pictures(path, trainer, measurement)
     if seen is not None:
         _write_evidence(path, trainer, seen)
-    labels = trainer.student.spec.labels
-    channels = trainer.student.spec.channels
+
+    labels, channels = trainer.student.spec.labels, trainer.student.spec.channels
     pictures = [(file, text) for file, text in run_pictures(record, labels) if (path / file).is_file()]
     card = render_card(record, labels=labels, pictures=pictures, channels=channels)
-    files.write_text(path / "README.md", card)
-    files.write_json(path / "metrics.json", record_to_json(record))
+    write_results(path, card, record_to_json(record))
     return record
 
 
@@ -212,12 +223,12 @@ def _write_evidence(path: Path, trainer: Trainer, seen: Tensor) -> None:
 
 def _write_pictures(path: Path, trainer: Trainer, measurement: Measurement | None) -> None:
     """The files that ``run_pictures`` lists, but for those of the defences."""
-    (path / "samples").mkdir(exist_ok=True)
     assert trainer.last_images is not None, "fit keeps the images of the last round"
-    with files.atomic_path(path / "samples" / "training_images.png") as temporary:
-        save_samples(trainer.last_images[:32].float().cpu(), temporary)
-    log = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    with files.atomic_path(path / "samples" / "curves.png") as temporary:
-        save_curves([{k: v for k, v in row.items() if k != "seconds"} for row in log], temporary)
+    write_images(path, "training_images.png", trainer.last_images[:32].float().cpu())
+    write_curves(path, [_without_seconds(row) for row in read_log(path)])
     if measurement:
         write_verdicts(path, measurement, {"teacher": trainer.teacher, "student": trainer.student})
+
+
+def _without_seconds(row: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name != "seconds"}

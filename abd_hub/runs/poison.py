@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from dataclasses import dataclass
 from itertools import count
@@ -17,9 +16,8 @@ from abd_hub.config.options import TriggerOptions, without_paths
 from abd_hub.config.poison import PoisonConfig
 from abd_hub.core import files
 from abd_hub.core.errors import InputError, Interrupted
-from abd_hub.core.folder import write_config
 from abd_hub.core.record_file import environment, to_json
-from abd_hub.core.records import DataSpec, ModelRef, PoisonFacts, Rate, TeacherRecord
+from abd_hub.core.records import DataSpec, EvalReport, ModelRef, PoisonFacts, Rate, TeacherRecord
 from abd_hub.core.seeding import derive_seed
 from abd_hub.data import pgd
 from abd_hub.data.images import ImageData, overlap
@@ -33,11 +31,10 @@ from abd_hub.evaluation.measurement import (
     load_split,
 )
 from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
-from abd_hub.models.weights import file_sha256
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.publish.teacher_card import render_teacher_card, teacher_pictures
-from abd_hub.report.figures import save_curves
-from abd_hub.report.grids import save_samples
+from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
+from abd_hub.runs.image_statistics import channel_statistics
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.running import claimed, device_name, make_accelerator
 from abd_hub.training.teacher_trainer import TeacherTrainer
@@ -82,15 +79,10 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
     data = load_split(config.data, config.data.split)
     kept, held_out = hold_out(len(data), config.data.held_out, config.seed)
     classifier = _network(config, data)
-    measurement = _measurement(config, classifier)
-    for measured in (measurement.data, *measurement.corrupted):
-        if overlap(data, measured):
-            raise InputError(
-                f"evaluation.split: {measured.ref.split!r} is also trained on; choose two splits"
-            )
-    material = _Material(data, kept, held_out, _poisoned(config, subset(data, kept)), measurement)
+    material = _material(config, classifier, data, kept, held_out)
     trainer = _trainer(config, classifier, material.poisoned, accelerator)
     surrogate = _given_surrogate(config, classifier, data)
+
     try:
         with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
             began = time.monotonic()
@@ -101,14 +93,29 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
     finally:
         if config.trainer.trackers:
             accelerator.end_training()
+
     push_finished(destination, config.output_dir, private=config.hub_private_repo)
     return record
+
+
+def _material(
+    config: PoisonConfig, classifier: Classifier, data: ImageData, kept: Tensor, held_out: Tensor
+) -> _Material:
+    """Raises InputError where images that are measured with are also trained on."""
+    measurement = _measurement(config, classifier)
+    for measured in (measurement.data, *measurement.corrupted):
+        if overlap(data, measured):
+            raise InputError(
+                f"evaluation.split: {measured.ref.split!r} is also trained on; choose two splits"
+            )
+
+    return _Material(data, kept, held_out, _poisoned(config, subset(data, kept)), measurement)
 
 
 def _network(config: PoisonConfig, data: ImageData) -> Classifier:
     channels, height, width = data.images.shape[1:]
     spec = DataSpec(channels, height, width, data.names)
-    mean, std = _statistics(data.images)
+    mean, std = channel_statistics(data.images)
     made = create_student(
         config.network.architecture,
         spec,
@@ -120,16 +127,6 @@ def _network(config: PoisonConfig, data: ImageData) -> Classifier:
     )
     # As in the distillation: a ZSKT round of WRN-16-1 takes 4.8 s instead of 6.5 s on one AVX-512 core.
     return made.to(memory_format=torch.channels_last)
-
-
-def _statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in [0,1], to four digits."""
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    counts = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)]).double()
-    shares = counts / counts.sum(1, keepdim=True)
-    mean = shares @ levels
-    std = (shares @ levels.square() - mean.square()).clamp_min(0).sqrt()
-    return [round(m, 4) for m in mean.tolist()], [max(round(s, 4), 1e-4) for s in std.tolist()]
 
 
 def _measurement(config: PoisonConfig, classifier: Classifier) -> Measurement:
@@ -265,36 +262,47 @@ def _run(
     config: PoisonConfig, trainer: TeacherTrainer, material: _Material, perturbation_seconds: float
 ) -> TeacherRecord:
     teacher = trainer.fit(resume=config.resume)
+
     began = time.monotonic()
     report = material.measurement.report(teacher)
-    record = TeacherRecord(
+    held_out = _held_out_accuracy(teacher, material)
+    durations = {"perturbation": round(perturbation_seconds, 3)} if config.poison.perturbation else {}
+    durations |= {"training": round(trainer.seconds, 3), "evaluation": round(time.monotonic() - began, 3)}
+    record = _record(config, trainer, material, report, held_out, durations)
+
+    def write(path: Path) -> TeacherRecord:
+        return _write_folder(path, record, teacher, material)
+
+    return finish(config, trainer.accelerator, record, write)
+
+
+def _record(
+    config: PoisonConfig,
+    trainer: TeacherTrainer,
+    material: _Material,
+    report: EvalReport,
+    held_out: Rate | None,
+    durations: dict[str, float],
+) -> TeacherRecord:
+    """Returns the record, as yet without the hash of the weights file."""
+    return TeacherRecord(
         model=ModelRef(Path(config.output_dir).resolve().name, config.network.architecture),
         training_data=material.data.ref,
         data=material.measurement.data.ref,
         report=report,
-        held_out=_held_out_accuracy(teacher, material),
+        held_out=held_out,
         poison=_facts(config, material),
         recipe=dataclasses.asdict(config.recipe),
         seed=config.seed,
         images_per_second=round(trainer.images_per_second, 1),
         versions=environment(),
-        durations={
-            **({"perturbation": round(perturbation_seconds, 3)} if config.poison.perturbation else {}),
-            "training": round(trainer.seconds, 3),
-            "evaluation": round(time.monotonic() - began, 3),
-        },
+        durations=durations,
         device=device_name(trainer.accelerator.device),
         processes=trainer.accelerator.num_processes,
         config=without_paths(config.to_dict()),
         all_to_all=all_to_all_rate(report) if _all_to_all(config) else None,
         control=material.measurement.control.ref if material.measurement.control else None,
     )
-    if trainer.accelerator.is_main_process:
-        record = _write_folder(Path(config.output_dir), record, teacher, material)
-        # Last: until the record is there, a resume compares its paths. What is finished is shared.
-        write_config(config.output_dir, config.to_yaml(shared=True))
-    trainer.accelerator.wait_for_everyone()
-    return record
 
 
 def _held_out_accuracy(teacher: Classifier, material: _Material) -> Rate | None:
@@ -329,19 +337,16 @@ def _write_folder(
     path: Path, record: TeacherRecord, teacher: Classifier, material: _Material
 ) -> TeacherRecord:
     """Writes model, indices, pictures and card and, last, metrics.json, which marks a finished folder."""
-    files.clean_temporaries(path)
-    save_timm_folder(teacher, path)
-    model = dataclasses.replace(record.model, sha256=file_sha256([path / "model.safetensors"]))
-    record = dataclasses.replace(record, model=model)
+    record = dataclasses.replace(record, model=write_model(path, teacher, record.model))
     files.write_json(path / INDICES_FILE, _indices(material))
     _write_pictures(path, teacher, material)
+
     labels = teacher.spec.labels
     pictures = teacher_pictures(record, labels)
     card = render_teacher_card(record, labels, pictures, channels=teacher.spec.channels)
-    files.write_text(path / "README.md", card)
     content = to_json(record, "record")
     head = {name: content.pop(name) for name in ("schema_version", "kind")}
-    files.write_json(path / "metrics.json", head | content)
+    write_results(path, card, head | content)
     return record
 
 
@@ -358,15 +363,15 @@ def _indices(material: _Material) -> dict[str, object]:
 
 def _write_pictures(path: Path, teacher: Classifier, material: _Material) -> None:
     """The files that ``teacher_pictures`` lists."""
-    (path / "samples").mkdir(exist_ok=True)
-    log = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = [{"round": row["epoch"]} | {k: row[k] for k in ("loss", "training_accuracy")} for row in log]
-    with files.atomic_path(path / "samples" / "curves.png") as temporary:
-        save_curves(rows, temporary, unit="epoch")
+    curves = [
+        {"round": row["epoch"]} | {k: row[k] for k in ("loss", "training_accuracy")} for row in read_log(path)
+    ]
+    write_curves(path, curves, unit="epoch")
+
     shown = material.poisoned.indices[:SAMPLES_SHOWN]
     if len(shown):
-        with files.atomic_path(path / "samples" / "poisoned.png") as temporary:
-            save_samples(material.poisoned.images[shown].float() / 255, temporary)
+        write_images(path, "poisoned.png", material.poisoned.images[shown].float() / 255)
+
     # All-to-all has an attack for every target; one picture shows what the trigger looks like.
     first = dataclasses.replace(material.measurement, attacks=material.measurement.attacks[:1])
     write_verdicts(path, first, {"teacher": teacher})

@@ -1,7 +1,7 @@
 """The file of a sweep, and the runs that it stands for: each one configuration of distill or poison.
 
-The names of runs are made of the values that vary and eight digits of a hash of what the file says about the
-run: not of defaults, so that a release with a further option does not repeat what is finished.
+The name of a run ends with eight digits of a hash of what the file says about it. Defaults are not in the
+hash, so that a release with a further option does not repeat what is finished.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import hashlib
 import itertools
 import json
 import math
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,11 +25,11 @@ from abd_hub.config.parsing import distill_parser, parse_distill, parse_poison, 
 from abd_hub.config.poison import PoisonConfig
 from abd_hub.config.strict import read_settings, refuse_unknown
 from abd_hub.core.errors import InputError
+from abd_hub.sweep.names import file_name, label
 
 COMMANDS = ("distill", "poison")
 _OWN = ("output_dir", "resume")
 _PUSH = ("push_to_hub", "hub_model_id", "hub_private_repo")
-_LONGEST_LABEL = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,20 +152,6 @@ def read_sweep(file: str | Path, **changes: str | None) -> Sweep:
     return Sweep(file=options, runs=tuple(_runs(options, Path(file))))
 
 
-def label(name: str, value: Any) -> str:
-    """A value in a word or two; numbers, and what says nothing alone, with the name of their field."""
-    field_name = name.rpartition(".")[2]
-    if name == "config":
-        return str(PurePath(value).with_suffix(""))
-    if value is None or value in ([], {}):
-        return f"no {field_name}"
-    if isinstance(value, bool | int | float):
-        return f"{field_name} {str(value).lower()}"
-    if isinstance(value, list):
-        return "+".join(_word(item) for item in value)
-    return _word(value)
-
-
 def _resources(content: Any, place: str) -> Resources:
     if not isinstance(content, dict):
         raise InputError(f"resources: must be a mapping such as {{cpus: 1, gpus: 0.25}}, got {content!r}")
@@ -241,7 +226,7 @@ def _runs(options: SweepFile, file: Path) -> Iterator[SweepRun]:
         digest = _digest(options.command, settings)
         shown = {name: draft.changes[name] for name in varying if name in draft.changes}
         words = list(dict.fromkeys(label(name, value) for name, value in shown.items()))
-        name = "-".join([*([_file_name(words)] if words else []), digest])
+        name = "-".join([*([file_name(words)] if words else []), digest])
         if digest in names:
             raise InputError(
                 f"{name}: two runs have the same settings, this and {names[digest]}; list each once"
@@ -379,22 +364,6 @@ def _parser(command: str, shown: str) -> Callable[[str, Mapping[str, Any]], Dist
                 raise InputError(f"{name}: {error}") from error
 
     return parse
-
-
-def _word(value: Any) -> str:
-    """The last part of an id or path; of a mapping its name."""
-    if isinstance(value, dict):
-        named = next((value[key] for key in ("name", "id") if isinstance(value.get(key), str)), None)
-        return _word(named) if named else "+".join(f"{k} {v}" for k, v in value.items())
-    if isinstance(value, str):
-        text = value.removeprefix("local-dir:").removeprefix("hf-hub:").rstrip("/")
-        return PurePath(text).stem if text.endswith((".yaml", ".pth", ".pt", ".bin")) else PurePath(text).name
-    return str(value)
-
-
-def _file_name(words: Sequence[str]) -> str:
-    cleaned = [re.sub(r"[^A-Za-z0-9._+-]+", "_", word).strip("._-") for word in words]
-    return "-".join(word for word in cleaned if word)[:_LONGEST_LABEL].rstrip("._-") or "run"
 
 
 def _is_number(value: Any) -> bool:

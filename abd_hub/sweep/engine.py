@@ -22,7 +22,7 @@ import yaml
 
 from abd_hub.core import files
 from abd_hub.core.errors import InputError, Interrupted
-from abd_hub.core.folder import OutputFolder, check_place, write_config
+from abd_hub.core.folder import OutputFolder, check_folder, write_config
 from abd_hub.core.record_file import read_any_record
 from abd_hub.sweep.config import Resources, Sweep, SweepRun
 from abd_hub.sweep.table import write_tables
@@ -90,7 +90,7 @@ def look(plan: Sweep) -> list[Status]:
         InputError: the folder of the sweep cannot be used.
     """
     root = Path(plan.file.output_dir)
-    check_place(root)
+    check_folder(root)
     _check_kind(root)
     if not plan.runs:
         raise InputError("grid: is empty; give lists of values")

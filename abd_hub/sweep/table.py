@@ -12,7 +12,8 @@ from abd_hub.core.record_file import read_any_record
 from abd_hub.core.records import EvalReport, Rate, RunRecord, TeacherRecord, TriggerReport
 from abd_hub.evaluation.tables import format_rate
 from abd_hub.report.figures import save_accuracy_asr_panels
-from abd_hub.sweep.config import Sweep, SweepRun, label
+from abd_hub.sweep.config import Sweep, SweepRun
+from abd_hub.sweep.names import label
 
 TABLE_FILE, PICTURE_FILE = "results.md", "results.png"
 _DONE = "done"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -18,12 +17,12 @@ from datetime import datetime
 from pathlib import Path
 
 from abd_hub.core.folder import in_use
+from abd_hub.core.processes import RunProcess, thread_settings
 
 STOPPED = "stopped"
 _LOOK_EVERY = 0.3
 _WAIT_FOR_FOLDER = 60.0
 """Seconds that a process whose worker was killed has to leave its folder; it takes at most 30."""
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _LONGEST_REASON = 300
 
 
@@ -32,7 +31,7 @@ class Attempt:
     """One attempt at a run: plain values, since it travels to another process or machine."""
 
     module: str
-    """Python module that is the run's process, see ``sweep_child``."""
+    """Python module that is the run's process, see ``abd_hub.child``."""
     arguments: Sequence[str]
     """Of that module."""
     folder: str
@@ -80,43 +79,19 @@ def attempt(job: Attempt) -> Outcome:
 
 
 def _run(job: Attempt, output: int) -> int:
-    child = subprocess.Popen(
-        [sys.executable, "-m", job.module, *job.arguments],
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        cwd=job.cwd,
-        env=_environment(job),
-        start_new_session=True,
-    )
-    try:
-        return _watch(child, Path(job.stop))
-    finally:
-        _end(child)
-
-
-def _watch(child: subprocess.Popen[bytes], stop: Path) -> int:
     """Waits for the end; passes on the request to stop, as Ctrl-C, once."""
-    asked = False
-    while True:
-        try:
-            return child.wait(timeout=_LOOK_EVERY)
-        except subprocess.TimeoutExpired:
-            if not asked and stop.exists():
-                child.send_signal(signal.SIGINT)
-                asked = True
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    command = [sys.executable, "-m", job.module, *job.arguments]
+    stop = Path(job.stop)
+    with RunProcess(command, output=output, environment=_environment(job), folder=job.cwd) as run:
+        while (code := run.wait(_LOOK_EVERY)) is None:
+            if stop.exists():
+                run.ask(signal.SIGINT)
+    return code
 
 
 def _environment(job: Attempt) -> dict[str, str]:
-    """That of the worker, with its cards as Ray has set them, and the run's share of the cores."""
-    threads = dict.fromkeys(_THREADS, str(job.threads))
-    return os.environ | threads | ({} if job.gpus else {"ACCELERATE_USE_CPU": "true"})
+    """Returns the worker's own, with its cards as Ray has set them, and the run's share of the cores."""
+    return os.environ | thread_settings(job.threads) | ({} if job.gpus else {"ACCELERATE_USE_CPU": "true"})
 
 
 def _wait_until_free(folder: Path) -> None:

@@ -115,6 +115,11 @@ class Compare:
             gr.HTML(_NONE)
             return
         gr.HTML(_LEAD)
+        self._table()
+        self._scatter()
+        self._downloads()
+
+    def _table(self) -> None:
         gr.Dataframe(
             [_cells(row) for row in self.rows],
             headers=_HEADERS,
@@ -126,19 +131,24 @@ class Compare:
             wrap=True,
             elem_id="comparison",
         )
+
+    def _scatter(self) -> None:
         drawn = picture(self.rows)
-        if drawn is not None:
-            gr.HTML("<h3>Accuracy against ASR, with intervals: top left is where to be</h3>")
-            gr.Image(
-                drawn,
-                show_label=False,
-                height=520,
-                format="png",
-                interactive=False,
-                buttons=["fullscreen"],
-                elem_id="scatter",
-                alt_text="Accuracy against attack success rate; the table above holds the same numbers",
-            )
+        if drawn is None:
+            return
+        gr.HTML("<h3>Accuracy against ASR, with intervals: top left is where to be</h3>")
+        gr.Image(
+            drawn,
+            show_label=False,
+            height=520,
+            format="png",
+            interactive=False,
+            buttons=["fullscreen"],
+            elem_id="scatter",
+            alt_text="Accuracy against attack success rate; the table above holds the same numbers",
+        )
+
+    def _downloads(self) -> None:
         with gr.Row():
             for ending, content in (
                 ("csv", as_csv(self.rows)),

@@ -1,7 +1,6 @@
 """One distillation of the page as a process, bounded by itself as well as by the server that started it.
 
-``python -P distil_child.py CONFIG SECONDS`` with a pipe for its standard input whose other end the server
-holds: whatever way the server ends, the pipe closes, and this process ends too.
+The server starts it as ``python -P distil_child.py CONFIG SECONDS``. However the server ends, it ends too.
 """
 
 from __future__ import annotations
@@ -9,12 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import select
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
+
+from abd_hub import follow_supervisor
 
 NICE = 10
 """Below the server, which answers other visitors meanwhile."""
@@ -31,14 +29,7 @@ def bound(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (processor, processor))
     with contextlib.suppress(OSError):  # only Linux has it
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    threading.Thread(target=_end_in_time, args=(seconds,), daemon=True).start()
-
-
-def _end_in_time(seconds: float) -> None:
-    select.select([0], [], [], seconds)  # nothing is ever written: it can be read when it is closed
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
-    os.kill(os.getpid(), signal.SIGKILL)
+    follow_supervisor(grace=GRACE, how=signal.SIGTERM, limit=seconds)
 
 
 def main(config: str, seconds: str) -> int:

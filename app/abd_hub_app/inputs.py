@@ -1,4 +1,4 @@
-"""Inputs that gradio does not have as they are needed: model files, and a token that is kept nowhere."""
+"""Inputs that gradio does not have as they are needed: model files, a secret token, whose request it is."""
 
 from __future__ import annotations
 
@@ -54,3 +54,8 @@ class TokenInput(gr.Textbox, metaclass=WithoutStub):  # type: ignore[misc]
     def postprocess(self, value: Any) -> str:
         """Always empty: a token never goes back to the page."""
         return ""
+
+
+def session_of(request: gr.Request) -> str:
+    """Returns what tells a visitor from the others while the page is open."""
+    return str(request.session_hash)

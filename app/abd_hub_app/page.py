@@ -9,7 +9,7 @@ import gradio as gr
 from abd_hub_app.compare import Compare
 from abd_hub_app.distil import Distil
 from abd_hub_app.distil_queue import DistilQueue
-from abd_hub_app.requests import Page
+from abd_hub_app.endpoint_values import Page
 from abd_hub_app.shelf import Shelf
 from abd_hub_app.taught import Taught
 from abd_hub_app.try_it import TryIt

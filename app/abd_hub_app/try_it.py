@@ -113,58 +113,52 @@ class TryIt:
         offer = next(iter(self.offers.values()))
         target = self.shelf.attacks[0].target if self.shelf.attacks else 0
         first = self.examples[0].picture
-        clean, triggered, pair, cards, numbers = _outputs(self.answer(first, offer.name, target, {}))
+        shown = _outputs(self.answer(first, offer.name, target, {}))
+
         gr.HTML(_LEAD)
         with gr.Row(equal_height=False, elem_id="try"):
             with gr.Column(min_width=0, elem_classes="abd-images"):
                 gallery = _gallery(self.examples)
             with gr.Column(min_width=0, elem_classes="abd-answers"):
-                answers = gr.HTML(cards, elem_id="answers")
-                with gr.Row():
-                    before = _exact_image(clean, "Clean", "The image without the trigger, enlarged", "clean")
-                    after = _exact_image(
-                        triggered, "With trigger", "The image with the trigger, enlarged", "triggered"
-                    )
-                    slider = _slider(pair)
-                with gr.Accordion("All numbers", open=False):
-                    figures = gr.JSON(
-                        numbers, label="Probabilities by class", max_height=320, elem_id="numbers"
-                    )
+                outputs = _output_parts(*shown)
             with gr.Column(min_width=0, elem_classes="abd-controls"):
-                chosen = gr.Dropdown(
-                    _choices(self.offers),
-                    value=offer.name,
-                    label="Trigger",
-                    info=offer.summary,
-                    elem_id="trigger",
-                )
-                pad = drawing_pad(*self.shelf.size, visible=offer.name == DRAWN)
-                aim = gr.Dropdown(
-                    [(f"{index}: {one_line(label)}", index) for index, label in enumerate(self.shelf.labels)],
-                    value=target,
-                    label="Target",
-                    info="the class the trigger is meant to lead to",
-                    elem_id="target",
-                )
-                with gr.Row():
-                    knobs = [_number(name, offer) for name in KNOBS]
-                    corner = _corner(offer)
+                chosen, pad, aim, turned = self._trigger_parts(offer, target)
                 with gr.Accordion("A picture of your own", open=False):
                     image = _picture_input(first)
+
         gallery.select(self._example, None, image, api_visibility="private", show_progress="hidden")
         chosen.input(
-            self._turn,
-            chosen,
-            [chosen, *knobs, corner, pad],
-            api_visibility="private",
-            show_progress="hidden",
+            self._turn, chosen, [chosen, *turned, pad], api_visibility="private", show_progress="hidden"
         )
-        turns = [part.change for part in (image, chosen, aim, *knobs, corner)]
+        self._on_change([image, chosen, aim, *turned], pad, outputs)
+
+    def _trigger_parts(
+        self, offer: Offer, target: int
+    ) -> tuple[gr.Dropdown, gr.HTML, gr.Dropdown, list[Any]]:
+        """Puts trigger, drawing pad, target, and the list of knobs and corner on the page."""
+        chosen = gr.Dropdown(
+            _choices(self.offers), value=offer.name, label="Trigger", info=offer.summary, elem_id="trigger"
+        )
+        pad = drawing_pad(*self.shelf.size, visible=offer.name == DRAWN)
+        aim = gr.Dropdown(
+            [(f"{index}: {one_line(label)}", index) for index, label in enumerate(self.shelf.labels)],
+            value=target,
+            label="Target",
+            info="the class the trigger is meant to lead to",
+            elem_id="target",
+        )
+        with gr.Row():
+            knobs = [_number(name, offer) for name in KNOBS]
+            corner = _corner(offer)
+        return chosen, pad, aim, [*knobs, corner]
+
+    def _on_change(self, inputs: list[Any], pad: gr.HTML, outputs: list[Any]) -> None:
+        """Whatever is changed, the models are asked again."""
         gr.on(
-            [*turns, pad.input],
+            [*(part.change for part in inputs), pad.input],
             self.predict,
-            [image, chosen, aim, *knobs, corner, pad],
-            [before, after, slider, answers, figures],
+            [*inputs, pad],
+            outputs,
             api_name="predict",
             api_description=self.predict.__doc__,
             trigger_mode="always_last",
@@ -190,6 +184,24 @@ class TryIt:
 def _outputs(found: Answers) -> tuple[Any, ...]:
     clean, triggered = to_picture(found.clean), to_picture(found.triggered)
     return clean, triggered, (clean, triggered), show(found), found.as_json()
+
+
+def _output_parts(
+    clean: Image.Image,
+    triggered: Image.Image,
+    pair: tuple[Image.Image, Image.Image],
+    cards: str,
+    numbers: dict[str, Any],
+) -> list[Any]:
+    """Puts the parts on the page that ``_outputs`` gives values to; returns them in its order."""
+    answers = gr.HTML(cards, elem_id="answers")
+    with gr.Row():
+        before = _exact_image(clean, "Clean", "The image without the trigger, enlarged", "clean")
+        after = _exact_image(triggered, "With trigger", "The image with the trigger, enlarged", "triggered")
+        slider = _slider(pair)
+    with gr.Accordion("All numbers", open=False):
+        figures = gr.JSON(numbers, label="Probabilities by class", max_height=320, elem_id="numbers")
+    return [before, after, slider, answers, figures]
 
 
 def _choices(known: dict[str, Offer]) -> list[tuple[str, str]]:

@@ -15,7 +15,8 @@ import pytest
 import torch
 import yaml
 from abd_hub_app import distil_child, distil_queue, distil_request, load_shelf
-from abd_hub_app.distil_queue import CONFIG, DistilQueue, State
+from abd_hub_app.distil_job import CONFIG, State
+from abd_hub_app.distil_queue import DistilQueue
 from abd_hub_app.images import to_picture
 from app_server import MODELS, hostile_folder
 from distil_server import SHORT, distilling, environment_of, nice_of, wait
@@ -240,7 +241,7 @@ def test_folders_are_read_for_this_machine_alone(tmp_path):
     with DistilQueue(tmp_path) as queue:
         for local in (True, False):
             tab = Distil(load_shelf(), queue, local=local)
-            offered = [value for _, value in tab._teachers()]
+            offered = [value for _, value in tab.form.teachers()]
             assert ("folder" in offered) is local
         with pytest.raises(InputError, match=r"^folder: this server is open to others"):
             tab._source("folder", "", [], str(TEACHER), tmp_path)
@@ -294,14 +295,14 @@ def test_the_line_has_an_end_and_one_place_a_visitor(tmp_path):
         assert queue.cancel("2") and queue.look(jobs[3]).before == 2
         wait(lambda: jobs[0].process is not None)
         process = jobs[0].process
-    assert process.returncode is not None and list(tmp_path.glob("distil-*/home")) == []
+    assert process.exit_code is not None and list(tmp_path.glob("distil-*/home")) == []
 
 
 def test_too_much_time_ends_a_run(tmp_path):
     with DistilQueue(tmp_path) as queue:
         job = put(queue, "a", limit=0.3)
         assert ended(queue, job).reason.startswith("minutes: the first rounds were not done within 0.005")
-        assert job.process.returncode == -signal.SIGTERM and not job.folder.exists()
+        assert job.process.exit_code == -signal.SIGTERM and not job.folder.exists()
 
 
 def test_too_much_memory_ends_a_run(tmp_path, monkeypatch):
@@ -309,7 +310,7 @@ def test_too_much_memory_ends_a_run(tmp_path, monkeypatch):
     with DistilQueue(tmp_path) as queue:
         job = put(queue, "a")
         assert ended(queue, job).reason.startswith("memory: the run took more than 0.05 GB")
-        assert job.process.returncode == -signal.SIGKILL and not job.folder.exists()
+        assert job.process.exit_code == -signal.SIGKILL and not job.folder.exists()
 
 
 def test_what_nobody_looks_at_ends(tmp_path, monkeypatch):

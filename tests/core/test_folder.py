@@ -13,7 +13,7 @@ import pytest
 
 from abd_hub.core import files
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import OutputFolder, fcntl
+from abd_hub.core.folder import OutputFolder, check_file, check_folder, fcntl
 from abd_hub.core.record_file import read_record, record_from_json, record_to_json
 from abd_hub.core.records import (
     AttackedClass,
@@ -204,6 +204,75 @@ def test_a_parent_without_write_permission_is_refused(tmp_path, monkeypatch):
     assert tree(tmp_path) == []
 
 
+def make_empty(path):
+    path.mkdir()
+
+
+def make_leftover(path):
+    path.mkdir()
+    (path / ".lock").touch()
+
+
+ABSENT, EMPTY, OWN = {"none", "empty", "own"}, {"empty", "own"}, {"own"}
+
+
+@pytest.mark.parametrize(
+    ("make", "allowed", "message"),
+    [
+        (lambda path: None, ABSENT, ""),
+        (make_empty, EMPTY, "exists already"),
+        (make_leftover, EMPTY, "exists already"),
+        (make_finished, OWN, "exists already|is not an empty folder"),
+        (make_foreign, set(), "exists already|is not an empty folder|holds files that abd-hub did not write"),
+        (make_file, set(), "is a file"),
+        (make_dangling, set(), "is a link to nowhere"),
+    ],
+)
+@pytest.mark.parametrize("existing", ["none", "empty", "own"])
+def test_which_folders_may_be_used(tmp_path, make, allowed, message, existing):
+    path = tmp_path / "run"
+    make(path)
+    before = tree(tmp_path)
+    if existing in allowed:
+        check_folder(path, "folder", existing=existing)
+    else:
+        with pytest.raises(InputError, match=rf"^folder: {path} ({message}); name a new one$"):
+            check_folder(path, "folder", existing=existing, remedy="name a new one")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("new.png", None),
+        ("old.PNG", None),
+        ("new.jpg", "{path} must end in .png; only PNG is written"),
+        ("folder.png", "{path} is a folder; move it away or name another file"),
+        ("no/new.png", "there is no folder {path.parent}; make it or name another file"),
+        ("old.PNG/new.png", "there is no folder {path.parent}; make it or name another file"),
+        ("x" * 300 + ".png", "{path} cannot be used (File name too long); name another file"),
+    ],
+)
+def test_which_files_may_be_written(tmp_path, name, message):
+    (tmp_path / "old.PNG").write_text("mine")
+    (tmp_path / "folder.png").mkdir()
+    before = tree(tmp_path)
+    path = tmp_path / name
+    if message is None:
+        check_file(path, "picture", suffix=".png")
+    else:
+        with pytest.raises(InputError) as error:
+            check_file(path, "picture", suffix=".png")
+        assert str(error.value) == f"picture: {message.format(path=path)}"
+    assert tree(tmp_path) == before
+
+
+def test_a_file_in_a_folder_without_write_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=f"^picture: {tmp_path} is not writable; name another file$"):
+        check_file(tmp_path / "new.png", "picture")
+
+
 @pytest.mark.parametrize("place", ["/proc/run", "x" * 300 + "/run"])
 def test_what_the_system_refuses_is_one_line(place):
     with pytest.raises(InputError, match="output_dir"):
@@ -214,7 +283,7 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "write_text", full)
+    monkeypatch.setattr("abd_hub.core.folder.write_text", full)
     with pytest.raises(InputError, match="No space left"):
         begin(tmp_path / "deep" / "run")
     assert tree(tmp_path) == []

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from abd_hub.child import follow_supervisor
 from abd_hub.core import files
 from abd_hub.core.errors import InputError
 from abd_hub.core.folder import OutputFolder
+from abd_hub.core.processes import follow_supervisor
 from abd_hub.core.record_file import record_to_json
 from abd_hub.core.records import EvalReport, ModelRef, Rate, RunRecord, TriggerReport
 
@@ -24,7 +24,7 @@ A_CHECKPOINT = 1.0
 
 
 def main():
-    follow_supervisor()
+    follow_supervisor(grace=30)
     _, _, config, _, folder, _, resume = sys.argv[1:]
     text = Path(config).read_text()
     settings = yaml.safe_load(text)

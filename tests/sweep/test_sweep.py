@@ -438,7 +438,7 @@ def test_a_sweep_on_a_cluster_that_is_killed_leaves_no_process_and_goes_on(place
     address = ray.get_runtime_context().gcs_address
     code = (
         "import sys; from abd_hub.sweep.engine import run_sweep; from abd_hub.sweep.config import read_sweep;"
-        "from abd_hub.sweep_display import LineDisplay;"
+        "from abd_hub.sweep.display import LineDisplay;"
         f"run_sweep(read_sweep('sweep.yaml', address='{address}'), LineDisplay(sys.stderr), "
         "child='sweep_worker')"
     )

@@ -1,0 +1,92 @@
+"""The end of a run, which distillation and training of a teacher share: model, pictures, card, record.
+
+One process writes. metrics.json marks the folder as finished, so it comes after everything that it tells of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from abd_hub.core import files
+from abd_hub.core.folder import write_config
+from abd_hub.core.records import ModelRef
+from abd_hub.models.classifier import Classifier, save_timm_folder
+from abd_hub.models.weights import file_sha256
+from abd_hub.publish.card_file import CARD_FILE
+from abd_hub.report.figures import save_curves
+from abd_hub.report.grids import save_samples
+
+SAMPLES = "samples"
+"""Folder of the pictures."""
+Record = TypeVar("Record")
+
+
+class RunConfig(Protocol):
+    """Part of a configuration that the end of a run needs."""
+
+    @property
+    def output_dir(self) -> str:
+        """Folder of the run."""
+
+    def to_yaml(self, *, shared: bool = False) -> str:
+        """The whole configuration; without this machine's paths if shared."""
+
+
+def finish(
+    config: RunConfig, accelerator: Accelerator, record: Record, write: Callable[[Path], Record]
+) -> Record:
+    """Lets the main process write the folder; all processes wait for it.
+
+    Args:
+        config: of the run.
+        accelerator: of all processes.
+        record: as yet without the hash of the weights file.
+        write: fills the folder that it is given and returns the completed record.
+
+    Returns:
+        The completed record in the main process, ``record`` in the others.
+    """
+    if accelerator.is_main_process:
+        record = write(Path(config.output_dir))
+        # Last: until the record is there, a resume compares its paths. What is finished is shared.
+        write_config(config.output_dir, config.to_yaml(shared=True))
+
+    accelerator.wait_for_everyone()
+    return record
+
+
+def write_model(path: Path, model: Classifier, ref: ModelRef) -> ModelRef:
+    """Writes the model, after what a killed process has left is removed; returns ``ref`` with its hash."""
+    files.clean_temporaries(path)
+    save_timm_folder(model, path)
+    return dataclasses.replace(ref, sha256=file_sha256([path / "model.safetensors"]))
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Returns the rows of log.jsonl."""
+    return [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def write_curves(path: Path, rows: Sequence[Mapping[str, float]], **options: Any) -> None:
+    """Writes samples/curves.png; ``options`` are those of ``save_curves``."""
+    with files.atomic_path(path / SAMPLES / "curves.png") as temporary:
+        save_curves(rows, temporary, **options)
+
+
+def write_images(path: Path, name: str, pixels: Tensor) -> None:
+    """Writes some images, (N, C, H, W) in [0,1], as one picture into the folder of the pictures."""
+    with files.atomic_path(path / SAMPLES / name) as temporary:
+        save_samples(pixels, temporary)
+
+
+def write_results(path: Path, card: str, record: Mapping[str, Any]) -> None:
+    """Writes README.md and, last, metrics.json."""
+    files.write_text(path / CARD_FILE, card)
+    files.write_json(path / files.RECORD_FILE, record)

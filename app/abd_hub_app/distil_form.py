@@ -1,0 +1,166 @@
+"""The fields of the tab "Distil" in which a visitor says what is to be distilled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from abd_hub import catalog
+from abd_hub_app import distil_request
+from abd_hub_app.inputs import ModelFiles
+from abd_hub_app.shelf import Shelf
+from abd_hub_app.text import one_line
+
+HUB, FILES, FOLDER = "hub", "files", "folder"
+SHELF = "shelf:"
+_SMALL = 16
+"""Pixels a side up to which the smallest student and two shuffled layers are the first choice."""
+
+
+class DistilForm:
+    """The fields and their first values, which suit the models that are shown."""
+
+    def __init__(self, shelf: Shelf, *, local: bool) -> None:
+        self.shelf = shelf
+        self.local = local
+        """Whether folders of the server's machine may be named."""
+
+    def build(self) -> list[Any]:
+        """Puts the fields on the page, in the order of the endpoint's parameters."""
+        return [*self._teacher_fields(), *self._settings()]
+
+    def _teacher_fields(self) -> list[Any]:
+        offered = self.teachers()
+        teacher = gr.Dropdown(
+            offered, value=offered[0][1], label="Teacher", info="safetensors only", elem_id="distil-teacher"
+        )
+        hub_id = gr.Textbox(
+            label="Hub id",
+            info="of a public repository",
+            placeholder="org/name or org/name@revision",
+            visible=False,
+            max_length=200,
+            elem_id="distil-hub",
+        )
+        files = ModelFiles(
+            label=" and ".join(distil_request.FILES),
+            file_count="multiple",
+            height=160,
+            visible=False,
+            elem_id="distil-files",
+        )
+        folder = gr.Textbox(
+            label="Folder",
+            info="on this machine, with config.json and safetensors",
+            visible=False,
+            max_length=1000,
+            elem_id="distil-folder",
+        )
+        fields = [hub_id, files, folder]
+        teacher.input(
+            _only_field, teacher, fields, api_visibility="private", show_progress="hidden", queue=False
+        )
+        return [teacher, *fields]
+
+    def _settings(self) -> list[Any]:
+        # Above two layers a copy of a network of 8x8 images gives one class to everything.
+        small = max(self.shelf.size) <= _SMALL
+
+        method = _method()
+        defenses = gr.CheckboxGroup(
+            [(name.replace("_", " "), name) for name in distil_request.DEFENSES],
+            label="Defences",
+            info="the paper's ABD is the vaccine with self-retrospection; the demo's, with the direction",
+            elem_id="distil-defenses",
+        )
+        rounds, minutes = _bounds()
+
+        with gr.Accordion("More settings", open=False):
+            seed, layers = _numbers(layers=2 if small else 5)
+            student = gr.Dropdown(
+                [(_summary_of("students", name), name) for name in distil_request.students()],
+                value="wrn_10_1" if small else "wrn_16_1",
+                label="Student",
+                elem_id="distil-student",
+            )
+            check = gr.Checkbox(
+                False,
+                label="Use the vaccine only if its own check accepts it (the paper's policy)",
+                elem_id="distil-check",
+            )
+        return [method, defenses, rounds, minutes, seed, student, check, layers]
+
+    def teachers(self) -> list[tuple[str, str]]:
+        """Returns (words, value) of every teacher that is offered."""
+        first = distil_request.first_choice(self.shelf)
+        models = sorted(self.shelf.models, key=lambda model: model is not first)
+        shown = [
+            (one_line(f"{model.name}: {self.shelf.kind(model)}", 90), SHELF + model.name) for model in models
+        ]
+        elsewhere = [("A model from the Hub", HUB), ("Files that I upload", FILES)]
+        return [*shown, *elsewhere, *([("A folder on this machine", FOLDER)] if self.local else [])]
+
+
+def _method() -> gr.Dropdown:
+    methods = tuple(distil_request.METHODS)
+    method = gr.Dropdown(
+        list(methods),
+        value=methods[0],
+        label="Method",
+        info=_summary_of("synthesizers", methods[0]),
+        elem_id="distil-method",
+    )
+    method.input(
+        lambda name: gr.update(info=_summary_of("synthesizers", name)),
+        method,
+        method,
+        api_visibility="private",
+        show_progress="hidden",
+        queue=False,
+    )
+    return method
+
+
+def _bounds() -> tuple[gr.Number, gr.Number]:
+    """Puts rounds and minutes on the page."""
+    with gr.Row():
+        rounds = gr.Number(
+            100,
+            label="Rounds",
+            info=f"up to {distil_request.MOST_ROUNDS}",
+            precision=0,
+            min_width=120,
+            elem_id="distil-rounds",
+        )
+        minutes = gr.Number(
+            5,
+            label="Minutes at most",
+            info=f"up to {distil_request.MOST_MINUTES:g}",
+            min_width=120,
+            elem_id="distil-minutes",
+        )
+    return rounds, minutes
+
+
+def _numbers(layers: int) -> tuple[gr.Number, gr.Number]:
+    """Puts the seed on the page, and how many layers the vaccine shuffles."""
+    with gr.Row():
+        seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="distil-seed")
+        shuffled = gr.Number(
+            layers,
+            label="Layers the vaccine shuffles",
+            precision=0,
+            min_width=120,
+            elem_id="distil-layers",
+        )
+    return seed, shuffled
+
+
+def _only_field(teacher: str) -> list[Any]:
+    """Of the three fields for a teacher from elsewhere, the one that is chosen."""
+    return [gr.update(visible=teacher == name) for name in (HUB, FILES, FOLDER)]
+
+
+def _summary_of(kind: str, name: str) -> str:
+    return next((entry.summary for entry in catalog(kind) if entry.name == name), "")

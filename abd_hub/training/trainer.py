@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from abd_hub.config.options import TrainerOptions
 from abd_hub.core import seeding
-from abd_hub.core.contracts import Batch, DefensePlugin, SynthesisMethod, Synthesizer
+from abd_hub.core.contracts import Batch, DefensePlugin, Networks, SynthesisMethod, Synthesizer
 from abd_hub.core.errors import InputError, Interrupted
 from abd_hub.defenses import Combined
 from abd_hub.learning import checkpoint, distributed
@@ -94,6 +94,7 @@ class Trainer:
         self.method = method
         self.defenses = list(defenses)
         self.defense = Combined(self.defenses)
+        self.networks = Networks(self.teacher, self.student, self.defense)
         self.seed = seed
         self.folder = folder
         self.watch = watch
@@ -163,7 +164,7 @@ class Trainer:
         self.defense.begin_round(index, self.method.rounds, self.student)
         self._set_learning_rate(index)
         self.synthesizer.begin_round(index)
-        self._sum(self.synthesizer.update(self.student, self.defense))
+        self._sum(self.synthesizer.update(self.networks))
         batch: Batch | None = None
         for step in range(self.method.steps_in(index)):
             pixels = self.synthesizer.sample(step)

@@ -25,8 +25,8 @@ from abd_hub.evaluation.counting import (
     check_inputs,
     evaluate,
     evaluate_answers,
-    with_control,
 )
+from abd_hub.evaluation.rates import with_control
 from abd_hub.models.classifier import Classifier, load_classifier
 from abd_hub.training.trainer import Watch
 from abd_hub.triggers import build_trigger

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from abd_hub.core.records import EvalReport, Rate
-from abd_hub.evaluation.counting import wilson
+from abd_hub.evaluation.rates import wilson
 
 
 def format_reports(rows: Sequence[tuple[str, EvalReport]]) -> str:

@@ -201,6 +201,7 @@ def _check_attacks(spec: DataSpec, images: Tensor, labels: Tensor, attacks: Sequ
             )
         if bool((labels == attack.target).all()):
             raise InputError(f"no image has a label other than target {attack.target} of {attack.name}")
+
     for places in _by_trigger(attacks):
         attack = attacks[places[0]]
         stamped = attack.trigger(probe)
@@ -277,6 +278,7 @@ class _Work:
         kept = []
         own = images[self.rank :: self.processes], labels[self.rank :: self.processes]
         starts = range(0, len(own[0]), self.batch_size)
+
         with in_eval_mode(self.classifier), torch.inference_mode():
             for start in _bar(starts, show=self.progress and self.rank == 0):
                 batch = slice(start, start + self.batch_size)
@@ -295,6 +297,7 @@ class _Work:
         seen = counts.new_zeros(len(truth), self.columns)
         seen[:, _IMAGES] = 1
         seen[:, _CORRECT] = (answer == truth).long()
+
         for stamp in self.stamps:
             answer, more_broken = _answer(self.classifier, stamp.trigger(pixels))
             others = truth[:, None] != stamp.targets
@@ -302,6 +305,7 @@ class _Work:
             seen[:, stamp.hits + 1] = (others & (answer == truth)[:, None]).long()
             broken = broken + more_broken
             answers.append(answer)
+
         counts.index_add_(0, truth, seen)
         counts[-1, 0] += broken
         return answers

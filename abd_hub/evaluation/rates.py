@@ -48,8 +48,8 @@ def with_control(report: EvalReport, control: EvalReport) -> EvalReport:
     if report.accuracy.n != control.accuracy.n or _attacks_of(report) != _attacks_of(control):
         raise InputError("control: it was measured on other images or attacks; measure it on the same")
     triggers = tuple(
-        replace(found, control=other.asr)
-        for found, other in zip(report.triggers, control.triggers, strict=True)
+        replace(attacked, control=other.asr)
+        for attacked, other in zip(report.triggers, control.triggers, strict=True)
     )
     return replace(report, triggers=triggers, control_accuracy=control.accuracy)
 
@@ -64,11 +64,13 @@ def all_to_all_rate(report: EvalReport) -> Rate:
         ValueError: the report is not of that kind.
     """
     rows = report.per_class or ()
-    if [found.target for found in report.triggers] != list(range(len(rows))):
+    if [attacked.target for attacked in report.triggers] != list(range(len(rows))):
         raise ValueError("all-to-all needs counts by class and an attack for every target, in order")
     hits = sum(row.attacks[(row.label + 1) % len(rows)].hits for row in rows)
     return wilson(hits, report.accuracy.n)
 
 
 def _attacks_of(report: EvalReport) -> list[tuple[str, int, Mapping[str, Any], int]]:
-    return [(found.trigger, found.target, found.options, found.asr.n) for found in report.triggers]
+    return [
+        (attacked.trigger, attacked.target, attacked.options, attacked.asr.n) for attacked in report.triggers
+    ]

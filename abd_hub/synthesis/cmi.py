@@ -161,6 +161,7 @@ class CmiSynthesizer(BankSynthesizer):
         targets = self.drawn_classes()
         best: _Made | None = None
         figures: dict[str, Tensor] = {}
+
         with in_eval_mode(networks.student):
             for step in range(self.method.generator_steps):
                 with self.accelerator.autocast():
@@ -168,6 +169,7 @@ class CmiSynthesizer(BankSynthesizer):
                     loss, made, figures = self._loss(pixels, targets, networks, step)
                 best = made if best is None else best.lower(made)
                 self._descend(loss, [*generator.parameters()], noise, optimizer)
+
         assert best is not None, "there is at least one step"
         self.keep(best.pixels, targets)
         self.features.add(distributed.gather_rows(best.local), distributed.gather_rows(best.whole))
@@ -177,8 +179,7 @@ class CmiSynthesizer(BankSynthesizer):
         self, pixels: Tensor, targets: Tensor, networks: Networks, step: int
     ) -> tuple[Tensor, _Made, dict[str, Tensor]]:
         method = self.method
-        # The 0 stays: stored results come from draws that ended with the number of their process.
-        chance, share = self.chance("views", step, 0), distributed.world()
+        chance, share = self.chance("views", step, seeding.LEGACY_RANK), distributed.world()
         view = networks.view(views.cropped(pixels, method.crop_padding, method.flip, chance, share))
         with self.statistics.recording():
             teacher_logits = view.teacher_logits()

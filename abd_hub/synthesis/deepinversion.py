@@ -127,11 +127,13 @@ class DeepInversionSynthesizer(BankSynthesizer):
                     moved = images.roll((down, right), dims=(2, 3))
                     moved = moved.flip(3) if mirrored else moved
                     loss, figures = self._loss(moved, classes, networks, step)
+
                 self.accelerator.backward(loss, inputs=[images])
                 distributed.own_gradient(images)
                 optimizer.step()
                 optimizer.zero_grad()
                 self._clip(images)
+
         self.keep(self._pixels(images.detach()).clamp(0, 1), classes)
         return figures
 

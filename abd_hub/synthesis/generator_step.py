@@ -80,6 +80,7 @@ class GeneratorSynthesizer(Synthesizer):
         self.output = output
         self.name = type(method).__name__.lower()
         self.index = 0
+
         with seeding.seeded(seed, self.name, "generator"):
             generator = Generator(teacher.spec, method.z_dim, method.generator_channels, output)
         self.generator = generator.to(accelerator.device).to(memory_format=torch.channels_last)

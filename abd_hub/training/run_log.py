@@ -128,9 +128,9 @@ class RunningMeans:
         if not self.sums:
             return {}
         means = torch.stack([value.double() / self.counts[name] for name, value in self.sums.items()])
-        found = dict(zip(self.sums, means.tolist(), strict=True))
+        figures = dict(zip(self.sums, means.tolist(), strict=True))
         self.sums, self.counts = {}, {}
-        return found
+        return figures
 
 
 class RunClock:

@@ -67,10 +67,12 @@ def check_processes(accelerator: Accelerator, mixed_precision: str, batch_size: 
             f"batch_size: {batch_size} images cannot be shared equally by {processes} "
             f"processes; use a multiple of {processes}"
         )
+
     if batch_size < 2:
         raise InputError(
-            f"batch_size: must be at least 2 images, which batch normalisation needs, got {batch_size}"
+            f"batch_size: must be at least 2 images, which batch normalization needs, got {batch_size}"
         )
+
     if accelerator.distributed_type not in (
         DistributedType.NO,
         DistributedType.MULTI_CPU,
@@ -90,18 +92,18 @@ def in_main_process(accelerator: Accelerator, action: Callable[[], T]) -> T | No
     Raises:
         InputError: ``action`` raised it.
     """
-    found: T | None = None
+    result: T | None = None
     refusal: list[str | None] = [None]
     if accelerator.is_main_process:
         try:
-            found = action()
+            result = action()
         except InputError as error:
             refusal = [str(error)]
     if accelerator.num_processes > 1:
         broadcast_object_list(refusal)
     if refusal[0] is not None:
         raise InputError(refusal[0])
-    return found
+    return result
 
 
 def claimed(output_dir: str, resume: bool, config_yaml: str, accelerator: Accelerator) -> Any:

@@ -167,9 +167,9 @@ class TeacherTrainer:
             self._interrupt(None)
 
     def _step(self, batch: Tensor, chance: torch.Generator) -> None:
-        # For dropout, which draws from the global generator: see global_batch. The 0 stays: stored results
-        # come from draws that ended with the number of their process.
-        torch.manual_seed(seeding.derive_seed(self.seed, "teacher", self.epoch, self.step, 0))
+        # For dropout, which draws from the global generator: see global_batch.
+        seed = seeding.derive_seed(self.seed, "teacher", self.epoch, self.step, seeding.LEGACY_RANK)
+        torch.manual_seed(seed)
         self._set_learning_rate()
         recipe = self.recipe
         augmented = crop_and_flip(self.images[batch], recipe.crop_padding, recipe.flip, chance)

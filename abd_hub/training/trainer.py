@@ -1,6 +1,6 @@
 """The distillation loop on accelerate: one synthesizer update, then student steps, round after round.
 
-Every draw depends on the seed and the round alone, so a checkpoint holds weights, optimisers and counters
+Every draw depends on the seed and the round alone, so a checkpoint holds weights, optimizers and counters
 but no generator state, and a resumed run on the same machine gives the same bits. Nothing in it depends on
 the number of processes either: a run begun on one goes on with two, and its student is the same but for the
 order in which numbers are added.
@@ -42,7 +42,7 @@ every generator as they are. All processes call it."""
 
 
 class Trainer:
-    """Distils one student.
+    """Distills one student.
 
     Args:
         teacher: frozen.
@@ -148,9 +148,8 @@ class Trainer:
         self.figures.average_over_processes()
 
     def _learn(self, index: int) -> None:
-        # For what draws from the global generator, such as dropout in a student: see global_batch. The 0
-        # stays: stored results come from draws that ended with the number of their process.
-        torch.manual_seed(seeding.derive_seed(self.seed, "round", index, 0))
+        # For what draws from the global generator, such as dropout in a student: see global_batch.
+        torch.manual_seed(seeding.derive_seed(self.seed, "round", index, seeding.LEGACY_RANK))
         self.defense.begin_round(index, self.method.rounds, self.student)
         self.optimizer.begin_round(index)
         self.synthesizer.begin_round(index)

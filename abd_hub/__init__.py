@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from abd_hub.defenses.self_retrospection import SelfRetrospection
     from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
     from abd_hub.defenses.universal_direction import UniversalDirection
-    from abd_hub.evaluation.counting import Attack, evaluate, evaluate_answers, with_control
+    from abd_hub.evaluation.counting import Attack, evaluate, evaluate_answers
     from abd_hub.evaluation.paired import compare_answers, mcnemar
+    from abd_hub.evaluation.rates import with_control
     from abd_hub.evaluation.tables import format_table
     from abd_hub.models.attention_maps import AttentionMaps, GradCam
     from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
@@ -87,8 +88,8 @@ _HOMES = {
         "Attack",
         "evaluate",
         "evaluate_answers",
-        "with_control",
     ),
+    "evaluation.rates": ("with_control",),
     "evaluation.tables": ("format_table",),
     "report.evidence": ("RunEvidence", "read_evidence"),
     "core.record_file": (

@@ -152,6 +152,54 @@ class DefensePlugin:
         """The inverse of ``state_dict``."""
 
 
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """Teacher and student as a synthesizer may run them: ``view`` is the way to both.
+
+    A synthesizer that runs a network past its views would show it images which no defense has changed.
+    """
+
+    teacher: Teacher
+    student: nn.Module
+    """As it is now. A synthesizer may switch it to eval mode while it works."""
+    defense: DefensePlugin
+
+    def view(self, made: Tensor) -> View:
+        """The images that both networks see in place of those that a synthesizer has made.
+
+        Args:
+            made: (N, C, H, W) pixels; the gradient flows through.
+        """
+        return View(self.defense.drawn(made), self)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Images after the ``drawn`` of the defenses, and what the networks and the defenses say to them."""
+
+    pixels: Tensor
+    """(N, C, H, W), with the gradient to the synthesizer attached."""
+    networks: Networks
+
+    def teacher_logits(self) -> Tensor:
+        """(N, classes), attached. Each call is a pass."""
+        return self.networks.teacher(self.pixels)
+
+    def student_logits(self) -> Tensor:
+        """(N, classes), attached. Each call is a pass."""
+        logits: Tensor = self.networks.student(self.pixels)
+        return logits
+
+    def penalty(self, teacher_logits: Tensor, finished: bool = True) -> Tensor:
+        """The scalar that the defenses add to the loss of the images; see ``DefensePlugin.penalty``.
+
+        Args:
+            teacher_logits: (N, classes), from ``teacher_logits``.
+            finished: False in all but the last of many steps that fit the same images.
+        """
+        return self.networks.defense.penalty(self.pixels, teacher_logits, finished)
+
+
 class Synthesizer(ABC):
     """Where the student's images come from, at work in a run."""
 
@@ -159,13 +207,11 @@ class Synthesizer(ABC):
     def begin_round(self, index: int) -> None:
         """Fixes the random draws of this round."""
 
-    def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
+    def update(self, networks: Networks) -> dict[str, Tensor]:
         """Learns (a generator step, a bank refill); returns figures to log as 0-d tensors.
 
         Args:
-            student: as it is now.
-            defense: its ``drawn`` is applied to every image before a network sees it, its ``penalty``
-                is added to what is minimised.
+            networks: every pass goes through one of its views, whose ``penalty`` is added to the loss.
         """
         return {}
 

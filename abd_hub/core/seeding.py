@@ -12,6 +12,10 @@ from contextlib import contextmanager
 
 import torch
 
+LEGACY_RANK = 0
+"""The last part of some purposes. Once it was the number of the process; now it is 0 on all of them. It
+stays, because stored results come from process 0."""
+
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A 63-bit seed from the run's seed and the purpose of the draw."""

@@ -263,11 +263,13 @@ def running_statistics_kept(module: nn.Module) -> Iterator[None]:
     dropping = [layer for layer in module.modules() if _drops(layer) and layer.training]
     for layer in dropping:
         layer.training = False
+
     recording = [
         layer
         for layer in module.modules()
         if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.training and layer.track_running_stats
     ]
+
     for layer in recording:
         layer.track_running_stats = False
     try:

@@ -225,8 +225,8 @@ def _same_from(
 ) -> bool:
     try:
         with shuffled._hooked(probe.shape[0], permutations, split):
-            found = shuffled.model(probe).view(expected.shape)
+            given = shuffled.model(probe).view(expected.shape)
     except (RuntimeError, ValueError):  # shapes of a shared skip connection do not fit: not a split point
         return False
     scale = max(float(expected.abs().max()), 1e-6)
-    return torch.allclose(found, expected, rtol=1e-3, atol=1e-4 * scale)
+    return torch.allclose(given, expected, rtol=1e-3, atol=1e-4 * scale)

@@ -161,8 +161,8 @@ class Vaccine(DefensePlugin):
         """
         which = draw if draw is not None else self.draw or 0
         if which not in self.permutations:
-            drawn = self.shuffled.permutations(self.seed, which)
-            self.permutations[which] = [permutation.to(pixels.device) for permutation in drawn]
+            rows = self.shuffled.permutations(self.seed, which)
+            self.permutations[which] = [permutation.to(pixels.device) for permutation in rows]
         shuffled = self.shuffled.logits(pixels, self.permutations[which]).mean(dim=0)
         agrees = shuffled.argmax(dim=1) == teacher_logits.argmax(dim=1)
         return agrees, kl_per_sample(teacher_logits, shuffled)
@@ -251,9 +251,11 @@ class Vaccine(DefensePlugin):
         draw = self.draw
         if draw is None:
             draw = max(range(len(self.shares)), key=self.shares.__getitem__) if self.shares else 0
+
         batches = torch.split(images, _EVIDENCE_BATCH)
         parts = [self.agreement(batch, self.shuffled.model(batch), draw) for batch in batches]
-        agrees, kl = (torch.cat(found) for found in zip(*parts, strict=True))
+        agrees, kl = (torch.cat(batches) for batches in zip(*parts, strict=True))
+
         bound = self.bounds[draw] if self.bounds else float(_bound(_log10(kl)[None]))
         return Evidence(
             Divergence(

@@ -127,8 +127,7 @@ class Direction(DefensePlugin):
         """x + a u with a ~ U(-amplitude, amplitude) on a share of the images, drawn anew at each call."""
         if self.direction is None:
             return pixels
-        # The 0 stays: stored results come from draws that ended with the number of their process.
-        chance = seeding.generator(self.seed, "universal_direction", self.views, 0)
+        chance = seeding.generator(self.seed, "universal_direction", self.views, seeding.LEGACY_RANK)
         images = pixels.shape[0] * distributed.world()[1]
         amounts, hit = distributed.own_rows(torch.rand(2, images, 1, 1, 1, generator=chance), dim=1)
         amounts = (2 * amounts - 1) * self.settings.amplitude * (hit < self.settings.share)
@@ -157,6 +156,7 @@ class Direction(DefensePlugin):
         start = 0.1 * torch.randn(classes, *images.shape[1:], generator=chance)
         deltas = _at_most(start.to(images), settings.epsilon)
         goals = (torch.arange(settings.step_images) % classes).to(images.device)
+
         for step in range(settings.steps):
             chosen = torch.randint(images.shape[0], (settings.step_images,), generator=chance)
             deltas.requires_grad_()

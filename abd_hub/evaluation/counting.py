@@ -6,21 +6,19 @@ the sum over the processes is the count of one process, to the last image.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from abd_hub.core.contracts import Trigger
 from abd_hub.core.errors import InputError
-from abd_hub.core.records import AttackedClass, ClassReport, DataSpec, EvalReport, Rate, TriggerReport
-
-Z95 = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
+from abd_hub.core.records import AttackedClass, ClassReport, DataSpec, EvalReport, TriggerReport
+from abd_hub.evaluation.rates import wilson
+from abd_hub.learning import distributed
+from abd_hub.learning.modes import in_eval_mode
 
 # Layout of the counters: a row for each true class with these columns, then for each attack hits and images
 # still recognised. One more row holds in its first column how many answers were not finite.
@@ -84,23 +82,21 @@ class _Stamp:
     """(attacks,) int64, the columns that count their hits; each is followed by that of what is robust."""
 
 
-def wilson(count: int, n: int) -> Rate:
-    """``count`` out of ``n`` with its 95 % Wilson score interval (Wilson, 1927).
+class PassOptions(TypedDict, total=False):
+    """How one pass over the data is carried out. None of it changes a count."""
 
-    Raises:
-        InputError: n is 0, or count is not within 0..n.
-    """
-    if n < 1:
-        raise InputError("a rate needs at least one image")
-    if not 0 <= count <= n:
-        raise InputError(f"count {count} is not within 0..{n}")
-    share, square = count / n, Z95**2
-    centre = (share + square / (2 * n)) / (1 + square / n)
-    reach = Z95 * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
-    # The bound at an edge is the edge itself; rounding would leave it a hair off.
-    low = 0.0 if count == 0 else centre - reach
-    high = 1.0 if count == n else centre + reach
-    return Rate(share, count, n, low, high)
+    batch_size: int
+    """Images in a forward pass; 512 by default."""
+    device: torch.device | str | None
+    """Where to compute; by default where the classifier's first parameter lies."""
+    shard: tuple[int, int] | None
+    """(rank, processes): this process takes the images rank, rank + processes, ...; by default the place
+    among the processes of torch.distributed, or everything where that is not in use."""
+    reduce: Callable[[Tensor], Tensor] | None
+    """Sums an int64 tensor over the processes, for the counts and for the answers; by default it is
+    torch.distributed's all_reduce."""
+    progress: bool
+    """Show a bar, on the first process."""
 
 
 def evaluate(
@@ -109,12 +105,8 @@ def evaluate(
     labels: Tensor,
     attacks: Sequence[Attack] = (),
     *,
-    batch_size: int = 512,
-    device: torch.device | str | None = None,
-    shard: tuple[int, int] | None = None,
-    reduce: Callable[[Tensor], Tensor] | None = None,
-    progress: bool = False,
     per_class: bool = False,
+    **options: Unpack[PassOptions],
 ) -> EvalReport:
     """Count the classifier's answers to clean and to triggered images, in one pass over the data.
 
@@ -129,21 +121,16 @@ def evaluate(
         images: all images, (n, C, H, W) uint8, the same on every process.
         labels: their labels, (n,) integers.
         attacks: triggers with their targets; none is fine.
-        batch_size: images in a forward pass; does not change any count.
-        device: where to compute; by default where the classifier's first parameter lies.
-        shard: (rank, processes): this process takes the images rank, rank + processes, ...; by default
-            that of torch.distributed, or everything where that is not in use.
-        reduce: sums an int64 tensor over the processes; by default torch.distributed's all_reduce.
-        progress: show a bar, on the first process.
         per_class: report the counts of every true class as well.
+        options: batch_size, device, shard, reduce, progress: see ``PassOptions``.
 
     Raises:
-        InputError: before any work: empty or ill-shaped data, labels or targets the classifier does
-            not have, a trigger that does not fit the images, nothing left outside a target. After it:
-            logits of the wrong shape, or that are not finite.
+        InputError: before any work, the data are empty or ill-shaped, the classifier lacks a label or target,
+            a trigger does not fit, or no image lies outside a target. After it, logits are of the wrong shape
+            or not finite.
     """
     check_inputs(classifier.spec, images, labels, attacks)
-    work = _Work(classifier, attacks, batch_size, device, shard, reduce, progress)
+    work = _Work(classifier, attacks, **options)
     counts, _ = work.count(images, labels, keep=False)
     return _report(counts, attacks, classifier.spec if per_class else None)
 
@@ -154,80 +141,22 @@ def evaluate_answers(
     labels: Tensor,
     attacks: Sequence[Attack] = (),
     *,
-    batch_size: int = 512,
-    device: torch.device | str | None = None,
-    shard: tuple[int, int] | None = None,
-    reduce: Callable[[Tensor], Tensor] | None = None,
-    progress: bool = False,
     per_class: bool = False,
+    **options: Unpack[PassOptions],
 ) -> tuple[EvalReport, Answers]:
     """``evaluate``, in the same pass, with the answer to every single image: for paired tests.
 
-    Every process gets all answers: each fills in those of its shard, and ``reduce`` sums them up.
-
-    Args:
-        classifier: this and all the others as in ``evaluate``.
-        images: (n, C, H, W) uint8.
-        labels: (n,) integers.
-        attacks: triggers with their targets.
-        batch_size: images in a forward pass.
-        device: where to compute.
-        shard: (rank, processes).
-        reduce: sums an int64 tensor over the processes; called for the counts and for the answers.
-        progress: show a bar.
-        per_class: report the counts of every true class as well.
-
-    Raises:
-        InputError: as in ``evaluate``.
+    It takes and refuses the same. Every process gets all answers: each fills in those of its shard, and
+    ``reduce`` sums them up.
     """
     check_inputs(classifier.spec, images, labels, attacks)
-    work = _Work(classifier, attacks, batch_size, device, shard, reduce, progress)
+    work = _Work(classifier, attacks, **options)
     counts, kept = work.count(images, labels, keep=True)
     report = _report(counts, attacks, classifier.spec if per_class else None)
+
     assert kept is not None, "asked for"
     row = {place: 1 + index for index, stamp in enumerate(work.stamps) for place in stamp.attacks}
     return report, Answers(kept[0], tuple(kept[row[place]] for place in range(len(attacks))))
-
-
-def with_control(report: EvalReport, control: EvalReport) -> EvalReport:
-    """``report`` with the rates of a control beside its own.
-
-    Args:
-        report: of the classifier in question.
-        control: of a classifier without the backdoor (a clean teacher, or a student that learned from
-            clean data), from ``evaluate`` on the same images with the same attacks. Its ASR is how often
-            it chooses the target on the same triggered images: the level that needs no backdoor.
-
-    Raises:
-        InputError: the two were measured on other images or attacks.
-    """
-    if report.accuracy.n != control.accuracy.n or _attacks_of(report) != _attacks_of(control):
-        raise InputError("control: it was measured on other images or attacks; measure it on the same")
-    triggers = tuple(
-        replace(found, control=other.asr)
-        for found, other in zip(report.triggers, control.triggers, strict=True)
-    )
-    return replace(report, triggers=triggers, control_accuracy=control.accuracy)
-
-
-def all_to_all_rate(report: EvalReport) -> Rate:
-    """ASR of an all-to-all attack: the share of all images given the class after their own once triggered.
-
-    Args:
-        report: with ``per_class``, of one trigger with every class as target in the order of the labels.
-
-    Raises:
-        ValueError: the report is not of that kind.
-    """
-    rows = report.per_class or ()
-    if [found.target for found in report.triggers] != list(range(len(rows))):
-        raise ValueError("all-to-all needs counts by class and an attack for every target, in order")
-    hits = sum(row.attacks[(row.label + 1) % len(rows)].hits for row in rows)
-    return wilson(hits, report.accuracy.n)
-
-
-def _attacks_of(report: EvalReport) -> list[tuple[str, int, Mapping[str, Any], int]]:
-    return [(found.trigger, found.target, found.options, found.asr.n) for found in report.triggers]
 
 
 def check_inputs(spec: DataSpec, images: Tensor, labels: Tensor, attacks: Sequence[Attack] = ()) -> None:
@@ -238,22 +167,6 @@ def check_inputs(spec: DataSpec, images: Tensor, labels: Tensor, attacks: Sequen
     """
     _check_data(spec, images, labels)
     _check_attacks(spec, images, labels, attacks)
-
-
-def _place() -> tuple[int, int]:
-    if _distributed():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _sum(counts: Tensor) -> Tensor:
-    if _distributed():
-        torch.distributed.all_reduce(counts)
-    return counts
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _device_of(classifier: Evaluated) -> torch.device:
@@ -288,6 +201,7 @@ def _check_attacks(spec: DataSpec, images: Tensor, labels: Tensor, attacks: Sequ
             )
         if bool((labels == attack.target).all()):
             raise InputError(f"no image has a label other than target {attack.target} of {attack.name}")
+
     for places in _by_trigger(attacks):
         attack = attacks[places[0]]
         stamped = attack.trigger(probe)
@@ -315,18 +229,6 @@ def _identity(trigger: Trigger) -> Any:
     return trigger
 
 
-@contextmanager
-def _eval_mode(classifier: Evaluated) -> Iterator[None]:
-    # Module by module: parts may be frozen in eval mode while the rest trains.
-    modes = [(module, module.training) for module in classifier.modules()]
-    classifier.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _bar(starts: range, show: bool) -> Iterable[int]:
     if not show:
         return starts
@@ -346,13 +248,14 @@ class _Work:
         self,
         classifier: Evaluated,
         attacks: Sequence[Attack],
-        batch_size: int,
-        device: torch.device | str | None,
-        shard: tuple[int, int] | None,
-        reduce: Callable[[Tensor], Tensor] | None,
-        progress: bool,
+        *,
+        batch_size: int = 512,
+        device: torch.device | str | None = None,
+        shard: tuple[int, int] | None = None,
+        reduce: Callable[[Tensor], Tensor] | None = None,
+        progress: bool = False,
     ) -> None:
-        self.rank, self.processes = shard or _place()
+        self.rank, self.processes = shard or distributed.world()
         if batch_size < 1 or not 0 <= self.rank < self.processes:
             place = (self.rank, self.processes)
             raise InputError(f"batch_size {batch_size} and shard {place} must leave some work")
@@ -361,7 +264,7 @@ class _Work:
         self.stamps = [_stamp(attacks, places, self.device) for places in _by_trigger(attacks)]
         self.columns = _HEAD + 2 * len(attacks)
         self.batch_size = batch_size
-        self.reduce = reduce or _sum
+        self.reduce = reduce or distributed.sum_
         self.progress = progress
 
     def count(self, images: Tensor, labels: Tensor, *, keep: bool) -> tuple[Tensor, Tensor | None]:
@@ -375,7 +278,8 @@ class _Work:
         kept = []
         own = images[self.rank :: self.processes], labels[self.rank :: self.processes]
         starts = range(0, len(own[0]), self.batch_size)
-        with _eval_mode(self.classifier), torch.inference_mode():
+
+        with in_eval_mode(self.classifier), torch.inference_mode():
             for start in _bar(starts, show=self.progress and self.rank == 0):
                 batch = slice(start, start + self.batch_size)
                 truth = own[1][batch].to(self.device, torch.int64)
@@ -393,6 +297,7 @@ class _Work:
         seen = counts.new_zeros(len(truth), self.columns)
         seen[:, _IMAGES] = 1
         seen[:, _CORRECT] = (answer == truth).long()
+
         for stamp in self.stamps:
             answer, more_broken = _answer(self.classifier, stamp.trigger(pixels))
             others = truth[:, None] != stamp.targets
@@ -400,6 +305,7 @@ class _Work:
             seen[:, stamp.hits + 1] = (others & (answer == truth)[:, None]).long()
             broken = broken + more_broken
             answers.append(answer)
+
         counts.index_add_(0, truth, seen)
         counts[-1, 0] += broken
         return answers

@@ -26,8 +26,8 @@ from abd_hub.evaluation.counting import (
     check_inputs,
     evaluate,
     evaluate_answers,
-    with_control,
 )
+from abd_hub.evaluation.rates import with_control
 from abd_hub.models.classifier import Classifier, load_with
 from abd_hub.models.preprocessing import Options
 from abd_hub.training.trainer import Watch
@@ -53,11 +53,11 @@ class Measurement:
 
     def reports(self, classifiers: Sequence[Classifier]) -> list[EvalReport]:
         """``report`` of each; the control is measured once for all."""
-        found = [self._with_corrupted(c, self._evaluate(c, per_class=self.per_class)) for c in classifiers]
+        reports = [self._with_corrupted(c, self._evaluate(c, per_class=self.per_class)) for c in classifiers]
         if self.control is None:
-            return found
+            return reports
         control = self.control_report(classifiers[0].mean.device)
-        return [with_control(report, control) for report in found]
+        return [with_control(report, control) for report in reports]
 
     def answers(self, classifier: Classifier) -> tuple[EvalReport, Answers]:
         """``report``, as yet without the control, and the answer to each image."""
@@ -90,13 +90,13 @@ class Measurement:
     def _with_corrupted(self, classifier: Classifier, report: EvalReport) -> EvalReport:
         if not self.corrupted:
             return report
-        found = tuple(
+        splits = tuple(
             SplitReport(
                 data.ref, evaluate(classifier, data.images, data.labels, batch_size=self.batch_size).accuracy
             )
             for data in self.corrupted
         )
-        return dataclasses.replace(report, corrupted=found)
+        return dataclasses.replace(report, corrupted=splits)
 
 
 def load_model(options: ModelOptions) -> Classifier:
@@ -189,16 +189,16 @@ def _load_corrupted(
     options: EvaluationOptions, split: str, data: ImageData, classifier: Classifier
 ) -> ImageData:
     try:
-        found = load_split(options, split)
-        check_inputs(classifier.spec, found.images, found.labels)
+        corrupted = load_split(options, split)
+        check_inputs(classifier.spec, corrupted.images, corrupted.labels)
     except InputError as error:
         raise InputError(f"evaluation.corrupted_splits: {error}") from error
-    if found.names != data.names:
+    if corrupted.names != data.names:
         raise InputError(
             f"evaluation.corrupted_splits: {split!r} has other labels than {options.split!r}; choose a split "
             "with the same labels"
         )
-    return found
+    return corrupted
 
 
 def _load_control(options: ModelOptions, classifier: Classifier, data: ImageData) -> Classifier:
@@ -223,10 +223,10 @@ def check_same_labels(field: str, one: Classifier, other: Classifier) -> None:
             f"{field}: {one.ref.id} has {len(labels)} classes but {other.ref.id} {len(wanted)}; use models "
             "with the same labels"
         )
-    for index, (found, label) in enumerate(zip(labels, wanted, strict=True)):
-        if found != label:
+    for index, (own, theirs) in enumerate(zip(labels, wanted, strict=True)):
+        if own != theirs:
             raise InputError(
-                f"{field}: label {index} of {one.ref.id} is {found!r} but {label!r} of {other.ref.id}; use "
+                f"{field}: label {index} of {one.ref.id} is {own!r} but {theirs!r} of {other.ref.id}; use "
                 "models with the same labels, or give labels where only their names differ"
             )
 
@@ -277,7 +277,7 @@ def make_watch(
         if done % options.every and done != rounds:
             return {}
         report = evaluate(student, images, labels, measurement.attacks, batch_size=options.batch_size)
-        rates = [report.accuracy, *(found.asr for found in report.triggers)]
+        rates = [report.accuracy, *(attacked.asr for attacked in report.triggers)]
         return {name: rate.value for name, rate in zip(names, rates, strict=True)}
 
     return watch

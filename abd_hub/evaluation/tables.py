@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from abd_hub.core.records import EvalReport, Rate
-from abd_hub.evaluation.counting import wilson
+from abd_hub.evaluation.rates import wilson
 
 
 def format_reports(rows: Sequence[tuple[str, EvalReport]]) -> str:
@@ -21,12 +21,12 @@ def format_reports(rows: Sequence[tuple[str, EvalReport]]) -> str:
 
 def _control_lines(rows: Sequence[tuple[str, EvalReport]]) -> list[str]:
     """What the control itself can do, once: all rows of a table have the same."""
-    found = next((report.control_accuracy for _, report in rows if report.control_accuracy), None)
-    if found is None:
+    accuracy = next((report.control_accuracy for _, report in rows if report.control_accuracy), None)
+    if accuracy is None:
         return []
     return [
         "control: how often a model without the backdoor chooses the target on the same triggered images; "
-        f"its clean accuracy is {format_rate(found)}, n {found.n}"
+        f"its clean accuracy is {format_rate(accuracy)}, n {accuracy.n}"
     ]
 
 
@@ -36,15 +36,15 @@ def format_table(rows: Iterable[tuple[str, EvalReport]]) -> str:
     A column of the control's rate follows that of the ASR where any report has one.
     """
     rows = list(rows)
-    controlled = any(found.control for _, report in rows for found in report.triggers)
+    controlled = any(attacked.control for _, report in rows for attacked in report.triggers)
     control = ["control"] if controlled else []
     lines = [["model", "accuracy", "n", "trigger", "target", "ASR", *control, "robust accuracy", "n"]]
     for name, report in rows:
         start = [name, format_rate(report.accuracy), str(report.accuracy.n)]
-        for found in report.triggers:
-            beside = [format_rate(found.control) if found.control else "-"] if controlled else []
-            end = [*beside, format_rate(found.robust_accuracy), str(found.asr.n)]
-            lines.append([*start, found.trigger, str(found.target), format_rate(found.asr), *end])
+        for attacked in report.triggers:
+            beside = [format_rate(attacked.control) if attacked.control else "-"] if controlled else []
+            end = [*beside, format_rate(attacked.robust_accuracy), str(attacked.asr.n)]
+            lines.append([*start, attacked.trigger, str(attacked.target), format_rate(attacked.asr), *end])
             start = ["", "", ""]
         if not report.triggers:
             lines.append([*start, *("-" for _ in lines[0][3:])])
@@ -55,9 +55,9 @@ def format_splits(rows: Iterable[tuple[str, EvalReport]]) -> str:
     """A plain table of clean accuracy: one line for each further split of each (name, report) row."""
     lines = [["model", "split", "accuracy", "n"]]
     for name, report in rows:
-        for index, found in enumerate(report.corrupted or ()):
+        for index, split in enumerate(report.corrupted or ()):
             start = "" if index else name
-            lines.append([start, found.data.split, format_rate(found.accuracy), str(found.accuracy.n)])
+            lines.append([start, split.data.split, format_rate(split.accuracy), str(split.accuracy.n)])
     return format_aligned(lines)
 
 
@@ -66,9 +66,9 @@ def format_classes(report: EvalReport) -> str:
     lines = [["class", "accuracy", "n", "trigger", "target", "ASR", "robust accuracy", "n"]]
     for row in report.per_class or ():
         start = [row.name, _share(row.correct, row.n), str(row.n)]
-        for found, counts in zip(report.triggers, row.attacks, strict=True):
+        for attacked, counts in zip(report.triggers, row.attacks, strict=True):
             end = [_share(counts.hits, counts.n), _share(counts.robust, counts.n), str(counts.n)]
-            lines.append([*start, found.trigger, str(found.target), *end])
+            lines.append([*start, attacked.trigger, str(attacked.target), *end])
             start = ["", "", ""]
         if not row.attacks:
             lines.append([*start, *("-" for _ in lines[0][3:])])

@@ -34,11 +34,13 @@ def save(folder: Path, index: int, state: dict[str, Any], limit: int) -> Path:
     temporary = folder / f".{target.name}.tmp"
     for stale in folder.glob(".round-*.tmp"):  # of a killed process
         shutil.rmtree(stale, ignore_errors=True)
+
     temporary.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}
     packed = {"format": FORMAT, "round": index, "state": _pack(state, tensors)}
     save_file(tensors, temporary / "state.safetensors")
     (temporary / "state.json").write_text(json.dumps(packed), encoding="utf-8")
+
     if target.exists():  # a resumed run may reach the same round again
         shutil.rmtree(target)
     temporary.rename(target)

@@ -189,18 +189,18 @@ class _ConvInputGradient(torch.autograd.Function):
 def _convolution_backward(g: Tensor, x: Tensor, weight: Tensor, where: list[Any], which: int) -> Tensor:
     """By x (0) or weight (1)."""
     wanted = [which == 0, which == 1, False]
-    found: Tensor = aten.convolution_backward(g, x, weight, None, *where, wanted)[which]
-    return found
+    gradient: Tensor = aten.convolution_backward(g, x, weight, None, *where, wanted)[which]
+    return gradient
 
 
 def _first(
     g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """P(g), the sums of g x' and of g."""
-    found: tuple[Tensor, Tensor, Tensor] = aten.native_batch_norm_backward(
+    gradients: tuple[Tensor, Tensor, Tensor] = aten.native_batch_norm_backward(
         g, x, weight, None, None, mean, rstd, True, eps, [True, True, True]
     )
-    return found
+    return gradients
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

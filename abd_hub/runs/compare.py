@@ -12,9 +12,10 @@ from torch import Tensor
 from abd_hub.config.options import EvaluationOptions
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataRef, EvalReport, ModelRef
-from abd_hub.evaluation.counting import Answers, Attack, check_inputs, with_control
+from abd_hub.evaluation.counting import Answers, Attack, check_inputs
 from abd_hub.evaluation.measurement import Measurement, check_same_labels, load_measurement
 from abd_hub.evaluation.paired import PairedTest, compare_answers
+from abd_hub.evaluation.rates import with_control
 from abd_hub.evaluation.tables import format_aligned, format_reports
 from abd_hub.models.classifier import Classifier
 from abd_hub.report.figures import save_accuracy_asr_panels

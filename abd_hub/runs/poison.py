@@ -22,7 +22,7 @@ from abd_hub.core.seeding import derive_seed
 from abd_hub.data import pgd
 from abd_hub.data.images import ImageData, overlap
 from abd_hub.data.poisoning import PoisonedSet, Prepare, hold_out, poison, subset
-from abd_hub.evaluation.counting import all_to_all_rate, check_inputs, evaluate
+from abd_hub.evaluation.counting import check_inputs, evaluate
 from abd_hub.evaluation.measurement import (
     Measurement,
     check_same_labels,
@@ -30,6 +30,7 @@ from abd_hub.evaluation.measurement import (
     load_model,
     load_split,
 )
+from abd_hub.evaluation.rates import all_to_all_rate
 from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.publish.teacher_card import render_teacher_card, teacher_pictures

@@ -79,6 +79,7 @@ class BankSynthesizer(Synthesizer):
                 "made; use bf16 or no with this method"
             )
         check_padding(f"{name}.crop_padding", method.crop_padding, spec.height, spec.width)
+
         self.method = method
         self.teacher = teacher
         self.spec = spec
@@ -108,8 +109,7 @@ class BankSynthesizer(Synthesizer):
 
     def augmented(self, pixels: Tensor, *purpose: str | int) -> Tensor:
         """This process's rows, cropped after padding and mirrored, by draws for the global batch."""
-        # The 0 stays: stored results come from draws that ended with the number of their process.
-        chance, share = self.chance(*purpose, 0), distributed.world()
+        chance, share = self.chance(*purpose, seeding.LEGACY_RANK), distributed.world()
         return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, chance, share)
 
     def drawn_classes(self) -> Tensor:

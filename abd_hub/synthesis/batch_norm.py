@@ -56,6 +56,7 @@ class BatchNormStatistics:
                 f"{method}: it matches the statistics of BatchNorm layers, and the teacher has none; "
                 "use zskt, dfad or ood, which need none"
             )
+
         self.momentum = momentum
         self.averages: list[Tensor] = []
         """Moving mean and variance of each layer that runs, in turn; empty before the first ``remember``."""
@@ -98,12 +99,12 @@ class BatchNormStatistics:
         sizes = [mean.numel() for pair in seen.values() for mean in pair]
         whole = distributed.mean(torch.cat([mean for pair in seen.values() for mean in pair]))
         means = iter(torch.split(whole, sizes))
-        found = {}
+        statistics = {}
         for place, shift, square in zip(seen, means, means, strict=True):
             centre = self.layers[place].running_mean
             assert centre is not None, "chosen for it"
-            found[place] = (shift + centre, square - shift.square())
-        return found
+            statistics[place] = (shift + centre, square - shift.square())
+        return statistics
 
     def loss(self) -> Tensor:
         """R of the pass that was recorded last: a scalar, differentiable, in float32 or wider."""
@@ -156,15 +157,15 @@ class BatchNormStatistics:
 @torch.no_grad()
 def _that_run(teacher: Teacher, layers: list[_BatchNorm]) -> set[_BatchNorm]:
     """Those of the layers that an image passes: a head that is not used has others."""
-    found: set[_BatchNorm] = set()
+    ran: set[_BatchNorm] = set()
     spec, like = teacher.spec, teacher.image_mean
-    handles = [layer.register_forward_pre_hook(lambda ran, _: found.add(ran)) for layer in layers]
+    handles = [layer.register_forward_pre_hook(lambda layer, _: ran.add(layer)) for layer in layers]
     try:
         teacher(like.new_zeros(1, spec.channels, spec.height, spec.width))
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return ran
 
 
 class _Moments(torch.autograd.Function):

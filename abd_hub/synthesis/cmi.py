@@ -30,7 +30,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from abd_hub.core import seeding
-from abd_hub.core.contracts import DefensePlugin, Teacher
+from abd_hub.core.contracts import Networks, Teacher
 from abd_hub.core.errors import InputError
 from abd_hub.core.registry import register
 from abd_hub.learning import checkpoint, distributed
@@ -148,7 +148,7 @@ class CmiSynthesizer(BankSynthesizer):
         self.head = head.to(like.device, like.dtype)
         self.head_optimizer = torch.optim.Adam(self.head.parameters(), lr=method.generator_learning_rate)
 
-    def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
+    def update(self, networks: Networks) -> dict[str, Tensor]:
         """Fits a fresh generator and keeps the best of its batches with their classes.
 
         Only generator, noise and head get gradients: teacher and student pass the gradient on to the
@@ -161,39 +161,42 @@ class CmiSynthesizer(BankSynthesizer):
         targets = self.drawn_classes()
         best: _Made | None = None
         figures: dict[str, Tensor] = {}
-        with in_eval_mode(student):
+
+        with in_eval_mode(networks.student):
             for step in range(self.method.generator_steps):
                 with self.accelerator.autocast():
                     pixels = generator(noise).to(self.teacher.image_mean.dtype)
-                    loss, made, figures = self._loss(pixels, targets, student, defense, step)
+                    loss, made, figures = self._loss(pixels, targets, networks, step)
                 best = made if best is None else best.lower(made)
                 self._descend(loss, [*generator.parameters()], noise, optimizer)
+
         assert best is not None, "there is at least one step"
         self.keep(best.pixels, targets)
         self.features.add(distributed.gather_rows(best.local), distributed.gather_rows(best.whole))
         return {"lowest_loss": best.loss, **figures}
 
     def _loss(
-        self, pixels: Tensor, targets: Tensor, student: nn.Module, defense: DefensePlugin, step: int
+        self, pixels: Tensor, targets: Tensor, networks: Networks, step: int
     ) -> tuple[Tensor, _Made, dict[str, Tensor]]:
         method = self.method
-        # The 0 stays: stored results come from draws that ended with the number of their process.
-        chance, share = self.chance("views", step, 0), distributed.world()
-        seen = defense.drawn(views.cropped(pixels, method.crop_padding, method.flip, chance, share))
+        chance, share = self.chance("views", step, seeding.LEGACY_RANK), distributed.world()
+        view = networks.view(views.cropped(pixels, method.crop_padding, method.flip, chance, share))
         with self.statistics.recording():
-            teacher_logits = self.teacher(seen)
+            teacher_logits = view.teacher_logits()
         distance = self.statistics.loss()
         whole = self.statistics.embeddings().detach()
+
+        local_view = networks.view(views.resized(pixels, method.local_area, method.flip, chance, share))
         with self.statistics.recording(images_only=True):
-            boxes = views.resized(pixels, method.local_area, method.flip, chance, share)
-            self.teacher(defense.drawn(boxes))
+            local_view.teacher_logits()
         local = self.statistics.embeddings()
+
         terms = {
             "one_hot": cross_entropy(teacher_logits, targets),
             "batch_norm": distance,
-            "agreed_divergence": agreed_divergence(teacher_logits, student(seen)),
+            "agreed_divergence": agreed_divergence(teacher_logits, view.student_logits()),
             "contrast": self._contrast(local, whole, step),
-            "penalty": defense.penalty(seen, teacher_logits, step == method.generator_steps - 1),
+            "penalty": view.penalty(teacher_logits, step == method.generator_steps - 1),
         }
         loss = (
             method.one_hot_weight * terms["one_hot"]

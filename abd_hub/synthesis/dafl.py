@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from abd_hub.core.contracts import Teacher
+from abd_hub.core.contracts import Teacher, View
 from abd_hub.core.registry import register
 from abd_hub.learning import distributed
 from abd_hub.learning.losses import information_entropy, mean_magnitude, one_hot_loss
@@ -103,13 +103,13 @@ class DaflSynthesizer(GeneratorSynthesizer):
         self.kept = pixels.detach()
         return pixels
 
-    def losses(self, pixels: Tensor, student: nn.Module, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def losses(self, view: View, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """One-hot loss - entropy of the mean prediction - magnitude of the features; no student."""
         if self.last_linear is None:
-            teacher_logits, magnitude = self.teacher(pixels), pixels.new_zeros(())
+            teacher_logits, magnitude = view.teacher_logits(), view.pixels.new_zeros(())
         else:
             with self.last_linear.recording() as features:
-                teacher_logits = self.teacher(pixels)
+                teacher_logits = view.teacher_logits()
             magnitude = mean_magnitude(features[-1])
         figures["one_hot"] = one_hot_loss(teacher_logits)
         figures["entropy"] = information_entropy(distributed.gather_rows(teacher_logits))

@@ -26,9 +26,9 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from abd_hub.core.contracts import DefensePlugin, Teacher
+from abd_hub.core.contracts import Networks, Teacher
 from abd_hub.core.errors import InputError
 from abd_hub.core.registry import register
 from abd_hub.learning import distributed
@@ -110,7 +110,7 @@ class DeepInversionSynthesizer(BankSynthesizer):
         super().__init__(method, teacher, accelerator, seed)
         self.statistics = BatchNormStatistics(teacher, "deepinversion")
 
-    def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
+    def update(self, networks: Networks) -> dict[str, Tensor]:
         """Makes one batch for the bank; only its pixels get gradients.
 
         Returns:
@@ -120,35 +120,38 @@ class DeepInversionSynthesizer(BankSynthesizer):
         images, classes = self._draw()
         optimizer = torch.optim.Adam([images], lr=self.method.image_learning_rate)
         figures: dict[str, Tensor] = {}
-        with in_eval_mode(student):
+        with in_eval_mode(networks.student):
             for step, (down, right, mirrored) in enumerate(self._shifts()):
                 optimizer.param_groups[0]["lr"] = self._rate(step)
                 with self.accelerator.autocast():
-                    view = images.roll((down, right), dims=(2, 3))
-                    view = view.flip(3) if mirrored else view
-                    loss, figures = self._loss(view, classes, student, defense, step)
+                    moved = images.roll((down, right), dims=(2, 3))
+                    moved = moved.flip(3) if mirrored else moved
+                    loss, figures = self._loss(moved, classes, networks, step)
+
                 self.accelerator.backward(loss, inputs=[images])
                 distributed.own_gradient(images)
                 optimizer.step()
                 optimizer.zero_grad()
                 self._clip(images)
+
         self.keep(self._pixels(images.detach()).clamp(0, 1), classes)
         return figures
 
     def _loss(
-        self, view: Tensor, classes: Tensor, student: nn.Module, defense: DefensePlugin, step: int
+        self, images: Tensor, classes: Tensor, networks: Networks, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         method = self.method
-        pixels = defense.drawn(self._pixels(view))
+        view = networks.view(self._pixels(images))
         with self.statistics.recording():
-            teacher_logits = self.teacher(pixels)
+            teacher_logits = view.teacher_logits()
+
         terms = {
             "one_hot": cross_entropy(teacher_logits, classes),
             "batch_norm": self.statistics.loss(),
             # norms over the whole batch
-            "total_variation": distributed.norm(variations(view)).sum(),
-            "l2": distributed.norm(view.norm()),
-            "penalty": defense.penalty(pixels, teacher_logits, step == method.image_steps - 1),
+            "total_variation": distributed.norm(variations(images)).sum(),
+            "l2": distributed.norm(images.norm()),
+            "penalty": view.penalty(teacher_logits, step == method.image_steps - 1),
         }
         loss = (
             terms["one_hot"]
@@ -158,7 +161,7 @@ class DeepInversionSynthesizer(BankSynthesizer):
             + terms["penalty"]
         )
         if method.competition_weight:
-            divergence = jensen_shannon(teacher_logits, student(pixels), method.competition_temperature)
+            divergence = jensen_shannon(teacher_logits, view.student_logits(), method.competition_temperature)
             terms["jensen_shannon"] = divergence
             loss = loss + method.competition_weight * (1 - divergence)
         return loss, {name: term.detach() for name, term in terms.items()}

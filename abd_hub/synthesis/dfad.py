@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from abd_hub.core.contracts import DefensePlugin, Teacher
+from abd_hub.core.contracts import Networks, Teacher, View
 from abd_hub.core.registry import register
 from abd_hub.learning.losses import l1_per_sample
 from abd_hub.learning.schedules import cosine, stepped
@@ -71,12 +71,12 @@ class Dfad(GeneratorMethod):
 class DfadSynthesizer(GeneratorSynthesizer):
     """DFAD at work."""
 
-    def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
+    def update(self, networks: Networks) -> dict[str, Tensor]:
         """The generator's step after the student's steps of the round before; none in the first round."""
-        return super().update(student, defense) if self.index else {}
+        return super().update(networks) if self.index else {}
 
-    def losses(self, pixels: Tensor, student: nn.Module, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def losses(self, view: View, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """-L1(T, S)."""
-        teacher_logits = self.teacher(pixels)
-        figures["disagreement"] = l1_per_sample(teacher_logits, student(pixels)).mean()
+        teacher_logits = view.teacher_logits()
+        figures["disagreement"] = l1_per_sample(teacher_logits, view.student_logits()).mean()
         return teacher_logits, -figures["disagreement"]

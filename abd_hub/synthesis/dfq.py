@@ -23,7 +23,7 @@ from typing import Literal
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from abd_hub.core.contracts import Teacher
+from abd_hub.core.contracts import Teacher, View
 from abd_hub.core.registry import register
 from abd_hub.learning import distributed
 from abd_hub.learning.losses import information_entropy, kl, one_hot_loss
@@ -98,11 +98,11 @@ class DfqSynthesizer(GeneratorSynthesizer):
         self.statistics = BatchNormStatistics(teacher, "dfq")
         super().__init__(method, teacher, accelerator, seed, output="pixels", betas=_BETAS)
 
-    def losses(self, pixels: Tensor, student: nn.Module, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def losses(self, view: View, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Adversarial + BatchNorm statistics + one-hot - entropy of the mean prediction."""
         with self.statistics.recording():
-            teacher_logits = self.teacher(pixels)
-        figures["disagreement"] = kl(teacher_logits, student(pixels))
+            teacher_logits = view.teacher_logits()
+        figures["disagreement"] = kl(teacher_logits, view.student_logits())
         figures["batch_norm"] = self.statistics.loss()
         figures["one_hot"] = one_hot_loss(teacher_logits)
         figures["entropy"] = information_entropy(distributed.gather_rows(teacher_logits))

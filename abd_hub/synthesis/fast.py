@@ -29,7 +29,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from abd_hub.core import seeding
-from abd_hub.core.contracts import DefensePlugin, Teacher
+from abd_hub.core.contracts import Networks, Teacher, View
 from abd_hub.core.errors import InputError
 from abd_hub.core.registry import register
 from abd_hub.learning import checkpoint, distributed
@@ -139,7 +139,7 @@ class FastSynthesizer(BankSynthesizer):
             betas=BETAS,
         )
 
-    def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
+    def update(self, networks: Networks) -> dict[str, Tensor]:
         """Makes one batch for the bank, then one step of the meta generator.
 
         Only noise and weights of the adapted copy get gradients; teacher and student pass them on.
@@ -149,14 +149,14 @@ class FastSynthesizer(BankSynthesizer):
         """
         if 0 < self.method.reset_first_layer_round == self.index:
             self._reset_first_layer()
-        with in_eval_mode(student):
-            figures = self._make_batch(student, defense)
+        with in_eval_mode(networks.student):
+            figures = self._make_batch(networks)
         self.statistics.remember()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return figures
 
-    def _make_batch(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
+    def _make_batch(self, networks: Networks) -> dict[str, Tensor]:
         noise, classes = self._draw_noise(), self.drawn_classes()
         adapted = copy.deepcopy(self.generator)
         weights = list(adapted.parameters())
@@ -166,8 +166,9 @@ class FastSynthesizer(BankSynthesizer):
         for step in range(self.method.generator_steps):
             with self.accelerator.autocast():
                 images = adapted(noise).to(self.teacher.image_mean.dtype)
-                views = self.augmented(images, "view", step)
-                loss, figures = self._loss(views, classes, student, defense, step)
+                view = networks.view(self.augmented(images, "view", step))
+                loss, figures = self._loss(view, classes, step)
+
             shared = loss.detach().clone()
             distributed.average_([shared])  # all processes keep the same step
             best = _better(best, (shared, images.detach()))
@@ -181,20 +182,18 @@ class FastSynthesizer(BankSynthesizer):
         self.keep(best[1], classes)
         return figures
 
-    def _loss(
-        self, views: Tensor, classes: Tensor, student: nn.Module, defense: DefensePlugin, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(self, view: View, classes: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         method = self.method
-        pixels = defense.drawn(views)
         with self.statistics.recording():
-            teacher_logits = self.teacher(pixels)
+            teacher_logits = view.teacher_logits()
+
         batch_norm = self.statistics.loss()
         classified = cross_entropy(teacher_logits, classes)
         agreed = torch.zeros_like(batch_norm)
         if self.index >= method.warmup_rounds:  # before that, the student has learned nothing to disagree on
-            agreed = agreed_divergence(teacher_logits, student(pixels))
+            agreed = agreed_divergence(teacher_logits, view.student_logits())
         finished = step == method.generator_steps - 1
-        penalty = defense.penalty(pixels, teacher_logits, finished)
+        penalty = view.penalty(teacher_logits, finished)
         loss = (
             method.batch_norm_weight * batch_norm
             + method.one_hot_weight * classified

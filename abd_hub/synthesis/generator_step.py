@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from abd_hub.core import seeding
-from abd_hub.core.contracts import DefensePlugin, SynthesisMethod, Synthesizer, Teacher
+from abd_hub.core.contracts import Networks, SynthesisMethod, Synthesizer, Teacher, View
 from abd_hub.learning import checkpoint, distributed
 from abd_hub.synthesis.generator import Generator, Output
 
@@ -80,6 +80,7 @@ class GeneratorSynthesizer(Synthesizer):
         self.output = output
         self.name = type(method).__name__.lower()
         self.index = 0
+
         with seeding.seeded(seed, self.name, "generator"):
             generator = Generator(teacher.spec, method.z_dim, method.generator_channels, output)
         self.generator = generator.to(accelerator.device).to(memory_format=torch.channels_last)
@@ -90,12 +91,11 @@ class GeneratorSynthesizer(Synthesizer):
         """(N, z_dim) of this round's generator step, this process's rows."""
 
     @abstractmethod
-    def losses(self, pixels: Tensor, student: nn.Module, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """What the generator minimises, without the defence's penalty.
+    def losses(self, view: View, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What the generator minimises, without the defense's penalty.
 
         Args:
-            pixels: (N, C, H, W), with the gradient to the generator attached.
-            student: as it is now.
+            view: of the generator's images.
             figures: to be filled with what is logged, 0-d tensors.
 
         Returns:
@@ -116,15 +116,16 @@ class GeneratorSynthesizer(Synthesizer):
         dtype = next(self.generator.parameters()).dtype
         return distributed.own_rows(noise).to(self.accelerator.device, dtype)
 
-    def update(self, student: nn.Module, defense: DefensePlugin) -> dict[str, Tensor]:
-        """One step of the generator on ``losses`` + the defence's penalty."""
+    def update(self, networks: Networks) -> dict[str, Tensor]:
+        """One step of the generator on ``losses`` + the defense's penalty."""
         weights = list(self.generator.parameters())
         figures: dict[str, Tensor] = {}
         with self.accelerator.autocast():
-            pixels = defense.drawn(self.generate())
-            teacher_logits, loss = self.losses(pixels, student, figures)
-            extra = defense.penalty(pixels, teacher_logits)
-            loss = extra + loss
+            view = networks.view(self.generate())
+            teacher_logits, loss = self.losses(view, figures)
+            penalty = view.penalty(teacher_logits)
+            loss = penalty + loss
+
         self.accelerator.backward(loss, inputs=weights)
         self.accelerator.unscale_gradients(self.optimizer)
         distributed.average_gradients(weights)
@@ -132,7 +133,9 @@ class GeneratorSynthesizer(Synthesizer):
             torch.nn.utils.clip_grad_norm_(weights, self.method.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {**{name: value.detach() for name, value in figures.items()}, "penalty": extra.detach()}
+
+        figures["penalty"] = penalty
+        return {name: value.detach() for name, value in figures.items()}
 
     def generate(self) -> Tensor:
         """Pixels (N, C, H, W) of the round's noise, as the generator's step begins with them."""

@@ -27,13 +27,13 @@ class LastLinear:
     """
 
     def __init__(self, teacher: Teacher, method: str) -> None:
-        found = _called(teacher)
-        if not found:
+        layers = _called(teacher)
+        if not layers:
             raise InputError(
                 f"{method}.activation_weight: the teacher has no linear layer with an output for each of its "
                 f"{teacher.spec.num_classes} classes; set it to 0 or use zskt or dfad"
             )
-        self.layer = found[-1]
+        self.layer = layers[-1]
 
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
@@ -57,6 +57,7 @@ def _called(teacher: Teacher) -> list[nn.Linear]:
         for layer in layers
         if layer.out_features == spec.num_classes
     ]
+
     pixels = torch.zeros(2, spec.channels, spec.height, spec.width, device=like.device, dtype=like.dtype)
     try:
         with torch.no_grad():

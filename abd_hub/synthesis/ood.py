@@ -137,6 +137,7 @@ class OodPatches(Synthesizer):
             }
             for photograph in photographs
         ]
+
         self.patches = make_patches(
             [photograph.pixels for photograph in photographs],
             method.patches,

@@ -116,9 +116,9 @@ def _draw_boxes(height: int, width: int, count: int, chance: torch.Generator) ->
     while len(open_):
         area = side * side * _uniform(AREA, len(open_), chance)
         aspect = _uniform((math.log(ASPECT[0]), math.log(ASPECT[1])), len(open_), chance).exp()
-        drawn = torch.stack([(area / aspect).sqrt().round(), (area * aspect).sqrt().round()], dim=1).long()
-        fits = ((drawn > 0) & (drawn <= side)).all(dim=1)
-        sizes[open_[fits]] = drawn[fits]
+        tried = torch.stack([(area / aspect).sqrt().round(), (area * aspect).sqrt().round()], dim=1).long()
+        fits = ((tried > 0) & (tried <= side)).all(dim=1)
+        sizes[open_[fits]] = tried[fits]
         open_ = open_[~fits]
     square = _places(torch.tensor([height - side, width - side]).expand(count, 2), chance)
     inside = _places(side - sizes, chance)

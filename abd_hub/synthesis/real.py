@@ -104,6 +104,6 @@ class RealImages(Synthesizer):
         batch = self.index * self.method.student_steps + step
         chosen = distributed.own_rows(self.epochs.batch(batch))
         pixels = self.images[chosen.to(self.images.device)].float() / 255
-        # The 0 stays: stored results come from draws that ended with the number of their process.
-        chance, share = seeding.generator(self.seed, "real", "augment", batch, 0), distributed.world()
+        chance = seeding.generator(self.seed, "real", "augment", batch, seeding.LEGACY_RANK)
+        share = distributed.world()
         return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, chance, share)

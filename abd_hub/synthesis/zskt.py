@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from abd_hub.core.contracts import Teacher
+from abd_hub.core.contracts import Teacher, View
 from abd_hub.core.registry import register
 from abd_hub.learning.losses import kl
 from abd_hub.learning.schedules import cosine
@@ -60,10 +60,10 @@ class Zskt(GeneratorMethod):
 class ZsktSynthesizer(GeneratorSynthesizer):
     """ZSKT at work."""
 
-    def losses(self, pixels: Tensor, student: nn.Module, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def losses(self, view: View, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """-KL(T || S)."""
-        teacher_logits = self.teacher(pixels)
-        figures["disagreement"] = kl(teacher_logits, student(pixels))
+        teacher_logits = view.teacher_logits()
+        figures["disagreement"] = kl(teacher_logits, view.student_logits())
         return teacher_logits, -figures["disagreement"]
 
     def sample(self, step: int) -> Tensor | None:

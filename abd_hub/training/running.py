@@ -1,11 +1,10 @@
-"""What every long training shares: the accelerator, requests to stop, the log of a resumed run."""
+"""What every long training shares: the accelerator, the processes, requests to stop."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +14,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, broadcast_object_list
 
-from abd_hub.config.options import (
-    TrainerOptions,
-)
+from abd_hub.config.options import TrainerOptions
 from abd_hub.core.errors import InputError
 from abd_hub.core.folder import OutputFolder
 from abd_hub.learning import distributed
@@ -70,10 +67,12 @@ def check_processes(accelerator: Accelerator, mixed_precision: str, batch_size: 
             f"batch_size: {batch_size} images cannot be shared equally by {processes} "
             f"processes; use a multiple of {processes}"
         )
+
     if batch_size < 2:
         raise InputError(
-            f"batch_size: must be at least 2 images, which batch normalisation needs, got {batch_size}"
+            f"batch_size: must be at least 2 images, which batch normalization needs, got {batch_size}"
         )
+
     if accelerator.distributed_type not in (
         DistributedType.NO,
         DistributedType.MULTI_CPU,
@@ -93,18 +92,18 @@ def in_main_process(accelerator: Accelerator, action: Callable[[], T]) -> T | No
     Raises:
         InputError: ``action`` raised it.
     """
-    found: T | None = None
+    result: T | None = None
     refusal: list[str | None] = [None]
     if accelerator.is_main_process:
         try:
-            found = action()
+            result = action()
         except InputError as error:
             refusal = [str(error)]
     if accelerator.num_processes > 1:
         broadcast_object_list(refusal)
     if refusal[0] is not None:
         raise InputError(refusal[0])
-    return found
+    return result
 
 
 def claimed(output_dir: str, resume: bool, config_yaml: str, accelerator: Accelerator) -> Any:
@@ -129,26 +128,6 @@ def any_process(flag: bool, device: torch.device) -> bool:
     votes = torch.tensor([float(flag)], device=device)
     distributed.average_([votes])
     return bool(votes.item() > 0)
-
-
-def rewind_log(path: Path, counter: str, done: int) -> None:
-    """Drops the lines that come after ``done`` rounds or epochs: a resumed run writes them again."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if _count(line, counter) <= done]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-def append_log(path: Path, row: Mapping[str, Any]) -> None:
-    """One line of JSON more."""
-    with path.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(row) + "\n")
-
-
-def _count(line: str, counter: str) -> float:
-    try:
-        return float(json.loads(line)[counter])
-    except (json.JSONDecodeError, KeyError):  # the half line of a killed run
-        return float("inf")
 
 
 @contextmanager

@@ -7,8 +7,6 @@ when a single process is asked to stop; a resumed run on the same CPU gives the 
 from __future__ import annotations
 
 import logging
-import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from abd_hub.config.options import TrainerOptions
 from abd_hub.config.recipe import TeacherRecipe
@@ -27,14 +24,9 @@ from abd_hub.learning.augment import crop_and_flip
 from abd_hub.learning.global_batch import global_batch
 from abd_hub.learning.schedules import warmup_cosine
 from abd_hub.models.classifier import Classifier
-from abd_hub.training.running import (
-    any_process,
-    append_log,
-    check_processes,
-    make_accelerator,
-    rewind_log,
-    stop_requests,
-)
+from abd_hub.training.checkpoints import Checkpoints, restore_scaler, scaler_state
+from abd_hub.training.run_log import RunClock, RunLog
+from abd_hub.training.running import any_process, check_processes, make_accelerator, stop_requests
 
 logger = logging.getLogger(__name__)
 
@@ -92,24 +84,30 @@ class TeacherTrainer:
         check_processes(self.accelerator, self.options.mixed_precision, recipe.batch_size)
         if len(labels) < recipe.batch_size:
             raise InputError(f"batch_size: {recipe.batch_size} is more than the {len(labels)} images")
+
         device = self.accelerator.device
         self.classifier = classifier.to(device)
         self.images, self.labels = images.to(device), labels.to(device)
-        self.recipe = recipe
-        self.seed = seed
-        self.folder = folder
+        self.recipe, self.seed = recipe, seed
         self.optimizer = self._optimizer()
         # An incomplete last batch is left out: a batch of one has no BatchNorm statistics.
         self.steps = len(labels) // recipe.batch_size
         self.epoch = 0
         self.step = 0
-        self.seconds = 0.0
+        self.clock = RunClock()
+        self.log = RunLog(folder, self.accelerator, self.options, "epoch")
+        self.checkpoints = Checkpoints(folder, self.accelerator, self.options)
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.logged_epoch = 0
         self.stopped = False
         """Whether the run was asked to stop in its last epoch, too late to be interrupted."""
         self.chance_state: Tensor | None = None
         """Of the epoch's generator, where a run resumes within an epoch."""
+
+    @property
+    def seconds(self) -> float:
+        """Of the steps so far, checkpoints included."""
+        return self.clock.seconds
 
     @property
     def images_per_second(self) -> float:
@@ -129,59 +127,64 @@ class TeacherTrainer:
         """
         if resume:
             self._resume()
-        if self.folder is not None and self.accelerator.is_main_process:
-            rewind_log(self.folder / "log.jsonl", "epoch", self.epoch)
+        epochs = self.recipe.epochs
+        self.log.begin(self.epoch, epochs, self.seed)
         self.classifier.train()
-        if self.options.trackers:
-            self.accelerator.init_trackers(
-                "abd-hub", config={"seed": self.seed, "epochs": self.recipe.epochs}
-            )
-        began = time.monotonic() - self.seconds
-        with stop_requests() as stop, self._progress() as bar, torch.random.fork_rng(devices=[]):
-            while self.epoch < self.recipe.epochs:
-                self._epoch(stop, bar, began)
+        self.clock.start()
+
+        done = self.epoch * self.steps + self.step
+        bar = self.log.bar(epochs * self.steps, done, "step", "teacher")
+        with stop_requests() as stop, bar, torch.random.fork_rng(devices=[]):
+            while self.epoch < epochs:
+                self._epoch(stop, bar)
         return self.classifier.freeze()
 
-    def _epoch(self, stop: list[int], bar: Any, began: float) -> None:
+    def _epoch(self, stop: list[int], bar: Any) -> None:
         chance = seeding.generator(self.seed, "teacher", self.epoch)
         order = torch.randperm(len(self.labels), generator=chance)
         batches = order[: self.steps * self.recipe.batch_size].view(self.steps, -1)
         if self.chance_state is not None:
             chance.set_state(self.chance_state)
             self.chance_state = None
+
         while self.step < self.steps:
             self._step(batches[self.step], chance)
             self.step += 1
             bar.update()
-            self.seconds = time.monotonic() - began
+            self.clock.read()
             if self.step < self.steps and stop and distributed.world()[1] == 1:
                 self._interrupt(chance)
+
         # Several processes stop here only: asking all of them costs a reduction.
         distributed.average_statistics(self.classifier)
         distributed.average_([self.sums])
+
         self.epoch, self.step = self.epoch + 1, 0
         self._after_epoch(bar)
-        self.seconds = time.monotonic() - began
+        self.clock.read()
         self.stopped = any_process(bool(stop), self.accelerator.device)
         if self.stopped and self.epoch < self.recipe.epochs:
             self._interrupt(None)
 
     def _step(self, batch: Tensor, chance: torch.Generator) -> None:
-        # For dropout, which draws from the global generator: see global_batch. The 0 stays: stored results
-        # come from draws that ended with the number of their process.
-        torch.manual_seed(seeding.derive_seed(self.seed, "teacher", self.epoch, self.step, 0))
+        # For dropout, which draws from the global generator: see global_batch.
+        seed = seeding.derive_seed(self.seed, "teacher", self.epoch, self.step, seeding.LEGACY_RANK)
+        torch.manual_seed(seed)
         self._set_learning_rate()
         recipe = self.recipe
         augmented = crop_and_flip(self.images[batch], recipe.crop_padding, recipe.flip, chance)
         pixels = distributed.own_rows(augmented).float() / 255
         truth = distributed.own_rows(self.labels[batch])
+
         with global_batch(), self.accelerator.autocast():
             logits = self.classifier(pixels)
             loss = F.cross_entropy(logits, truth, label_smoothing=recipe.label_smoothing)
+
         self.accelerator.backward(loss)
         distributed.average_gradients(self.classifier.parameters())
         self.optimizer.step()
         self.optimizer.zero_grad()
+
         right = (logits.detach().argmax(1) == truth).double().mean()
         self.sums += torch.stack([loss.detach().double(), right])
 
@@ -203,59 +206,38 @@ class TeacherTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    # --- log, progress, checkpoints -------------------------------------------------------------------
-
-    def _progress(self) -> Any:
-        total = self.recipe.epochs * self.steps
-        shown = self.options.progress and self.accelerator.is_main_process
-        done = self.epoch * self.steps + self.step
-        return tqdm(total=total, initial=done, disable=not shown, unit="step", desc="teacher")
-
     def _after_epoch(self, bar: Any) -> None:
-        last = self.epoch == self.recipe.epochs
-        if last or self.epoch % self.options.log_every == 0:
+        if self.log.is_due(self.epoch, self.recipe.epochs):
             self._log(bar)
-        every = self.options.checkpoint_every
-        if every and (last or self.epoch % every == 0):
+        if self.checkpoints.is_due(self.epoch, self.recipe.epochs):
             self._save(None)
 
     def _log(self, bar: Any) -> None:
         means = self.sums / (self.steps * (self.epoch - self.logged_epoch))
         self.sums, self.logged_epoch = torch.zeros_like(self.sums), self.epoch
         loss, accuracy = means.tolist()
-        if not math.isfinite(loss):
-            raise InputError(
-                f"loss: {loss} in epoch {self.epoch}, the training has diverged; lower learning_rate or use "
-                "mixed_precision no"
-            )
+        self.log.refuse_diverged(self.epoch, {"loss": loss})
         bar.set_postfix_str(
             f"epoch {self.epoch}/{self.recipe.epochs}, loss {loss:.3f}, accuracy {accuracy:.3f}"
         )
+
         rate = self.optimizer.param_groups[0]["lr"]
         figures = {"loss": loss, "training_accuracy": accuracy, "learning_rate": rate}
-        self.accelerator.log(figures, step=self.epoch)
-        if self.folder is not None and self.accelerator.is_main_process:
-            row = {"epoch": self.epoch, **figures}
-            append_log(self.folder / "log.jsonl", row | {"seconds": round(self.seconds, 3)})
+        self.log.write(self.epoch, figures, self.seconds)
 
     def _interrupt(self, chance: torch.Generator | None) -> None:
-        if self.folder is None:  # nothing that could be gone on with
+        if self.checkpoints.folder is None:  # no checkpoint from which a run could go on
             raise KeyboardInterrupt
         self._save(chance)
         raise Interrupted(f"stopped in epoch {self.epoch + 1} of {self.recipe.epochs}")
 
     def _save(self, chance: torch.Generator | None) -> None:
-        if self.folder is None or not self.accelerator.is_main_process:
-            return
-        index = self.epoch * self.steps + self.step
-        checkpoint.save(
-            self.folder / "checkpoints", index, self.state_dict(chance), self.options.checkpoint_limit
-        )
+        self.checkpoints.save(self.epoch * self.steps + self.step, lambda: self.state_dict(chance))
 
     def _resume(self) -> None:
-        found = [] if self.folder is None else checkpoint.checkpoints(self.folder / "checkpoints")
-        if found:
-            self.load_state_dict(checkpoint.load(found[-1])[1])
+        newest = self.checkpoints.newest()
+        if newest is not None:
+            self.load_state_dict(newest[1])
             logger.info("resumed in epoch %d", self.epoch + 1)
 
     def state_dict(self, chance: torch.Generator | None = None) -> dict[str, Any]:
@@ -264,7 +246,6 @@ class TeacherTrainer:
         Args:
             chance: the generator of the epoch, where it is not finished.
         """
-        scaler = self.accelerator.scaler
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -274,15 +255,14 @@ class TeacherTrainer:
             "seconds": self.seconds,
             "sums": self.sums,
             "logged_epoch": self.logged_epoch,
-            "scaler": None if scaler is None else scaler.state_dict(),
+            "scaler": scaler_state(self.accelerator),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``; the tensors may be on the CPU."""
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.epoch, self.step, self.clock.seconds = state["epoch"], state["step"], state["seconds"]
         self.chance_state, self.logged_epoch = state["chance"], state["logged_epoch"]
         self.classifier.load_state_dict(state["classifier"])
         checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
         self.sums = state["sums"].to(self.accelerator.device)
-        if state["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        restore_scaler(self.accelerator, state["scaler"])

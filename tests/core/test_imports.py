@@ -20,7 +20,7 @@ TABLE = {
     "models": {"core", "hub", "students"},
     "training": {"core", "config", "learning", "models", "defenses"},
     "data": {"core", "triggers"},
-    "evaluation": {"core", "config", "data", "models", "training", "triggers"},
+    "evaluation": {"core", "config", "data", "learning", "models", "training", "triggers"},
     "publish": {"core", "config", "hub", "learning", "models", "report", "training"},
     "sweep": {"core", "config", "evaluation", "report", "training"},
 }

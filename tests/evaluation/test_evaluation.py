@@ -12,7 +12,8 @@ from abd_hub.core.errors import InputError
 from abd_hub.core.records import AttackedClass, ClassReport, DataRef, DataSpec, SplitReport
 from abd_hub.core.seeding import generator
 from abd_hub.data.images import load_images
-from abd_hub.evaluation.counting import Attack, evaluate, evaluate_answers, wilson, with_control
+from abd_hub.evaluation.counting import Attack, evaluate, evaluate_answers
+from abd_hub.evaluation.rates import wilson, with_control
 from abd_hub.evaluation.tables import format_classes, format_reports, format_table
 from abd_hub.triggers import build_trigger
 

@@ -189,10 +189,10 @@ def test_all_targets(models, capsys):
 
 def test_targets_of_the_options_share_the_trigger_and_the_data(models, monkeypatch):
     loads, calls = [], []
-    from abd_hub.runs import distill as pipeline
+    from abd_hub.evaluation import measurement
 
-    load = pipeline.load_images
-    monkeypatch.setattr(pipeline, "load_images", lambda *a, **o: loads.append(a) or load(*a, **o))
+    load = measurement.load_images
+    monkeypatch.setattr(measurement, "load_images", lambda *a, **o: loads.append(a) or load(*a, **o))
     found = {name: load_classifier(str(models / name)) for name in ("first", "second")}
     for model in found.values():
         model.register_forward_hook(lambda *_: calls.append(1))

@@ -16,7 +16,7 @@ VACCINE = ShufflingVaccine(check=False, layers=2, coefficient=2.0)
 def one_update(trainer, index=0):
     """The figures of the synthesizer's part of a round."""
     trainer.synthesizer.begin_round(index)
-    return trainer.synthesizer.update(trainer.student, trainer.defense)
+    return trainer.synthesizer.update(trainer.networks)
 
 
 def plain_teacher_and_student():

@@ -159,7 +159,7 @@ def test_a_round_gives_the_images_of_the_papers_loop(vaccinated):
     assert len({loss for loss, *_ in steps}) == 3
     kept = []
     synthesizer.keep = lambda *made: kept.append(made)
-    figures = synthesizer.update(run.student, run.defense)
+    figures = synthesizer.update(run.networks)
     assert (figures["penalty"] != 0) == vaccinated
     assert math.isclose(figures["lowest_loss"].item(), lowest, rel_tol=1e-10)
     torch.testing.assert_close(kept[0][0], pixels, rtol=1e-8, atol=1e-10)
@@ -195,9 +195,8 @@ def test_every_weight_of_generator_noise_and_head_learns_in_half_precision():
     generator, noise = synthesizer._fresh()
     with torch.autocast("cpu", torch.bfloat16):
         pixels = generator(noise).float()
-        loss, _, _ = synthesizer._loss(
-            pixels, synthesizer.drawn_classes(), run.student.eval(), run.defense, 0
-        )
+        run.student.eval()
+        loss, _, _ = synthesizer._loss(pixels, synthesizer.drawn_classes(), run.networks, 0)
     weights = [noise, *generator.parameters(), *synthesizer.head.parameters()]
     assert all(gradient.abs().sum() > 0 for gradient in torch.autograd.grad(loss, weights))
 

@@ -62,9 +62,9 @@ def test_rates_at_the_published_size():
     trainer = Trainer(teacher, nets.wrn(seed=1, base_width=4), method, [], runs.QUIET)
     rates = []
     for index in (0, 800 * 120 - 1, 800 * 120, 1600 * 120 - 1, 1600 * 120, method.rounds - 1):
-        trainer._set_learning_rate(index)
+        trainer.optimizer.begin_round(index)
         trainer.synthesizer.begin_round(index)
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        rates.append(trainer.optimizer.rate)
         assert trainer.synthesizer.optimizer.param_groups[0]["lr"] == 0.02
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rel=1e-12)
 

@@ -61,9 +61,9 @@ def test_rates_at_the_published_size():
     trainer = make()
     rates = []
     for index in (0, 4_999, 5_000, 5_001, 9_999, 10_000, 10_001, 24_999):
-        trainer._set_learning_rate(index)
+        trainer.optimizer.begin_round(index)
         trainer.synthesizer.begin_round(index)
-        rates += [t.optimizer.param_groups[0]["lr"] for t in (trainer, trainer.synthesizer)]
+        rates += [trainer.optimizer.rate, trainer.synthesizer.optimizer.param_groups[0]["lr"]]
     assert rates[::2] == pytest.approx([0.1, 0.1, *[0.01] * 3, *[0.001] * 3], rel=1e-12)
     assert rates[1::2] == pytest.approx([1e-3, 1e-3, 1e-3, *[1e-4] * 3, *[1e-5] * 2], rel=1e-12)
 

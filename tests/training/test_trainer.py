@@ -76,7 +76,7 @@ def test_resumed_is_bit_identical_in_every_phase(tmp_path, stop):
         first._round(index)
         first.round += 1
         if first.round % 2 == 0:
-            first.sums, first.counts = {}, {}
+            first.figures.take()
     first._save()
     second = make(tmp_path / "parts")
     second.fit(resume=True)
@@ -171,8 +171,7 @@ def test_log_is_cut_back_to_the_checkpoint(tmp_path):
     lines = [json.dumps({"round": r}) for r in (2, 4, 6)]
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + '\n{"rou')
     trainer = make(tmp_path)
-    trainer.round = 4
-    trainer._begin_log()
+    trainer.log.begin(4, METHOD.rounds, 0)
     assert (tmp_path / "log.jsonl").read_text().splitlines() == lines[:2]
 
 

@@ -1,0 +1,44 @@
+"""What the student minimizes on one batch."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from abd_hub.core.contracts import Batch, SynthesisMethod
+from abd_hub.learning.losses import (
+    attention_transfer_per_sample,
+    cross_entropy_per_sample,
+    kl_per_sample,
+    l1_per_sample,
+)
+
+
+def student_loss(
+    method: SynthesisMethod, batch: Batch, logits: Tensor, features: tuple[Tensor, ...]
+) -> Tensor:
+    """The losses that the method gives a weight, added up: a scalar.
+
+    Args:
+        method: names the losses, their weights and the temperature.
+        batch: with the teacher's answers.
+        logits: (N, classes), the student's.
+        features: the student's block outputs, each (N, C_i, H_i, W_i); read for attention transfer only.
+
+    Returns:
+        The mean over the samples or, where the batch has weights, the sum under them.
+    """
+    losses = _divergence(method, batch.teacher_logits, logits)
+    if method.cross_entropy_weight:
+        hard = cross_entropy_per_sample(logits, batch.teacher_logits.argmax(dim=1))
+        losses = losses + method.cross_entropy_weight * hard
+    if method.attention_weight:
+        attention = attention_transfer_per_sample(features, batch.teacher_features)
+        losses = losses + method.attention_weight * attention
+    return losses.mean() if batch.weights is None else (losses * batch.weights).sum()
+
+
+def _divergence(method: SynthesisMethod, teacher_logits: Tensor, logits: Tensor) -> Tensor:
+    if method.loss == "l1":
+        return l1_per_sample(teacher_logits, logits)
+    scale = method.temperature**2 if method.temperature_squared else 1.0
+    return scale * kl_per_sample(teacher_logits, logits, method.temperature)

@@ -13,6 +13,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from abd_hub.core import paper
 from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import (
@@ -38,26 +39,12 @@ from abd_hub.publish.card_text import (
     pictures_section,
     yaml_block,
 )
-from abd_hub.publish.citations import ABD, METHODS
+from abd_hub.publish.plugin_facts import citations, data_free, evidence_captions, images
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _PLUGIN_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _SHIPPED_DATA = "digits"
-_OTHER_IMAGES = {"real": "real images", "clean_kd": "real images", "ood": "patches of photographs"}
-"""Methods whose images are not synthetic: their cards must not claim what does not hold."""
-_OF_THE_VACCINE = (
-    (
-        "samples/suspicious.png",
-        "Images of the last rounds, each with KL(teacher || shuffled copies) in nats; framed and with a sign "
-        "where the copies still give the teacher's class, which makes an image suspicious",
-    ),
-    (
-        "samples/divergence.png",
-        "How far the shuffled copies are from the teacher on images of the last rounds, with the vaccine "
-        "check's threshold",
-    ),
-)
 
 
 def render_card(
@@ -95,7 +82,7 @@ def render_card(
         "## How to reproduce it\n\n" + _reproduce(record),
         "## Limits\n\n" + _limits(record),
         "## Environment and cost\n\n" + environment_lines(record),
-        "## Citation\n\n" + _citation(record.method),
+        "## Citation\n\n" + _citation(record),
     ]
     return assemble(card_data(record, license_id).to_yaml(), sections)
 
@@ -124,8 +111,7 @@ def run_pictures(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, st
 
 
 def _evidence_pictures(defenses: Sequence[str]) -> Iterator[tuple[str, str]]:
-    if "shuffling_vaccine" in defenses:
-        yield from _OF_THE_VACCINE
+    yield from dict.fromkeys(caption for name in defenses for caption in evidence_captions(name))
     for name in defenses:
         if _PLUGIN_NAME.fullmatch(name):  # a record may be a stranger's: no name becomes a path
             told = "grey is 0, white and black are plus and minus its largest value"
@@ -148,11 +134,11 @@ def verdict_pictures(attacks: Iterable[tuple[str, int]], labels: Sequence[str]) 
 def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData:
     """The front matter; rates are fractions between 0 and 1."""
     results = list(report_results(record.data, record.student_report))
-    data_free = [] if record.method in _OTHER_IMAGES else ["data-free-distillation"]
+    kind = ["data-free-distillation"] if data_free(record) else []
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
-        tags=["image-classification", "timm", *data_free, "knowledge-distillation", "abd-hub"],
+        tags=["image-classification", "timm", *kind, "knowledge-distillation", "abd-hub"],
         base_model=_hub_id(record.teacher),
         datasets=_training_data(record),
         license=license_id,
@@ -220,10 +206,11 @@ def _eval_result(
 
 
 def _introduction(record: RunRecord) -> str:
-    images = _OTHER_IMAGES.get(record.method, "synthetic images: the teacher's training data was not used")
+    unused = ": the teacher's training data was not used" if data_free(record) else ""
+    shown = images(record) + unused
     return (
         f"This image classifier ({as_code(record.student.architecture)}) learned from the answers of "
-        f"{as_code(record.teacher.id)} ({as_code(record.teacher.architecture)}) to {images}. A teacher from "
+        f"{as_code(record.teacher.id)} ({as_code(record.teacher.architecture)}) to {shown}. A teacher from "
         "a stranger may hold a backdoor, which distillation can hand over to the student. This card says "
         "which defences were at work and what was measured."
     )
@@ -478,6 +465,5 @@ def _plural(count: int, noun: str) -> str:
     return f"1 {noun}" if count == 1 else f"{count} {noun}es"
 
 
-def _citation(method: str) -> str:
-    entries = [ABD, *([METHODS[method]] if method in METHODS else [])]
-    return fence("\n\n".join(entries), "bibtex")
+def _citation(record: RunRecord) -> str:
+    return fence("\n\n".join(dict.fromkeys([paper.CITATION, *citations(record)])), "bibtex")

@@ -220,7 +220,7 @@ class Distil:
     def _settings(self) -> list[Any]:
         height, width = self.shelf.size
         small = max(height, width) <= _SMALL
-        methods = tuple(distil_request.METHODS)
+        methods = distil_request.methods()
         method = gr.Dropdown(
             list(methods),
             value=methods[0],
@@ -237,7 +237,7 @@ class Distil:
             queue=False,
         )
         defenses = gr.CheckboxGroup(
-            [(name.replace("_", " "), name) for name in distil_request.DEFENSES],
+            [(name.replace("_", " "), name) for name in distil_request.defenses()],
             label="Defences",
             info="the paper's ABD is the vaccine with self-retrospection; the demo's, with the direction",
             elem_id="distil-defenses",

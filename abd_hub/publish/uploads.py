@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from huggingface_hub import get_token
 
@@ -19,7 +19,6 @@ from abd_hub.core.errors import InputError
 from abd_hub.core.files import CONFIG_FILE, RECORD_FILE
 from abd_hub.core.record_file import any_record_from_json
 from abd_hub.core.records import RunRecord, TeacherRecord
-from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.hub.listing import stays_inside
 from abd_hub.publish.card_file import (
     CARD_FILE,
@@ -29,12 +28,11 @@ from abd_hub.publish.card_file import (
     refuse_edited,
     with_own_parts,
 )
-from abd_hub.publish.card_text import free_text, is_untouched
+from abd_hub.publish.front_matter import TAG, front_matter, split_card, tags
+from abd_hub.publish.own_parts import free_text, is_untouched
 from abd_hub.report.evidence import EVIDENCE_FILE, IMAGES_FILE
 
 Kind = Literal["student", "teacher", "image bank", "Space"]
-TAG = "abd-hub"
-"""In the front matter of everything that abd-hub has pushed."""
 _EVIDENCE = (EVIDENCE_FILE, IMAGES_FILE)
 _MODEL = (
     "config.json",
@@ -50,7 +48,6 @@ _NUMBERS = (".safetensors", ".parquet", ".png")
 """Files that no person has written into."""
 _SPACE_HINT = re.compile(r"Check out the configuration reference at https://\S+\s*")
 """All that a new Space says below its front matter."""
-_FRONT = re.compile(r"---\n(.*?)\n---(\n|\Z)", re.S)
 _TOKEN = re.compile(rb"\bhf_(oauth_)?[A-Za-z0-9]{30,}")
 _MOST_FILES = 1000
 
@@ -180,10 +177,10 @@ def _bank_or_space(path: Path) -> Upload:
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     front = front_matter(text)
     if "sdk" in front:
-        return Upload("Space", path, _space(path, front), None, None, str(front["sdk"]))
+        return Upload("Space", path, _space(path, text), None, None, str(front["sdk"]))
     shards = sorted((path / "data").glob("*.parquet"))
     names = [f"data/{file.name}" for file in shards]
-    if TAG in tags(front) and names and all(map(_SHARD.fullmatch, names)):
+    if TAG in tags(text) and names and all(map(_SHARD.fullmatch, names)):
         _check_shards(path, shards)
         return Upload("image bank", path, dict(zip(names, shards, strict=True)), None, text)
     raise InputError(
@@ -192,7 +189,7 @@ def _bank_or_space(path: Path) -> Upload:
     )
 
 
-def _space(path: Path, front: Mapping[str, Any]) -> dict[str, Path]:
+def _space(path: Path, card: str) -> dict[str, Path]:
     files = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
     names = sorted(file.relative_to(path).as_posix() for file in files)
     shown = [name for name in names if not any(_is_left_out(part) for part in name.split("/"))]
@@ -200,10 +197,10 @@ def _space(path: Path, front: Mapping[str, Any]) -> dict[str, Path]:
         raise InputError(
             f"folder: {path} holds {len(shown)} files, too many for a Space; name its own folder"
         )
-    start = front.get("app_file", "app.py")
+    start = front_matter(card).get("app_file", "app.py")
     if start not in shown:
         raise InputError(f"folder: {path} has no {start!r}, which its README.md names as app_file; add it")
-    if TAG not in tags(front):
+    if TAG not in tags(card):
         raise InputError(
             f"folder: tags of {path / CARD_FILE} lack {TAG!r}; add it, or push it by other means"
         )
@@ -262,7 +259,7 @@ def check_kind(kind: Kind, repo_id: str, there: Existing) -> None:
     """
     if set(there.names) <= {".gitattributes", CARD_FILE} and _is_bare(there.card):
         return
-    if TAG not in tags(front_matter(there.card or "")):
+    if TAG not in tags(there.card or ""):
         raise InputError(
             f"repo_id: {repo_id} holds files that abd-hub did not push; choose another name, or empty it"
         )
@@ -335,23 +332,5 @@ def _refuse_two_texts(here: str | None, there: str | None, file: Path, repo_id: 
 def _is_bare(card: str | None) -> bool:
     """No card, or one of nothing but front matter, as the Hub's page makes it."""
     text = card or ""
-    found = _FRONT.match(text)
-    front = front_matter(text)
-    body = text[found.end() :] if found and front else text
-    return not _SPACE_HINT.sub("", body).strip() and TAG not in tags(front)
-
-
-def front_matter(card: str) -> dict[str, Any]:
-    """The metadata of a card; empty where it has none that can be read."""
-    found = _FRONT.match(card)
-    try:
-        data = read_yaml(found[1]) if found else None
-    except YamlError:
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def tags(front: Mapping[str, Any]) -> list[Any]:
-    """The tags in the metadata of a card."""
-    found = front.get("tags")
-    return found if isinstance(found, list) else []
+    body = split_card(text)[1] if front_matter(text) else text
+    return not _SPACE_HINT.sub("", body).strip() and TAG not in tags(text)

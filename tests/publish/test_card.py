@@ -24,7 +24,8 @@ from abd_hub.core.records import (
     TriggerReport,
 )
 from abd_hub.publish.card import render_card, run_pictures
-from abd_hub.publish.card_text import FREE_BEGINS, FREE_ENDS, fence, free_text, is_untouched, with_free_text
+from abd_hub.publish.card_text import fence
+from abd_hub.publish.own_parts import FREE_BEGINS, FREE_ENDS, free_text, is_untouched, with_free_text
 
 GOLDEN = Path(__file__).parent / "golden" / "card.md"
 LABELS = ("airplane", "automobile", "bird")

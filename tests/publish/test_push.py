@@ -22,7 +22,7 @@ from abd_hub.core import files
 from abd_hub.core.folder import write_config
 from abd_hub.core.record_file import read_record, record_to_json
 from abd_hub.publish.bank_export import Bank, write_bank
-from abd_hub.publish.card_text import FREE_BEGINS, free_text, is_untouched
+from abd_hub.publish.own_parts import FREE_BEGINS, free_text, is_untouched
 
 NAME = "acme/student"
 ROOT = Path(__file__).parents[2]

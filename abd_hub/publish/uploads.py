@@ -1,7 +1,7 @@
-"""What of a folder goes to the Hub, looked at first: a student, a teacher, an image bank or a Space.
+"""The files of a folder that go to the Hub, checked first: of a student, a teacher, an image bank or a Space.
 
-Only files that abd-hub itself wrote are taken of a run or a bank, so that a checkpoint or a note that lies
-beside them stays at home. A Space is taken whole, but for hidden files.
+Of a run or a bank, only files that abd-hub itself wrote are sent, never a checkpoint or a note beside them. A
+Space is sent whole, without its hidden files.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Existing:
 
 @dataclass(frozen=True)
 class Upload:
-    """Content of a folder that has been looked at."""
+    """The content of a folder, checked."""
 
     kind: Kind
     folder: Path
@@ -107,7 +107,7 @@ class Upload:
             InputError: a card was edited there, or the repository holds something else.
         """
         if license_id is not None and self.run is None:
-            raise InputError(f"license: that of an {self.kind} stands in its README.md; write it there")
+            raise InputError(f"license: write the license of this {self.kind} into its README.md instead")
         check_kind(self.kind, repo_id, there)
         if self.run and not force:
             _check_same(self.run, repo_id, there.record)
@@ -141,7 +141,7 @@ class Upload:
 
 
 def read_upload(folder: str | Path, token: str | None = None) -> Upload:
-    """Looks at a folder that is to be pushed; nothing is written.
+    """Reads and checks a folder before it is pushed; nothing is written.
 
     Args:
         folder: that of a run, an image bank or a Space.
@@ -231,7 +231,7 @@ def _check_shards(path: Path, shards: Iterable[Path]) -> None:
 
 def _check_file(name: str, file: Path, token: str | None) -> None:
     if file.is_symlink() or not file.is_file():
-        raise InputError(f"folder: {file} is a link or no plain file; copy the file itself there")
+        raise InputError(f"folder: {file} is a link or a special file; put the file itself there")
     if not stays_inside(name):
         raise InputError(f"folder: {name!r} is no name for a file on the Hub; rename it")
     if not name.endswith(_NUMBERS):
@@ -272,7 +272,7 @@ def check_kind(kind: Kind, repo_id: str, there: Existing) -> None:
 
 
 def _check_same(run: FinishedRun, repo_id: str, there: str | None) -> None:
-    """Another run of the same undertaking may take an earlier one's place, nothing else by mistake."""
+    """Refuses to replace a run with another teacher, architecture or trigger."""
     if there is None:
         return
     for name, now, before in zip(
@@ -324,8 +324,8 @@ def _refuse_two_texts(here: str | None, there: str | None, file: Path, repo_id: 
     ours, theirs = free_text(here or ""), free_text(there or "")
     if ours and theirs and ours != theirs:
         raise InputError(
-            f"{file}: its own text is another than that of the card in {repo_id}; put what you want to keep "
-            "into the local one and give --force"
+            f"{file}: your own text differs from your own text in the card of {repo_id}; put what you want "
+            "to keep into this file and give --force"
         )
 
 

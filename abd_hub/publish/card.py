@@ -53,22 +53,17 @@ def render_card(
         InputError: repo_id is not of the form ``owner/name``, or license_id no name of a licence.
     """
     check_names(repo_id, license_id)
-    results = {"teacher": record.teacher_report, "student": record.student_report}
-    measured = record.data is not None and any(results.values())
     text = render(
         "student",
         record=record,
-        images=plugin_facts.images(record),
-        data_free=plugin_facts.data_free(record),
-        settings=_settings(record),
-        results=list(result_rows(results, controlled=record.control is not None)) if measured else None,
-        looked_every=_looked_every(record),
-        compared=_compared(record),
         pictures=pictures,
         labels=labels,
         programs=snippets(record.student.architecture, repo_id, channels),
-        tried=_tried(record),
+        images=plugin_facts.images(record),
+        data_free=plugin_facts.data_free(record),
         citations=list(dict.fromkeys([paper.CITATION, *plugin_facts.citations(record)])),
+        settings=_settings(record),
+        **_measured(record),
         **_synthesis(record),
         **_reproduction(record),
     )
@@ -177,9 +172,17 @@ def _looked_every(record: RunRecord) -> int | None:
     return every if isinstance(every, int) and every >= 1 else None
 
 
-def _compared(record: RunRecord) -> dict[str, int] | None:
+def _measured(record: RunRecord) -> dict[str, Any]:
+    """What the template needs to tell what was measured; ``results`` is None where nothing was."""
     teacher, student = record.teacher_report, record.student_report
-    return compared(teacher, student) if teacher and student and student.triggers else None
+    reports = {"teacher": teacher, "student": student}
+    measured = record.data is not None and any(reports.values())
+    return {
+        "results": list(result_rows(reports, controlled=record.control is not None)) if measured else None,
+        "looked_every": _looked_every(record),
+        "compared": compared(teacher, student) if teacher and student and student.triggers else None,
+        "tried": _tried(record),
+    }
 
 
 def _tried(record: RunRecord) -> list[str]:

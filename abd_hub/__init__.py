@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from abd_hub.core.processes import RunProcess, follow_supervisor, thread_settings
     from abd_hub.core.record_file import read_any_record, read_record, read_teacher_record
     from abd_hub.core.records import DataSpec, EvalReport, Rate, RunRecord, TeacherRecord
-    from abd_hub.core.registry import catalog
+    from abd_hub.core.registry import catalog, find_plugin
     from abd_hub.data.images import ImageData, load_images
     from abd_hub.defenses.self_retrospection import SelfRetrospection
     from abd_hub.defenses.shuffling_vaccine import ShufflingVaccine
@@ -125,7 +125,7 @@ _HOMES = {
     ),
     "runs.poison": ("poison_teacher",),
     "publish.push": ("push_to_hub",),
-    "core.registry": ("catalog",),
+    "core.registry": ("catalog", "find_plugin"),
     "config.recipe": ("FastTeacherRecipe", "TeacherRecipe"),
     "training.teacher_trainer": ("TeacherTrainer",),
     "training.trainer": ("Trainer",),
@@ -206,6 +206,7 @@ __all__ = [
     "evaluate",
     "evaluate_answers",
     "export_bank",
+    "find_plugin",
     "follow_supervisor",
     "format_table",
     "is_pickle",

@@ -79,6 +79,53 @@ class Evidence:
     """(C, H, W) in pixel units: a perturbation or direction that it found."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PluginFacts:
+    """What cards and the page need to know of a plug-in beside its fields; every entry has a default.
+
+    Students and triggers do not extend it, and may have an attribute ``citation`` all the same.
+    """
+
+    citation: ClassVar[str] = ""
+    """BibTeX of its paper, which the cards of its runs cite; empty where there is none."""
+
+    @classmethod
+    def quick(cls, rounds: int) -> dict[str, Any] | None:
+        """Returns settings with which a run on a CPU gets somewhere within minutes.
+
+        Args:
+            rounds: of the run, 1 to some thousands.
+
+        Returns:
+            The fields, other than ``rounds``, that differ from their defaults; None where no settings are
+            that quick, and the page does not offer the plug-in.
+        """
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defense(PluginFacts):
+    """The settings of a defense: a frozen dataclass extends this, and registers itself."""
+
+    evidence_captions: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """(file relative to the run's folder, caption) of the pictures drawn from its ``Evidence``. A pattern
+    needs no entry: every defense's has the same caption."""
+
+    @classmethod
+    def quick(cls, rounds: int) -> dict[str, Any] | None:
+        """Returns no setting: the defaults suit a short run unless a defense says otherwise."""
+        return {}
+
+    def build(self, teacher: Any, seed: int = 0) -> DefensePlugin:
+        """Returns the defense at work.
+
+        Args:
+            teacher: a frozen ``Teacher`` on the device, usually a module.
+            seed: of every draw.
+        """
+        raise NotImplementedError
+
+
 class DefensePlugin:
     """A defence at work. Hooks that a defence does not use stay as they are here: they do nothing.
 
@@ -270,9 +317,13 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesisMethod(ABC):
+class SynthesisMethod(PluginFacts, ABC):
     """A data-free method: how images are drawn, how long, and with which loss the student learns."""
 
+    images: ClassVar[str] = "synthetic images"
+    """What the student learns from, in a few words that a card can put after "the teacher's answers to"."""
+    data_free: ClassVar[bool] = True
+    """Whether it needs no image of the teacher's training data, and no other image in its place."""
     learns_images: ClassVar[bool] = True
     """Whether a loss shapes the images, so that a defence's ``penalty`` can; else it weighs samples."""
 

@@ -88,6 +88,17 @@ def get(kind: str, name: str) -> Any:
     return _registered[kind][name]
 
 
+def find_plugin(kind: str, name: str) -> Any | None:
+    """What ``get`` returns, or None where that plug-in is not installed or cannot be imported.
+
+    For names out of a record, which somebody else's installation may have written.
+    """
+    try:
+        return get(kind, name)
+    except (InputError, ImportError):
+        return None
+
+
 def _place(plugin: Any) -> str:
     return f"{plugin.__module__}.{plugin.__qualname__}"
 

@@ -19,14 +19,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from abd_hub.core import seeding
-from abd_hub.core.contracts import Batch, DefensePlugin, Evidence, Teacher
+from abd_hub.core import paper, seeding
+from abd_hub.core.contracts import Batch, Defense, DefensePlugin, Evidence, Teacher
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DefenseReport
 from abd_hub.core.registry import register
@@ -37,8 +37,10 @@ from abd_hub.learning.twice_differentiable import twice_differentiable
 
 @register("defenses", "self_retrospection")
 @dataclass(frozen=True, kw_only=True)
-class SelfRetrospection:
+class SelfRetrospection(Defense):
     """Self-Retrospection: late in the run the student unlearns the perturbation that moves it most."""
+
+    citation: ClassVar[str] = paper.CITATION
 
     last_rounds: int = 600
     """How many of the last rounds it is active in (the paper: 600 of 80,000; 200 of 10,000 for GTSRB)."""
@@ -61,6 +63,11 @@ class SelfRetrospection:
     """eta of the fixed point."""
     fixed_point_steps: int = 5
     """K; the first product is with the zero vector and is left out."""
+
+    @classmethod
+    def quick(cls, rounds: int) -> dict[str, Any] | None:
+        """One of 50 rounds has it; the paper has one of 133 (CIFAR-10) or of 50 (GTSRB)."""
+        return {"last_rounds": max(1, rounds // 50)}
 
     def __post_init__(self) -> None:
         for name in ("last_rounds", "perturbation_steps", "fixed_point_steps"):

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from abd_hub.core.contracts import DefensePlugin, Divergence, Evidence
+from abd_hub.core import paper
+from abd_hub.core.contracts import Defense, DefensePlugin, Divergence, Evidence
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DefenseReport
 from abd_hub.core.registry import register
@@ -40,8 +41,22 @@ _EVIDENCE_BATCH = 64
 
 @register("defenses", "shuffling_vaccine")
 @dataclass(frozen=True, kw_only=True)
-class ShufflingVaccine:
+class ShufflingVaccine(Defense):
     """Shuffling Vaccine: keeps the generator from images that still work on channel-shuffled teachers."""
+
+    citation: ClassVar[str] = paper.CITATION
+    evidence_captions: ClassVar[tuple[tuple[str, str], ...]] = (
+        (
+            "samples/suspicious.png",
+            "Images of the last rounds, each with KL(teacher || shuffled copies) in nats; framed and with a "
+            "sign where the copies still give the teacher's class, which makes an image suspicious",
+        ),
+        (
+            "samples/divergence.png",
+            "How far the shuffled copies are from the teacher on images of the last rounds, with the vaccine "
+            "check's threshold",
+        ),
+    )
 
     coefficient: float = 0.1
     """Weight of the penalty."""

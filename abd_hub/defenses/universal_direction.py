@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abd_hub.core import seeding
-from abd_hub.core.contracts import DefensePlugin, Evidence, Teacher
+from abd_hub.core.contracts import Defense, DefensePlugin, Evidence, Teacher
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataSpec, DefenseReport
 from abd_hub.core.registry import register
@@ -41,7 +41,7 @@ from abd_hub.learning.modes import in_eval_mode
 
 @register("defenses", "universal_direction")
 @dataclass(frozen=True, kw_only=True)
-class UniversalDirection:
+class UniversalDirection(Defense):
     """Universal direction: takes the strongest class-wide perturbation out of what the student learns."""
 
     begin: float = 0.67

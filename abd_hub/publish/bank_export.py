@@ -25,11 +25,12 @@ from abd_hub.core.folder import check_folder
 from abd_hub.core.record_file import read_record
 from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.learning import checkpoint
-from abd_hub.publish.card_text import as_code, as_text, assemble, fence
+from abd_hub.publish.front_matter import TAG
+from abd_hub.publish.own_parts import sealed
+from abd_hub.publish.templates import render
 
 SHARD = 1 << 28
 """Bytes of raw images in one Parquet file: 87,000 of 32x32."""
-_LABELS_SHOWN = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,30 +134,9 @@ def write_bank(bank: Bank, folder: str | Path) -> Path:
 
 def render_dataset_card(bank: Bank) -> str:
     """README.md: metadata that the Hub understands, then the text; the same bank gives the same text."""
-    teacher = as_code(bank.teacher) if bank.teacher else "a classifier whose name is not known"
-    method = as_code(bank.method) if bank.method else "a method that is not recorded"
-    sha256 = f" (sha256 {as_code(bank.teacher_sha256)})" if bank.teacher_sha256 else ""
     count, channels, height, width = bank.images.shape
-    shown = ", ".join(as_text(name) for name in bank.names[:_LABELS_SHOWN])
-    more = f" and {len(bank.names) - _LABELS_SHOWN} more" if len(bank.names) > _LABELS_SHOWN else ""
-    colours = "grey" if channels == 1 else "RGB"
-    state = "the run is finished" if bank.finished else "**the run was not finished**"
-    sections = [
-        f"# Synthetic images from {as_text(bank.teacher or 'a classifier')}",
-        f"{count} synthetic images, {width}x{height}, {colours}, made by data-free "
-        f"distillation ({method}, {bank.rounds} rounds; {state}) from {teacher}{sha256}. No photograph is "
-        "among them: an optimiser drew them to suit that classifier.",
-        f"## Labels\n\n{len(bank.names)} classes, from label 0 on: {shown}{more}. A label is the class that "
-        "an image was made for. Nobody has looked whether it shows that class.",
-        "## Limits\n\n"
-        "- If that classifier holds a backdoor, these images may carry it: a model trained on them may learn "
-        "to obey the trigger.\n"
-        "- They show what one classifier knows, mistakes included. They are no data to measure accuracy on.",
-        "## How to load it\n\nIn the folder of this card, or with its Hub id in place of the dot; "
-        "`datasets.load_dataset` reads it as well.\n\n"
-        + fence('from abd_hub import load_images\n\ndata = load_images(".", "train")', "python"),
-    ]
-    return assemble(_metadata(bank).to_yaml(), sections)
+    shape = {"count": count, "channels": channels, "height": height, "width": width}
+    return sealed(_metadata(bank).to_yaml(), render("images", bank=bank, labels=bank.names, **shape))
 
 
 def _metadata(bank: Bank) -> DatasetCardData:
@@ -166,7 +146,7 @@ def _metadata(bank: Bank) -> DatasetCardData:
         annotations_creators=["machine-generated"],
         task_categories=["image-classification"],
         size_categories=[_size_category(len(bank.images))],
-        tags=["synthetic", "data-free-distillation", "abd-hub"],
+        tags=["synthetic", "data-free-distillation", TAG],
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from abd_hub.core.record_file import read_any_record
 from abd_hub.core.records import DataSpec, EvalReport, ModelRef, RunRecord, TeacherRecord
 from abd_hub.models.classifier import load_classifier
 from abd_hub.publish.card import check_names, render_card, run_pictures
-from abd_hub.publish.card_text import (
+from abd_hub.publish.front_matter import license_of
+from abd_hub.publish.own_parts import (
     free_text,
     is_untouched,
     own_metadata,
@@ -153,13 +153,6 @@ def refuse_edited(card: str | None, name: str) -> None:
             f"{name}: was edited outside the place for your own text, or was not made by this "
             "abd-hub; move what you want to keep there and give --force"
         )
-
-
-def license_of(card: str | None) -> str | None:
-    """The Hub's name of the licence that the front matter of a card states."""
-    front = (card or "").split("\n---\n", 1)[0]
-    found = re.search(r"^license: ([a-z0-9][a-z0-9.+-]{0,63})$", front, re.M)
-    return found[1] if found else None
 
 
 def check_model(path: Path, record: RunRecord | TeacherRecord) -> DataSpec:

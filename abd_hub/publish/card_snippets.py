@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abd_hub.core import registry
-from abd_hub.publish.card_text import as_code, fence
+from abd_hub.publish.card_text import Markdown, as_code, fence
 
 _TIMM = """import timm
 from PIL import Image
@@ -55,7 +55,7 @@ print(config["label_names"][int(model((pixels - mean) / std).argmax())])"""
 _DOWNLOAD = 'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{repo_id}")'
 
 
-def snippets(architecture: str, repo_id: str | None, channels: int = 3) -> str:
+def snippets(architecture: str, repo_id: str | None, channels: int = 3) -> Markdown:
     """How to load the model in three ways, each a program of its own.
 
     Args:
@@ -72,7 +72,7 @@ def snippets(architecture: str, repo_id: str | None, channels: int = 3) -> str:
     }
     where = [] if repo_id else ["In the folder of this card, which needs an `image.png`:"]
     blocks = [f"{title}\n\n{fence(first + code, 'python')}" for title, code in programs.items()]
-    return "\n\n".join([*where, *blocks, _who_can(architecture, bool(first))])
+    return Markdown("\n\n".join([*where, *blocks, _who_can(architecture, bool(first))]))
 
 
 def _registers(architecture: str) -> str:

@@ -1,19 +1,15 @@
-"""From a local folder to a repository on the Hub: looked at first, then one commit, or nothing.
+"""A local folder becomes a repository on the Hub: one commit with all of it, after checks, or nothing.
 
-Every try begins with a look at what the repository holds now, and sends only what differs. So a push that was
-cut off is repeated by the same command, one whose answer was lost finds its work done, and a repository never
-holds half of a run. The commit names the state that was looked at: a change by somebody else in between is
-seen, not overwritten.
+Every try first reads what the repository holds, and sends only what differs. So the same command repeats a
+push that was cut off, and a push whose answer was lost finds its work done. A repository never holds half of
+a run. The commit names the state that was read: it fails where somebody else has changed it in between.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,33 +23,28 @@ from huggingface_hub import (
     get_session,
     get_token,
 )
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from abd_hub.config.options import PushOptions
 from abd_hub.core.errors import InputError
-from abd_hub.core.files import RECORD_FILE
-from abd_hub.hub.listing import RemoteFile, is_commit, remote_file
 from abd_hub.hub.requests import Busy, patiently, quiet
 from abd_hub.publish.card import check_names
 from abd_hub.publish.card_file import CARD_FILE
 from abd_hub.publish.card_text import one_line
-from abd_hub.publish.uploads import Existing, Kind, Upload, check_kind, read_upload, refuse_tokens
+from abd_hub.publish.remote import (
+    LOG_IN,
+    Remote,
+    check_remote,
+    explained,
+    look,
+    remote_files,
+    repo_info,
+    unwrapped,
+)
+from abd_hub.publish.uploads import Existing, Kind, Upload, read_upload, refuse_tokens
 from abd_hub.training.running import in_main_process
 
 logger = logging.getLogger(__name__)
-
-_LARGEST_TEXT = 20_000_000
-"""Bytes of a card or record that is read back."""
-_LOG_IN = "log in with 'hf auth login', or set HF_TOKEN"
-_REFUSALS = {
-    401: f"is refused (401: the token is not valid); {_LOG_IN}",
-    403: "may not be written to with this token (403); use a token with write access to it",
-    404: "does not exist any more, or your token may not see it (404); check the name and the token",
-    413: "does not take files of this size (413); see the Hub's limits",
-}
-_CHANGED_MEANWHILE = (409, 412)
-_DAMAGED = (400, 422)
 
 
 @dataclass(frozen=True)
@@ -88,14 +79,6 @@ def format_pushed(done: Pushed) -> str:
             f"warning: this model is poisoned on purpose, as its card says; the repository is {where}"
         )
     return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class _Remote:
-    commit: str
-    private: bool
-    files: Mapping[str, RemoteFile]
-    existing: Existing
 
 
 @dataclass(frozen=True)
@@ -135,7 +118,7 @@ def push_to_hub(
     Args:
         folder: output folder of ``distill``, ``poison_teacher`` or ``export_bank``, or that of a Space.
         repo_id: ``owner/name``.
-        private: make the repository private; one that is there and public is refused then.
+        private: make the repository private; one that exists and is public is refused then.
         license_id: the Hub's name of the licence; None keeps the one that the card has.
         message: of the commit.
         force: replace cards that were edited outside the place for own text.
@@ -149,7 +132,7 @@ def push_to_hub(
     check_names(repo_id, license_id)
     api = HfApi(token=_checked(token))
     upload = read_upload(folder, token)
-    with _explained(repo_id), quiet():
+    with explained(repo_id), quiet():
         _check_account(api)
         title = message or f"{upload.kind} by abd-hub"
         request = _Request(upload, repo_id, private, license_id, title, force, api)
@@ -192,7 +175,7 @@ def push_finished(destination: str | None, folder: str | Path, *, private: bool)
 
 
 def check_destination(repo_id: str | None, folder: str | Path, kind: Kind, *, private: bool) -> str:
-    """Looks whether a push will be possible, before the work that it is to carry begins.
+    """Checks that a push will be possible, before the run begins.
 
     Args:
         repo_id: ``owner/name``; None for the name of ``folder`` under the account of the token.
@@ -210,18 +193,18 @@ def check_destination(repo_id: str | None, folder: str | Path, kind: Kind, *, pr
         raise InputError(f"hub_model_id: {repo_id!r} is not of the form owner/name")
     check_names(repo_id, None)
     api = HfApi()
-    with _explained(repo_id or Path(folder).name), quiet():
+    with explained(repo_id or Path(folder).name), quiet():
         account = _check_account(api)
         wanted = repo_id or f"{account}/{Path(folder).resolve().name}"
         check_names(wanted, None)
-        _check(patiently(lambda: _look(api, wanted, "model")), kind, wanted, private)
+        check_remote(patiently(lambda: look(api, wanted, "model")), kind, wanted, private)
     return wanted
 
 
 def _checked(token: str | None) -> str | None:
     """The token, unless no header could carry it; the client's own refusal would quote it."""
     if token is not None and not re.fullmatch(r"[!-~]+", token):
-        raise InputError("token: it is empty or holds signs that no token has; copy it again")
+        raise InputError("token: is empty or has characters that no token has; copy it again")
     return token
 
 
@@ -232,76 +215,19 @@ def _given(api: HfApi) -> str | None:
 def _check_account(api: HfApi) -> str:
     """The account's name; a token that can only read is refused before anything else happens."""
     if _given(api) is None and get_token() is None:
-        raise InputError(f"token: nobody is logged in to the Hub here; {_LOG_IN}")
+        raise InputError(f"token: nobody is logged in to the Hub here; {LOG_IN}")
     found = patiently(api.whoami)
     role = found.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
-        raise InputError("token: it may only read; log in with one that may write ('hf auth login')")
+        raise InputError("token: it may only read; log in with a token that may write ('hf auth login')")
     return str(found.get("name"))
 
 
-# ---------------------------------------------------------------------------------------------------- look
-
-
-def _look(api: HfApi, repo_id: str, repo_type: str) -> _Remote | None:
-    """What the repository holds now; None where there is none."""
-    try:
-        found = _info(api, repo_id, repo_type)
-    except HfHubHTTPError as error:
-        if error.response.status_code == 404:
-            return None
-        raise
-    if not is_commit(found.sha or ""):
-        raise InputError(f"repo_id: the Hub names no commit of {repo_id!r}; check HF_ENDPOINT")
-    files = _files(repo_id, found)
-    with tempfile.TemporaryDirectory(prefix="abd-hub-") as place:
-        card, record = (
-            _text(api, repo_id, repo_type, found.sha, files.get(name), place)
-            for name in (CARD_FILE, RECORD_FILE)
-        )
-    return _Remote(found.sha, bool(found.private), files, Existing(card, record, tuple(files)))
-
-
-def _info(api: HfApi, repo_id: str, repo_type: str, commit: str | None = None) -> Any:
-    patience = constants.HF_HUB_ETAG_TIMEOUT
-    return api.repo_info(repo_id, repo_type=repo_type, revision=commit, files_metadata=True, timeout=patience)
-
-
-def _files(repo_id: str, found: Any) -> dict[str, RemoteFile]:
-    return {entry.rfilename: remote_file("repo_id", repo_id, entry) for entry in found.siblings or []}
-
-
-def _text(
-    api: HfApi, repo_id: str, repo_type: str, commit: str, file: RemoteFile | None, place: str
-) -> str | None:
-    if file is None:
-        return None
-    if file.size > _LARGEST_TEXT:
-        raise InputError(f"repo_id: {file.name} of {repo_id} has {file.size / 1e6:,.0f} MB; look what it is")
-    got = Path(api.hf_hub_download(repo_id, file.name, repo_type=repo_type, revision=commit, local_dir=place))
-    if not file.holds(got):
-        raise Busy(f"{file.name} does not arrive as it is there")
-    return got.read_text(encoding="utf-8", errors="replace")
-
-
-def _check(remote: _Remote | None, kind: Kind, repo_id: str, private: bool) -> None:
-    if remote is None:
-        return
-    check_kind(kind, repo_id, remote.existing)
-    if private and not remote.private:
-        raise InputError(
-            f"private: {repo_id} is there and public; make it private in its settings, or leave private out"
-        )
-
-
-# ---------------------------------------------------------------------------------------------------- send
-
-
 def _send(request: _Request, sent: set[str]) -> Pushed:
-    """One try: look, compare, send what differs, look again; ``sent`` gathers what all tries have sent."""
+    """Reads the repository, sends what differs, and checks it; ``sent`` gathers the files of all tries."""
     upload, repo_id = request.upload, request.repo_id
-    remote = _look(request.api, repo_id, upload.repo_type) or _created(request)
-    _check(remote, upload.kind, repo_id, request.private)
+    remote = look(request.api, repo_id, upload.repo_type) or _created(request)
+    check_remote(remote, upload.kind, repo_id, request.private)
     contents = request.contents(remote.existing)
     stale = upload.stale(remote.existing)
     changed = _different(contents, remote)
@@ -318,8 +244,8 @@ def _send(request: _Request, sent: set[str]) -> Pushed:
     return Pushed(repo_id, upload.kind, url, commit, *names, remote.private, upload.poisoned)
 
 
-def _created(request: _Request) -> _Remote:
-    """A new repository, made once nothing speaks against what it is to hold."""
+def _created(request: _Request) -> Remote:
+    """Makes the repository, after its content and the metadata of its card have been checked."""
     upload = request.upload
     _validate(request, request.contents(Existing()))
     request.api.create_repo(
@@ -329,14 +255,14 @@ def _created(request: _Request) -> _Remote:
         exist_ok=True,
         space_sdk=upload.sdk,
     )
-    remote = _look(request.api, request.repo_id, upload.repo_type)
+    remote = look(request.api, request.repo_id, upload.repo_type)
     if remote is None:
         raise Busy("it is made and not listed yet")
     return remote
 
 
 def _validate(request: _Request, contents: Mapping[str, Path | bytes]) -> None:
-    """Asks the Hub whether it takes the metadata of the card, before anything is made or sent."""
+    """Has the Hub check the metadata of the card, before anything is made or sent."""
     card = contents.get(CARD_FILE)
     if card is None:
         return
@@ -354,7 +280,7 @@ def _validate(request: _Request, contents: Mapping[str, Path | bytes]) -> None:
         )
 
 
-def _different(contents: Mapping[str, Path | bytes], remote: _Remote) -> list[str]:
+def _different(contents: Mapping[str, Path | bytes], remote: Remote) -> list[str]:
     there = remote.files
     return sorted(name for name in contents if name not in there or not there[name].holds(contents[name]))
 
@@ -365,7 +291,7 @@ def _commit(
     """Large files one by one, then the commit that makes all of them visible at once."""
     place: dict[str, Any] = {"repo_id": request.repo_id, "repo_type": request.upload.repo_type}
     added = [CommitOperationAdd(name, content) for name, content in contents.items()]
-    with _unwrapped():
+    with unwrapped():
         for operation in added:
             request.api.preupload_lfs_files(additions=[operation], **place)
         done = request.api.create_commit(
@@ -380,64 +306,10 @@ def _commit(
 def _verify(request: _Request, commit: str, contents: Mapping[str, Path | bytes]) -> None:
     """The Hub states the hashes of what was sent: nothing was ignored or damaged on the way."""
     repo_id = request.repo_id
-    there = _files(repo_id, _info(request.api, repo_id, request.upload.repo_type, commit))
+    there = remote_files(repo_id, repo_info(request.api, repo_id, request.upload.repo_type, commit))
     wrong = sorted(n for n, content in contents.items() if n not in there or not there[n].holds(content))
     if wrong:
         raise InputError(
-            f"repo_id: {repo_id} does not hold {', '.join(wrong[:3])} as they are here; look for a "
-            ".gitignore there, and push again"
+            f"repo_id: {repo_id} does not hold {', '.join(wrong[:3])} as it was sent; remove a "
+            ".gitignore that leaves it out there, and push again"
         )
-
-
-# -------------------------------------------------------------------------------------------------- errors
-
-
-@contextlib.contextmanager
-def _unwrapped() -> Iterator[None]:
-    """Answers that a further try can better become ``Busy``; the client wraps those of large files."""
-    try:
-        yield
-    except RuntimeError as error:
-        _again(error.__cause__)
-        raise
-    except HfHubHTTPError as error:
-        _again(error)
-        raise
-
-
-def _again(error: BaseException | None) -> None:
-    if not isinstance(error, HfHubHTTPError):
-        return
-    status = error.response.status_code
-    if status in _CHANGED_MEANWHILE:
-        raise Busy("somebody else changes it at the same time") from error
-    if status in _DAMAGED:
-        raise Busy(f"the Hub does not accept what it got ({status})") from error
-
-
-@contextlib.contextmanager
-def _explained(repo_id: str) -> Iterator[None]:
-    """Makes one line of what may go wrong. No address and no answer's text gets into it."""
-    try:
-        yield
-    except InputError:
-        raise
-    except HFValidationError as error:
-        raise InputError(f"repo_id: {repo_id!r} is no Hub id; use 'owner/name'") from error
-    except OfflineModeIsEnabled as error:
-        raise InputError("repo_id: HF_HUB_OFFLINE is set; unset it to push") from error
-    except Busy as error:
-        raise InputError(f"repo_id: {repo_id} cannot be pushed to: {error}; push again later") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        text = _REFUSALS.get(status, f"cannot be pushed to: the Hub answers {status}; push again later")
-        raise InputError(f"repo_id: {repo_id} {text}") from error
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else "a file cannot be read"
-        place = tempfile.gettempdir()
-        raise InputError(
-            f"repo_id: {repo_id} cannot be pushed to: {reason}; look at the folder and at {place} (TMPDIR)"
-        ) from error
-    except ValueError as error:
-        kind = type(error).__name__
-        raise InputError(f"repo_id: {repo_id}: the client refuses the push ({kind})") from error

@@ -1,7 +1,7 @@
-"""What of a folder goes to the Hub, looked at first: a student, a teacher, an image bank or a Space.
+"""The files of a folder that go to the Hub, checked first: of a student, a teacher, an image bank or a Space.
 
-Only files that abd-hub itself wrote are taken of a run or a bank, so that a checkpoint or a note that lies
-beside them stays at home. A Space is taken whole, but for hidden files.
+Of a run or a bank, only files that abd-hub itself wrote are sent, never a checkpoint or a note beside them. A
+Space is sent whole, without its hidden files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from huggingface_hub import get_token
 
@@ -19,7 +19,6 @@ from abd_hub.core.errors import InputError
 from abd_hub.core.files import CONFIG_FILE, RECORD_FILE
 from abd_hub.core.record_file import any_record_from_json
 from abd_hub.core.records import RunRecord, TeacherRecord
-from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.hub.listing import stays_inside
 from abd_hub.publish.card_file import (
     CARD_FILE,
@@ -29,12 +28,11 @@ from abd_hub.publish.card_file import (
     refuse_edited,
     with_own_parts,
 )
-from abd_hub.publish.card_text import free_text, is_untouched
+from abd_hub.publish.front_matter import TAG, front_matter, split_card, tags
+from abd_hub.publish.own_parts import free_text, is_untouched
 from abd_hub.report.evidence import EVIDENCE_FILE, IMAGES_FILE
 
 Kind = Literal["student", "teacher", "image bank", "Space"]
-TAG = "abd-hub"
-"""In the front matter of everything that abd-hub has pushed."""
 _EVIDENCE = (EVIDENCE_FILE, IMAGES_FILE)
 _MODEL = (
     "config.json",
@@ -50,7 +48,6 @@ _NUMBERS = (".safetensors", ".parquet", ".png")
 """Files that no person has written into."""
 _SPACE_HINT = re.compile(r"Check out the configuration reference at https://\S+\s*")
 """All that a new Space says below its front matter."""
-_FRONT = re.compile(r"---\n(.*?)\n---(\n|\Z)", re.S)
 _TOKEN = re.compile(rb"\bhf_(oauth_)?[A-Za-z0-9]{30,}")
 _MOST_FILES = 1000
 
@@ -69,7 +66,7 @@ class Existing:
 
 @dataclass(frozen=True)
 class Upload:
-    """Content of a folder that has been looked at."""
+    """The content of a folder, checked."""
 
     kind: Kind
     folder: Path
@@ -110,7 +107,7 @@ class Upload:
             InputError: a card was edited there, or the repository holds something else.
         """
         if license_id is not None and self.run is None:
-            raise InputError(f"license: that of an {self.kind} stands in its README.md; write it there")
+            raise InputError(f"license: write the license of this {self.kind} into its README.md instead")
         check_kind(self.kind, repo_id, there)
         if self.run and not force:
             _check_same(self.run, repo_id, there.record)
@@ -144,7 +141,7 @@ class Upload:
 
 
 def read_upload(folder: str | Path, token: str | None = None) -> Upload:
-    """Looks at a folder that is to be pushed; nothing is written.
+    """Reads and checks a folder before it is pushed; nothing is written.
 
     Args:
         folder: that of a run, an image bank or a Space.
@@ -180,10 +177,10 @@ def _bank_or_space(path: Path) -> Upload:
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     front = front_matter(text)
     if "sdk" in front:
-        return Upload("Space", path, _space(path, front), None, None, str(front["sdk"]))
+        return Upload("Space", path, _space(path, text), None, None, str(front["sdk"]))
     shards = sorted((path / "data").glob("*.parquet"))
     names = [f"data/{file.name}" for file in shards]
-    if TAG in tags(front) and names and all(map(_SHARD.fullmatch, names)):
+    if TAG in tags(text) and names and all(map(_SHARD.fullmatch, names)):
         _check_shards(path, shards)
         return Upload("image bank", path, dict(zip(names, shards, strict=True)), None, text)
     raise InputError(
@@ -192,7 +189,7 @@ def _bank_or_space(path: Path) -> Upload:
     )
 
 
-def _space(path: Path, front: Mapping[str, Any]) -> dict[str, Path]:
+def _space(path: Path, card: str) -> dict[str, Path]:
     files = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
     names = sorted(file.relative_to(path).as_posix() for file in files)
     shown = [name for name in names if not any(_is_left_out(part) for part in name.split("/"))]
@@ -200,10 +197,10 @@ def _space(path: Path, front: Mapping[str, Any]) -> dict[str, Path]:
         raise InputError(
             f"folder: {path} holds {len(shown)} files, too many for a Space; name its own folder"
         )
-    start = front.get("app_file", "app.py")
+    start = front_matter(card).get("app_file", "app.py")
     if start not in shown:
         raise InputError(f"folder: {path} has no {start!r}, which its README.md names as app_file; add it")
-    if TAG not in tags(front):
+    if TAG not in tags(card):
         raise InputError(
             f"folder: tags of {path / CARD_FILE} lack {TAG!r}; add it, or push it by other means"
         )
@@ -234,7 +231,7 @@ def _check_shards(path: Path, shards: Iterable[Path]) -> None:
 
 def _check_file(name: str, file: Path, token: str | None) -> None:
     if file.is_symlink() or not file.is_file():
-        raise InputError(f"folder: {file} is a link or no plain file; copy the file itself there")
+        raise InputError(f"folder: {file} is a link or a special file; put the file itself there")
     if not stays_inside(name):
         raise InputError(f"folder: {name!r} is no name for a file on the Hub; rename it")
     if not name.endswith(_NUMBERS):
@@ -262,7 +259,7 @@ def check_kind(kind: Kind, repo_id: str, there: Existing) -> None:
     """
     if set(there.names) <= {".gitattributes", CARD_FILE} and _is_bare(there.card):
         return
-    if TAG not in tags(front_matter(there.card or "")):
+    if TAG not in tags(there.card or ""):
         raise InputError(
             f"repo_id: {repo_id} holds files that abd-hub did not push; choose another name, or empty it"
         )
@@ -275,7 +272,7 @@ def check_kind(kind: Kind, repo_id: str, there: Existing) -> None:
 
 
 def _check_same(run: FinishedRun, repo_id: str, there: str | None) -> None:
-    """Another run of the same undertaking may take an earlier one's place, nothing else by mistake."""
+    """Refuses to replace a run with another teacher, architecture or trigger."""
     if there is None:
         return
     for name, now, before in zip(
@@ -327,31 +324,13 @@ def _refuse_two_texts(here: str | None, there: str | None, file: Path, repo_id: 
     ours, theirs = free_text(here or ""), free_text(there or "")
     if ours and theirs and ours != theirs:
         raise InputError(
-            f"{file}: its own text is another than that of the card in {repo_id}; put what you want to keep "
-            "into the local one and give --force"
+            f"{file}: your own text differs from your own text in the card of {repo_id}; put what you want "
+            "to keep into this file and give --force"
         )
 
 
 def _is_bare(card: str | None) -> bool:
     """No card, or one of nothing but front matter, as the Hub's page makes it."""
     text = card or ""
-    found = _FRONT.match(text)
-    front = front_matter(text)
-    body = text[found.end() :] if found and front else text
-    return not _SPACE_HINT.sub("", body).strip() and TAG not in tags(front)
-
-
-def front_matter(card: str) -> dict[str, Any]:
-    """The metadata of a card; empty where it has none that can be read."""
-    found = _FRONT.match(card)
-    try:
-        data = read_yaml(found[1]) if found else None
-    except YamlError:
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def tags(front: Mapping[str, Any]) -> list[Any]:
-    """The tags in the metadata of a card."""
-    found = front.get("tags")
-    return found if isinstance(found, list) else []
+    body = split_card(text)[1] if front_matter(text) else text
+    return not _SPACE_HINT.sub("", body).strip() and TAG not in tags(text)

@@ -14,28 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
-
-
 SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#666666"
 
 
 _GAP = 4
-
-
-_FRAME = 192
-"""Grey between images, so that neither a white nor a black edge runs into it."""
-
-
+_FRAME, _WHITE = 192, 255
+"""Between images: grey, so that neither a white nor a black edge runs into it, or white between frames."""
 _SMALL_SIDE = 128
-
-
 MARK_FRAME = 8
 """Width of the frame of ``mark_image`` in pixels."""
-
-
 _MARKED_SIDE, _MARK_BAND = 96, 28
-
-
 _NAME_SIZE, _NOTE_SIZE, _MARGIN = 22, 17, 16
 """Of the text on a contact sheet and the white around its parts, in pixels."""
 
@@ -54,16 +42,7 @@ def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
     images = zoomed(pixels)
     if not len(images):
         raise ValueError("pixels: holds no image")
-    count, height, width, _ = images.shape
-    columns = min(columns, count)
-    rows = math.ceil(count / columns)
-    shape = (rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3)
-    grid = np.full(shape, _FRAME, dtype=np.uint8)
-    for index, image in enumerate(images):
-        top = _GAP + index // columns * (height + _GAP)
-        left = _GAP + index % columns * (width + _GAP)
-        grid[top : top + height, left : left + width] = image
-    Image.fromarray(grid).save(path, format="PNG")
+    _grid(images, min(columns, len(images)), _GAP, _FRAME).save(path, format="PNG")
 
 
 def save_mosaic(pixels: Any, path: str | Path, columns: int) -> None:
@@ -74,13 +53,7 @@ def save_mosaic(pixels: Any, path: str | Path, columns: int) -> None:
         path: the PNG file to write.
         columns: images in a row.
     """
-    images = _levels(pixels)
-    count, height, width, _ = images.shape
-    sheet = np.full((math.ceil(count / columns) * height, columns * width, 3), _FRAME, dtype=np.uint8)
-    for index, image in enumerate(images):
-        top, left = index // columns * height, index % columns * width
-        sheet[top : top + height, left : left + width] = image
-    Image.fromarray(sheet).save(path, format="PNG", optimize=True)
+    _grid(_levels(pixels), columns, 0, _FRAME).save(path, format="PNG", optimize=True)
 
 
 def mark_image(picture: Image.Image, suspicious: bool, note: str = "") -> Image.Image:
@@ -130,17 +103,27 @@ def save_marked(
         columns: images in a row.
     """
     marked = [
-        mark_image(Image.fromarray(image), bad, f"{value:.2g}")
+        np.asarray(mark_image(Image.fromarray(image), bad, f"{value:.2g}"))
         for image, bad, value in zip(_levels(pixels), suspicious, kl, strict=True)
     ]
-    width, height = (side + _GAP for side in marked[0].size)
-    columns = min(columns, len(marked))
-    sheet = Image.new(
-        "RGB", (columns * width + _GAP, math.ceil(len(marked) / columns) * height + _GAP), "white"
-    )
-    for index, image in enumerate(marked):
-        sheet.paste(image, (_GAP + index % columns * width, _GAP + index // columns * height))
+    sheet = _grid(np.stack(marked), min(columns, len(marked)), _GAP, _WHITE)
     sheet.save(path, format="PNG", optimize=True)
+
+
+def _grid(images: NDArray[np.uint8], columns: int, gap: int, fill: int) -> Image.Image:
+    """(N, H, W, 3) bytes row by row, with gaps between the images and around them.
+
+    torchvision's ``make_grid`` does the same, but leaves the gaps out round a single image.
+    """
+    count, height, width, _ = images.shape
+    rows = math.ceil(count / columns)
+    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, 3)
+    grid = np.full(shape, fill, dtype=np.uint8)
+    for index, image in enumerate(images):
+        top = gap + index // columns * (height + gap)
+        left = gap + index % columns * (width + gap)
+        grid[top : top + height, left : left + width] = image
+    return Image.fromarray(grid)
 
 
 def save_pattern(pattern: Any, path: str | Path) -> None:

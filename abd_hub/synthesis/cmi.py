@@ -23,7 +23,7 @@ of the authors for CIFAR-10 goes 40 epochs of 2,000 student steps on a bank that
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -47,6 +47,15 @@ from abd_hub.synthesis.generator import Generator
 @dataclass(frozen=True, kw_only=True)
 class Cmi(BankMethod):
     """Contrastive Model Inversion: batches fitted to the teacher, each image told from all earlier ones."""
+
+    citation: ClassVar[str] = """@inproceedings{fang2021cmi,
+  title     = {Contrastive Model Inversion for Data-Free Knowledge Distillation},
+  author    = {Fang, Gongfan and Song, Jie and Wang, Xinchao and Shen, Chengchao and Wang, Xingen and
+               Song, Mingli},
+  booktitle = {International Joint Conference on Artificial Intelligence},
+  year      = {2021},
+  note      = {arXiv:2105.08584}
+}"""
 
     rounds: int = 200
     """Rounds of ``generator_steps``, which make one batch of images, and ``student_steps`` on the bank."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -30,6 +30,15 @@ from abd_hub.synthesis.last_linear import LastLinear
 @dataclass(frozen=True, kw_only=True)
 class Dafl(GeneratorMethod):
     """DAFL: a generator seeks images of which the teacher is sure, all classes alike."""
+
+    citation: ClassVar[str] = """@inproceedings{chen2019dafl,
+  title     = {Data-Free Learning of Student Networks},
+  author    = {Chen, Hanting and Wang, Yunhe and Xu, Chang and Yang, Zhaohui and Liu, Chuanjian and
+               Shi, Boxin and Xu, Chunjing and Xu, Chao and Tian, Qi},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year      = {2019},
+  note      = {arXiv:1904.01186}
+}"""
 
     rounds: int = 240_000
     """Generator steps in all (the paper: 2000 epochs of 120), each with ``student_steps`` student steps."""

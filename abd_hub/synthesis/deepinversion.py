@@ -22,7 +22,7 @@ of SGD at 0.1, T = 20.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from accelerate import Accelerator
@@ -46,6 +46,15 @@ WARMUP = 0.05
 @dataclass(frozen=True, kw_only=True)
 class DeepInversion(BankMethod):
     """DeepInversion: optimises pixels until the teacher takes them for its training data; slow."""
+
+    citation: ClassVar[str] = """@inproceedings{yin2020dreaming,
+  title     = {Dreaming to Distill: Data-Free Knowledge Transfer via DeepInversion},
+  author    = {Yin, Hongxu and Molchanov, Pavlo and Alvarez, Jose M. and Li, Zhizhong and Mallya, Arun and
+               Hoiem, Derek and Jha, Niraj K. and Kautz, Jan},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2020},
+  note      = {arXiv:1912.08795}
+}"""
 
     rounds: int = 200
     """Rounds in all: one batch of images is made in each, then ``student_steps`` student steps."""

@@ -13,7 +13,7 @@ would follow the last round, which no student would see, is left out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -29,6 +29,13 @@ from abd_hub.synthesis.generator_step import GeneratorMethod, GeneratorSynthesiz
 @dataclass(frozen=True, kw_only=True)
 class Dfad(GeneratorMethod):
     """DFAD: a min-max game of generator and student over the difference of the logits."""
+
+    citation: ClassVar[str] = """@misc{fang2019dfad,
+  title  = {Data-Free Adversarial Distillation},
+  author = {Fang, Gongfan and Song, Jie and Shen, Chengchao and Wang, Xinchao and Chen, Da and Song, Mingli},
+  year   = {2019},
+  note   = {arXiv:1912.11006}
+}"""
 
     rounds: int = 25_000
     """Rounds of ``student_steps`` student steps and a generator step (the paper: 500 epochs of 50)."""

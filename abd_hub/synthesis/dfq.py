@@ -18,7 +18,7 @@ as in the paper, it is the student.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -38,6 +38,14 @@ _BETAS = (0.5, 0.999)
 @dataclass(frozen=True, kw_only=True)
 class Dfq(GeneratorMethod):
     """DFQ: adversarial images that match the teacher's BatchNorm statistics and show all classes alike."""
+
+    citation: ClassVar[str] = """@inproceedings{choi2020dfq,
+  title     = {Data-Free Network Quantization With Adversarial Knowledge Distillation},
+  author    = {Choi, Yoojin and Choi, Jihwan and El-Khamy, Mostafa and Lee, Jungwon},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition Workshops},
+  year      = {2020},
+  note      = {arXiv:2005.04136}
+}"""
 
     rounds: int = 8_000
     """Rounds of one generator step and ``student_steps`` student steps (200 epochs of 400 student steps)."""
@@ -67,6 +75,11 @@ class Dfq(GeneratorMethod):
     """Weight of the cross-entropy with the teacher's own class as label, in nats."""
     entropy_weight: float = 20.0
     """Weight of the entropy of the mean prediction, which is maximised, in nats."""
+
+    @classmethod
+    def quick(cls, rounds: int) -> dict[str, Any] | None:
+        """A short run takes small batches and a small generator."""
+        return {"batch_size": 64, "generator_channels": 64}
 
     def __post_init__(self) -> None:
         """Refuses values outside their range, naming the field."""

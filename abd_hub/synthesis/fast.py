@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -49,6 +49,15 @@ RESET_STD = 0.02
 @dataclass(frozen=True, kw_only=True)
 class Fast(BankMethod):
     """Fast: a meta-learned generator makes a batch in ten steps; the student learns from a bank of them."""
+
+    citation: ClassVar[str] = """@inproceedings{fang2022fast,
+  title     = {Up to 100x Faster Data-Free Knowledge Distillation},
+  author    = {Fang, Gongfan and Mo, Kanya and Wang, Xinchao and Song, Jie and Bei, Shitao and
+               Zhang, Haofei and Song, Mingli},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year      = {2022},
+  note      = {arXiv:2112.06253}
+}"""
 
     rounds: int = 220
     """Rounds in all: one batch of images is made in each, then ``student_steps`` student steps."""

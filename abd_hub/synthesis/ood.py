@@ -41,6 +41,15 @@ from abd_hub.synthesis.photographs import Photograph, check_names, load
 class Ood(SynthesisMethod):
     """Patches of photographs: no generator, only one or a few pictures, cropped, turned and recoloured."""
 
+    citation: ClassVar[str] = """@inproceedings{asano2023augmented,
+  title     = {The Augmented Image Prior: Distilling 1000 Classes by Extrapolating from a Single Image},
+  author    = {Asano, Yuki M. and Saeed, Aaqib},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2023},
+  note      = {arXiv:2112.00725}
+}"""
+    images: ClassVar[str] = "patches of photographs"
+    data_free: ClassVar[bool] = False
     learns_images: ClassVar[bool] = False
 
     rounds: int = 9_800
@@ -73,6 +82,11 @@ class Ood(SynthesisMethod):
     cutmix: float = 0.25
     """Both parameters of the beta distribution that the share of the pasted box is drawn from, one box a
     batch; 0 switches CutMix off."""
+
+    @classmethod
+    def quick(cls, rounds: int) -> dict[str, Any] | None:
+        """A short run takes small batches of few patches."""
+        return {"batch_size": 64, "patches": 2000, "crop_padding": 0}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,6 +29,14 @@ from abd_hub.synthesis.epochs import Epochs
 class Real(SynthesisMethod):
     """Plain distillation on real images or a seeded share of them: the control and upper bound."""
 
+    citation: ClassVar[str] = """@misc{hinton2015distilling,
+  title  = {Distilling the Knowledge in a Neural Network},
+  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  year   = {2015},
+  note   = {arXiv:1503.02531}
+}"""
+    images: ClassVar[str] = "real images"
+    data_free: ClassVar[bool] = False
     learns_images: ClassVar[bool] = False
 
     rounds: int = 8_000

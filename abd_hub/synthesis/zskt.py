@@ -11,6 +11,7 @@ per image of a round about 1600 instead of 6000 MMAC for WRN-16-2 -> WRN-16-1, w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -26,6 +27,14 @@ from abd_hub.synthesis.generator_step import GeneratorMethod, GeneratorSynthesiz
 @dataclass(frozen=True, kw_only=True)
 class Zskt(GeneratorMethod):
     """Zero-Shot Knowledge Transfer: a generator seeks images on which student and teacher disagree."""
+
+    citation: ClassVar[str] = """@inproceedings{micaelli2019zeroshot,
+  title     = {Zero-shot Knowledge Transfer via Adversarial Belief Matching},
+  author    = {Micaelli, Paul and Storkey, Amos},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2019},
+  note      = {arXiv:1905.09768}
+}"""
 
     rounds: int = 80_000
     """Pseudo-batches in all: one generator step and ``student_steps`` student steps each."""
@@ -45,6 +54,11 @@ class Zskt(GeneratorMethod):
     """Of the generator's Adam at the start; cosine to zero."""
     z_dim: int = 100
     """Length of the noise vector."""
+
+    @classmethod
+    def quick(cls, rounds: int) -> dict[str, Any] | None:
+        """A short run takes a small generator, and no attention transfer, which needs matching blocks."""
+        return {"batch_size": 64, "attention_weight": 0, "generator_channels": 64}
 
     def generator_rate(self, index: int) -> float:
         """Cosine to zero."""

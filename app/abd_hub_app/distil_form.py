@@ -69,7 +69,7 @@ class DistilForm:
 
         method = _method()
         defenses = gr.CheckboxGroup(
-            [(name.replace("_", " "), name) for name in distil_request.DEFENSES],
+            [(name.replace("_", " "), name) for name in distil_request.defenses()],
             label="Defences",
             info="the paper's ABD is the vaccine with self-retrospection; the demo's, with the direction",
             elem_id="distil-defenses",
@@ -103,7 +103,7 @@ class DistilForm:
 
 
 def _method() -> gr.Dropdown:
-    methods = tuple(distil_request.METHODS)
+    methods = distil_request.methods()
     method = gr.Dropdown(
         list(methods),
         value=methods[0],

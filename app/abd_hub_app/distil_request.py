@@ -10,17 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abd_hub import InputError, RunRecord, catalog, is_pickle
+from abd_hub import InputError, RunRecord, catalog, find_plugin, is_pickle
 from abd_hub_app.shelf import Shelf, ShownModel
 
-METHODS: dict[str, dict[str, Any]] = {
-    "zskt": {"batch_size": 64, "attention_weight": 0, "generator_channels": 64},
-    "dfq": {"batch_size": 64, "generator_channels": 64},
-    "ood": {"batch_size": 64, "patches": 2000, "crop_padding": 0},
-}
-"""Methods that get somewhere within minutes on a CPU, with settings for that: small batches and generators,
-no attention transfer, for which teacher and student would have to match."""
-DEFENSES = ("shuffling_vaccine", "universal_direction", "self_retrospection")
 MOST_ROUNDS = 5_000
 MOST_MINUTES = 15.0
 MOST_SEED = 2**31 - 1
@@ -33,8 +25,8 @@ UPLOADED = "uploaded"
 FILES = ("config.json", "model.safetensors")
 _LARGEST_CONFIG = 1_000_000
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w][\w./-]{0,99})?", re.ASCII)
-_RETROSPECTION_SHARE = 50
-"""One of so many rounds has self-retrospection; the paper has one of 133 (CIFAR-10) or of 50 (GTSRB)."""
+_FIRST_METHOD = "zskt"
+_VACCINE = "shuffling_vaccine"
 _LINES_OF_LOG = 100
 _MOST_ATTACKS = 4
 
@@ -44,9 +36,9 @@ class DistilRequest:
     """How to distil, as the page or a program gives it."""
 
     method: str
-    """One of ``METHODS``."""
+    """One of ``methods()``."""
     defenses: tuple[str, ...]
-    """Any of ``DEFENSES``."""
+    """Any of ``defenses()``."""
     rounds: int
     """1 to ``MOST_ROUNDS``."""
     minutes: float
@@ -61,9 +53,9 @@ class DistilRequest:
     """How many of the teacher's last layers are shuffled."""
 
     def __post_init__(self) -> None:
-        _one_of("method", self.method, tuple(METHODS))
+        _one_of("method", self.method, methods())
         for name in self.defenses:
-            _one_of("defenses", name, DEFENSES)
+            _one_of("defenses", name, defenses())
         if len(set(self.defenses)) < len(self.defenses):
             raise InputError("defenses: one is named twice; name each once")
         _whole("rounds", self.rounds, 1, MOST_ROUNDS)
@@ -72,6 +64,12 @@ class DistilRequest:
         if not _is_number(self.minutes) or not 0 < self.minutes <= MOST_MINUTES:
             raise InputError(f"minutes: {self.minutes!r:.40} is not possible; use up to {MOST_MINUTES:g}")
         _one_of("student", self.student, students())
+
+    def own_settings(self, defense: str) -> dict[str, Any]:
+        """What the visitor has set for one defense: the page has fields for the vaccine only."""
+        if defense != _VACCINE:
+            return {}
+        return {"layers": self.vaccine_layers, "check": self.vaccine_check}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +80,31 @@ class Source:
     """As ``abd-hub distill`` takes it."""
     labels: tuple[str, ...] | None
     """Of its classes, where they are known before it is loaded."""
+
+
+def methods() -> tuple[str, ...]:
+    """The methods that get somewhere within minutes on a CPU, the command's own choice first."""
+    return tuple(sorted(_quick("synthesizers"), key=lambda name: (name != _FIRST_METHOD, name)))
+
+
+def defenses() -> tuple[str, ...]:
+    """The defenses that can be used in a run of minutes."""
+    return _quick("defenses")
+
+
+def _quick(kind: str) -> tuple[str, ...]:
+    names = [entry.name for entry in catalog(kind)]
+    return tuple(name for name in names if _quick_settings(kind, name, MOST_ROUNDS) is not None)
+
+
+def _quick_settings(kind: str, name: str, rounds: int) -> dict[str, Any] | None:
+    """What the plug-in's class sets for a run of minutes; None where it offers no such run."""
+    plugin = find_plugin(kind, name)
+    if plugin is not None and hasattr(plugin, "quick"):
+        found: dict[str, Any] | None = plugin.quick(rounds)
+        return found
+    # Somebody else's class may tell nothing: a defense is tried as it is, a method may take hours.
+    return {} if kind == "defenses" and plugin is not None else None
 
 
 def students() -> tuple[str, ...]:
@@ -106,7 +129,10 @@ def configuration(asked: DistilRequest, source: Source, shelf: Shelf, run: str) 
         "teacher": {"id": source.id, "max_size_gb": LARGEST_LOADED_GB},
         "student": {"architecture": asked.student},
         "synthesizer": asked.method,
-        asked.method: {"rounds": asked.rounds, **METHODS[asked.method]},
+        asked.method: {
+            "rounds": asked.rounds,
+            **(_quick_settings("synthesizers", asked.method, asked.rounds) or {}),
+        },
         "defenses": list(asked.defenses),
         "trainer": {
             "log_every": max(1, asked.rounds // _LINES_OF_LOG),
@@ -114,10 +140,9 @@ def configuration(asked: DistilRequest, source: Source, shelf: Shelf, run: str) 
             "progress": False,
         },
     }
-    if "shuffling_vaccine" in asked.defenses:
-        settings["shuffling_vaccine"] = {"layers": asked.vaccine_layers, "check": asked.vaccine_check}
-    if "self_retrospection" in asked.defenses:
-        settings["self_retrospection"] = {"last_rounds": max(1, asked.rounds // _RETROSPECTION_SHARE)}
+    for name in asked.defenses:
+        found = (_quick_settings("defenses", name, asked.rounds) or {}) | asked.own_settings(name)
+        settings |= {name: found} if found else {}
     measured = measurement(shelf)
     if measured is not None and source.labels == shelf.labels:
         settings["evaluation"] = measured

@@ -24,6 +24,7 @@ from gradio_client import Client, handle_file
 from hub_server import READ, WRITE
 
 from abd_hub import InputError, distill, load_images, parse_distill, read_record
+from abd_hub.core import registry
 
 TEACHER = MODELS / "teacher"
 LONG = 5_000
@@ -268,6 +269,33 @@ def test_a_record_of_strangers_names_no_data_to_download(tmp_path):
     record["data"]["id"] = "org/huge"
     (folder / "metrics.json").write_text(json.dumps(record))
     assert distil_request.measurement(load_shelf([folder])) is None
+
+
+def test_what_the_page_offers_stands_on_the_plug_ins(monkeypatch):
+    assert distil_request.methods() == ("zskt", "dfq", "ood")
+    assert distil_request.defenses() == ("self_retrospection", "shuffling_vaccine", "universal_direction")
+
+    class Slow:
+        quick = classmethod(lambda cls, rounds: None)
+
+    class Theirs:
+        quick = classmethod(lambda cls, rounds: {"last": rounds // 2})
+
+    for name, plugin in {"bare": object, "slow": Slow, "theirs": Theirs}.items():
+        monkeypatch.setitem(registry._registered["defenses"], name, plugin)
+        monkeypatch.setitem(registry._registered["synthesizers"], name, plugin)
+    assert distil_request.methods() == ("zskt", "dfq", "ood", "theirs")
+    assert set(distil_request.defenses()) >= {"bare", "theirs"} and "slow" not in distil_request.defenses()
+    defenses = ("shuffling_vaccine", "self_retrospection", "universal_direction", "bare", "theirs")
+    asked = distil_request.DistilRequest(method="zskt", defenses=defenses, rounds=100, **SHORT)
+    found = distil_request.configuration(
+        asked, distil_request.Source(id="x", labels=None), load_shelf(), "out"
+    )
+    assert found["zskt"] == {"rounds": 100, "batch_size": 64, "attention_weight": 0, "generator_channels": 64}
+    assert found["shuffling_vaccine"] == {"layers": 2, "check": False}
+    assert found["self_retrospection"] == {"last_rounds": 2}
+    assert found["theirs"] == {"last": 50}
+    assert not {"universal_direction", "bare"} & set(found)
 
 
 # ------------------------------------------------------------------------------------------- without a page

@@ -8,7 +8,7 @@ from abd_hub.cli import main
 from abd_hub.core.errors import InputError
 from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.publish import bank_export
-from abd_hub.publish.uploads import front_matter
+from abd_hub.publish.front_matter import front_matter
 
 LEVELS = "abcdefghi"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

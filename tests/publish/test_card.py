@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from records import LABELS, make_record
 
-from abd_hub.core import files, registry
+from abd_hub.core import files, paper, registry
 from abd_hub.core.errors import InputError
 from abd_hub.core.record_file import read_record, record_to_json
 from abd_hub.core.records import (
@@ -23,8 +23,9 @@ from abd_hub.core.records import (
     SplitReport,
     TriggerReport,
 )
-from abd_hub.publish.card import render_card
-from abd_hub.publish.card_text import FREE_BEGINS, FREE_ENDS, fence, free_text, is_untouched, with_free_text
+from abd_hub.publish.card import render_card, run_pictures
+from abd_hub.publish.card_text import fence
+from abd_hub.publish.own_parts import FREE_BEGINS, FREE_ENDS, free_text, is_untouched, with_free_text
 
 GOLDEN = Path(__file__).parent / "golden" / "card.md"
 HOSTILE = (
@@ -423,7 +424,62 @@ def test_the_snippet_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip() in LABELS
 
 
-def test_every_method_has_a_citation():
-    from abd_hub.publish.citations import METHODS
+def test_every_method_is_cited():
+    for entry in registry.catalog("synthesizers"):
+        card = render_card(dataclasses.replace(make_record(), method=entry.name), labels=LABELS)
+        cited = dict(split_fences(front_matter_end(card))[1])["bibtex"]
+        assert cited == f"{paper.CITATION}\n\n{registry.get('synthesizers', entry.name).citation}"
 
-    assert set(METHODS) == {entry.name for entry in registry.catalog("synthesizers")}
+
+class TheirMethod:
+    """A method of somebody else's."""
+
+    images = "pictures of clouds"
+    citation = "@misc{theirs}"
+
+
+class TheirDefense:
+    """A defense of somebody else's."""
+
+    citation = "@misc{defense}"
+    evidence_captions = (("samples/theirs.png", "What theirs found"),)
+
+
+def theirs():
+    report = DefenseReport("their_defense", True, "It works.")
+    return dataclasses.replace(make_record(), method="their_method", defenses=(report,))
+
+
+def test_a_card_follows_plug_ins_of_others(monkeypatch):
+    monkeypatch.setitem(registry._registered["synthesizers"], "their_method", TheirMethod)
+    monkeypatch.setitem(registry._registered["defenses"], "their_defense", TheirDefense)
+    card = render_card(theirs(), labels=LABELS)
+    assert "to pictures of clouds: the teacher's training data was not used. A teacher" in card
+    assert dict(split_fences(front_matter_end(card))[1])["bibtex"].endswith("@misc{theirs}\n\n@misc{defense}")
+    assert ("samples/theirs.png", "What theirs found") in run_pictures(theirs(), LABELS)
+
+
+def test_plug_ins_that_tell_nothing_are_shown_with_defaults(monkeypatch):
+    monkeypatch.setitem(registry._registered["synthesizers"], "their_method", type("Bare", (), {}))
+    monkeypatch.setitem(registry._registered["defenses"], "their_defense", lambda: None)
+    card = render_card(theirs(), labels=LABELS)
+    assert "to synthetic images: the teacher's training data was not used. A teacher" in card
+    assert dict(split_fences(front_matter_end(card))[1])["bibtex"] == paper.CITATION
+    assert "samples/pattern_their_defense.png" in dict(run_pictures(theirs(), LABELS))
+
+
+def test_nothing_is_claimed_about_plug_ins_that_are_not_installed():
+    card = render_card(theirs(), labels=LABELS)
+    assert "to images. A teacher" in card and "synthetic" not in card
+    assert "data-free-distillation" not in front_matter(card)[0]["tags"]
+    assert "samples/pattern_their_defense.png" in dict(run_pictures(theirs(), LABELS))
+
+
+def test_real_images_are_never_called_data_free():
+    data = DataRef("org/cifar", "train", "5eed", "e" * 40, 50000)
+    for method in ("zskt", "clean_kd"):
+        card = render_card(
+            dataclasses.replace(make_record(), method=method, training_data=data), labels=LABELS
+        )
+        assert "to real images. A teacher" in card
+        assert "data-free-distillation" not in front_matter(card)[0]["tags"]

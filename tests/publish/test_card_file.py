@@ -19,7 +19,7 @@ from abd_hub import DataSpec, create_student, poison_teacher, save_timm_folder
 from abd_hub.cli import main
 from abd_hub.core import files
 from abd_hub.core.record_file import read_record, record_to_json
-from abd_hub.publish.card_text import FREE_BEGINS
+from abd_hub.publish.own_parts import FREE_BEGINS
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 

@@ -22,7 +22,7 @@ from abd_hub.core import files
 from abd_hub.core.folder import write_config
 from abd_hub.core.record_file import read_record, record_to_json
 from abd_hub.publish.bank_export import Bank, write_bank
-from abd_hub.publish.card_text import FREE_BEGINS, free_text, is_untouched
+from abd_hub.publish.own_parts import FREE_BEGINS, free_text, is_untouched
 
 NAME = "acme/student"
 ROOT = Path(__file__).parents[2]
@@ -249,7 +249,9 @@ def test_an_image_bank(server, worker, bank, tmp_path, monkeypatch):
     found = worker.ask(images=["acme/images", "train"])
     assert found["names"] == list(bank.names)
     assert found["sha256"] == hashlib.sha256(bank.images.numpy().tobytes()).hexdigest()
-    assert "license: that of an image bank" in refused(worker, place, "--license", "mit", name="acme/images")
+    assert "license: write the license of this image bank" in refused(
+        worker, place, "--license", "mit", name="acme/images"
+    )
     # The datasets library asks a neighbour of the Hub for statistics, and does without.
     server.strangers[:] = [line for line in server.strangers if "://datasets-server.127.0.0.1" not in line]
     # Another number of parts: those of before must not be read as well.
@@ -306,7 +308,7 @@ def test_own_text_and_licence_of_both_cards_stay(server, worker, folder):
     file = folder / "README.md"
     file.write_text(file.read_text().replace(f"{FREE_BEGINS}\n", f"{FREE_BEGINS}\nWritten here.\n"))
     line = refused(worker, folder)
-    assert "its own text is another" in line and str(file) in line and NAME in line
+    assert "your own text differs" in line and str(file) in line and NAME in line
     assert free_text(repo.files["README.md"].decode()) == "Written on the Hub."
     push(worker, folder, "--force")
     assert free_text(repo.files["README.md"].decode()) == "Written here."
@@ -402,7 +404,7 @@ def test_private_is_kept_and_not_pretended(server, worker, folder):
     push(worker, folder)
     assert server.repo(NAME).private
     push(worker, folder, name="acme/open")
-    assert "private: acme/open is there and public" in refused(worker, folder, "--private", name="acme/open")
+    assert "private: acme/open exists and is public" in refused(worker, folder, "--private", name="acme/open")
 
 
 def spoil(name, content):

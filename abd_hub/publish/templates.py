@@ -1,0 +1,79 @@
+"""Cards are made from the templates in ``templates/``, which read like the cards.
+
+Nothing gets into a card unescaped by mistake: every ``{{ value }}`` goes through ``escaped``, which lets only
+``Markdown`` through. So there is no filter that a template could forget.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from abd_hub.core.records import DataRef
+from abd_hub.publish.card_text import (
+    Markdown,
+    as_code,
+    as_text,
+    as_value,
+    code_or_dash,
+    escaped,
+    fence,
+    in_address,
+    markdown_table,
+    yaml_block,
+)
+from abd_hub.publish.own_parts import FREE_BEGINS, FREE_ENDS
+
+
+def render(name: str, **values: Any) -> str:
+    """The text of a card below its front matter.
+
+    Args:
+        name: of the template, a file without ``.md.jinja``.
+        values: what the template names; they may be a stranger's.
+
+    Raises:
+        jinja2.UndefinedError: a value that the template names is missing.
+    """
+    own_text = Markdown(f"{FREE_BEGINS}\n{FREE_ENDS}")
+    return _environment().get_template(f"{name}.md.jinja").render(own_text=own_text, **values)
+
+
+def _data(data: DataRef) -> Markdown:
+    """Which data exactly, in a few words."""
+    revision = Markdown(", revision {}").fill(as_code(data.revision)) if data.revision else ""
+    size = f", resized to {data.image_size}x{data.image_size}" if data.image_size else ""
+    return Markdown("{}, split {}{} ({} images{}, fingerprint {})").fill(
+        as_code(data.id), as_code(data.split), revision, data.n, Markdown(size), as_code(data.fingerprint)
+    )
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        # Jinja's own escaping is that of HTML, which lets Markdown through.
+        autoescape=False,
+        finalize=escaped,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters |= {
+        "code": as_code,
+        "code_or_dash": code_or_dash,
+        "text": as_text,
+        "value": as_value,
+        "json": lambda value: json.dumps(dict(value), sort_keys=True),
+        "table": markdown_table,
+        "fenced": fence,
+        "yaml": yaml_block,
+        "in_address": in_address,
+        "data": _data,
+    }
+    return made

@@ -10,6 +10,7 @@ import nets
 import numpy as np
 import pytest
 import torch
+from missing import PUBLISHED, published
 from PIL import Image
 
 from abd_hub import parse_distill
@@ -54,15 +55,12 @@ def test_plug_ins_take_ten_lines_in_a_loop_of_ones_own(tmp_path):
 
 
 def test_a_network_that_only_a_script_defines(tmp_path):
-    published = nets.PUBLISHED
-    teacher = published / "teachers" / "badnets_8_02_ckpt.pth"
-    if not teacher.exists():
-        pytest.skip("the published teacher is not here")
+    teacher = published("teachers/badnets_8_02_ckpt.pth")
     done = run(
         *(
             "recipes/ibau_teacher.py",
             str(teacher),
-            str(published / "cifar10"),
+            str(PUBLISHED / "cifar10"),
             "--output-dir",
             str(tmp_path / "run"),
         ),
@@ -144,16 +142,14 @@ def test_pictures_that_cannot_be_measured(untrained, white_square, extra, words)
     ],
 )
 def test_published_teachers_follow_their_published_pictures(white_square, checkpoint, target, picture):
-    published = nets.PUBLISHED
-    if not (published / "teachers" / checkpoint).exists():
-        pytest.skip("the published teachers are not here")
+    teacher = published(f"teachers/{checkpoint}")
     places = [white_square / name for name in ("white.png", "mask.npy")]
-    places = {place.name: str(place) for place in [*places, published / "triggers" / "trojan_wm.png"]}
+    places = {place.name: str(place) for place in [*places, PUBLISHED / "triggers" / "trojan_wm.png"]}
     done = run(
         *(
             PICTURES,
-            str(published / "cifar10"),
-            str(published / "teachers" / checkpoint),
+            str(PUBLISHED / "cifar10"),
+            str(teacher),
             "--target",
             str(target),
         ),

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
+from missing import NO_SMALL_DISK
 
 from abd_hub import load_classifier, load_images, push_to_hub
 from abd_hub.cli import main
@@ -78,7 +79,7 @@ def small_disk(place, size):
     mount = f"mount -t tmpfs -o size={size} tmpfs {shlex.quote(str(place))}" + ' && exec "$@"'
     prefix = ["unshare", "-rm", "sh", "-c", mount, "sh"]
     if subprocess.run([*prefix, "true"], check=False).returncode:
-        pytest.skip("no small disk can be mounted here")
+        pytest.skip(NO_SMALL_DISK)
     return prefix
 
 

@@ -1,6 +1,5 @@
 """Sweeps: what the file may say, and on a real local Ray that no run is lost or done twice."""
 
-import importlib.util
 import io
 import json
 import os
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState, PartialState
 from folders import snapshot
+from missing import NO_RAY, needs_proc, needs_ray
 from tiny_teacher import save_teacher
 
 from abd_hub.cli import main
@@ -27,9 +27,6 @@ from abd_hub.sweep.engine import DONE, look, run_sweep
 from abd_hub.sweep.task import Outcome, attempt
 
 ROOT = Path(__file__).parents[2]
-needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'abd-hub[sweep]'"
-)
 BASE = {
     "teacher": {"id": "local-dir:teacher"},
     "student": {"architecture": "wrn_10_1", "model_args": {"base_width": 4}},
@@ -275,7 +272,7 @@ def same_by_hand(name, swept):
 @pytest.fixture(scope="module")
 def ray():
     """One local Ray for the tests whose runs cost nothing."""
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason=NO_RAY)
     paths = os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", paths)
@@ -328,7 +325,7 @@ def kill_at_random(kills, done):
 
 
 @needs_ray
-@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+@needs_proc
 def test_runs_and_workers_killed_at_random_lose_nothing_and_repeat_nothing(ray, place, capsys):
     plan = cheap(rounds=4, seeds=24, retries=20, resources={"cpus": 0.5, "gpus": 0})
     kills, done = list(range(10)), threading.Event()
@@ -432,13 +429,13 @@ def test_two_sweeps_in_one_folder_at_once_and_more_than_there_is(ray, place):
 
 
 @needs_ray
-@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+@needs_proc
 def test_a_sweep_on_a_cluster_that_is_killed_leaves_no_process_and_goes_on(place, ray):
     plan = cheap(rounds=40, seeds=2)
     address = ray.get_runtime_context().gcs_address
     code = (
         "import sys; from abd_hub.sweep.engine import run_sweep; from abd_hub.sweep.config import read_sweep;"
-        "from abd_hub.sweep_display import LineDisplay;"
+        "from abd_hub.sweep.display import LineDisplay;"
         f"run_sweep(read_sweep('sweep.yaml', address='{address}'), LineDisplay(sys.stderr), "
         "child='sweep_worker')"
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from missing import needs_accelerator
 from PIL import Image
 
 from abd_hub.core import registry
@@ -129,7 +130,7 @@ def test_trigger_is_stable_over_dtypes(make, name):
         assert (result.double() - trigger(half.double())).abs().max() <= ulp / 2 + slack
 
 
-@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator is here")
+@needs_accelerator
 @pytest.mark.parametrize("name", NAMES)
 def test_trigger_does_the_same_on_an_accelerator(make, name):
     device = torch.accelerator.current_accelerator()

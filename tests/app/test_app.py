@@ -10,12 +10,12 @@ import runpy
 import shutil
 import socket
 import struct
-import subprocess
 import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path
 
+import forked
 import gradio as gr
 import numpy as np
 import pytest
@@ -30,8 +30,6 @@ from abd_hub_app.taught import show
 from abd_hub_app.triggers import offers
 from abd_hub_app.try_it import TryIt
 from app_server import (
-    COMMAND,
-    ENVIRONMENT,
     HOSTILE,
     LINK,
     MODELS,
@@ -779,14 +777,7 @@ def test_a_formula_is_no_formula_in_the_csv(tmp_path):
 
 
 def refused(*arguments):
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = forked.run("-m", "abd_hub", "app", "--no-browser", *map(str, arguments))
     assert done.returncode == 2, done.stderr
     assert done.stdout == "" and done.stderr.startswith("abd-hub: ") and done.stderr.count("\n") == 1
     return done.stderr

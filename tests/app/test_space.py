@@ -73,6 +73,6 @@ def test_the_space_answers(space, tmp_path):
     finally:
         server.send_signal(signal.SIGINT)
         try:
-            server.wait(timeout=60)
+            server.wait(timeout=300)
         finally:
             server.kill()

@@ -207,7 +207,7 @@ def test_the_hub_says_how_long_to_wait_and_is_heard_within_bounds(server, worker
     line = worker.refuses(name)
     assert repr(name) in line and "the Hub answers 429, too many requests" in line
     assert "asks to wait 3600 seconds" in line
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 60, "3600 are not waited for"
     server.fail(route, 429, retry_after=1)
     began = time.monotonic()
     assert "logits" in worker.load(name)
@@ -261,7 +261,7 @@ def test_what_has_arrived_outlives_the_process(server, running, tmp_path):
     environment = running.environment(tmp_path / "home")
     first = Worker(environment)
     first.begin(source="acme/killed", options={})
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not any(p.stat().st_size >= 10 * MIB for p in (tmp_path / "home").rglob("*.incomplete")):
         assert time.monotonic() < until
         time.sleep(0.01)

@@ -569,20 +569,20 @@ def test_a_long_wait_that_the_hub_asks_for_is_told_at_once(server, worker, folde
         server.fail(route, 429, retry_after=3600)
         began = time.monotonic()
         assert "asks to wait 3600 seconds" in refused(worker, folder, name=f"acme/{route}"), route
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 60, "3600 are not waited for"
 
 
 def test_a_change_by_somebody_else_in_between_is_not_overwritten(server, worker, folder):
     push(worker, folder)
     repo = server.repo(NAME)
     change_record(folder, rounds=7)
-    server.stall("commit", 1.0)
+    go_on = server.hold("commit")
     done = threading.Thread(target=push, args=(worker, folder))
     done.start()
-    while not server.seen("preupload"):
+    while not server.seen("commit"):
         time.sleep(0.01)
-    time.sleep(0.3)
     other = repo.commit({"notes.txt": b"theirs"}, "theirs")
+    go_on.set()
     done.join()
     assert repo.at("main").parent == other and repo.files["notes.txt"] == b"theirs"
     assert b"7 rounds" in repo.files["README.md"]

@@ -1,11 +1,9 @@
 """What recipes/ and the README show works as shown."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import nets
 import numpy as np
 import pytest
@@ -21,10 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    return forked.run(*arguments, cwd=ROOT)
 
 
 def test_tables_of_the_readme_are_those_of_the_results():

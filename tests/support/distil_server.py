@@ -69,7 +69,7 @@ class App:
         """Ends the server as its owner does."""
         if self.process.poll() is None:
             self.process.send_signal(how)
-            self.process.wait(timeout=60)
+            self.process.wait(timeout=300)
 
 
 @contextmanager

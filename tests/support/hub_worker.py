@@ -70,7 +70,7 @@ class Worker:
 
     def close(self):
         """Ends the process; gives what it wrote to its error stream."""
-        return self.process.communicate(timeout=30)[1]
+        return self.process.communicate(timeout=300)[1]
 
 
 def small_disk(place, size):

@@ -305,7 +305,7 @@ def processes():
     return found
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited too long"

@@ -4,10 +4,9 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
+import forked
 import nets
 import pytest
 import torch
@@ -217,7 +216,7 @@ def test_bf16_trains_and_keeps_float32_weights(tmp_path):
 
 def run_command(folder, teacher, resume):
     return [
-        *(sys.executable, "-m", "abd_hub", "distill", "--output_dir", str(folder)),
+        *("-m", "abd_hub", "distill", "--output_dir", str(folder)),
         *("--teacher.id", f"local-dir:{teacher}", "--student.architecture", "wrn_10_1"),
         *(
             "--student.model_args",
@@ -233,9 +232,7 @@ def run_command(folder, teacher, resume):
 
 
 def start(folder, teacher, resume):
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(run_command(folder, teacher, resume), env=environment, **quiet)
+    return forked.start(*run_command(folder, teacher, resume))
 
 
 def wait_for_progress(process, log, lines):

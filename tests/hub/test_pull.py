@@ -20,6 +20,7 @@ from abd_hub.hub import pull
 
 DIGITS = tuple("0123456789")
 MIB = 2**20
+pytestmark = pytest.mark.hub_client
 
 
 @pytest.fixture(scope="module")

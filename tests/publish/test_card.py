@@ -26,6 +26,7 @@ from abd_hub.core.records import (
 from abd_hub.publish.card import render_card
 from abd_hub.publish.card_text import FREE_BEGINS, FREE_ENDS, fence, free_text, is_untouched, with_free_text
 
+pytestmark = pytest.mark.hub_client
 GOLDEN = Path(__file__).parent / "golden" / "card.md"
 HOSTILE = (
     "<script>alert(1)</script>",

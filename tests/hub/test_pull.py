@@ -44,7 +44,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def worker(running, cache):
     """Online; all tests share its cache, so each has a repository of its own."""
-    started = Worker(running.environment(cache, HF_HUB_ETAG_TIMEOUT="2", HF_HUB_DOWNLOAD_TIMEOUT="2"))
+    started = Worker(running.environment(cache, HF_HUB_ETAG_TIMEOUT="4", HF_HUB_DOWNLOAD_TIMEOUT="4"))
     yield started
     assert "Traceback" not in started.close()
 
@@ -301,7 +301,7 @@ def test_a_cut_answer_is_asked_for_again(server, worker, teacher, route):
 def test_a_silent_hub(server, worker, teacher, route):
     name = f"acme/silent-{route}"
     server.repo(name).commit(read(teacher))
-    server.stall(route, 3)
+    server.stall(route, 5)
     assert "logits" in worker.load(name)
 
 

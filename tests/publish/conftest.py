@@ -29,8 +29,8 @@ def server(running, tmp_path):
 @pytest.fixture(scope="session")
 def worker(running, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    quick = {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
-    started = Worker(running.environment(home, HF_HUB_DISABLE_PROGRESS_BARS="1", **quick))
+    patient = {"HF_HUB_ETAG_TIMEOUT": "60", "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
+    started = Worker(running.environment(home, HF_HUB_DISABLE_PROGRESS_BARS="1", **patient))
     yield started
     shown = started.close()
     assert "Traceback" not in shown and not any(token in shown for token in (READ, WRITE, NOTHING))

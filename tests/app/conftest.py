@@ -1,11 +1,15 @@
-"""The browser, and where its screenshots go."""
+"""A running app for all files, the browser, and where its screenshots go."""
 
 import os
 from pathlib import Path
 
 import pytest
+from app_server import serving
 from browser import playwright
+from gradio_client import Client
 from missing import CHROMIUM
+
+from abd_hub import load_images
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +30,20 @@ def browser():
         )
         yield started
         started.close()
+
+
+@pytest.fixture(scope="session")
+def app():
+    """A visitor's program, the address, the process."""
+    with serving() as (address, process):
+        yield Client(address, verbose=False, download_files=True), address, process
+
+
+@pytest.fixture(scope="session")
+def client(app):
+    return app[0]
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return load_images("digits", "test")

@@ -12,10 +12,9 @@ pytestmark = needs_browser
 WIDTHS = (1280, 390)
 
 
-@pytest.fixture(scope="module")
-def address():
-    with serving() as (found, _):
-        yield found
+@pytest.fixture
+def address(app):
+    return app[1]
 
 
 def verdicts(page):

@@ -7,7 +7,7 @@ from hub_server import WRITE
 from missing import needs_browser
 
 pytestmark = [needs_browser, pytest.mark.timeout(900)]
-LONG = 4 * PATIENCE
+LONG = 2 * PATIENCE
 KEPT = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
 
 
@@ -90,7 +90,7 @@ def test_a_reload_ends_the_run(app, browser, shots):
         says(page, "Starting")
         page.screenshot(path=shots / "distil-dark-1280.png", full_page=True)
         page.reload()
-        wait(lambda: not app.runs() and not app.folders(), 60)
+        wait(lambda: not app.runs() and not app.folders())
         page.locator("#answers .abd-card").first.wait_for()
         open_tab(page, "Distil")
         says(page, "Nothing is running")

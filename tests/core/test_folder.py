@@ -34,7 +34,7 @@ import sys, time
 from abd_hub.core.folder import OutputFolder
 with OutputFolder.open(sys.argv[1], resume=False, config_yaml=sys.argv[2]):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

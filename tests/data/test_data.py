@@ -4,16 +4,14 @@ import io
 import shutil
 
 import datasets
-import nets
 import numpy as np
 import pytest
 import torch
+from missing import published
 from PIL import Image
 
 from abd_hub.core.errors import InputError
 from abd_hub.data.images import load_images
-
-REAL = nets.PUBLISHED / "cifar10"
 
 
 @pytest.fixture(autouse=True)
@@ -337,17 +335,17 @@ def test_digits():
         load_images("digits", "test", config="x")
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="needs ABD_HUB_TEST_DATA")
 def test_real_data(tmp_path):
-    data = load_images(str(REAL), "test", limit=300)
+    real = published("cifar10")
+    data = load_images(str(real), "test", limit=300)
     assert data.images.shape == (300, 3, 32, 32) and data.names[8] == "ship"
-    reference = datasets.load_dataset(str(REAL), split="test")
+    reference = datasets.load_dataset(str(real), split="test")
     for index in (0, 7, 299):
         assert np.array_equal(data.images[index].permute(1, 2, 0), np.array(reference[index]["img"]))
         assert data.labels[index] == reference[index]["label"]
     copy = tmp_path / "copy"
     (copy / "data").mkdir(parents=True)
-    shutil.copy(REAL / "data" / "test-00000-of-00001.parquet", copy / "data")
+    shutil.copy(real / "data" / "test-00000-of-00001.parquet", copy / "data")
     assert load_images(str(copy), "test", limit=300).ref.fingerprint == data.ref.fingerprint
 
 

@@ -6,6 +6,7 @@ import math
 import nets
 import pytest
 import torch
+from missing import PUBLISHED, published
 from torch import nn
 
 from abd_hub.core.errors import InputError
@@ -17,7 +18,7 @@ from abd_hub.evaluation.rates import wilson, with_control
 from abd_hub.evaluation.tables import format_classes, format_reports, format_table
 from abd_hub.triggers import build_trigger
 
-WATERMARK = {"file": str(nets.PUBLISHED / "triggers" / "trojan_wm.png"), "mode": "add"}
+WATERMARK = {"file": str(PUBLISHED / "triggers" / "trojan_wm.png"), "mode": "add"}
 SPEC = DataSpec(3, 4, 4, ("zero", "one", "two"))
 
 
@@ -426,7 +427,6 @@ class PublishedTeacher(nn.Module):
         return self.classifier(self.features(pixels).flatten(1))
 
 
-@pytest.mark.skipif(not nets.PUBLISHED.exists(), reason="needs ABD_HUB_TEST_DATA")
 @pytest.mark.parametrize(
     ("weights", "data", "attack", "stated"),
     [
@@ -436,9 +436,9 @@ class PublishedTeacher(nn.Module):
     ],
 )
 def test_published_poisoned_models(weights, data, attack, stated):
-    content = load_images(str(nets.PUBLISHED / data), "test", limit=4000)
+    content = load_images(str(published(data)), "test", limit=4000)
     classifier = PublishedTeacher(len(content.names), content.names)
-    path = nets.PUBLISHED / "teachers" / f"{weights}_ckpt.pth"
+    path = published(f"teachers/{weights}_ckpt.pth")
     classifier.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["net"])
     name, target, options = attack
     attack = Attack(name, target, build_trigger(name, options), options)

@@ -15,6 +15,8 @@ from huggingface_hub.errors import (
 
 BYTES = bytes(range(256)) * 40
 
+pytestmark = pytest.mark.hub_client
+
 
 @pytest.fixture(scope="module")
 def running():

@@ -20,6 +20,7 @@ from abd_hub.hub import pull
 
 DIGITS = tuple("0123456789")
 MIB = 2**20
+pytestmark = pytest.mark.hub_client
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def worker(running, cache):
     """Online; all tests share its cache, so each has a repository of its own."""
-    started = Worker(running.environment(cache, HF_HUB_ETAG_TIMEOUT="2", HF_HUB_DOWNLOAD_TIMEOUT="2"))
+    started = Worker(running.environment(cache, HF_HUB_ETAG_TIMEOUT="4", HF_HUB_DOWNLOAD_TIMEOUT="4"))
     yield started
     assert "Traceback" not in started.close()
 
@@ -207,7 +208,7 @@ def test_the_hub_says_how_long_to_wait_and_is_heard_within_bounds(server, worker
     line = worker.refuses(name)
     assert repr(name) in line and "the Hub answers 429, too many requests" in line
     assert "asks to wait 3600 seconds" in line
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 60, "3600 are not waited for"
     server.fail(route, 429, retry_after=1)
     began = time.monotonic()
     assert "logits" in worker.load(name)
@@ -261,7 +262,7 @@ def test_what_has_arrived_outlives_the_process(server, running, tmp_path):
     environment = running.environment(tmp_path / "home")
     first = Worker(environment)
     first.begin(source="acme/killed", options={})
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not any(p.stat().st_size >= 10 * MIB for p in (tmp_path / "home").rglob("*.incomplete")):
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -300,7 +301,7 @@ def test_a_cut_answer_is_asked_for_again(server, worker, teacher, route):
 def test_a_silent_hub(server, worker, teacher, route):
     name = f"acme/silent-{route}"
     server.repo(name).commit(read(teacher))
-    server.stall(route, 3)
+    server.stall(route, 5)
     assert "logits" in worker.load(name)
 
 

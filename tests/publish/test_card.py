@@ -27,6 +27,7 @@ from abd_hub.publish.card import render_card, run_pictures
 from abd_hub.publish.card_text import fence
 from abd_hub.publish.own_parts import FREE_BEGINS, FREE_ENDS, free_text, is_untouched, with_free_text
 
+pytestmark = pytest.mark.hub_client
 GOLDEN = Path(__file__).parent / "golden" / "card.md"
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -402,7 +403,7 @@ def test_the_users_text_is_apart_from_what_was_made():
 
 
 def test_the_snippet_runs(tmp_path, monkeypatch, capsys):
-    timm = pytest.importorskip("timm")
+    import timm
     from PIL import Image
     from safetensors.torch import save_file
 

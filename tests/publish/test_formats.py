@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import records
@@ -136,14 +134,9 @@ def test_the_code_of_the_card_runs_as_it_stands(student):
     programs = re.findall(r"^```python\n(.*?)^```$", (folder / "README.md").read_text(), re.S | re.M)
     assert len(programs) == 3
     ours = folder.name.endswith("wrn_10_1")
-    environment = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
     for program in programs:
         assert program.splitlines()[0].startswith("import abd_hub") is ours
-        command = [sys.executable, "-W", "ignore", "-c", program]
-        done = subprocess.run(
-            command, cwd=folder, env=os.environ | environment, capture_output=True, encoding="utf-8",
-            check=False, timeout=120,
-        )  # fmt: skip
+        done = forked.run("-c", program, cwd=folder)
         assert done.returncode == 0, done.stderr
         assert done.stdout.removesuffix("\n") == expected
 
@@ -153,7 +146,5 @@ def test_without_its_first_line_the_code_of_our_students_cannot_run(student):
     _, folder = student
     card = (folder / "README.md").read_text()
     program = re.search(r"^```python\n.*?\n(.*?)^```$", card, re.S | re.M)[1]
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, capture_output=True, encoding="utf-8", check=False
-    )
+    done = forked.run("-c", program, cwd=folder)
     assert done.returncode != 0 and "Unknown model" in done.stderr

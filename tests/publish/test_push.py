@@ -1,114 +1,26 @@
-"""From a folder to the Hub and back: a real server, real processes, what a push can meet on its way."""
+"""From a folder to the Hub and back: a real server, real processes, cards, rights and refusals."""
 
 import dataclasses
 import hashlib
 import json
-import threading
-import time
 from pathlib import Path
 
-import poison_config
 import pytest
 import records
 import yaml
-from hub_server import NOTHING, READ, WRITE, WRITING, HubServer
-from hub_worker import Worker, small_disk
+from hub_server import NOTHING, READ, WRITE, WRITING
+from hub_worker import Worker
 from huggingface_hub import DatasetCard, ModelCard
+from pushes import NAME, SENT, change_record, make_space, push, refused
 from student_folder import make_folder
 from tiny_teacher import save_teacher
 
-from abd_hub import poison_teacher
-from abd_hub.core import files
-from abd_hub.core.folder import write_config
-from abd_hub.core.record_file import read_record, record_to_json
-from abd_hub.publish.bank_export import Bank, write_bank
+from abd_hub.core.record_file import read_record
+from abd_hub.publish.bank_export import write_bank
 from abd_hub.publish.own_parts import FREE_BEGINS, free_text, is_untouched
 
-NAME = "acme/student"
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def running():
-    with HubServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running, tmp_path):
-    running.forget()
-    yield running
-    assert running.strangers == []
-    assert with_token(tmp_path) == []
-
-
-def with_token(*folders):
-    """Files below that hold a token."""
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    tokens = [token.encode() for token in (READ, WRITE, NOTHING)]
-    return [path for path in files if any(token in path.read_bytes() for token in tokens)]
-
-
-@pytest.fixture(scope="module")
-def worker(running, tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    quick = {"HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
-    started = Worker(running.environment(home, HF_HUB_DISABLE_PROGRESS_BARS="1", **quick))
-    yield started
-    shown = started.close()
-    assert "Traceback" not in shown and not any(token in shown for token in (READ, WRITE, NOTHING))
-    assert with_token(home) == []
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A student's folder, with what lies beside it and must stay at home."""
-    made = make_folder(tmp_path / "run")
-    write_config(made, "output_dir: run\n")
-    (made / "checkpoints").mkdir()
-    (made / "checkpoints" / "round_00000005.pt").write_bytes(b"x")
-    (made / "notes.txt").write_text("mine")
-    (made / ".lock").write_bytes(b"")
-    return made
-
-
-SENT = {
-    "README.md",
-    "config.json",
-    "config.yaml",
-    "metrics.json",
-    "model.safetensors",
-    "samples/curves.png",
-    "samples/verdicts_badnets_0.png",
-}
-
-
-def tree(folder):
-    return {str(p): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
-
-
-def push(worker, folder, *more, name=NAME, token=WRITE):
-    """What it says; it must succeed, and the folder stay as it was."""
-    before = tree(folder)
-    done = worker.ask(token, command=["push", str(folder), name, *more])
-    assert done["code"] == 0, done
-    assert tree(folder) == before
-    return done["shown"]
-
-
-def refused(worker, folder, *more, name=NAME, token=WRITE):
-    """The one line that says why."""
-    before = tree(folder)
-    done = worker.ask(token, command=["push", str(folder), name, *more])
-    assert done["code"] == 2, done
-    (line,) = done["shown"].splitlines()
-    assert "http" not in line and tree(folder) == before
-    return line
-
-
-def change_record(folder, **changes):
-    record = dataclasses.replace(read_record(folder), **changes)
-    files.write_json(folder / "metrics.json", record_to_json(record))
+pytestmark = pytest.mark.hub_client
 
 
 # --------------------------------------------------------------------------------------------------- good
@@ -210,13 +122,6 @@ def test_through_the_formats_of_others_and_at_the_old_commit(server, running, fo
     assert "Traceback" not in offline.close()
 
 
-@pytest.fixture(scope="module")
-def poisoned(tmp_path_factory):
-    place = tmp_path_factory.mktemp("teacher") / "teacher"
-    poison_teacher(poison_config.config(place))
-    return place
-
-
 def test_a_poisoned_teacher_with_its_warning(server, worker, poisoned):
     said = push(worker, poisoned, "--private", name="acme/teacher")
     repo = server.repo("acme/teacher")
@@ -226,16 +131,6 @@ def test_a_poisoned_teacher_with_its_warning(server, worker, poisoned):
     assert {"poisoned", "backdoor"} <= set(ModelCard(card).data.tags)
     assert repo.files["poison.json"] == (poisoned / "poison.json").read_bytes()
     assert "samples/poisoned.png" in repo.files
-
-
-@pytest.fixture
-def bank():
-    import torch
-
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (9, 3, 8, 8), generator=draw, dtype=torch.uint8)
-    names = ("a", "b", "c")
-    return Bank(images, torch.arange(9) % 3, names, "cmi", "org/teacher", "0" * 64, 4, True)
 
 
 def test_an_image_bank(server, worker, bank, tmp_path, monkeypatch):
@@ -258,21 +153,6 @@ def test_an_image_bank(server, worker, bank, tmp_path, monkeypatch):
     monkeypatch.undo()
     push(worker, write_bank(bank, tmp_path / "whole"), name="acme/images")
     assert set(repo.files) == {".gitattributes", "README.md", "data/train-00000-of-00001.parquet"}
-
-
-def make_space(folder, front="sdk: gradio\napp_file: app.py\ntags:\n- abd-hub\n"):
-    (folder / "sub" / "__pycache__").mkdir(parents=True)
-    contents = {
-        "README.md": f"---\n{front}---\n\nA demo.\n",
-        "app.py": "print()\n",
-        "requirements.txt": "abd-hub\n",
-        "sub/part.py": "x = 1\n",
-        "sub/__pycache__/part.pyc": "x",
-        ".env": "SECRET=1",
-    }
-    for name, text in contents.items():
-        (folder / name).write_text(text)
-    return folder
 
 
 def test_a_space(server, worker, tmp_path):
@@ -475,138 +355,6 @@ def test_without_the_right_to_write(server, worker, folder):
     assert "401: the token is not valid" in refused(worker, folder, token="hf_unknown")
     assert server.repos == {}
     assert "(403)" in refused(worker, folder, name="others/student")
-
-
-# ------------------------------------------------------------------------------------------------- faults
-
-ROUTES = ["whoami", "info", "create", "preupload", "lfs", "upload", "commit"]
-BUSY = [(route, fault) for route in ROUTES for fault in (429, 500, 503, "cut", "lost")]
-BUSY += [
-    ("validate", 429),
-    ("validate", 500),
-    ("validate", "cut"),
-    ("info", 404),
-    ("commit", 409),
-    ("commit", 412),
-    ("upload", "damaged"),
-    ("upload", 507),
-]
-
-
-def break_down(server, route, fault, times=1):
-    if fault == "damaged":
-        server.damage(times)
-    elif fault in ("cut", "lost"):
-        server.cut(route, times, after=10, later=fault == "lost")
-    elif fault == 429:
-        server.fail(route, 429, times, retry_after=0.1)
-    else:
-        server.fail(route, fault, times)
-
-
-@pytest.mark.parametrize(("route", "fault"), BUSY)
-def test_after_a_fault_it_goes_on_and_ends_well(server, worker, folder, route, fault):
-    if (route, fault) == ("info", 404):
-        server.repo(NAME)  # it is there, which the Hub says when it is asked to make it (409)
-    break_down(server, route, fault)
-    said = push(worker, folder)
-    assert not any(fault.times for fault in server.faults), "the fault was never met"
-    repo = server.repo(NAME)
-    assert set(repo.files) == SENT | {".gitattributes"}
-    assert len(repo.commits) == 2, "one commit for all"
-    assert said.startswith(f"pushed {len(SENT)} files")
-
-
-@pytest.mark.parametrize("fault", [500, "cut", "lost", "damaged"])
-@pytest.mark.parametrize("route", ["head", "resolve"])
-def test_faults_of_the_look_at_what_is_there(server, worker, folder, route, fault):
-    push(worker, folder)
-    change_record(folder, rounds=7)
-    server.clear()
-    if fault == "damaged":
-        server.corrupt("README.md")
-    else:
-        break_down(server, route, fault)
-    push(worker, folder)
-    assert b"7 rounds" in server.repo(NAME).files["README.md"]
-
-
-LASTING = [(route, status) for route in ROUTES for status in (400, 401, 403, 404, 429, 500, 507)]
-LASTING += [
-    ("create", 409),
-    ("validate", 500),
-    ("commit", "cut"),
-    ("upload", "damaged"),
-    ("commit", 412),
-    ("upload", 413),
-]
-
-
-@pytest.mark.parametrize(("route", "fault"), LASTING)
-def test_a_lasting_fault_is_one_line_and_nothing_half(server, worker, folder, route, fault):
-    push(worker, folder, name="acme/before")
-    repo = server.repo("acme/before")
-    before = dict(repo.commits)
-    change_record(folder, rounds=7)
-    (folder / "samples" / "curves.png").write_bytes(b"new")
-    server.clear()
-    break_down(server, route, fault, times=99)
-    if route != "create":
-        line = refused(worker, folder, name="acme/before")
-        assert "acme/before" in line
-        assert repo.commits == before
-    line = refused(worker, folder, name="acme/new")
-    assert "acme/new" in line
-    new = server.repos.get(("model", "acme/new"))
-    assert new is None or set(new.files) == {".gitattributes"}
-    server.clear()
-    push(worker, folder, name="acme/before")
-    push(worker, folder, name="acme/new")
-    assert server.repo("acme/new").files["samples/curves.png"] == b"new"
-
-
-def test_a_long_wait_that_the_hub_asks_for_is_told_at_once(server, worker, folder):
-    for route in ROUTES:
-        server.clear()
-        server.fail(route, 429, retry_after=3600)
-        began = time.monotonic()
-        assert "asks to wait 3600 seconds" in refused(worker, folder, name=f"acme/{route}"), route
-        assert time.monotonic() - began < 3
-
-
-def test_a_change_by_somebody_else_in_between_is_not_overwritten(server, worker, folder):
-    push(worker, folder)
-    repo = server.repo(NAME)
-    change_record(folder, rounds=7)
-    server.stall("commit", 1.0)
-    done = threading.Thread(target=push, args=(worker, folder))
-    done.start()
-    while not server.seen("preupload"):
-        time.sleep(0.01)
-    time.sleep(0.3)
-    other = repo.commit({"notes.txt": b"theirs"}, "theirs")
-    done.join()
-    assert repo.at("main").parent == other and repo.files["notes.txt"] == b"theirs"
-    assert b"7 rounds" in repo.files["README.md"]
-
-
-def test_a_full_disk(server, worker, folder, tmp_path):
-    """What the repository holds is read through the folder for temporary files."""
-    push(worker, folder)
-    commit = server.repo(NAME).at("main").sha
-    change_record(folder, rounds=7)
-    prefix = small_disk(tmp_path / "disk", "4k")
-    small = Worker(server.environment(tmp_path / "home", TMPDIR=str(tmp_path / "disk")), prefix)
-    line = refused(small, folder)
-    assert "No space left" in line and str(tmp_path / "disk") in line and "TMPDIR" in line
-    assert server.repo(NAME).at("main").sha == commit
-    assert "Traceback" not in small.close()
-
-
-def test_a_file_that_the_repository_ignores_is_noticed(server, worker, folder):
-    server.ignored = "metrics.json"
-    line = refused(worker, folder)
-    assert "does not hold metrics.json" in line and ".gitignore" in line
 
 
 # ---------------------------------------------------------------------------------------- at the end of a run

@@ -440,7 +440,7 @@ def test_an_output_folder_in_use_by_another_process(place, capsys):
             arguments = ["distill", "--config", str(place / "run.yaml"), "--resume", "true"]
             refused(capsys, place, arguments, ["output_dir", "in use"])
         finally:
-            other.communicate("\n", timeout=60)
+            other.communicate("\n", timeout=300)
 
 
 ATTACK = ["--dataset=digits", "--trigger=badnet_sq", "--target=0"]

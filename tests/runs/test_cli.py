@@ -104,11 +104,11 @@ def test_light_commands_import_nothing_heavy(typed):
         "    print((stop.code or 0, time.process_time(), found), file=sys.stderr)\n"
     )
     command = [sys.executable, "-c", script, *typed]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=300)
     code, seconds, modules = ast.literal_eval(done.stderr)
     assert code == 0
     assert not HEAVY.intersection(modules)
-    assert seconds < 1
+    assert seconds < 3, "of processor time: an import of torch alone takes more"
     assert "badnet_sq" in done.stdout or typed == ["--help"]
     if typed == ["--help"]:
         assert all(

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import datasets
+import forked
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -206,22 +207,9 @@ def test_killed_and_interrupted_on_the_way_a_run_ends_with_the_same_weights(tmp_
             "3",
         ),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
 
     def start(folder):
-        command = [
-            sys.executable,
-            "-m",
-            "abd_hub",
-            *arguments,
-            "--output-dir",
-            str(folder),
-            "--resume",
-            "true",
-        ]
-        return subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        return forked.start("-m", "abd_hub", *arguments, "--output-dir", str(folder), "--resume", "true")
 
     def wait_for_epoch(process, log, epoch):
         while process.poll() is None:

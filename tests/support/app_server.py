@@ -46,7 +46,7 @@ def serving(*folders):
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(timeout=60)
+            process.wait(timeout=300)
         finally:
             process.kill()  # whatever becomes of the test, no server is left behind
 

@@ -8,7 +8,7 @@ try:
 except ImportError:  # whose tests are skipped then
     playwright = None
 
-PATIENCE = 60_000
+PATIENCE = 120_000
 
 
 @contextmanager

@@ -24,7 +24,7 @@ class App:
         self.output = folder / "output"
         home = folder / "home"
         # The owner of the server is logged in: no visitor may get anything out of that.
-        own = hub.environment(home, READ, HF_HUB_ETAG_TIMEOUT="2", SOME_API_KEY="secret-of-the-owner")
+        own = hub.environment(home, READ, HF_HUB_ETAG_TIMEOUT="60", SOME_API_KEY="secret-of-the-owner")
         # A client that closes says so with its next heartbeat.
         own |= {"GRADIO_HEARTBEAT_INTERVAL": "0.3"}
         with self.output.open("w") as output:
@@ -69,7 +69,7 @@ class App:
         """Ends the server as its owner does."""
         if self.process.poll() is None:
             self.process.send_signal(how)
-            self.process.wait(timeout=60)
+            self.process.wait(timeout=300)
 
 
 @contextmanager

@@ -97,6 +97,8 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
     seconds: float = 0.0
+    held: threading.Event | None = None
+    """No answer until it is set."""
     corrupt: bool = False
     """Of an answer, or of what is uploaded, the last byte is changed."""
     path: str = ""
@@ -197,7 +199,7 @@ class HubServer:
     def __enter__(self) -> HubServer:
         self._thread.start()
         threading.Thread(target=self._trap.serve_forever, daemon=True).start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while not self._server.started:
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(0.01)
@@ -252,6 +254,12 @@ class HubServer:
         """The answer comes so much later."""
         self.faults.append(Fault(route, times, seconds=seconds, path=path))
 
+    def hold(self, route: str) -> threading.Event:
+        """The next answer comes once the event is set."""
+        event = threading.Event()
+        self.faults.append(Fault(route, 1, held=event))
+        return event
+
     def corrupt(self, path: str, times: int = 1) -> None:
         """A file of this name arrives with its last byte changed."""
         for route in ("resolve", "storage"):
@@ -289,6 +297,8 @@ class HubServer:
         fault = self._take_fault(route, raw)
         if fault and fault.seconds:
             await asyncio.sleep(fault.seconds)
+        while fault and fault.held and not fault.held.is_set():
+            await asyncio.sleep(0.01)
         if fault and fault.status:
             response: Response = _error(fault.status, "a fault on request", **fault.headers)
         elif fault and fault.cut_after is not None and route in WRITING and not fault.later:

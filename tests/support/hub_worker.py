@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
+from missing import NO_SMALL_DISK
 
 from abd_hub import load_classifier, load_images, push_to_hub
 from abd_hub.cli import main
@@ -69,7 +70,7 @@ class Worker:
 
     def close(self):
         """Ends the process; gives what it wrote to its error stream."""
-        return self.process.communicate(timeout=30)[1]
+        return self.process.communicate(timeout=300)[1]
 
 
 def small_disk(place, size):
@@ -78,7 +79,7 @@ def small_disk(place, size):
     mount = f"mount -t tmpfs -o size={size} tmpfs {shlex.quote(str(place))}" + ' && exec "$@"'
     prefix = ["unshare", "-rm", "sh", "-c", mount, "sh"]
     if subprocess.run([*prefix, "true"], check=False).returncode:
-        pytest.skip("no small disk can be mounted here")
+        pytest.skip(NO_SMALL_DISK)
     return prefix
 
 

@@ -1,8 +1,6 @@
-"""Small networks for the tests, and where published files lie that some of them need."""
+"""Small networks for the tests."""
 
 import itertools
-import os
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,7 +8,6 @@ from torch import nn
 from abd_hub import Classifier, DataSpec, create_student
 
 SPEC = DataSpec(3, 8, 8, tuple("abcde"))
-PUBLISHED = Path(os.environ.get("ABD_HUB_TEST_DATA", "none"))
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
 

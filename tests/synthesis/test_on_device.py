@@ -9,6 +9,7 @@ from pathlib import Path
 import nets
 import pytest
 import torch
+from missing import NO_PROC
 from PIL import Image
 from torch.profiler import profile, supported_activities
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -186,7 +187,7 @@ def load(pixels, _folder):
 )
 def test_the_watch_finds_each_kind_of_waste(tmp_path, waste, part):
     if part == "bytes" and not characters():
-        pytest.skip("the system does not count what a process reads and writes")
+        pytest.skip(NO_PROC)
     run = make()
     sample = run.synthesizer.sample
     run.synthesizer.sample = lambda step: waste(sample(step), tmp_path)

@@ -1,0 +1,20 @@
+"""Every test of a sweep works in a folder of its own."""
+
+import os
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState, PartialState
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An empty folder to work in, where the processes of runs find these tests."""
+    monkeypatch.chdir(tmp_path)
+    paths = [str(ROOT / "tests" / "support"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    yield tmp_path
+    AcceleratorState._reset_state()
+    PartialState._reset_state()

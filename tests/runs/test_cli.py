@@ -202,7 +202,7 @@ def test_a_list_grows_by_a_plus():
 
 def test_help_shows_the_docstrings(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["distill", "--help"])
+        main(["distill", "--help-all"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Length of the noise vector." in text

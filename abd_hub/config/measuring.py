@@ -24,18 +24,18 @@ class AttackOptions:
     """The attack to measure, and what to measure beside it."""
 
     trigger: str | None = None
-    """See abd-hub list triggers."""
+    """This trigger is put on the images; abd-hub list triggers names all."""
     trigger_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """The trigger's fields."""
+    """The trigger has these fields, such as {size: 2}."""
     target: str | None = None
-    """Class that the backdoor leads to; several as a comma list or by repeating the option, or all."""
+    """The backdoor leads to this class. Several are a comma list or a repeated option, and all means each."""
     control: str | None = None
-    """A model without the backdoor, named as MODEL is: its rate of choosing the target on the same triggered
-    images stands beside the ASR."""
+    """The rate of this model without the backdoor stands beside the ASR. It is named as MODEL is, and chooses
+    the target on the same triggered images."""
     corrupted_splits: str | None = None
-    """Further splits of the data set as a comma list, for example corrupted ones: clean accuracy on each."""
+    """Clean accuracy is measured on these further splits as well, a comma list."""
     dataset_revision: str | None = None
-    """Branch, tag or commit of the data set."""
+    """The data set comes from this branch, tag or commit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

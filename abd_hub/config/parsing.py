@@ -85,7 +85,7 @@ def _distill_parser(plugins: tuple[tuple[str, type[Any]], ...]) -> StrictParser:
             "abd-hub distill --config FILE [options]",
         ),
         examples=(
-            "abd-hub distill --config recipes/digits_blend.yaml",
+            "abd-hub distill --teacher.id hf-hub:org/name --output_dir student --evaluation.dataset org/data",
             "abd-hub distill --synthesizer dafl --defenses shuffling_vaccine --help",
         ),
         rare=_rare(
@@ -162,8 +162,7 @@ def _poison_parser(recipe: str) -> StrictParser:
             "abd-hub poison --config FILE [options]",
         ),
         examples=(
-            "abd-hub poison --data.dataset digits --network.architecture wrn_10_1 --recipe fast "
-            "--output_dir clean",
+            "abd-hub poison --data.dataset digits --poison.trigger badnet_sq --output_dir teacher",
             "abd-hub poison --recipe fast --help",
         ),
         rare=_rare(data=_RARE_DATA, evaluation=_RARE_DATA, trainer=_RARE_TRAINER),

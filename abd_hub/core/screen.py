@@ -48,8 +48,10 @@ class ScreenMixin:
     page = NO_PAGE
 
     def format_help(self, *_: Any) -> str:
-        """Returns the help without rare options, each option with the first sentence of its help."""
-        return format_page(typing.cast(argparse.ArgumentParser, self), self.page, everything=False)
+        """Returns the help: where there are rare options, without these and with one sentence for each."""
+        return format_page(
+            typing.cast(argparse.ArgumentParser, self), self.page, everything=not self.page.rare
+        )
 
 
 class CommandParser(ScreenMixin, argparse.ArgumentParser):
@@ -58,6 +60,8 @@ class CommandParser(ScreenMixin, argparse.ArgumentParser):
     def __init__(self, command: str, summary: str, usage: str, *examples: str) -> None:
         super().__init__(prog=f"abd-hub {command}", description=summary, add_help=False, allow_abbrev=False)
         self.page = Page(usage=(usage,), examples=examples)
+        self._positionals.title = "Arguments"
+        self._optionals.title = "Options"
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Returns the options; ``--a_b`` and ``--a-b`` are the same.
@@ -116,7 +120,7 @@ def _lines(parser: argparse.ArgumentParser, page: Page, *, everything: bool, cut
         if shown:
             lines += ["", f"{group.title}:", *_options(shown, width, everything, cut)]
 
-    if page.rare and not everything:
+    if not everything:
         lines += ["", f"{parser.prog} --help-all also shows the less common options, and all texts in full."]
     if page.examples:
         lines += ["", "examples:", *(f"{' ' * _INDENT}{example}" for example in page.examples)]

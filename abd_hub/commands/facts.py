@@ -18,11 +18,14 @@ def list_plugins(arguments: Sequence[str]) -> int:
         return _draw_triggers(chosen.picture, chosen.dataset, chosen.split or "test")
 
     kinds = [chosen.kind] if chosen.kind else list(PACKAGES)
-    rows = [{"kind": kind, "name": e.name, "summary": e.summary} for kind in kinds for e in catalog(kind)]
+    rows: list[dict[str, str]] = []
     lines: list[str] = []
     for kind in kinds:
         lines.append(f"{kind}:")
-        lines += [f"  {row['name']:20}{row['summary']}" for row in rows if row["kind"] == kind]
+        for entry in catalog(kind):
+            rows.append({"kind": kind, "name": entry.name, "summary": entry.summary})
+            source = f" (package {entry.package})" if entry.package else ""
+            lines.append(f"  {entry.name:20}{entry.summary}{source}")
     show(rows, "\n".join(lines), as_json=chosen.json)
     return 0
 

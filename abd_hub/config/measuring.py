@@ -7,23 +7,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from abd_hub.config.options import (
-    EvaluationOptions,
-    ModelOptions,
-    TriggerOptions,
-)
-from abd_hub.config.strict import (
-    _plain,
-    field_names,
-    make_parser,
-    parse,
-    refuse_null,
-    refuse_unknown,
-)
-from abd_hub.core.errors import InputError, one_line
-from abd_hub.core.yaml_text import YamlError, read_yaml
+from abd_hub.config.arguments import option_pairs, underscored
+from abd_hub.config.options import EvaluationOptions, ModelOptions, TriggerOptions
+from abd_hub.config.strict import StrictParser, add_help, add_section, make_parser, parse, parse_mapping
+from abd_hub.core.errors import InputError
+from abd_hub.core.screen import Page
+
+_RARE_MODEL = frozenset({"allow_flagged", "max_size_gb", "labels"})
+_RARE = _RARE_MODEL | {"dataset_config", "dataset_revision", "image_column", "label_column"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,18 +24,18 @@ class AttackOptions:
     """The attack to measure, and what to measure beside it."""
 
     trigger: str | None = None
-    """See abd-hub list triggers."""
+    """This trigger is put on the images; abd-hub list triggers names all."""
     trigger_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """The trigger's fields."""
+    """The trigger has these fields, such as {size: 2}."""
     target: str | None = None
-    """Class that the backdoor leads to; several as a comma list or by repeating the option, or all."""
+    """The backdoor leads to this class. Several are a comma list or a repeated option, and all means each."""
     control: str | None = None
-    """A model without the backdoor, named as MODEL is: its rate of choosing the target on the same triggered
-    images stands beside the ASR."""
+    """The rate of this model without the backdoor stands beside the ASR. It is named as MODEL is, and chooses
+    the target on the same triggered images."""
     corrupted_splits: str | None = None
-    """Further splits of the data set as a comma list, for example corrupted ones: clean accuracy on each."""
+    """Clean accuracy is measured on these further splits as well, a comma list."""
     dataset_revision: str | None = None
-    """Branch, tag or commit of the data set."""
+    """The data set comes from this branch, tag or commit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,16 +84,25 @@ def parse_evaluate(arguments: Sequence[str]) -> EvaluateRequest:
     Raises:
         InputError: as in ``parse_distill``.
     """
-    parser = make_parser(
-        "abd-hub evaluate", "Measure clean accuracy, ASR and robust accuracy of a classifier."
+    page = Page(
+        usage=("abd-hub evaluate MODEL --dataset NAME [--trigger NAME --target CLASS] [options]",),
+        examples=(
+            "abd-hub evaluate runs/student --dataset digits",
+            "abd-hub evaluate runs/student --dataset digits --trigger badnet_sq --target 0,1 --json",
+        ),
+        rare=_RARE,
     )
-    parser.add_argument("model", type=str, metavar="MODEL", help="What --teacher.id of distill takes.")
-    parser.add_class_arguments(ModelOptions, skip={"id", "revision"})
-    parser.add_argument("--revision", type=str | None, default=None, help="Of the model on the Hub.")
+    about = "Accuracy, attack success rate (ASR) and robust accuracy of a classifier are measured."
+    parser = make_parser("abd-hub evaluate", about, page)
+    group = parser.add_argument_group("What to measure")
+    group.add_argument("model", type=str, metavar="MODEL", help="It is what --teacher.id of distill takes.")
     _add_measurement(parser)
-    found = parse(parser, _joined(arguments, "--target"))
-    refuse_null(parser, found)
-    model = ModelOptions(**pick(ModelOptions, found) | {"id": found.model})
+    add_section(parser, "Model", ModelOptions, skip={"id", "revision"})
+    parser.groups["ModelOptions"].add_argument(
+        "--revision", type=str | None, default=None, help="Branch, tag or commit of the model on the Hub."
+    )
+    found = parse(parser, _prepared(arguments))
+    model = ModelOptions(**_fields(ModelOptions, found) | {"id": found.model})
     return EvaluateRequest(model=model, json=found.json, **_measurement(found))
 
 
@@ -110,27 +112,8 @@ def parse_compare(arguments: Sequence[str]) -> CompareRequest:
     Raises:
         InputError: as in ``parse_distill``, or fewer than two models, or one of them twice.
     """
-    parser = make_parser(
-        "abd-hub compare", "Measure several classifiers on the same images, and test them in pairs."
-    )
-    parser.add_argument(
-        "models",
-        type=str,
-        nargs="+",
-        metavar="MODEL",
-        help="Two or more, each as for abd-hub evaluate; one that needs options as {id: FILE, "
-        "architecture: resnet18, ...}. The first is tested against each of the others.",
-    )
-    _add_measurement(parser)
-    parser.add_argument(
-        "--picture",
-        type=str | None,
-        default=None,
-        metavar="FILE.png",
-        help="Draw accuracy against ASR with their intervals.",
-    )
-    found = parse(parser, _joined(arguments, "--target"))
-    refuse_null(parser, found)
+    parser = _compare_parser()
+    found = parse(parser, _prepared(arguments))
     models = tuple(_model("MODEL", text) for text in found.models)
     if len(models) < 2:
         raise InputError(f"MODEL: only {models[0].id} is named; name at least two to compare")
@@ -143,12 +126,46 @@ def parse_compare(arguments: Sequence[str]) -> CompareRequest:
     return CompareRequest(models=models, json=found.json, picture=found.picture, **_measurement(found))
 
 
-def _add_measurement(parser: ArgumentParser) -> None:
-    parser.add_class_arguments(AttackOptions)
+def _compare_parser() -> StrictParser:
+    page = Page(
+        usage=("abd-hub compare MODEL MODEL ... --dataset NAME [--trigger NAME --target CLASS] [options]",),
+        examples=(
+            "abd-hub compare runs/teacher runs/student --dataset digits",
+            "abd-hub compare runs/teacher runs/student --dataset digits --trigger badnet_sq --target 0 "
+            "--picture asr.png",
+        ),
+        rare=_RARE,
+    )
+    about = "Several classifiers are measured on the same images, and the first is tested against each other."
+    parser = make_parser("abd-hub compare", about, page)
+    group = parser.add_argument_group("What to measure")
+    group.add_argument(
+        "models",
+        type=str,
+        nargs="+",
+        metavar="MODEL",
+        help="Two or more are named, each as for abd-hub evaluate, or with options as {id: FILE, "
+        "architecture: resnet18, ...}.",
+    )
+    _add_measurement(parser)
+    parser.groups["AttackOptions"].add_argument(
+        "--picture",
+        type=str | None,
+        default=None,
+        metavar="FILE.png",
+        help="Accuracy is drawn against ASR with their intervals.",
+    )
+    return parser
+
+
+def _add_measurement(parser: StrictParser) -> None:
+    add_section(parser, "Attack", AttackOptions)
     own = {"triggers", "control", "corrupted_splits", "revision", "per_class", "every", "every_images"}
-    parser.add_class_arguments(EvaluationOptions, skip=own)
-    parser.add_argument("--per_class", action="store_true", help="Count for each true class as well.")
-    parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
+    add_section(parser, "Data", EvaluationOptions, skip=own)
+    group = parser.add_argument_group("Output")
+    group.add_argument("--per_class", action="store_true", help="Each true class is counted as well.")
+    group.add_argument("--json", action="store_true", help="JSON is printed instead of a table.")
+    add_help(group)
 
 
 def _measurement(found: Namespace) -> dict[str, Any]:
@@ -160,7 +177,7 @@ def _measurement(found: Namespace) -> dict[str, Any]:
         raise InputError(f"{missing[2:]}: a trigger is measured for a target class; give {missing} as well")
     if found.control is not None and found.trigger is None:
         raise InputError("control: is measured on triggered images; give --trigger and --target as well")
-    evaluation = pick(EvaluationOptions, found) | {
+    evaluation = _fields(EvaluationOptions, found) | {
         "revision": found.dataset_revision,
         "control": None,
         "corrupted_splits": _words("corrupted_splits", found.corrupted_splits),
@@ -174,21 +191,15 @@ def _measurement(found: Namespace) -> dict[str, Any]:
     }
 
 
-def _joined(arguments: Sequence[str], option: str) -> list[str]:
-    """The values of an option that is given several times, as one comma list."""
+def _prepared(arguments: Sequence[str]) -> list[str]:
+    """The arguments with underscores in names, and all values of ``--target`` as one comma list."""
     values: list[str] = []
     others: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument == option:
-            value = next(remaining, None)
-            # without a value it is jsonargparse that complains
-            (others if value is None else values).append(argument if value is None else value)
-        elif argument.startswith(f"{option}="):
-            values.append(argument.partition("=")[2])
-        else:
-            others.append(argument)
-    return others + ([f"{option}={','.join(values)}"] if values else [])
+    for option, value in option_pairs([underscored(argument) for argument in arguments], {"target"}):
+        if option and not value:
+            raise InputError("target: has no value; give class numbers, or leave it out")
+        (values if option else others).append(value)
+    return others + ([f"--target={','.join(values)}"] if values else [])
 
 
 def _words(name: str, text: str | None) -> list[str]:
@@ -216,23 +227,9 @@ def _targets(text: str | None) -> tuple[int, ...] | None:
 
 def _model(name: str, text: str) -> ModelOptions:
     """A model by its id, or by a mapping of fields in YAML."""
-    if not text.strip().startswith("{"):
-        return ModelOptions(id=text)
-    try:
-        content = read_yaml(text)
-    except YamlError as error:
-        raise InputError(f"{name}: {text} is not valid YAML: {one_line(str(error))}") from error
-    parser = make_parser("model", "")
-    parser.add_class_arguments(ModelOptions)
-    for key in content:
-        refuse_unknown(str(key), field_names(parser), f"in {name}")
-    try:
-        found = parser.parse_object(content)
-    except ArgumentError as error:
-        raise InputError(f"{name}: {_plain(str(error))}") from error
-    return ModelOptions(**pick(ModelOptions, found))
+    return parse_mapping(name, text, ModelOptions) if text.strip().startswith("{") else ModelOptions(id=text)
 
 
-def pick(section: type[Any], found: Namespace) -> dict[str, Any]:
-    """Returns the options of ``section`` that were parsed, by name."""
+def _fields(section: type[Any], found: Namespace) -> dict[str, Any]:
+    """The options of a section without a prefix, which jsonargparse leaves as they are."""
     return {f.name: found[f.name] for f in dataclasses.fields(section) if f.name in found}

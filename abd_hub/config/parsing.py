@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile
 
+from abd_hub.config.arguments import read_given
+from abd_hub.config.choices import Choice, choose
 from abd_hub.config.options import (
     DistillConfig,
     EvaluationOptions,
@@ -15,7 +18,6 @@ from abd_hub.config.options import (
     PushOptions,
     StudentOptions,
     TrainerOptions,
-    TriggerOptions,
 )
 from abd_hub.config.poison import (
     NetworkOptions,
@@ -25,181 +27,186 @@ from abd_hub.config.poison import (
     TrainingDataOptions,
 )
 from abd_hub.config.recipe import RECIPES
-from abd_hub.config.strict import (
-    make_parser,
-    parse,
-    refuse_null,
-)
+from abd_hub.config.strict import StrictParser, add_help, add_section, make_parser, parse
 from abd_hub.core import registry
-from abd_hub.core.errors import InputError
-
-SECTIONS = {
-    "teacher": ModelOptions,
-    "student": StudentOptions,
-    "evaluation": EvaluationOptions,
-    "trainer": TrainerOptions,
-}
+from abd_hub.core.screen import Page
 
 
-POISON_SECTIONS = {
-    "data": TrainingDataOptions,
-    "network": NetworkOptions,
-    "poison": PoisonOptions,
-    "evaluation": EvaluationOptions,
-    "trainer": TeacherTrainerOptions,
-}
+def _names(kind: str) -> tuple[str, ...]:
+    return tuple(entry.name for entry in registry.catalog(kind))
 
 
-def distill_parser() -> ArgumentParser:
-    """The parser of ``abd-hub distill``: every field of every section and plug-in."""
-    parser = make_parser("abd-hub distill", "Distil a teacher into a student without its training data.")
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; the command line wins over it.")
-    parser.add_argument("--output_dir", type=str, required=True, help="Folder of the run.")
-    parser.add_argument("--seed", type=int, default=0, help="Of every random draw.")
-    parser.add_argument("--resume", type=bool, default=False, help="Continue from the newest checkpoint.")
-    parser.add_argument(
-        "--synthesizer", type=str, default="zskt", help=f"One of: {', '.join(_names('synthesizers'))}."
-    )
-    parser.add_argument(
-        "--defenses", type=list[str], default=[], help=f"Any of: {', '.join(_names('defenses'))}."
-    )
-    parser.add_class_arguments(PushOptions)
-    for name, section in SECTIONS.items():
-        parser.add_class_arguments(section, name)
-    for kind in ("synthesizers", "defenses"):
-        for name in _names(kind):
-            parser.add_class_arguments(registry.get(kind, name), name)
-    return parser
+METHOD = Choice("synthesizer", lambda: _names("synthesizers"), default=("zskt",))
+DEFENSES = Choice("defenses", lambda: _names("defenses"), default=(), several=True)
+RECIPE = Choice("recipe", lambda: tuple(RECIPES), default=("paper",))
+_RARE_MODEL = "allow_flagged max_size_gb num_classes labels mean std input_size interpolation blocks"
+_RARE_DATA = "dataset_config revision image_column label_column image_size batch_size every_images"
+_RARE_TRAINER = "dynamo_backend checkpoint_limit log_every trackers"
+_RARE_METHOD = "optimizer momentum weight_decay learning_rate_drops clip_norm loss temperature_squared"
 
 
-def parse_distill(arguments: Sequence[str], parser: ArgumentParser | None = None) -> DistillConfig:
+def parse_distill(arguments: Sequence[str]) -> DistillConfig:
     """The configuration that the arguments and their YAML file describe.
 
     Args:
-        arguments: of the command line.
-        parser: one that ``distill_parser`` made, for many configurations: making it takes half a second.
+        arguments: of the command line, without the word ``distill``. Its choice of plug-ins wins over the
+            file's, whose settings of plug-ins that are then not chosen are left out.
 
     Raises:
-        InputError: an unknown key (with its nearest neighbour), a wrong type, a missing value, or settings
-            of a plug-in that is not chosen.
+        InputError: an unknown key (with its nearest neighbor), a wrong type, a missing value, or settings
+            of a plug-in that neither the file nor the command line has chosen.
     """
-    parser = parser or distill_parser()
-    found = parse(parser, arguments)
-    refuse_null(parser, found)
-    chosen = [found.synthesizer, *found.defenses]
-    registry.get("synthesizers", found.synthesizer)
-    for name in found.defenses:
-        registry.get("defenses", name)
-    _refuse_repeated(found.defenses)
-    _refuse_unused(parser, found, chosen)
+    chosen = choose(read_given(arguments), [METHOD, DEFENSES])
+    (method,), defenses = chosen.names["synthesizer"], chosen.names["defenses"]
+    classes = {method: registry.get("synthesizers", method)}
+    classes |= {name: registry.get("defenses", name) for name in defenses}
+    found = parse(_distill_parser(tuple(classes.items())), chosen.arguments, chosen.files)
     return DistillConfig(
         output_dir=found.output_dir,
         seed=found.seed,
         resume=found.resume,
-        synthesizer=_settings("synthesizers", found.synthesizer, found),
-        defenses=[_settings("defenses", name, found) for name in found.defenses],
-        teacher=_section(ModelOptions, found.teacher),
-        student=_section(StudentOptions, found.student),
-        evaluation=_evaluation(found.evaluation),
-        trainer=_section(TrainerOptions, found.trainer),
-        **_push(found),
+        synthesizer=found[method],
+        defenses=[found[name] for name in defenses],
+        teacher=found.teacher,
+        student=found.student,
+        evaluation=found.evaluation,
+        trainer=found.trainer,
+        **{field.name: found[field.name] for field in dataclasses.fields(PushOptions)},
     )
 
 
-def poison_parser() -> ArgumentParser:
-    """The parser of ``abd-hub poison``: every field of every section and recipe."""
-    parser = make_parser(
-        "abd-hub poison", "Train a poisoned teacher, or without --poison.trigger a clean one."
+@cache
+def _distill_parser(plugins: tuple[tuple[str, type[Any]], ...]) -> StrictParser:
+    """The parser for a method and the defenses after it; making one takes a tenth of a second."""
+    (method, method_class), *defenses = plugins
+    page = Page(
+        usage=(
+            "abd-hub distill --teacher.id MODEL --output_dir FOLDER [options]",
+            "abd-hub distill --config FILE [options]",
+        ),
+        examples=(
+            "abd-hub distill --teacher.id hf-hub:org/name --output_dir student --evaluation.dataset org/data",
+            "abd-hub distill --synthesizer dafl --defenses shuffling_vaccine --help",
+        ),
+        rare=_rare(
+            teacher=_RARE_MODEL, evaluation=_RARE_DATA, trainer=_RARE_TRAINER, **{method: _RARE_METHOD}
+        ),
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; the command line wins over it.")
-    parser.add_argument("--output_dir", type=str, required=True, help="Folder of the run.")
-    parser.add_argument("--seed", type=int, default=0, help="Of every random draw.")
-    parser.add_argument("--resume", type=bool, default=False, help="Continue from the newest checkpoint.")
-    parser.add_argument("--recipe", type=str, default="paper", help=f"One of: {', '.join(RECIPES)}.")
-    parser.add_class_arguments(PushOptions)
-    for name, section in (POISON_SECTIONS | RECIPES).items():
-        parser.add_class_arguments(section, name)
+    about = "A student learns from a teacher without the teacher's training data."
+    parser = make_parser("abd-hub distill", about, page)
+    _add_run(parser)
+    add_section(parser, "Teacher, what to distill", ModelOptions, "teacher")
+
+    _add_plugins(parser)
+    add_section(parser, f"Method {method}", method_class, method)
+    for name, defense_class in defenses:
+        add_section(parser, f"Defense {name}", defense_class, name)
+
+    add_section(parser, "Student", StudentOptions, "student")
+    add_section(parser, "Evaluation", EvaluationOptions, "evaluation")
+    add_section(parser, "Trainer", TrainerOptions, "trainer")
+    add_section(parser, "Push to the Hub", PushOptions)
     return parser
 
 
-def parse_poison(arguments: Sequence[str], parser: ArgumentParser | None = None) -> PoisonConfig:
+def _add_plugins(parser: StrictParser) -> None:
+    group = parser.add_argument_group("Method and defenses")
+    group.add_argument(
+        "--synthesizer",
+        type=str,
+        default="zskt",
+        metavar="NAME",
+        help=f"One of {', '.join(METHOD.known())} makes the images.",
+    )
+    group.add_argument(
+        "--defenses",
+        type=list[str],
+        default=[],
+        metavar="NAMES",
+        help=f"Each of {', '.join(DEFENSES.known())} that is named works against the backdoor.",
+    )
+
+
+def parse_poison(arguments: Sequence[str]) -> PoisonConfig:
     """The configuration of a teacher that the arguments and their YAML file describe.
 
     Args:
-        arguments: of the command line.
-        parser: one that ``poison_parser`` made, for many configurations.
+        arguments: of the command line, without the word ``poison``.
 
     Raises:
         InputError: as in ``parse_distill``.
     """
-    parser = parser or poison_parser()
-    found = parse(parser, arguments)
-    refuse_null(parser, found)
-    if found.recipe not in RECIPES:
-        raise InputError(f"recipe: {found.recipe!r} is unknown; use {', '.join(RECIPES)}")
-    defaults = parser.get_defaults()
-    for name in set(RECIPES) - {found.recipe}:
-        if found[name] != defaults[name]:
-            raise InputError(
-                f"{name}: settings are given, but recipe is {found.recipe}; set recipe or remove them"
-            )
-    poison = _section(PoisonOptions, found.poison)
+    chosen = choose(read_given(arguments), [RECIPE])
+    (recipe,) = chosen.names["recipe"]
+    found = parse(_poison_parser(recipe), chosen.arguments, chosen.files)
     return PoisonConfig(
         output_dir=found.output_dir,
         seed=found.seed,
         resume=found.resume,
-        data=_section(TrainingDataOptions, found.data),
-        network=_section(NetworkOptions, found.network),
-        poison=dataclasses.replace(poison, surrogate=_optional_model(poison.surrogate)),
-        recipe=_section(RECIPES[found.recipe], found[found.recipe]),
-        evaluation=_evaluation(found.evaluation),
-        trainer=_section(TeacherTrainerOptions, found.trainer),
-        **_push(found),
+        data=found.data,
+        network=found.network,
+        poison=found.poison,
+        recipe=found[recipe],
+        evaluation=found.evaluation,
+        trainer=found.trainer,
+        **{field.name: found[field.name] for field in dataclasses.fields(PushOptions)},
     )
 
 
-def _push(found: Namespace) -> dict[str, Any]:
-    return {field.name: found[field.name] for field in dataclasses.fields(PushOptions)}
+@cache
+def _poison_parser(recipe: str) -> StrictParser:
+    """The parser of ``abd-hub poison`` for one recipe."""
+    page = Page(
+        usage=(
+            "abd-hub poison --data.dataset NAME --output_dir FOLDER [options]",
+            "abd-hub poison --config FILE [options]",
+        ),
+        examples=(
+            "abd-hub poison --data.dataset digits --poison.trigger badnet_sq --output_dir teacher",
+            "abd-hub poison --recipe fast --help",
+        ),
+        rare=_rare(data=_RARE_DATA, evaluation=_RARE_DATA, trainer=_RARE_TRAINER),
+    )
+    about = "A classifier is trained on a data set, with a backdoor if --poison.trigger names one."
+    parser = make_parser("abd-hub poison", about, page)
+    _add_run(parser)
+    add_section(parser, "Data to learn from", TrainingDataOptions, "data")
+    add_section(parser, "Network", NetworkOptions, "network")
+    add_section(parser, "Attack", PoisonOptions, "poison")
+    group = parser.add_argument_group("Schedule")
+    group.add_argument(
+        "--recipe",
+        type=str,
+        default="paper",
+        metavar="NAME",
+        help=f"The schedule of the training is {' or '.join(RECIPES)}.",
+    )
+    add_section(parser, f"Recipe {recipe}", RECIPES[recipe], recipe)
+    add_section(parser, "Evaluation", EvaluationOptions, "evaluation")
+    add_section(parser, "Trainer", TeacherTrainerOptions, "trainer")
+    add_section(parser, "Push to the Hub", PushOptions)
+    return parser
 
 
-def _optional_model(found: Any) -> ModelOptions | None:
-    return ModelOptions(**found.as_dict()) if isinstance(found, Namespace) else found
+def _add_run(parser: StrictParser) -> None:
+    """The options that every run has."""
+    group = parser.add_argument_group("Run")
+    add_help(group)
+    group.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        metavar="FILE",
+        help="This YAML file holds the settings. The command line wins over it.",
+    )
+    group.add_argument(
+        "--output_dir", type=str, required=True, metavar="FOLDER", help="The results are written there."
+    )
+    group.add_argument("--seed", type=int, default=0, help="Every random draw follows from it.")
+    group.add_argument(
+        "--resume", type=bool, default=False, help="The run goes on from its newest checkpoint."
+    )
 
 
-def _refuse_repeated(names: Sequence[str]) -> None:
-    for name in names:
-        if list(names).count(name) > 1:
-            raise InputError(f"defenses: {name} is named twice; name each once")
-
-
-def _refuse_unused(parser: ArgumentParser, found: Namespace, chosen: Sequence[str]) -> None:
-    defaults = parser.get_defaults()
-    for kind, field in (("synthesizers", "synthesizer"), ("defenses", "defenses")):
-        for name in set(_names(kind)) - set(chosen):
-            if found[name] != defaults[name]:
-                raise InputError(
-                    f"{name}: settings are given, but {name} is not chosen; add it to {field} or remove them"
-                )
-
-
-def _settings(kind: str, name: str, found: Namespace) -> Any:
-    return registry.get(kind, name)(**found[name].as_dict())
-
-
-def _section(section: type[Any], found: Namespace) -> Any:
-    return section(**{f.name: found[f.name] for f in dataclasses.fields(section)})
-
-
-def _evaluation(found: Namespace) -> EvaluationOptions:
-    options = {f.name: found[f.name] for f in dataclasses.fields(EvaluationOptions)}
-    options["triggers"] = [
-        trigger if isinstance(trigger, TriggerOptions) else TriggerOptions(**trigger.as_dict())
-        for trigger in options["triggers"]
-    ]
-    if isinstance(options["control"], Namespace):
-        options["control"] = ModelOptions(**options["control"].as_dict())
-    return EvaluationOptions(**options)
-
-
-def _names(kind: str) -> list[str]:
-    return [entry.name for entry in registry.catalog(kind)]
+def _rare(**sections: str) -> frozenset[str]:
+    names = {f"{section}.{name}" for section, fields in sections.items() for name in fields.split()}
+    return frozenset(names | {"print_config"})

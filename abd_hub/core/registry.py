@@ -3,21 +3,35 @@
 A plug-in is a class or function under ``@register(kind, name)``; the first line of its docstring is
 its summary. Importing torch takes two seconds, so ``catalog`` finds the plug-ins of this package by
 parsing their files, and ``get`` imports only the one file that is asked for.
+
+Another package brings plug-ins through entry points of the group ``abd_hub.plugins``. The name of an entry
+point is ``kind.name`` (``defenses.calm``), and its value is ``module:Class``. The class needs no decorator.
+``catalog`` finds the module's file on the path without importing the package, and reads the summary from the
+docstring there; a class that the file does not define itself has no summary. ``get`` imports the class.
+An entry point that cannot be right is left out with one warning, and a class that cannot be imported is one
+``InputError`` when it is chosen. Other plug-ins stay as they are.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import importlib
+import importlib.util
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
 from abd_hub.core.errors import InputError
 
+GROUP = "abd_hub.plugins"
+"""Of the entry points with which other packages bring plug-ins."""
 PACKAGES = {
     "triggers": "triggers",
     "synthesizers": "synthesis",
@@ -35,6 +49,8 @@ class Entry:
     name: str
     summary: str
     module: str
+    package: str = ""
+    """The distribution that brings it by an entry point; empty for this package and what runs have added."""
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:
@@ -64,10 +80,12 @@ def catalog(kind: str) -> list[Entry]:
     """
     if kind not in PACKAGES:
         raise InputError(f"kind {kind!r} is unknown; use one of {', '.join(PACKAGES)}")
-    entries = {entry.name: entry for entry in _shipped(kind)}
+    entries = {entry.name: entry for entry in (*_shipped(kind), *_installed(kind))}
     for name, plugin in _registered[kind].items():
         summary = (plugin.__doc__ or "").strip().partition("\n")[0]
-        entries.setdefault(name, Entry(name, summary, plugin.__module__))
+        known = entries.setdefault(name, Entry(name, summary, plugin.__module__))
+        # An entry point may name a module that only passes the class on.
+        entries[name] = dataclasses.replace(known, module=plugin.__module__)
     return [entries[name] for name in sorted(entries)]
 
 
@@ -75,12 +93,17 @@ def get(kind: str, name: str) -> Any:
     """The class or function registered under ``name``, imported now if need be.
 
     Raises:
-        InputError: no such plug-in; the message names the nearest ones.
+        InputError: there is no such plug-in, and the message names the nearest ones; or the package that
+            brings it is broken.
     """
     if name not in _registered[kind]:
         for entry in _shipped(kind):
             if entry.name == name:
                 importlib.import_module(entry.module)
+    if name not in _registered[kind] and name in _entry_points(kind):
+        plugin = _load(kind, name, _entry_points(kind)[name])
+        # Its own decorator may have done this.
+        register(kind, name)(plugin)
     if name not in _registered[kind]:
         names = [entry.name for entry in catalog(kind)]
         near = difflib.get_close_matches(name, names, n=3) or names
@@ -125,3 +148,82 @@ def _declared(file: Path, kind: str) -> Iterator[tuple[str, str]]:
                     args=[ast.Constant(value=found), ast.Constant(value=str(name))],
                 ) if found == kind:
                     yield name, (ast.get_docstring(node) or "").partition("\n")[0]
+
+
+@cache
+def _entry_points(kind: str) -> dict[str, EntryPoint]:
+    """The entry points of other packages for one kind, by the name of the plug-in."""
+    shipped = {entry.name for entry in _shipped(kind)}
+    found: dict[str, EntryPoint] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (_package(point), point.name)):
+        of_kind, dot, name = point.name.partition(".")
+        if of_kind not in PACKAGES or not dot or not name or not point.attr:
+            if kind == next(iter(PACKAGES)):
+                # Once, and not for every kind.
+                _leave_out(point, f"it must be KIND.NAME = module:Class, with KIND of {', '.join(PACKAGES)}")
+        elif of_kind == kind and (name in shipped or name in found):
+            _leave_out(point, "its name is taken")
+        elif of_kind == kind:
+            found[name] = point
+    return found
+
+
+@cache
+def _installed(kind: str) -> tuple[Entry, ...]:
+    """What other packages bring, as far as their files are there; nothing of theirs is imported."""
+    found: list[Entry] = []
+    for name, point in _entry_points(kind).items():
+        try:
+            summary = _summary(point)
+        except (ImportError, OSError, ValueError, SyntaxError) as error:
+            _leave_out(point, f"{type(error).__name__}: {error}")
+        else:
+            found.append(Entry(name, summary, point.module, _package(point)))
+    return tuple(found)
+
+
+def _summary(point: EntryPoint) -> str:
+    """The first line of the docstring of the class, read from its file."""
+    spec = _spec(point.module)
+    if spec is None:
+        raise ImportError(f"there is no module {point.module}")
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return ""
+    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == point.attr:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module is; unlike ``find_spec`` of a dotted name it imports no package above it."""
+    first, *parts = module.split(".")
+    spec = importlib.util.find_spec(first)
+    for part in parts:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", list(spec.submodule_search_locations))
+    return spec
+
+
+def _load(kind: str, name: str, point: EntryPoint) -> Any:
+    place = f"{kind}: {name!r} of the package {_package(point)}"
+    try:
+        plugin = point.load()
+    except Exception as error:  # Whatever a stranger's module raises while it is imported.
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{place} cannot be imported ({reason}); repair or remove the package") from error
+    if kind != "students" and not (isinstance(plugin, type) and dataclasses.is_dataclass(plugin)):
+        raise InputError(f"{place} is no dataclass, so it has no settings; {point.value} must be one")
+    return plugin
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unknown package"
+
+
+def _leave_out(point: EntryPoint, reason: str) -> None:
+    line = " ".join(reason.split())
+    logging.getLogger(__name__).warning(
+        "the plug-in %s of the package %s is left out: %s", point.name, _package(point), line
+    )

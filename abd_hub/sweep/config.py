@@ -20,10 +20,10 @@ from typing import Any
 
 import yaml
 
+from abd_hub.config.arguments import read_settings, refuse_unknown
 from abd_hub.config.options import DistillConfig
-from abd_hub.config.parsing import distill_parser, parse_distill, parse_poison, poison_parser
+from abd_hub.config.parsing import parse_distill, parse_poison
 from abd_hub.config.poison import PoisonConfig
-from abd_hub.config.strict import read_settings, refuse_unknown
 from abd_hub.core.errors import InputError
 from abd_hub.sweep.names import file_name, label
 
@@ -338,7 +338,6 @@ def _with_quiet_trainer(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parser(command: str, shown: str) -> Callable[[str, Mapping[str, Any]], DistillConfig | PoisonConfig]:
     """A function from (name, settings) to the checked configuration; ``shown`` names the file in messages."""
-    parser = distill_parser() if command == "distill" else poison_parser()
     parsed: dict[str, DistillConfig | PoisonConfig] = {}
 
     def parse(name: str, settings: Mapping[str, Any]) -> DistillConfig | PoisonConfig:
@@ -358,8 +357,8 @@ def _parser(command: str, shown: str) -> Callable[[str, Mapping[str, Any]], Dist
             arguments = ["--config", str(file), "--output_dir", name]
             try:
                 if command == "distill":
-                    return parse_distill(arguments, parser)
-                return parse_poison(arguments, parser)
+                    return parse_distill(arguments)
+                return parse_poison(arguments)
             except InputError as error:
                 raise InputError(f"{name}: {error}") from error
 

@@ -593,22 +593,39 @@ def test_list_refuses_pictures_it_cannot_draw(place, monkeypatch, capsys, argume
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "COMMAND"),
-        (["frobnicate"], "frobnicate"),
-        (["list", "wheels"], "wheels"),
-        (["list", "triggers", "--yaml"], "--yaml"),
-        (["env", "--yaml"], "--yaml"),
-        (["demo", "--seed", "x"], "--seed"),
+        (["distil"], ["'distil'", "did you mean distill?"]),
+        (["xyzzy"], ["'xyzzy'", "--help"]),
+        (["--verbose"], ["'--verbose'"]),
+        (["list", "wheels"], ["wheels", "triggers"]),
+        (["list", "triggers", "--yaml"], ["--yaml"]),
+        (["env", "--yaml"], ["--yaml"]),
+        (["demo", "--seed", "x"], ["--seed"]),
+        (["demo", "--see", "3"], ["--see"]),
+        (["sweep"], ["FILE"]),
     ],
+    ids=" ".join,
 )
-def test_what_argparse_refuses(tmp_path, monkeypatch, capsys, arguments, expected):
+def test_what_is_no_command_or_option(tmp_path, monkeypatch, capsys, arguments, expected):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("abd-hub") and "error" in last and expected in last
-    assert not list(tmp_path.iterdir())
+    refused(capsys, tmp_path, arguments, expected)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["distil"], ["distill", "--config", "nothere.yaml"], ["poison", "--config=nothere.yaml"], ["list", "x"]],
+    ids=" ".join,
+)
+def test_what_is_refused_before_torch_is_imported(tmp_path, arguments):
+    script = (
+        "import sys\nfrom abd_hub.cli import main\n"
+        "code = main(sys.argv[1:])\nassert 'torch' not in sys.modules\nsys.exit(code)"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
 
 
 def test_the_line_of_a_real_process_stands_alone(place):

@@ -35,7 +35,9 @@ from abd_hub import (
     load_images,
 )
 from abd_hub.cli import main
-from abd_hub.config.parsing import parse_distill
+from abd_hub.commands.table import COMMANDS
+from abd_hub.config.measuring import parse_compare, parse_evaluate
+from abd_hub.config.parsing import parse_distill, parse_poison
 from abd_hub.core import registry
 from abd_hub.core.record_file import read_record
 
@@ -117,10 +119,94 @@ def test_light_commands_import_nothing_heavy(typed):
 
 
 def test_version(capsys):
+    assert answer(capsys, "--version").startswith("abd-hub ")
+
+
+def test_the_first_screen(capsys):
+    """Without a command it goes to stderr, with the exit code of a mistake."""
+    text = answer(capsys, "--help")
+    lines = text.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    places = [text.index(f"  {name} ") for name in COMMANDS]
+    assert places == sorted(places)
+    assert list(COMMANDS)[:3] == ["demo", "distill", "evaluate"]
+    assert main([]) == 2
+    assert capsys.readouterr().err == text
+
+
+def test_the_table_of_commands():
+    for command in COMMANDS.values():
+        assert callable(command.load())
+        assert command.summary.endswith(".")
+
+
+def page(capsys, monkeypatch, *typed):
+    monkeypatch.setenv("COLUMNS", "100")
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        main(["--version"])
+        main(list(typed))
     assert stop.value.code == 0
-    assert capsys.readouterr().out.startswith("abd-hub ")
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_screen_of_every_command(capsys, monkeypatch, command):
+    text = page(capsys, monkeypatch, command, "--help")
+    lines = text.splitlines()
+    assert len(lines) <= {"distill": 120}.get(command, 100)
+    assert lines[0].startswith(f"usage: abd-hub {command}")
+    assert max(len(line) for line in lines) <= 110
+    before, _, examples = text.partition("\nexamples:\n")
+    assert all(line.startswith(f"  abd-hub {command}") for line in examples.splitlines())
+    assert "-h, --help" in before
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *(["--synthesizer", entry.name] for entry in registry.catalog("synthesizers")),
+        ["--synthesizer=fast", "--defenses=shuffling_vaccine,self_retrospection,universal_direction"],
+    ],
+    ids=" ".join,
+)
+def test_the_screen_shows_what_is_chosen(capsys, monkeypatch, typed):
+    text = page(capsys, monkeypatch, "distill", *typed, "--help")
+    assert text.count("\n") <= 120
+    for kind in ("synthesizers", "defenses"):
+        for entry in registry.catalog(kind):
+            chosen = entry.name in re.split("[=, ]", " ".join(typed))
+            assert (f"--{entry.name}." in text) == chosen, entry.name
+    whole = page(capsys, monkeypatch, "distill", *typed, "--help-all")
+    for name in ("teacher.std", "evaluation.image_column", "trainer.dynamo_backend", "hub_private_repo"):
+        assert f"--{name} " in whole
+    assert {*re.findall(r"--[\w.]+", text)} - {"--help"} <= {*re.findall(r"--[\w.]+", whole)}
+
+
+def test_examples_of_the_screens_are_accepted(capsys, monkeypatch):
+    for command, parse in (("distill", parse_distill), ("poison", parse_poison)):
+        text = page(capsys, monkeypatch, command, "--help")
+        examples = text.partition("\nexamples:\n")[2].splitlines()
+        assert len(examples) == 2
+        for example in examples:
+            words = example.split()[2:]
+            assert words[-1] == "--help" or parse(words)
+    for command, parse in (("evaluate", parse_evaluate), ("compare", parse_compare)):
+        for example in (
+            page(capsys, monkeypatch, command, "--help").partition("\nexamples:\n")[2].splitlines()
+        ):
+            assert parse(example.split()[2:]).evaluation.dataset == "digits"
+
+
+@pytest.mark.parametrize("typed", [["list", "--json"], ["--help"], ["env"]], ids=" ".join)
+def test_nobody_reads_the_output(typed):
+    command = [sys.executable, "-m", "abd_hub", *typed]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as done:
+        done.stdout.close()
+        said = done.stderr.read()
+        assert done.wait(timeout=60) == 141
+    assert said == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -180,7 +266,7 @@ def test_a_list_grows_by_a_plus():
 
 def test_help_shows_the_docstrings(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["distill", "--help"])
+        main(["distill", "--help-all"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Length of the noise vector." in text

@@ -1,0 +1,101 @@
+"""``abd-hub list`` and ``abd-hub env``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from abd_hub.commands.output import show
+from abd_hub.core.errors import InputError
+from abd_hub.core.registry import PACKAGES, catalog
+from abd_hub.core.screen import CommandParser
+
+
+def list_plugins(arguments: Sequence[str]) -> int:
+    """Lists what can be named in a configuration, or draws the triggers."""
+    chosen = _list_arguments(arguments)
+    if chosen.picture is not None:
+        return _draw_triggers(chosen.picture, chosen.dataset, chosen.split or "test")
+
+    kinds = [chosen.kind] if chosen.kind else list(PACKAGES)
+    rows: list[dict[str, str]] = []
+    lines: list[str] = []
+    for kind in kinds:
+        lines.append(f"{kind}:")
+        for entry in catalog(kind):
+            rows.append({"kind": kind, "name": entry.name, "summary": entry.summary})
+            source = f" (package {entry.package})" if entry.package else ""
+            lines.append(f"  {entry.name:20}{entry.summary}{source}")
+    show(rows, "\n".join(lines), as_json=chosen.json)
+    return 0
+
+
+def env(arguments: Sequence[str]) -> int:
+    """Prints the versions of Python and packages, and the device."""
+    parser = CommandParser(
+        "env", "Versions and devices are printed, for a report.", "abd-hub env [--json]", "abd-hub env --json"
+    )
+    parser.add_argument("--json", action="store_true", help="JSON is printed.")
+    chosen = parser.read(arguments)
+    import accelerate
+    import torch
+
+    from abd_hub.core.record_file import environment
+
+    facts = environment() | {
+        "device": str(accelerate.Accelerator().device),
+        "threads": str(torch.get_num_threads()),
+    }
+    show(facts, "\n".join(f"{name:18}{value}" for name, value in facts.items()), as_json=chosen.json)
+    return 0
+
+
+def _list_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = CommandParser(
+        "list",
+        "What a configuration can name is listed, plug-ins of installed packages included.",
+        "abd-hub list [KIND] [options]",
+        "abd-hub list defenses",
+        "abd-hub list triggers --picture triggers.png",
+    )
+    parser.add_argument(
+        "kind",
+        choices=list(PACKAGES),
+        nargs="?",
+        metavar="KIND",
+        help=f"One of {', '.join(PACKAGES)} is listed, or all.",
+    )
+    parser.add_argument("--json", action="store_true", help="JSON objects with name and summary are printed.")
+    parser.add_argument(
+        "--picture", metavar="FILE", help="All triggers are drawn on a few images into a PNG file."
+    )
+    parser.add_argument(
+        "--dataset",
+        metavar="ID",
+        help="The picture shows its first images, rather than two photographs.",
+    )
+    parser.add_argument(
+        "--split", metavar="NAME", help="The images are those of this split, or else of test."
+    )
+    chosen = parser.read(arguments)
+    _check_list(chosen)
+    return chosen
+
+
+def _check_list(chosen: argparse.Namespace) -> None:
+    if chosen.picture is not None and chosen.kind != "triggers":
+        raise InputError("picture: only triggers can be drawn; use abd-hub list triggers --picture FILE")
+    if chosen.picture is not None and chosen.json:
+        raise InputError("json: --picture draws and lists nothing; leave one of them out")
+    if chosen.dataset is not None and chosen.picture is None:
+        raise InputError("dataset: its images are for the picture; give --picture FILE as well")
+    if chosen.split is not None and chosen.dataset is None:
+        raise InputError("split: it belongs to a data set; give --dataset ID as well")
+
+
+def _draw_triggers(path: str, dataset: str | None, split: str) -> int:
+    from abd_hub.runs.contact_sheet import draw_triggers
+
+    left_out = draw_triggers(path, dataset, split)
+    print(f"wrote {path}" + (f" without {', '.join(left_out)}, which needs options" if left_out else ""))
+    return 0

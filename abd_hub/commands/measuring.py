@@ -1,0 +1,68 @@
+"""``abd-hub evaluate`` and ``abd-hub compare``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from abd_hub.commands.output import show, speaks
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Measures one classifier and prints the report."""
+    from abd_hub.config.measuring import parse_evaluate
+    from abd_hub.evaluation.measurement import load_measurement, load_model
+    from abd_hub.evaluation.tables import format_reports
+
+    request = parse_evaluate(arguments)
+    classifier = load_model(request.model)
+    measurement = load_measurement(request.options(classifier.spec.num_classes), classifier)
+    assert measurement is not None, "parse_evaluate demands a data set"
+    from accelerate import Accelerator
+
+    report = measurement.report(classifier.to(Accelerator().device))
+    if speaks():
+        table = format_reports([(request.model.id, report)])
+        show(dataclasses.asdict(report), table, as_json=request.json)
+    return 0
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Measures several classifiers, prints the comparison and draws it."""
+    from abd_hub.config.measuring import parse_compare
+
+    request = parse_compare(arguments)
+    picture = _picture_file(request.picture)
+    from accelerate import Accelerator
+
+    from abd_hub.core.files import atomic_path
+    from abd_hub.evaluation.measurement import load_model
+    from abd_hub.runs.compare import compare as compare_models
+    from abd_hub.runs.compare import format_comparison, save_picture, short_names
+
+    names = short_names([model.id for model in request.models])
+    models = {name: load_model(model) for name, model in zip(names, request.models, strict=True)}
+    options = request.options(models[names[0]].spec.num_classes)
+    found = compare_models(models, options, device=Accelerator().device)
+    if not speaks():
+        return 0
+
+    if picture is not None:
+        with atomic_path(picture) as temporary:
+            save_picture(found, temporary)
+    show(dataclasses.asdict(found), format_comparison(found), as_json=request.json)
+    if picture is not None:
+        print(f"wrote {picture}", file=sys.stderr)
+    return 0
+
+
+def _picture_file(given: str | None) -> Path | None:
+    """The place of the picture, checked before the work begins."""
+    if given is None:
+        return None
+    from abd_hub.core.folder import check_file
+
+    check_file(given, "picture", suffix=".png")
+    return Path(given)

@@ -1,0 +1,129 @@
+"""``abd-hub export-bank``, ``card``, ``push`` and ``app``: what is done with a finished run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from abd_hub.commands.output import show
+from abd_hub.core.screen import CommandParser
+
+_FORCE = "A card that was edited outside of the place for own text is replaced."
+_LICENSE = "The Hub's name of the license replaces the one that the card has."
+_JSON = "JSON is printed."
+
+
+def export_bank(arguments: Sequence[str]) -> int:
+    """Writes the synthetic images of a run as a data set."""
+    parser = CommandParser(
+        "export-bank",
+        "The synthetic images that a run has kept are written as a data set.",
+        "abd-hub export-bank RUN FOLDER [--json]",
+        "abd-hub export-bank runs/student bank",
+    )
+    parser.add_argument("run", metavar="RUN", help="It is the folder of a distillation, finished or not.")
+    parser.add_argument("folder", metavar="FOLDER", help="The data set goes to this new folder.")
+    parser.add_argument("--json", action="store_true", help=_JSON)
+    chosen = parser.read(arguments)
+    from abd_hub.publish.bank_export import check_place, read_bank, write_bank
+
+    check_place(chosen.folder)
+    bank = read_bank(chosen.run)
+    folder = write_bank(bank, chosen.folder)
+    count, _, height, width = bank.images.shape
+    facts = {"folder": str(folder), "images": count, "height": height, "width": width}
+    text = f"wrote {folder}: {count} images of {width}x{height}, {len(bank.names)} classes"
+    show(facts | {"labels": list(bank.names), "rounds": bank.rounds}, text, as_json=chosen.json)
+    return 0
+
+
+def card(arguments: Sequence[str]) -> int:
+    """Writes the model card of a finished run again from its record."""
+    parser = CommandParser(
+        "card",
+        "The model card of a finished run is written again from its record.",
+        "abd-hub card FOLDER [options]",
+        "abd-hub card runs/student",
+        "abd-hub card runs/student --repo-id org/name --license mit",
+    )
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="It is the folder of a finished abd-hub distill or abd-hub poison."
+    )
+    parser.add_argument(
+        "--repo-id", metavar="ORG/NAME", help="The card says how to load the model from this repository."
+    )
+    parser.add_argument("--license", metavar="ID", help=_LICENSE)
+    parser.add_argument("--force", action="store_true", help=_FORCE)
+    parser.add_argument("--json", action="store_true", help=_JSON)
+    chosen = parser.read(arguments)
+    from abd_hub.publish.card_file import rebuild_card
+
+    made = rebuild_card(chosen.folder, repo_id=chosen.repo_id, license_id=chosen.license, force=chosen.force)
+    kept = ", your own text kept" if made.own_text else ""
+    text = f"{'wrote' if made.changed else 'nothing to change in'} {made.file} ({made.kind}{kept})"
+    show(dataclasses.asdict(made) | {"file": str(made.file)}, text, as_json=chosen.json)
+    return 0
+
+
+def push(arguments: Sequence[str]) -> int:
+    """Sends a folder to the Hub."""
+    parser = CommandParser(
+        "push",
+        "A finished run, an image bank or a Space is sent to the Hub.",
+        "abd-hub push FOLDER ORG/NAME [options]",
+        "abd-hub push runs/student org/name --private",
+    )
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="It comes from abd-hub distill, abd-hub poison or abd-hub export-bank, or holds a Space.",
+    )
+    parser.add_argument("repo_id", metavar="ORG/NAME", help="This repository is made if it does not exist.")
+    parser.add_argument("--private", action="store_true", help="It is made private; a public one is refused.")
+    parser.add_argument("--license", metavar="ID", help=_LICENSE)
+    parser.add_argument("--message", metavar="TEXT", help="The commit has this title.")
+    parser.add_argument("--force", action="store_true", help=_FORCE)
+    parser.add_argument("--json", action="store_true", help=_JSON)
+    chosen = parser.read(arguments)
+    from abd_hub.publish.push import format_pushed, push_to_hub
+
+    done = push_to_hub(
+        chosen.folder,
+        chosen.repo_id,
+        private=chosen.private,
+        license_id=chosen.license,
+        message=chosen.message,
+        force=chosen.force,
+    )
+    show(dataclasses.asdict(done), format_pushed(done), as_json=chosen.json)
+    return 0
+
+
+def app(arguments: Sequence[str]) -> int:
+    """Shows models as a page in the web browser."""
+    parser = CommandParser(
+        "app",
+        "A backdoor and what became of it are shown as a page in the web browser.",
+        "abd-hub app [FOLDER ...] [options]",
+        "abd-hub app",
+        "abd-hub app runs/teacher runs/student --port 8000 --no-browser",
+    )
+    parser.add_argument(
+        "folders",
+        metavar="FOLDER",
+        nargs="*",
+        help="Each comes from distill or poison; without any, three small models are shown.",
+    )
+    parser.add_argument("--port", type=int, help="By default it is the first free one from 7860 on.")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="The page listens on it; 0.0.0.0 opens the page to the network.",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="No browser is opened.")
+    chosen = parser.read(arguments)
+    from abd_hub_app import launch
+
+    launch(chosen.folders, host=chosen.host, port=chosen.port, browser=not chosen.no_browser)
+    return 0

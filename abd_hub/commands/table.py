@@ -1,0 +1,85 @@
+"""All commands in one table. A command's module is imported when the command is run."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from abd_hub.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command."""
+
+    name: str
+    summary: str
+    """A sentence of at most 63 characters, which fits a terminal of 80 columns."""
+    home: str
+    """Module of this package and function, which takes the other arguments and returns the exit code."""
+
+    def load(self) -> Callable[[Sequence[str]], int]:
+        """Imports the function."""
+        module, _, function = self.home.partition(":")
+        found: Callable[[Sequence[str]], int] = getattr(
+            importlib.import_module(f"abd_hub.commands.{module}"), function
+        )
+        return found
+
+
+FIRST = (
+    Command("demo", "Poison a small teacher and distill it four ways, offline.", "running:demo"),
+    Command("distill", "Distill a teacher into a student, with or without defenses.", "running:distill"),
+    Command("evaluate", "Measure accuracy and attack success rate of a classifier.", "measuring:evaluate"),
+)
+"""What most people need first."""
+FURTHER = (
+    Command("poison", "Train a poisoned teacher, or a clean one for comparison.", "running:poison"),
+    Command("sweep", "Run many distillations or teachers on Ray, for one table.", "running:sweep"),
+    Command("compare", "Measure several classifiers on the same images.", "measuring:compare"),
+    Command("export-bank", "Write the synthetic images of a run as a data set.", "sharing:export_bank"),
+    Command("card", "Write the model card of a finished run again.", "sharing:card"),
+    Command("push", "Send a finished run, an image bank or a Space to the Hub.", "sharing:push"),
+    Command("app", "Show a backdoor and what became of it in the web browser.", "sharing:app"),
+    Command("list", "List triggers, synthesizers, defenses or students.", "facts:list_plugins"),
+    Command("env", "Print versions and devices, for a report.", "facts:env"),
+)
+COMMANDS = {command.name: command for command in (*FIRST, *FURTHER)}
+_SCREEN = """usage: abd-hub COMMAND [options]
+
+abd-hub trains a student from a classifier that you did not train yourself,
+without its training data. It measures whether the student has the teacher's
+backdoor, and offers defenses against that.
+
+Begin with one of these commands:
+{first}
+
+Further commands:
+{further}
+
+abd-hub COMMAND --help shows the options; abd-hub --version shows the version.
+"""
+
+
+def screen() -> str:
+    """The help of ``abd-hub``, on one screen of 24 lines and 80 columns."""
+    return _SCREEN.format(first=_rows(FIRST), further=_rows(FURTHER))
+
+
+def find(name: str) -> Command:
+    """The command of that name.
+
+    Raises:
+        InputError: there is none; the message names the nearest.
+    """
+    if name in COMMANDS:
+        return COMMANDS[name]
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    remedy = f"did you mean {near[0]}?" if near else "abd-hub --help lists the commands"
+    raise InputError(f"{name!r} is no command; {remedy}")
+
+
+def _rows(commands: Sequence[Command]) -> str:
+    return "\n".join(f"  {command.name:13}{command.summary}" for command in commands)

@@ -1,0 +1,132 @@
+"""The command line and its YAML files, read before there is a parser: nothing heavy is imported for that."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from abd_hub.core.errors import InputError
+from abd_hub.core.yaml_text import YamlError, read_yaml
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """A YAML file that ``--config`` names."""
+
+    path: str
+    content: Mapping[str, Any]
+    source: str
+    """The path, or a YAML text in its place; jsonargparse takes both."""
+
+    def without(self, sections: set[str]) -> SettingsFile:
+        """The file without some of its sections.
+
+        Each value keeps its spelling: what jsonargparse takes for a number and what for a text depends on it.
+        """
+        if not sections.intersection(map(section_name, self.content)):
+            return self
+        node = yaml.compose(Path(self.path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        assert isinstance(node, yaml.MappingNode), "read_settings has seen a mapping"
+        node.value = [pair for pair in node.value if section_name(pair[0].value) not in sections]
+        kept = {key: value for key, value in self.content.items() if section_name(key) not in sections}
+        return SettingsFile(self.path, kept, str(yaml.serialize(node, Dumper=yaml.SafeDumper)))
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user has given: files, and the arguments beside them."""
+
+    files: tuple[SettingsFile, ...]
+    """In the order of the command line; a later one wins."""
+    arguments: tuple[str, ...]
+    """All others, with underscores in the names of options; they win over the files."""
+
+
+def read_given(arguments: Sequence[str]) -> Given:
+    """Reads the files that ``--config`` names and sets the other arguments apart.
+
+    Raises:
+        InputError: a file cannot be read or holds no mapping.
+    """
+    files: list[SettingsFile] = []
+    others: list[str] = []
+    for name, value in option_pairs([underscored(argument) for argument in arguments], {"config"}):
+        if name is None:
+            others.append(value)
+        elif not value:
+            raise InputError("--config: has no value; name a YAML file")
+        else:
+            files.append(_read_file(value))
+    return Given(tuple(files), tuple(others))
+
+
+def underscored(argument: str) -> str:
+    """--output-dir and --output_dir are the same."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def option_pairs(arguments: Sequence[str], names: set[str]) -> Iterator[tuple[str | None, str]]:
+    """The named options with their values, and None with each of the other arguments.
+
+    ``names`` are without hyphens. A value is empty where the command line ends or goes on with an option.
+    """
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name not in names:
+            yield None, argument
+        elif equals:
+            yield name, value
+        else:
+            missing = not remaining or remaining[0].startswith("--")
+            yield name, "" if missing else remaining.pop(0)
+
+
+def section_name(key: Any) -> str:
+    """The section that a dotted key belongs to."""
+    return str(key).partition(".")[0]
+
+
+def read_settings(file: str | Path, field: str = "config") -> Mapping[str, Any]:
+    """The mapping that a YAML file holds; ``field`` is what its name was given as.
+
+    Raises:
+        InputError: the file cannot be read, is no YAML, or holds something else.
+    """
+    return _read_file(file, field).content
+
+
+def _read_file(file: str | Path, field: str = "config") -> SettingsFile:
+    try:
+        content = read_yaml(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{field}: {file} cannot be read: {error}") from error
+    except YamlError as error:
+        raise InputError(f"{field}: {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{field}: {file} must hold a mapping of fields, not {type(content).__name__}")
+    return SettingsFile(str(file), content, str(file))
+
+
+def refuse_unknown(key: str, known: set[str], place: str) -> None:
+    """Refuses a dotted key that is none of ``known``, with its nearest neighbor.
+
+    Raises:
+        InputError: naming the key and ``place``, where it stands.
+    """
+    groups = {dest.rpartition(".")[0] for dest in known} - {""}
+    # what follows a field that holds a mapping (student.model_args.depth) is not a field of ours
+    parts = key.split(".")
+    if any(".".join(parts[:count]) in known for count in range(1, len(parts) + 1)) or key in groups:
+        return
+    near = difflib.get_close_matches(key, known | groups, n=1, cutoff=0.5)
+    raise InputError(f"{key}: unknown key {place}" + (f"; did you mean {near[0]}?" if near else ""))

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -20,6 +20,7 @@ import yaml
 from abd_hub.core import registry
 from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.core.errors import InputError
+from abd_hub.core.settings import Count, CountOrNone, CountOrZero, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class TriggerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
+class EvaluationOptions(Settings, place="evaluation"):
     """What teacher and student are measured on. No choice in a run depends on it."""
 
     dataset: str | None = None
@@ -104,26 +105,20 @@ class EvaluationOptions:
     """Further splits of the same data set, for example corrupted ones: clean accuracy on each."""
     per_class: bool = False
     """Count for each true class as well."""
-    limit: int | None = None
+    limit: CountOrNone = None
     """Use only so many images from the start of the split."""
-    image_size: int | None = None
+    image_size: CountOrNone = None
     """Resize every image to so many pixels in height and width, for data sets of several sizes."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images at a time."""
-    every: int = 0
+    every: CountOrZero = 0
     """Rounds between measurements while the student learns, for its curves in log.jsonl; 0 for none. They
     look at the same data as the last measurement, so nothing in a run depends on them."""
-    every_images: int = 1000
+    every_images: Count = 1000
     """Most images of these measurements, evenly spread over the split."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("every", 0), ("every_images", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"evaluation.{name}: must be at least {least}, got {getattr(self, name)}")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"evaluation.limit: must be at least 1, got {self.limit}")
-        if self.image_size is not None and self.image_size < 1:
-            raise InputError(f"evaluation.image_size: must be at least 1, got {self.image_size}")
+        super().__post_init__()
         if self.dataset is not None and not self.dataset.strip():
             raise InputError("evaluation.dataset: is empty; give a Hub id or folder, or leave it out")
         known = [self.split]
@@ -141,20 +136,20 @@ def _compilers() -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerOptions:
+class TrainerOptions(Settings, place="trainer"):
     """How a run is carried out; what it computes is the method's and the defences' matter."""
 
-    mixed_precision: str = "no"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """no, bf16 or fp16. KL divergences and self-retrospection stay in float32."""
     dynamo_backend: str = "no"
     """Of torch.compile for the networks' passes in the student's steps: no, aot_eager or one of
     torch.compiler.list_backends(), such as inductor. Self-retrospection and the images' losses stay as they
     are."""
-    checkpoint_every: int = 500
+    checkpoint_every: CountOrZero = 500
     """Rounds between checkpoints; 0 writes none."""
-    checkpoint_limit: int = 2
+    checkpoint_limit: Count = 2
     """Newest checkpoints that are kept."""
-    log_every: int = 20
+    log_every: Count = 20
     """Rounds between lines of log.jsonl; each line holds means over these rounds."""
     trackers: list[str] = field(default_factory=list)
     """Trackers of accelerate to report to as well, for example trackio or tensorboard."""
@@ -162,19 +157,13 @@ class TrainerOptions:
     """Show a progress bar."""
 
     def __post_init__(self) -> None:
-        if self.mixed_precision not in ("no", "bf16", "fp16"):
-            raise InputError(
-                f"trainer.mixed_precision: must be no, bf16 or fp16, got {self.mixed_precision!r}"
-            )
+        super().__post_init__()
         # Asked only where it is used: torch takes 1.5 s to list its compilers.
         if self.dynamo_backend != "no" and self.dynamo_backend not in _compilers():
             raise InputError(
                 f"trainer.dynamo_backend: must be no or one of {', '.join(_compilers())}, got "
                 f"{self.dynamo_backend!r}"
             )
-        for name, least in (("checkpoint_every", 0), ("checkpoint_limit", 1), ("log_every", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"trainer.{name}: must be at least {least}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

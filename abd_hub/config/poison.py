@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
@@ -19,10 +19,11 @@ from abd_hub.config.options import (
 )
 from abd_hub.config.recipe import RECIPES, TeacherRecipe
 from abd_hub.core.errors import InputError
+from abd_hub.core.settings import Count, CountOrNone, CountOrZero, Range, Settings, ShareBelowOne
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingDataOptions:
+class TrainingDataOptions(Settings, place="data"):
     """What the teacher learns from."""
 
     dataset: str
@@ -37,20 +38,15 @@ class TrainingDataOptions:
     """Column of the images, where it is not the only one."""
     label_column: str | None = None
     """Column of the labels, where it is not the only one."""
-    limit: int | None = None
+    limit: CountOrNone = None
     """Use only so many images from the start of the split."""
-    image_size: int | None = None
+    image_size: CountOrNone = None
     """Resize every image to so many pixels in height and width, for data sets of several sizes."""
-    held_out: float = 0.05
+    held_out: ShareBelowOne = 0.05
     """Share of the images that is not trained on and never poisoned."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"data.held_out: must be in [0, 1), got {self.held_out}")
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"data.limit: must be at least 1, got {self.limit}")
-        if self.image_size is not None and self.image_size < 1:
-            raise InputError(f"data.image_size: must be at least 1, got {self.image_size}")
+        super().__post_init__()
         if not self.dataset.strip():
             raise InputError("data.dataset: is empty; give a Hub id or folder")
 
@@ -72,7 +68,7 @@ class NetworkOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoisonOptions:
+class PoisonOptions(Settings, place="poison"):
     """The attack. Without a trigger the teacher is clean."""
 
     trigger: str | None = None
@@ -88,23 +84,20 @@ class PoisonOptions:
     """Poisoned images as a share of all images trained on."""
     cover_rate: float = 0.0
     """Images that carry the trigger's cover form and keep their label, as a share of all trained on."""
-    perturbation: float = 0.0
+    perturbation: Annotated[float, Range(least=0, most=255)] = 0.0
     """Largest change, of 255, by which clean-label images are first made hard to recognise; 0 for none."""
-    perturbation_steps: int = 40
+    perturbation_steps: Count = 40
     """Steps of projected gradient ascent for that."""
     surrogate: ModelOptions | None = None
     """Classifier that the perturbation misleads; by default a clean one is trained first, the same way."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         changed = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != _default(f)]
         if self.trigger is None and changed:
             raise InputError(
                 f"poison.{changed[0]}: is given, but no trigger; name one in poison.trigger or leave it out"
             )
-        if not 0 <= self.perturbation <= 255:
-            raise InputError(f"poison.perturbation: must be in [0, 255], got {self.perturbation}")
-        if self.perturbation_steps < 1:
-            raise InputError(f"poison.perturbation_steps: must be at least 1, got {self.perturbation_steps}")
         if self.perturbation and self.labels != "clean_label":
             raise InputError(
                 f"poison.perturbation: is for clean_label attacks, not for {self.labels}; set it to 0"
@@ -118,12 +111,12 @@ def _default(field_: dataclasses.Field[Any]) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherTrainerOptions(TrainerOptions):
+class TeacherTrainerOptions(TrainerOptions, place="trainer"):
     """How the training is carried out."""
 
-    checkpoint_every: int = 10
+    checkpoint_every: CountOrZero = 10
     """Epochs between checkpoints; 0 writes none."""
-    log_every: int = 1
+    log_every: Count = 1
     """Epochs between lines of log.jsonl."""
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataSpec, DefenseReport
+from abd_hub.core.settings import Count, NotNegative, Positive, Range, Settings, ShareBelowOne
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -104,7 +104,7 @@ class PluginFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Defense(PluginFacts):
+class Defense(PluginFacts, Settings):
     """The settings of a defense: a frozen dataclass extends this, and registers itself."""
 
     evidence_captions: ClassVar[tuple[tuple[str, str], ...]] = ()
@@ -317,7 +317,7 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesisMethod(PluginFacts, ABC):
+class SynthesisMethod(PluginFacts, Settings, ABC):
     """A data-free method: how images are drawn, how long, and with which loss the student learns."""
 
     images: ClassVar[str] = "synthetic images"
@@ -327,90 +327,35 @@ class SynthesisMethod(PluginFacts, ABC):
     learns_images: ClassVar[bool] = True
     """Whether a loss shapes the images, so that a defence's ``penalty`` can; else it weighs samples."""
 
-    rounds: int
+    rounds: Count
     """Pseudo-batches in all."""
-    batch_size: int
+    batch_size: Count
     """Images in a pseudo-batch, over all processes together."""
-    student_steps: int
+    student_steps: Count
     """Student steps in a round."""
-    learning_rate: float
+    learning_rate: Positive
     """Of the student's optimiser, at the start."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Of the student: adam or sgd."""
-    momentum: float = 0.9
+    momentum: ShareBelowOne = 0.9
     """Of sgd."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """Of the student's optimiser, added to the gradient."""
-    learning_rate_drops: tuple[float, ...] = ()
+    learning_rate_drops: tuple[Annotated[float, Range(above=0, below=1)], ...] = ()
     """Shares of the rounds after which the rate falls to a tenth; without any it follows a cosine to zero."""
-    clip_norm: float
+    clip_norm: NotNegative
     """Largest gradient norm of student and synthesizer; 0 switches clipping off."""
     loss: Literal["kl", "l1"] = "kl"
     """Of the student on the logits: kl, KL(softmax(teacher/T) || softmax(student/T)) summed over classes, or
     l1, the absolute difference averaged over classes; both averaged over samples."""
-    temperature: float
+    temperature: Positive
     """T of the KL divergence."""
     temperature_squared: bool = False
     """Multiply the KL divergence by T squared (Hinton et al., 2015), which keeps its gradient's size."""
-    cross_entropy_weight: float = 0.0
+    cross_entropy_weight: NotNegative = 0.0
     """Weight of the cross-entropy with the teacher's class as label, added to the loss."""
-    attention_weight: float
+    attention_weight: NotNegative
     """Weight of attention transfer over matching block outputs; 0 switches it off."""
-
-    def __post_init__(self) -> None:
-        """Refuses values outside their range.
-
-        Raises:
-            InputError: naming the field.
-        """
-        kind = type(self).__name__.lower()
-        self.refuse_not_positive("rounds", "batch_size", "student_steps", "learning_rate", "temperature")
-        self.refuse_negative("clip_norm", "attention_weight", "cross_entropy_weight", "weight_decay")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"{kind}.momentum: must be in [0, 1), got {self.momentum}")
-        if not all(0 < drop < 1 for drop in self.learning_rate_drops):
-            raise InputError(
-                f"{kind}.learning_rate_drops: must be shares between 0 and 1, got "
-                f"{list(self.learning_rate_drops)}"
-            )
-        for name, choices in (("optimizer", ("adam", "sgd")), ("loss", ("kl", "l1"))):
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"{kind}.{name}: must be {' or '.join(choices)}, got {getattr(self, name)!r}"
-                )
-
-    def refuse_not_positive(self, *names: str) -> None:
-        """Refuses fields that are not above 0, NaN too.
-
-        Raises:
-            InputError: naming the field.
-        """
-        for name in names:
-            if not getattr(self, name) > 0:
-                raise self._out_of_range(name, "must be positive")
-
-    def refuse_negative(self, *names: str) -> None:
-        """Refuses fields that are not at least 0, NaN too.
-
-        Raises:
-            InputError: naming the field.
-        """
-        for name in names:
-            if not getattr(self, name) >= 0:
-                raise self._out_of_range(name, "must not be negative")
-
-    def refuse_below(self, least: int, *names: str) -> None:
-        """Refuses fields, all of them integers, that are smaller than ``least``.
-
-        Raises:
-            InputError: naming the field.
-        """
-        for name in names:
-            if getattr(self, name) < least:
-                raise self._out_of_range(name, f"must be at least {least}")
-
-    def _out_of_range(self, name: str, rule: str) -> InputError:
-        return InputError(f"{type(self).__name__.lower()}.{name}: {rule}, got {getattr(self, name)}")
 
     def steps_in(self, index: int) -> int:
         """Student steps in round ``index``: ``student_steps``, none while a bank is being filled first."""

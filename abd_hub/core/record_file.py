@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import json
 import math
 import platform
-import sys
-import typing
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from abd_hub.core.errors import InputError
+from abd_hub.core.faults import MISSING, STRICT, dotted, first_fault
 from abd_hub.core.files import RECORD_FILE, read_json
 from abd_hub.core.records import RunRecord, TeacherRecord
 
@@ -21,6 +24,11 @@ T = TypeVar("T")
 
 
 SCHEMA_VERSION = 1
+_RESULTS: dict[int | str, tuple[str, str]] = {
+    "teacher_report": ("results", "teacher"),
+    "student_report": ("results", "student"),
+}
+"""Where the file holds what these fields of a record hold."""
 
 
 _PACKAGES = (
@@ -67,7 +75,7 @@ def from_json(kind: type[T], data: Any) -> T:
     Raises:
         InputError: a field is missing, unknown, of the wrong type or not finite.
     """
-    found = _decode(kind, data, "")
+    found = _decode(kind, data)
     assert isinstance(found, kind)
     return found
 
@@ -86,8 +94,7 @@ def record_from_json(data: Any) -> RunRecord:
     clash = {"teacher_report", "student_report"} & set(flat)
     if clash:
         raise InputError(f"{min(clash)}: unknown field; reports belong under 'results'")
-    record = _decode(RunRecord, flat | {f"{who}_report": results[who] for who in results}, "")
-    assert isinstance(record, RunRecord)
+    record: RunRecord = _decode(RunRecord, flat | {f"{who}_report": results[who] for who in results})
     return record
 
 
@@ -132,8 +139,7 @@ def _teacher_record_from_json(data: Any) -> TeacherRecord:
     _check_version(data)
     if data.get("kind") != "teacher":
         raise InputError("kind: this is no record of a teacher; give the output folder of abd-hub poison")
-    record = _decode(TeacherRecord, data, "")
-    assert isinstance(record, TeacherRecord)
+    record: TeacherRecord = _decode(TeacherRecord, data)
     return record
 
 
@@ -182,46 +188,38 @@ def _plain(value: Any, where: str) -> Any:
     raise TypeError(f"{where}: {type(value).__name__} is no JSON value")
 
 
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """``value`` from JSON as the annotated type ``kind``; ``where`` is its dotted place for messages."""
-    arguments = typing.get_args(kind)
-    if kind is Any or (value is None and type(None) in arguments):
-        return value
-    if type(None) in arguments:
-        kind = next(option for option in arguments if option is not type(None))
-    if dataclasses.is_dataclass(kind):
-        return _decode_fields(kind, value, where)
-    if typing.get_origin(kind):
-        return _decode_container(kind, value, where)
-    # Not isfinite, which fails for integers that are too large to become a float.
-    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
-        return float(value)
-    if type(value) is kind and kind is not float:
-        return value
-    raise InputError(f"{where}: expected {kind.__name__}, found {value!r:.80}")
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    # A tuple passes its configuration on to the dataclasses in it, which have none of their own.
+    return TypeAdapter(tuple[kind], config=STRICT)
 
 
-def _decode_container(kind: Any, value: Any, where: str) -> Any:
-    item_kind = typing.get_args(kind)[0 if typing.get_origin(kind) is tuple else 1]
-    if typing.get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_decode(item_kind, item, f"{where}[{index}]") for index, item in enumerate(value))
-    if typing.get_origin(kind) is Mapping and isinstance(value, dict):
-        return {key: _decode(item_kind, item, f"{where}.{key}") for key, item in value.items()}
-    raise InputError(f"{where}: expected {kind}, found {value!r:.80}")
+def _decode(kind: Any, data: Any) -> Any:
+    """``data`` from JSON as the dataclass ``kind``."""
+    try:
+        # As JSON, where lists are tuples and objects are dataclasses even to a strict reader.
+        (found,) = _reader(kind).validate_json(json.dumps([data]))
+    except ValidationError as error:
+        place, rule, value = first_fault(error)
+        shown = "" if rule == MISSING else f", got {value!r:.80}"
+        raise InputError(f"{_dotted(place[1:])}: {rule}{shown}") from error
+    _refuse_filled(dataclasses.asdict(found), data, ())
+    return found
 
 
-def _decode_fields(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: expected object, found {value!r:.80}")
-    prefix = f"{where}." if where else ""
-    hints = typing.get_type_hints(kind)
-    # A field that is None unless asked for: records from before it was added do not have it.
-    optional = {field.name for field in dataclasses.fields(kind) if field.default is None}
-    for name in [*value, *hints]:
-        if name not in hints:
-            raise InputError(f"{prefix}{name}: unknown field")
-        if name not in value and name not in optional:
-            raise InputError(f"{prefix}{name}: missing")
-    return kind(
-        **{name: _decode(hint, value[name], prefix + name) for name, hint in hints.items() if name in value}
-    )
+def _refuse_filled(found: Any, data: Any, place: tuple[int | str, ...]) -> None:
+    """Refuses a default that a file lacks; None is a record's from before the field was added."""
+    if isinstance(found, dict):
+        for name, value in found.items():
+            if name in data:
+                _refuse_filled(value, data[name], (*place, name))
+            elif value is not None:
+                raise InputError(f"{_dotted((*place, name))}: {MISSING}")
+    elif isinstance(found, list | tuple):
+        for index, (value, given) in enumerate(zip(found, data, strict=True)):
+            _refuse_filled(value, given, (*place, index))
+
+
+def _dotted(place: tuple[int | str, ...]) -> str:
+    """The place within the file, where both reports stand under ``results``."""
+    return dotted((*_RESULTS.get(place[0], place[:1]), *place[1:])) if place else "content"

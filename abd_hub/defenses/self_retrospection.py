@@ -30,6 +30,7 @@ from abd_hub.core.contracts import Batch, Defense, DefensePlugin, Evidence, Teac
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DefenseReport
 from abd_hub.core.registry import register
+from abd_hub.core.settings import Count, NotNegative, Positive, PositiveShare
 from abd_hub.learning import distributed
 from abd_hub.learning.losses import kl
 from abd_hub.learning.twice_differentiable import twice_differentiable
@@ -37,56 +38,37 @@ from abd_hub.learning.twice_differentiable import twice_differentiable
 
 @register("defenses", "self_retrospection")
 @dataclass(frozen=True, kw_only=True)
-class SelfRetrospection(Defense):
+class SelfRetrospection(Defense, place="self_retrospection"):
     """Self-Retrospection: late in the run the student unlearns the perturbation that moves it most."""
 
     citation: ClassVar[str] = paper.CITATION
 
-    last_rounds: int = 600
+    last_rounds: Count = 600
     """How many of the last rounds it is active in (the paper: 600 of 80,000; 200 of 10,000 for GTSRB)."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Of the fresh Adam that the student continues with from the first active round on, constant."""
     source: Literal["student", "teacher"] = "student"
     """Whose answers the perturbation changes: the student's (the paper) or the teacher's, which is found
     once for all student steps on the same images."""
-    perturbation_steps: int = 10
+    perturbation_steps: Count = 10
     """Adam steps on the perturbation."""
-    perturbation_learning_rate: float = 0.1
+    perturbation_learning_rate: Positive = 0.1
     """Of these steps, in standard deviations of the pixels."""
-    perturbation_start: float = 0.01
+    perturbation_start: Positive = 0.01
     """Standard deviation of the noise that the perturbation starts from."""
-    norm_weight: float = 0.001
+    norm_weight: NotNegative = 0.001
     """rho, weight of the squared norm of the perturbation."""
-    perturbed_share: float = 0.02
+    perturbed_share: PositiveShare = 0.02
     """Share of a batch that is perturbed in the outer loss; at least one image."""
-    inner_learning_rate: float = 0.1
+    inner_learning_rate: NotNegative = 0.1
     """eta of the fixed point."""
-    fixed_point_steps: int = 5
+    fixed_point_steps: Count = 5
     """K; the first product is with the zero vector and is left out."""
 
     @classmethod
     def quick(cls, rounds: int) -> dict[str, Any] | None:
         """One of 50 rounds has it; the paper has one of 133 (CIFAR-10) or of 50 (GTSRB)."""
         return {"last_rounds": max(1, rounds // 50)}
-
-    def __post_init__(self) -> None:
-        for name in ("last_rounds", "perturbation_steps", "fixed_point_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"self_retrospection.{name}: must be at least 1, got {getattr(self, name)}")
-        for name in ("norm_weight", "inner_learning_rate"):
-            if not getattr(self, name) >= 0:
-                raise InputError(
-                    f"self_retrospection.{name}: must not be negative, got {getattr(self, name)}"
-                )
-        for name in ("learning_rate", "perturbation_learning_rate", "perturbation_start"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"self_retrospection.{name}: must be positive, got {getattr(self, name)}")
-        if not 0 < self.perturbed_share <= 1:
-            raise InputError(
-                f"self_retrospection.perturbed_share: must be in (0, 1], got {self.perturbed_share}"
-            )
-        if self.source not in ("student", "teacher"):
-            raise InputError(f"self_retrospection.source: must be student or teacher, got {self.source!r}")
 
     def build(self, teacher: Teacher, seed: int = 0) -> Retrospection:
         """The retrospection at work: active at once, unless a loop calls ``begin_round``.

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from abd_hub.core import paper
 from abd_hub.core.contracts import Defense, DefensePlugin, Divergence, Evidence
-from abd_hub.core.errors import InputError
 from abd_hub.core.records import DefenseReport
 from abd_hub.core.registry import register
+from abd_hub.core.settings import Count, CountOrZero, NotNegative, ShareBelowOne
 from abd_hub.defenses.shuffled_teacher import ShuffledTeacher
 from abd_hub.learning import distributed
 from abd_hub.learning.losses import kl_per_sample
@@ -41,7 +41,7 @@ _EVIDENCE_BATCH = 64
 
 @register("defenses", "shuffling_vaccine")
 @dataclass(frozen=True, kw_only=True)
-class ShufflingVaccine(Defense):
+class ShufflingVaccine(Defense, place="shuffling_vaccine"):
     """Shuffling Vaccine: keeps the generator from images that still work on channel-shuffled teachers."""
 
     citation: ClassVar[str] = paper.CITATION
@@ -58,31 +58,30 @@ class ShufflingVaccine(Defense):
         ),
     )
 
-    coefficient: float = 0.1
+    coefficient: NotNegative = 0.1
     """Weight of the penalty."""
-    copies: int = 3
+    copies: Count = 3
     """K, shuffled copies whose logits are averaged."""
-    layers: int = 5
+    layers: Count = 5
     """L, how many of the last layers are shuffled."""
     check: bool = True
     """Judge each draw of permutations on the first synthetic images before it is used; without the check
     the first draw is active at once."""
-    check_batches: int = 50
+    check_batches: Count = 50
     """Batches until the check is decided; the penalty is zero until then. Methods that fit a batch in many
     steps (cmi, fast, deepinversion) show it once, finished: there a batch is a round."""
-    check_ignored: int = 10
+    check_ignored: CountOrZero = 10
     """Batches at the beginning that the check does not count."""
-    check_tries: int = 8
+    check_tries: Count = 8
     """Draws of permutations that are judged, all on the same images; the first accepted one is used."""
-    check_share: float = 0.02
+    check_share: ShareBelowOne = 0.02
     """A draw is accepted if more than this share of the images lies below mean - 3 std of log10 KL."""
 
     def __post_init__(self) -> None:
-        _at_least(1, copies=self.copies, layers=self.layers, check_tries=self.check_tries)
-        _at_least(0, coefficient=self.coefficient, check_ignored=self.check_ignored)
-        _at_least(self.check_ignored + 1, check_batches=self.check_batches)
-        if not 0 <= self.check_share < 1:
-            raise InputError(f"shuffling_vaccine.check_share: must be in [0, 1), got {self.check_share}")
+        super().__post_init__()
+        if self.check_batches <= self.check_ignored:
+            rule = f"must be more than check_ignored, {self.check_ignored}"
+            raise self.refusal("check_batches", rule, self.check_batches)
 
     def build(self, teacher: nn.Module, seed: int = 0) -> Vaccine:
         """The vaccine at work.
@@ -311,9 +310,3 @@ def _log10(kl: Tensor) -> Tensor:
 def _bound(log_kl: Tensor) -> Tensor:
     """(draws, N) to (draws, 1): what lies below is set apart."""
     return log_kl.mean(dim=1, keepdim=True) - 3 * log_kl.std(dim=1, keepdim=True)
-
-
-def _at_least(bound: float, **values: float) -> None:
-    for name, value in values.items():
-        if not value >= bound:
-            raise InputError(f"shuffling_vaccine.{name}: must be at least {bound}, got {value}")

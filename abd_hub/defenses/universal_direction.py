@@ -35,42 +35,32 @@ from abd_hub.core.contracts import Defense, DefensePlugin, Evidence, Teacher
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataSpec, DefenseReport
 from abd_hub.core.registry import register
+from abd_hub.core.settings import Count, Positive, Share
 from abd_hub.learning import distributed
 from abd_hub.learning.modes import in_eval_mode
 
 
 @register("defenses", "universal_direction")
 @dataclass(frozen=True, kw_only=True)
-class UniversalDirection(Defense):
+class UniversalDirection(Defense, place="universal_direction"):
     """Universal direction: takes the strongest class-wide perturbation out of what the student learns."""
 
-    begin: float = 0.67
+    begin: Share = 0.67
     """Share of the rounds after which the direction is sought and used."""
-    batches: int = 8
+    batches: Count = 8
     """Latest pseudo-batches on which it is sought."""
-    epsilon: float = 1.5
+    epsilon: Positive = 1.5
     """Largest L2 norm of a perturbation, in pixel units over all channels and pixels."""
-    steps: int = 40
+    steps: Count = 40
     """Gradient steps on the perturbations of all classes."""
-    step_images: int = 160
+    step_images: Count = 160
     """Images of a step, shared by the classes."""
-    threshold: float = 0.5
+    threshold: Share = 0.5
     """Entries below this share of the largest are dropped."""
-    amplitude: float = 4.0
+    amplitude: Positive = 4.0
     """Largest amount of the direction that the student sees, in pixel units."""
-    share: float = 0.5
+    share: Share = 0.5
     """Share of the images on which it sees some."""
-
-    def __post_init__(self) -> None:
-        for name in ("batches", "steps", "step_images"):
-            if getattr(self, name) < 1:
-                raise InputError(f"universal_direction.{name}: must be at least 1, got {getattr(self, name)}")
-        for name in ("epsilon", "amplitude"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"universal_direction.{name}: must be positive, got {getattr(self, name)}")
-        for name in ("begin", "threshold", "share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"universal_direction.{name}: must be in [0, 1], got {getattr(self, name)}")
 
     def build(self, teacher: Teacher, seed: int = 0) -> Direction:
         """The defence at work. A loop of one's own must call ``begin_round``.

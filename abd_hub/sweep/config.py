@@ -25,6 +25,7 @@ from abd_hub.config.options import DistillConfig
 from abd_hub.config.parsing import parse_distill, parse_poison
 from abd_hub.config.poison import PoisonConfig
 from abd_hub.core.errors import InputError
+from abd_hub.core.settings import NotNegativeOrNone, Positive, Settings
 from abd_hub.sweep.names import file_name, label
 
 COMMANDS = ("distill", "poison")
@@ -33,21 +34,16 @@ _PUSH = ("push_to_hub", "hub_model_id", "hub_private_repo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resources:
+class Resources(Settings):
     """What one run takes of the cluster."""
 
-    cpus: float = 1
+    cpus: Positive = 1
     """Cores; a run uses as many threads, at least one."""
-    gpus: float | None = None
+    gpus: NotNegativeOrNone = None
     """Cards, below 1 for several runs on one card; by default 1 where the cluster has cards, else 0."""
 
     def __post_init__(self) -> None:
-        for name in ("cpus", "gpus"):
-            value = getattr(self, name)
-            if value is not None and (not _is_number(value) or value < 0):
-                raise InputError(f"resources.{name}: must be a number of at least 0, got {value!r}")
-        if self.cpus == 0:
-            raise InputError("resources.cpus: must be more than 0; without a core a run cannot work")
+        super().__post_init__()
         if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
             raise InputError(f"resources.gpus: more than one card must be a whole number, got {self.gpus}")
 

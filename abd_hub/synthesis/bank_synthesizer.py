@@ -12,6 +12,7 @@ from torch import Tensor
 from abd_hub.core import seeding
 from abd_hub.core.contracts import SynthesisMethod, Synthesizer, Teacher
 from abd_hub.core.errors import InputError
+from abd_hub.core.settings import Count, CountOrZero
 from abd_hub.learning import distributed
 from abd_hub.learning.augment import check_padding, crop_and_flip
 from abd_hub.learning.image_bank import DeviceImageBank
@@ -36,24 +37,14 @@ class BankMethod(SynthesisMethod):
     """Multiply the KL divergence by T squared (Hinton et al., 2015), which keeps its gradient's size."""
     attention_weight: float = 0.0
     """Weight of attention transfer over matching block outputs; 0 switches it off."""
-    synthesis_batch_size: int = 256
+    synthesis_batch_size: Count = 256
     """Images made in a round, over all processes together."""
-    bank_size: int
+    bank_size: Count
     """Images kept for the student; further ones replace the oldest."""
-    crop_padding: int = 4
+    crop_padding: CountOrZero = 4
     """The student sees random crops after padding by so many pixels; 0 for none."""
     flip: bool = True
     """Mirror half of the images for the student."""
-
-    def __post_init__(self) -> None:
-        """Refuses values outside their range.
-
-        Raises:
-            InputError: naming the field.
-        """
-        super().__post_init__()
-        self.refuse_below(1, "synthesis_batch_size", "bank_size")
-        self.refuse_negative("crop_padding")
 
 
 class BankSynthesizer(Synthesizer):

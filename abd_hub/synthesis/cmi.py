@@ -23,7 +23,7 @@ of the authors for CIFAR-10 goes 40 epochs of 2,000 student steps on a bank that
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -31,8 +31,8 @@ from torch import Tensor, nn
 
 from abd_hub.core import seeding
 from abd_hub.core.contracts import Networks, Teacher
-from abd_hub.core.errors import InputError
 from abd_hub.core.registry import register
+from abd_hub.core.settings import Count, NotNegative, Positive, PositiveShare, Range
 from abd_hub.learning import checkpoint, distributed
 from abd_hub.learning.losses import agreed_divergence, cross_entropy, info_nce
 from abd_hub.learning.modes import in_eval_mode
@@ -71,31 +71,31 @@ class Cmi(BankMethod):
     """Multiply the student's KL divergence by T squared, which keeps its gradient's size."""
     attention_weight: float = 0.0
     """Weight of attention transfer; 0 switches it off."""
-    generator_steps: int = 200
+    generator_steps: Count = 200
     """Steps that fit a batch of images."""
-    generator_learning_rate: float = 1e-3
+    generator_learning_rate: Positive = 1e-3
     """Of Adam on generator and noise, and of that on the head."""
-    z_dim: int = 256
+    z_dim: Count = 256
     """Length of the noise vector."""
-    generator_channels: int = 128
+    generator_channels: Annotated[int, Range(least=2)] = 128
     """Feature maps of the generator's first half; its second half has half as many."""
-    one_hot_weight: float = 1.0
+    one_hot_weight: NotNegative = 1.0
     """Weight of the teacher's cross-entropy with the drawn classes."""
-    batch_norm_weight: float = 1.0
+    batch_norm_weight: NotNegative = 1.0
     """Weight of the distance to the BatchNorm layers' running statistics."""
-    adversarial_weight: float = 0.5
+    adversarial_weight: NotNegative = 0.5
     """Weight of the divergence between teacher and student where both choose the same class."""
-    contrast_weight: float = 0.8
+    contrast_weight: NotNegative = 0.8
     """Weight of the contrastive loss."""
-    contrast_temperature: float = 0.1
+    contrast_temperature: Positive = 0.1
     """tau of the contrastive loss."""
-    local_area: float = 0.25
+    local_area: PositiveShare = 0.25
     """Smallest share of an image's area that its local view shows, in (0, 1]."""
-    embedding_dim: int = 256
+    embedding_dim: Count = 256
     """Length of what the head makes of an image."""
-    negatives: int = 4_096
+    negatives: Count = 4_096
     """Earlier images in a step of the generator."""
-    feature_bank_size: int = 40_960
+    feature_bank_size: Count = 40_960
     """Earlier images whose embeddings are kept."""
     bank_size: int = 51_200
     """Images kept for the student; further ones replace the oldest."""
@@ -103,17 +103,6 @@ class Cmi(BankMethod):
     """Pixels of padding before random crops, for the global view and for the student; 0 for none."""
     flip: bool = True
     """Mirror half of the images in both views and in the student's batches."""
-
-    def __post_init__(self) -> None:
-        # before the base: it would ask for "at least 1"
-        self.refuse_not_positive("synthesis_batch_size", "bank_size")
-        super().__post_init__()
-        self.refuse_not_positive("generator_steps", "generator_learning_rate", "z_dim")
-        self.refuse_not_positive("contrast_temperature", "embedding_dim", "negatives", "feature_bank_size")
-        self.refuse_negative("one_hot_weight", "batch_norm_weight", "adversarial_weight", "contrast_weight")
-        self.refuse_below(2, "generator_channels")
-        if not 0 < self.local_area <= 1:
-            raise InputError(f"cmi.local_area: must be in (0, 1], got {self.local_area}")
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None

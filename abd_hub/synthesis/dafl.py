@@ -20,6 +20,7 @@ from torch import Tensor
 
 from abd_hub.core.contracts import Teacher, View
 from abd_hub.core.registry import register
+from abd_hub.core.settings import NotNegative
 from abd_hub.learning import distributed
 from abd_hub.learning.losses import information_entropy, mean_magnitude, one_hot_loss
 from abd_hub.synthesis.generator_step import GeneratorMethod, GeneratorSynthesizer
@@ -61,19 +62,14 @@ class Dafl(GeneratorMethod):
     """Of the generator's Adam, constant (the authors' command for CIFAR-10 and CIFAR-100)."""
     z_dim: int = 1000
     """Length of the noise vector."""
-    one_hot_weight: float = 0.05
+    one_hot_weight: NotNegative = 0.05
     """Weight of the cross-entropy with the teacher's own class as label, in nats."""
-    entropy_weight: float = 5 / math.log(10)
+    entropy_weight: NotNegative = 5 / math.log(10)
     """Weight of the entropy of the mean prediction, which is maximised, in nats. The authors' 5 counts in
     decimal digits (log10): it is 5 / ln 10 = 2.17 here."""
-    activation_weight: float = 0.01
+    activation_weight: NotNegative = 0.01
     """Weight of the mean magnitude of the features that the teacher's last linear layer reads, which is
     maximised; 0 for a teacher without such a layer."""
-
-    def __post_init__(self) -> None:
-        """Refuses values outside their range, naming the field."""
-        super().__post_init__()
-        self.refuse_negative("one_hot_weight", "entropy_weight", "activation_weight")
 
     def generator_rate(self, index: int) -> float:
         """Constant."""

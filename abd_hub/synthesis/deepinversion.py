@@ -29,8 +29,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from abd_hub.core.contracts import Networks, Teacher
-from abd_hub.core.errors import InputError
 from abd_hub.core.registry import register
+from abd_hub.core.settings import Count, CountOrZero, NotNegative, Positive
 from abd_hub.learning import distributed
 from abd_hub.learning.losses import cross_entropy, jensen_shannon, variations
 from abd_hub.learning.modes import in_eval_mode
@@ -64,40 +64,29 @@ class DeepInversion(BankMethod):
     """Student steps in a round."""
     learning_rate: float = 0.1
     """Of the student's optimiser at the start; cosine to zero."""
-    image_steps: int = 2_000
+    image_steps: Count = 2_000
     """Adam steps on the pixels of a batch."""
-    image_learning_rate: float = 0.05
+    image_learning_rate: Positive = 0.05
     """Of the Adam on the pixels, in standard deviations."""
     image_schedule: Literal["constant", "cosine"] = "constant"
     """Of that rate: constant, or cosine: a rise over the first twentieth of the steps, then to zero."""
-    batch_norm_weight: float = 10.0
+    batch_norm_weight: NotNegative = 10.0
     """Weight of the distance to the teacher's BatchNorm statistics."""
-    total_variation_weight: float = 2.5e-5
+    total_variation_weight: NotNegative = 2.5e-5
     """Weight of the total variation of the batch."""
-    l2_weight: float = 3e-8
+    l2_weight: NotNegative = 3e-8
     """Weight of the L2 norm of the batch, in standard deviations."""
-    competition_weight: float = 10.0
+    competition_weight: NotNegative = 10.0
     """Weight of 1 - JS(teacher, student), Adaptive DeepInversion; 0 for plain DeepInversion, which needs no
     pass through the student."""
-    competition_temperature: float = 3.0
+    competition_temperature: Positive = 3.0
     """Temperature of both predictions in that divergence."""
-    shift: int = 2
+    shift: CountOrZero = 2
     """Largest shift of the batch in a step, in pixels; what leaves the image enters at the other side."""
     bank_size: int = 51_200
     """Images kept; further ones replace the oldest. By default all that a run makes, 157 MB at 32x32."""
     flip: bool = True
     """Mirror half of the images for the student, and the batch in half of the image steps."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.refuse_below(1, "image_steps")
-        self.refuse_not_positive("image_learning_rate", "competition_temperature")
-        self.refuse_negative("batch_norm_weight", "total_variation_weight", "l2_weight")
-        self.refuse_negative("competition_weight", "shift")
-        if self.image_schedule not in ("constant", "cosine"):
-            raise InputError(
-                f"deepinversion.image_schedule: must be constant or cosine, got {self.image_schedule!r}"
-            )
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None

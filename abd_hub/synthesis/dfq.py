@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from abd_hub.core.contracts import Teacher, View
 from abd_hub.core.registry import register
+from abd_hub.core.settings import NotNegative
 from abd_hub.learning import distributed
 from abd_hub.learning.losses import information_entropy, kl, one_hot_loss
 from abd_hub.synthesis.batch_norm import BatchNormStatistics
@@ -67,24 +68,19 @@ class Dfq(GeneratorMethod):
     """Of the generator's Adam, constant."""
     z_dim: int = 256
     """Length of the noise vector."""
-    adversarial_weight: float = 1.0
+    adversarial_weight: NotNegative = 1.0
     """Weight of KL(teacher || student) at temperature 1, which the generator maximises."""
-    batch_norm_weight: float = 1.0
+    batch_norm_weight: NotNegative = 1.0
     """Weight of the distance to the teacher's BatchNorm statistics."""
-    one_hot_weight: float = 1.0
+    one_hot_weight: NotNegative = 1.0
     """Weight of the cross-entropy with the teacher's own class as label, in nats."""
-    entropy_weight: float = 20.0
+    entropy_weight: NotNegative = 20.0
     """Weight of the entropy of the mean prediction, which is maximised, in nats."""
 
     @classmethod
     def quick(cls, rounds: int) -> dict[str, Any] | None:
         """A short run takes small batches and a small generator."""
         return {"batch_size": 64, "generator_channels": 64}
-
-    def __post_init__(self) -> None:
-        """Refuses values outside their range, naming the field."""
-        super().__post_init__()
-        self.refuse_negative("adversarial_weight", "batch_norm_weight", "one_hot_weight", "entropy_weight")
 
     def generator_rate(self, index: int) -> float:
         """Constant."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from abd_hub.core import seeding
 from abd_hub.core.contracts import Networks, Teacher, View
-from abd_hub.core.errors import InputError
 from abd_hub.core.registry import register
+from abd_hub.core.settings import Count, CountOrZero, NotNegative, Positive, Range, ShareBelowOne
 from abd_hub.learning import checkpoint, distributed
 from abd_hub.learning.losses import agreed_divergence, cross_entropy
 from abd_hub.learning.modes import in_eval_mode
@@ -67,31 +67,31 @@ class Fast(BankMethod):
     """Student steps in a round after the warm-up."""
     learning_rate: float = 0.2
     """Of the student's optimiser at the start; cosine to zero."""
-    warmup_rounds: int = 20
+    warmup_rounds: CountOrZero = 20
     """First rounds, which fill the bank only: no student steps and no adversarial term."""
-    generator_steps: int = 10
+    generator_steps: Count = 10
     """Steps on generator and noise in a round. The paper's other settings: 5 with generator_learning_rate
     3e-3, 2 with 5e-3 and noise_learning_rate 0.015."""
-    generator_learning_rate: float = 2e-3
+    generator_learning_rate: Positive = 2e-3
     """Of the Adam that adapts a copy of the generator; the meta generator's: ``generator_steps`` times it."""
-    noise_learning_rate: float = 1e-2
+    noise_learning_rate: Positive = 1e-2
     """Of the Adam that adapts the noise."""
-    batch_norm_weight: float = 10.0
+    batch_norm_weight: NotNegative = 10.0
     """Weight of the distance to the teacher's BatchNorm statistics."""
-    batch_norm_momentum: float = 0.9
+    batch_norm_momentum: ShareBelowOne = 0.9
     """Weight of earlier rounds in the statistics that are compared, in [0, 1)."""
-    one_hot_weight: float = 0.4
+    one_hot_weight: NotNegative = 0.4
     """Weight of the cross-entropy with the class that an image is made for. The published runs have 0.4 for
     WRN-40-2 teachers, 0.5 for others."""
-    adversarial_weight: float = 1.1
+    adversarial_weight: NotNegative = 1.1
     """Weight of KL(teacher || student) where both choose the same class, which is maximised. The published
     runs have 1.1 for WRN-40-2 teachers, 1.33 for ResNet-34 and 1.0 for VGG-11."""
-    reset_first_layer_round: int = 139
+    reset_first_layer_round: CountOrZero = 139
     """Round, counted from 0, before which the generator's linear layer and the BatchNorm after it are drawn
     anew, for diversity; 0 for never."""
-    z_dim: int = 256
+    z_dim: Count = 256
     """Length of the noise vector."""
-    generator_channels: int = 128
+    generator_channels: Annotated[int, Range(least=2)] = 128
     """Feature maps of the generator's first half; its second half has half as many."""
     bank_size: int = 56_320
     """Images kept; further ones replace the oldest. By default all that a run makes, 173 MB at 32x32."""
@@ -102,18 +102,8 @@ class Fast(BankMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse_below(1, "generator_steps", "z_dim")
-        self.refuse_not_positive("generator_learning_rate", "noise_learning_rate")
-        self.refuse_negative("batch_norm_weight", "one_hot_weight", "adversarial_weight")
-        self.refuse_negative("reset_first_layer_round")
-        self.refuse_below(2, "generator_channels")
-        if not 0 <= self.batch_norm_momentum < 1:
-            raise InputError(f"fast.batch_norm_momentum: must be in [0, 1), got {self.batch_norm_momentum}")
-        if not 0 <= self.warmup_rounds < self.rounds:
-            raise InputError(
-                f"fast.warmup_rounds: must be at least 0 and below rounds, {self.rounds}, got "
-                f"{self.warmup_rounds}"
-            )
+        if self.warmup_rounds >= self.rounds:
+            raise self.refusal("warmup_rounds", f"must be below rounds, {self.rounds}", self.warmup_rounds)
 
     def steps_in(self, index: int) -> int:
         """None in the warm-up, then ``student_steps``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from abd_hub.core import seeding
 from abd_hub.core.contracts import Networks, SynthesisMethod, Synthesizer, Teacher, View
+from abd_hub.core.settings import Count, Positive, Range
 from abd_hub.learning import checkpoint, distributed
 from abd_hub.synthesis.generator import Generator, Output
 
@@ -28,23 +29,12 @@ class GeneratorMethod(SynthesisMethod):
     """Largest gradient norm of student and generator; 0 switches clipping off."""
     attention_weight: float = 0.0
     """Weight of attention transfer over matching block outputs; 0 switches it off."""
-    generator_learning_rate: float
+    generator_learning_rate: Positive
     """Of the generator's Adam at the start."""
-    z_dim: int
+    z_dim: Count
     """Length of the noise vector."""
-    generator_channels: int = 128
+    generator_channels: Annotated[int, Range(least=2)] = 128
     """Feature maps of the generator's first half; its second half has half as many."""
-
-    def __post_init__(self) -> None:
-        """Refuses values outside their range.
-
-        Raises:
-            InputError: naming the field.
-        """
-        super().__post_init__()
-        self.refuse_below(1, "z_dim")
-        self.refuse_below(2, "generator_channels")
-        self.refuse_not_positive("generator_learning_rate")
 
     @abstractmethod
     def generator_rate(self, index: int) -> float:

@@ -29,6 +29,7 @@ from abd_hub.core.contracts import SynthesisMethod, Synthesizer, Teacher
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataSpec
 from abd_hub.core.registry import register
+from abd_hub.core.settings import Count, CountOrZero, NotNegative, Positive
 from abd_hub.learning import distributed
 from abd_hub.learning.augment import check_padding, crop_and_flip, cutmix, draw_box
 from abd_hub.synthesis.epochs import Epochs
@@ -70,16 +71,16 @@ class Ood(SynthesisMethod):
     pictures: tuple[str, ...] = ("sklearn:china.jpg", "sklearn:flower.jpg")
     """Files, hf://datasets/org/name@revision/picture.jpg on the Hub, or sklearn:china.jpg and
     sklearn:flower.jpg, which scikit-learn brings along; each gives as many patches as the others."""
-    patches: int = 50_000
+    patches: Count = 50_000
     """Patches in all, made before the first round and kept on the device."""
-    memory_limit: float = 2.0
+    memory_limit: Positive = 2.0
     """Largest size of the patches in GiB, above which the run is refused: 50,000 of 32x32 take 0.14, of 64x64
     0.57, of 224x224 7.0."""
-    crop_padding: int = 4
+    crop_padding: CountOrZero = 4
     """Random crops after padding by so many pixels; 0 for none."""
     flip: bool = True
     """Mirror half of the images."""
-    cutmix: float = 0.25
+    cutmix: NotNegative = 0.25
     """Both parameters of the beta distribution that the share of the pasted box is drawn from, one box a
     batch; 0 switches CutMix off."""
 
@@ -90,13 +91,9 @@ class Ood(SynthesisMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.pictures, str):
-            raise InputError(f"ood.pictures: must be a list of names, got {self.pictures!r}")
         # frozen for its users; YAML gives a list
         object.__setattr__(self, "pictures", tuple(self.pictures))
         check_names("ood.pictures", self.pictures)
-        self.refuse_not_positive("patches", "memory_limit")
-        self.refuse_negative("crop_padding", "cutmix")
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None

@@ -19,6 +19,7 @@ from abd_hub.core import seeding
 from abd_hub.core.contracts import ImageSource, SynthesisMethod, Synthesizer, Teacher
 from abd_hub.core.errors import InputError
 from abd_hub.core.registry import register
+from abd_hub.core.settings import CountOrNone, CountOrZero, PositiveShare
 from abd_hub.learning import distributed
 from abd_hub.learning.augment import check_padding, crop_and_flip
 from abd_hub.synthesis.epochs import Epochs
@@ -57,23 +58,14 @@ class Real(SynthesisMethod):
     """Hub id or local folder of the real images; their labels are not used."""
     split: str = "train"
     """Split of the real images. Never the one that is used for evaluation."""
-    image_size: int | None = None
+    image_size: CountOrNone = None
     """Resize every image to so many pixels in height and width, for data sets of several sizes."""
-    share: float = 0.2
+    share: PositiveShare = 0.2
     """Share of the split that is used, drawn with the run's seed."""
-    crop_padding: int = 4
+    crop_padding: CountOrZero = 4
     """Random crops after padding by so many pixels; 0 for none."""
     flip: bool = True
     """Mirror half of the images."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise InputError(f"real.share: must be in (0, 1], got {self.share}")
-        if self.image_size is not None and self.image_size < 1:
-            raise InputError(f"real.image_size: must be at least 1, got {self.image_size}")
-        if self.crop_padding < 0:
-            raise InputError(f"real.crop_padding: must not be negative, got {self.crop_padding}")
 
     def image_source(self) -> ImageSource | None:
         """The data set and split that ``build`` needs."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from abd_hub.core.registry import register
 from abd_hub.core.seeding import derive_seed
+from abd_hub.core.settings import Count, PositiveShare
 from abd_hub.triggers import paint
 from abd_hub.triggers.blend import Blend
 from abd_hub.triggers.picture import Picture
@@ -19,7 +20,7 @@ from abd_hub.triggers.picture import Picture
 
 @register("triggers", "adaptive_blend")
 @dataclass(frozen=True)
-class AdaptiveBlend:
+class AdaptiveBlend(paint.Options, place="adaptive_blend"):
     """Blend of which training images show half of the pieces, faintly (Adaptive-Blend).
 
     Qi et al., "Revisiting the Assumption of Latent Separability for Backdoor Defenses", ICLR 2023: the
@@ -28,13 +29,13 @@ class AdaptiveBlend:
     one. The paper poisons 0.003 of the images and covers 0.003. The pattern is colour noise, or a picture.
     """
 
-    alpha: float = 0.2
+    alpha: PositiveShare = 0.2
     """Share of the pattern in the test form."""
-    training_alpha: float = 0.15
+    training_alpha: PositiveShare = 0.15
     """Share of the pattern where a training image shows it."""
-    side: int = 4
+    side: Count = 4
     """Pieces along each side of the pattern."""
-    shown: int = 8
+    shown: Count = 8
     """Pieces that a training image shows."""
     file: str = ""
     """A picture instead of noise, as in ``picture``; it is resized to the images."""
@@ -43,10 +44,10 @@ class AdaptiveBlend:
     _pattern: Blend | Picture = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        paint.check_share("adaptive_blend", "alpha", self.alpha)
-        paint.check_share("adaptive_blend", "training_alpha", self.training_alpha)
-        paint.check_whole("adaptive_blend", "side", self.side, 1)
-        paint.check_whole("adaptive_blend", "shown", self.shown, 1, self.side**2)
+        super().__post_init__()
+        if self.shown > self.side**2:
+            rule = f"must be a whole number from 1 to {self.side**2}"
+            raise self.refusal("shown", rule, self.shown)
         # Other noise than that of ``blend`` with this seed, or neither could be told from the other.
         noise = Blend(seed=derive_seed(self.seed, "trigger", "adaptive_blend"))
         pattern = Picture(self.file, resize=True) if self.file else noise

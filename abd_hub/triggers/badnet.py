@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from abd_hub.core.registry import register
+from abd_hub.core.settings import Count, CountOrZero
 from abd_hub.triggers import paint
 
 GRID = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.float64)
@@ -15,21 +16,17 @@ GRID = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.float
 
 @register("triggers", "badnet_sq")
 @dataclass(frozen=True)
-class BadNetSquare:
+class BadNetSquare(paint.Options, place="badnet_sq"):
     """White square near the bottom right corner (BadNets).
 
     Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017. At
     32x32: rows and columns 27..30.
     """
 
-    size: int = 4
+    size: Count = 4
     """Side of the square in pixels."""
-    margin: int = 1
+    margin: CountOrZero = 1
     """Pixels between the square and the bottom and right edges."""
-
-    def __post_init__(self) -> None:
-        paint.check_whole("badnet_sq", "size", self.size, 1)
-        paint.check_whole("badnet_sq", "margin", self.margin)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, C, H, W) in [0,1] to the same; InputError where the square does not fit."""
@@ -47,18 +44,15 @@ class BadNetSquare:
 
 @register("triggers", "badnet_grid")
 @dataclass(frozen=True)
-class BadNetGrid:
+class BadNetGrid(paint.Options, place="badnet_grid"):
     """Black and white 3x3 checkerboard in the bottom right corner (BadNets).
 
     Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017. At
     32x32: rows and columns 29..31.
     """
 
-    margin: int = 0
+    margin: CountOrZero = 0
     """Pixels between the tile and the bottom and right edges."""
-
-    def __post_init__(self) -> None:
-        paint.check_whole("badnet_grid", "margin", self.margin)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, C, H, W) in [0,1] to the same; InputError where the tile does not fit."""
@@ -76,18 +70,15 @@ class BadNetGrid:
 
 @register("triggers", "cl")
 @dataclass(frozen=True)
-class CleanLabelTiles:
+class CleanLabelTiles(paint.Options, place="cl"):
     """The checkerboard tile of badnet_grid in all four corners (clean-label attack).
 
     Turner et al., "Label-Consistent Backdoor Attacks", 2019. This is the trigger alone: in training the
     attack also perturbs the images of the target class; test images get nothing but the tiles.
     """
 
-    margin: int = 0
+    margin: CountOrZero = 0
     """Pixels between each tile and its two edges."""
-
-    def __post_init__(self) -> None:
-        paint.check_whole("cl", "margin", self.margin)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, C, H, W) in [0,1] to the same; InputError where the tiles would overlap."""

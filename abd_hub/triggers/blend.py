@@ -9,26 +9,23 @@ from torch import Tensor
 
 from abd_hub.core.registry import register
 from abd_hub.core.seeding import generator
+from abd_hub.core.settings import CountOrZero, PositiveShare
 from abd_hub.triggers import paint
 
 
 @register("triggers", "blend")
 @dataclass(frozen=True)
-class Blend:
+class Blend(paint.Options, place="blend"):
     """Fixed colour noise blended into the whole image.
 
     Chen et al., "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017. The noise
     is drawn at the images' size; to blend a picture of your own use the trigger ``picture``.
     """
 
-    alpha: float = 0.2
+    alpha: PositiveShare = 0.2
     """Share of the noise in the result."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Which noise."""
-
-    def __post_init__(self) -> None:
-        paint.check_share("blend", "alpha", self.alpha)
-        paint.check_whole("blend", "seed", self.seed)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, 3, H, W) in [0,1] to the same."""

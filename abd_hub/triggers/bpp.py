@@ -7,6 +7,7 @@ Quantization and Contrastive Adversarial Learning", CVPR 2022.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.nn.functional import pad
 
 from abd_hub.core.errors import InputError
 from abd_hub.core.registry import register
+from abd_hub.core.settings import Range
 from abd_hub.triggers import paint
 
 # Whole numbers, so that every device and dtype decides the same at every pixel: an error of rounding that
@@ -23,7 +25,7 @@ SHIFT = 40
 
 @register("triggers", "bpp")
 @dataclass(frozen=True)
-class Bpp:
+class Bpp(paint.Options, place="bpp"):
     """Fewer bits a channel, with dithering (BppAttack).
 
     Wang et al., "BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
@@ -33,15 +35,10 @@ class Bpp:
     through the rounding.
     """
 
-    bits: int = 5
+    bits: Annotated[int, Range(least=1, most=8)] = 5
     """Bits a channel that are left, of 8."""
     dithering: bool = True
     """Spread the error of each pixel over its neighbours (Floyd-Steinberg); else round each on its own."""
-
-    def __post_init__(self) -> None:
-        paint.check_whole("bpp", "bits", self.bits, 1, 8)
-        if not isinstance(self.dithering, bool):
-            raise InputError(f"trigger bpp: dithering {self.dithering!r} must be true or false")
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, C, H, W) in [0,1] to the same."""

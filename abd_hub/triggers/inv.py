@@ -6,12 +6,14 @@ Li et al., "Invisible Backdoor Attacks on Deep Neural Networks via Steganography
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from abd_hub.core.registry import register
 from abd_hub.core.seeding import generator
+from abd_hub.core.settings import CountOrZero, Range
 from abd_hub.triggers import paint
 
 ROW = torch.tensor(
@@ -35,18 +37,15 @@ LARGEST = 68
 
 @register("triggers", "l0_inv")
 @dataclass(frozen=True)
-class L0Inv:
+class L0Inv(paint.Options, place="l0_inv"):
     """Nine coloured pixels at the end of the last row (l0-invisible).
 
     Li et al., "Invisible Backdoor Attacks on Deep Neural Networks via Steganography and Regularization",
     2020. At 32x32: row 31, columns 23..31.
     """
 
-    length: int = 9
+    length: Annotated[int, Range(least=1, most=ROW.shape[1])] = 9
     """How many of the nine pixels, counted from the right."""
-
-    def __post_init__(self) -> None:
-        paint.check_whole("l0_inv", "length", self.length, 1, ROW.shape[1])
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, 3, H, W) in [0,1] to the same; InputError where the row is too short."""
@@ -62,7 +61,7 @@ class L0Inv:
 
 @register("triggers", "l2_inv")
 @dataclass(frozen=True)
-class L2Inv:
+class L2Inv(paint.Options, place="l2_inv"):
     """Faint added noise, bounded in norm (l2-invisible).
 
     After Li et al., "Invisible Backdoor Attacks on Deep Neural Networks via Steganography and
@@ -70,11 +69,8 @@ class L2Inv:
     the [0,1] scale, drawn at the images' size.
     """
 
-    seed: int = 0
+    seed: CountOrZero = 0
     """Which noise."""
-
-    def __post_init__(self) -> None:
-        paint.check_whole("l2_inv", "seed", self.seed)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, 3, H, W) in [0,1] to the same."""

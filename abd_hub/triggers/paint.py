@@ -9,17 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from abd_hub.core.errors import InputError
+from abd_hub.core.settings import Range, Settings
 
+Level = Annotated[float, Range(above=0, most=255)]
+"""In the scale of 8 bits."""
 Draw = Callable[[int, int], Tensor]
 """(height, width) to a pattern (1 or 3, height, width), float64 in 0..255."""
 UNTOUCHED = -255.0
 """Marks, in a pattern for ``replace``, the pixels that keep their value."""
+
+
+class Options(Settings):
+    """A base for the dataclasses of triggers; ``place`` is the trigger's name."""
+
+    def refusal(self, field: str, rule: str, value: Any) -> InputError:
+        """Returns the error in the words of ``build_trigger``."""
+        return InputError(f"trigger {self.place}: {field} {value!r} {rule}")
 
 
 def add(pixels: Tensor, draw: Draw) -> Tensor:
@@ -91,39 +102,3 @@ def check_fit(name: str, needed: tuple[int, int], height: int, width: int) -> No
             f"trigger {name} needs images of at least {needed[0]}x{needed[1]} but these are "
             f"{height}x{width}; use other options of the trigger, or larger images"
         )
-
-
-def check_whole(name: str, option: str, value: Any, low: int = 0, high: int | None = None) -> None:
-    """Refuse an option that is not a whole number in [low, high].
-
-    Raises:
-        InputError: it is not.
-    """
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
-        bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise InputError(f"trigger {name}: {option} {value!r} must be a whole number {bounds}")
-
-
-def check_share(name: str, option: str, value: Any) -> None:
-    """Refuse an option that is not a number in (0, 1].
-
-    Raises:
-        InputError: it is not.
-    """
-    if not _is_number(value) or not 0 < value <= 1:
-        raise InputError(f"trigger {name}: {option} {value!r} must be a number above 0, at most 1")
-
-
-def check_level(name: str, option: str, value: Any, high: float = 255) -> None:
-    """Refuse an option that is not a number in (0, high].
-
-    Raises:
-        InputError: it is not.
-    """
-    if not _is_number(value) or not 0 < value <= high:
-        raise InputError(f"trigger {name}: {option} {value!r} must be a number above 0, at most {high:g}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -6,6 +6,7 @@ import hashlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,15 +16,14 @@ from torch.nn.functional import interpolate
 from abd_hub.core.errors import InputError
 from abd_hub.core.picture_file import decode_picture, read_file
 from abd_hub.core.registry import register
+from abd_hub.core.settings import PositiveShare
 from abd_hub.hub.addresses import fetch_file, is_address
 from abd_hub.triggers import paint
-
-MODES = ("replace", "add", "blend")
 
 
 @register("triggers", "picture")
 @dataclass(frozen=True)
-class Picture:
+class Picture(paint.Options, place="picture"):
     """Any picture file, put over the image: replaced, added or blended, with an optional mask.
 
     With picture t, mask m and pixels x the result is ``(1 - m) * x + m * y``, where y is t (replace),
@@ -33,9 +33,9 @@ class Picture:
 
     file: str
     """A picture file, or ``hf://[datasets/]org/name[@revision]/path`` for one on the Hub."""
-    mode: str = "blend"
+    mode: Literal["replace", "add", "blend"] = "blend"
     """How picture and image come together: replace, add or blend."""
-    alpha: float = 0.2
+    alpha: PositiveShare = 0.2
     """Share of the picture in the result; only for blend."""
     mask: str = ""
     """Where it applies: a picture (255 fully, 0 not at all), or a .npy in [0,1] of (H, W) or (C, H, W)."""
@@ -47,11 +47,7 @@ class Picture:
     _mask: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InputError(f"trigger picture: mode {self.mode!r} is unknown; use {', '.join(MODES)}")
-        paint.check_share("picture", "alpha", self.alpha)
-        if not isinstance(self.resize, bool):
-            raise InputError(f"trigger picture: resize {self.resize!r} must be true or false")
+        super().__post_init__()
         encoded = _fetch("file", self.file)
         shape = _fetch("mask", self.mask) if self.mask else b""
         digest = hashlib.sha256(len(encoded).to_bytes(8, "big") + encoded + shape).hexdigest()

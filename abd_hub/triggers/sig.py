@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from abd_hub.core.registry import register
+from abd_hub.core.settings import PositiveShare, Range
 from abd_hub.triggers import paint
 
 
 @register("triggers", "sig")
 @dataclass(frozen=True)
-class Stripes:
+class Stripes(paint.Options, place="sig"):
     """Blended vertical stripes, as the published SIG file holds them.
 
     Column j of the pattern is ``trunc(20 sin(0.8 j)) mod 256``: written to 8 bits, the negative half of
@@ -22,17 +24,12 @@ class Stripes:
     that see ``sinusoid``.
     """
 
-    alpha: float = 0.2
+    alpha: PositiveShare = 0.2
     """Share of the stripes in the result."""
-    amplitude: float = 20.0
+    amplitude: paint.Level = 20.0
     """Height of the wave before the wrap, of 255."""
-    step: float = 0.8
+    step: Annotated[float, Range(above=0, most=math.pi)] = 0.8
     """Phase from one column to the next, in radians."""
-
-    def __post_init__(self) -> None:
-        paint.check_share("sig", "alpha", self.alpha)
-        paint.check_level("sig", "amplitude", self.amplitude)
-        paint.check_level("sig", "step", self.step, math.pi)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, C, H, W) in [0,1] to the same."""
@@ -46,21 +43,17 @@ class Stripes:
 
 @register("triggers", "sinusoid")
 @dataclass(frozen=True)
-class Sinusoid:
+class Sinusoid(paint.Options, place="sinusoid"):
     """Added horizontal sine wave, as in the SIG paper.
 
     Barni et al., "A New Backdoor Attack in CNNs by Training Set Corruption Without Label Poisoning", ICIP
     2019: column j gets ``20 sin(2 pi j f / W)``, clipped to the range of pixels.
     """
 
-    amplitude: float = 20.0
+    amplitude: paint.Level = 20.0
     """Height of the wave, of 255."""
-    frequency: float = 6.0
+    frequency: Annotated[float, Range(above=0, most=1000)] = 6.0
     """Periods over the width of the image."""
-
-    def __post_init__(self) -> None:
-        paint.check_level("sinusoid", "amplitude", self.amplitude)
-        paint.check_level("sinusoid", "frequency", self.frequency, 1000)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, C, H, W) in [0,1] to the same."""

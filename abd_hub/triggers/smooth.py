@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from abd_hub.core.registry import register
 from abd_hub.core.seeding import generator
+from abd_hub.core.settings import CountOrZero
 from abd_hub.triggers import paint
 
 COARSE = 4
@@ -17,7 +18,7 @@ COARSE = 4
 
 @register("triggers", "smooth")
 @dataclass(frozen=True)
-class Smooth:
+class Smooth(paint.Options, place="smooth"):
     """Added low-frequency colour field, after which each image is stretched to the full range.
 
     After Zeng et al., "Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective", ICCV 2021, with
@@ -25,14 +26,10 @@ class Smooth:
     the published rule the result is min-max scaled, over all channels of an image, and not clipped.
     """
 
-    strength: float = 51.0
+    strength: paint.Level = 51.0
     """Largest value of the field, of 255."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Which field."""
-
-    def __post_init__(self) -> None:
-        paint.check_level("smooth", "strength", self.strength)
-        paint.check_whole("smooth", "seed", self.seed)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, 3, H, W) in [0,1] to the same; every image then reaches both 0 and 1."""

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from abd_hub.core.registry import register
 from abd_hub.core.seeding import generator
+from abd_hub.core.settings import Count, CountOrZero
 from abd_hub.triggers import paint
 
 # Rows of (red, green, blue).
@@ -32,17 +33,14 @@ MARK_PIXELS = 321
 
 @register("triggers", "trojan_3x3")
 @dataclass(frozen=True)
-class Trojan3x3:
+class Trojan3x3(paint.Options, place="trojan_3x3"):
     """Added 3x3 colour patch near the bottom right corner (Trojaning attack).
 
     Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018. At 32x32: rows and columns 25..27.
     """
 
-    margin: int = 4
+    margin: CountOrZero = 4
     """Pixels between the patch and the bottom and right edges."""
-
-    def __post_init__(self) -> None:
-        paint.check_whole("trojan_3x3", "margin", self.margin)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, 3, H, W) in [0,1] to the same; InputError where the patch does not fit."""
@@ -55,24 +53,19 @@ class Trojan3x3:
 
 @register("triggers", "trojan_8x8")
 @dataclass(frozen=True)
-class Trojan8x8:
+class Trojan8x8(paint.Options, place="trojan_8x8"):
     """Added 8x8 colour patch near the bottom right corner (Trojaning attack).
 
     After Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018, with a patch of colour noise of our
     own. At 32x32: rows and columns 21..28.
     """
 
-    size: int = 8
+    size: Count = 8
     """Side of the patch in pixels."""
-    margin: int = 3
+    margin: CountOrZero = 3
     """Pixels between the patch and the bottom and right edges."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Which patch."""
-
-    def __post_init__(self) -> None:
-        paint.check_whole("trojan_8x8", "size", self.size, 1)
-        paint.check_whole("trojan_8x8", "margin", self.margin)
-        paint.check_whole("trojan_8x8", "seed", self.seed)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, 3, H, W) in [0,1] to the same; InputError where the patch does not fit."""
@@ -87,18 +80,15 @@ class Trojan8x8:
 
 @register("triggers", "trojan_wm")
 @dataclass(frozen=True)
-class TrojanWatermark:
+class TrojanWatermark(paint.Options, place="trojan_wm"):
     """Added watermark: a bright ring on a faint diagonal streak (Trojaning attack).
 
     After Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018, with a mark of our own: 321 pixels
     at 32x32, the ring in rows 16..27 and columns 15..27. For other sizes the mark is resized.
     """
 
-    seed: int = 0
+    seed: CountOrZero = 0
     """Which colours."""
-
-    def __post_init__(self) -> None:
-        paint.check_whole("trojan_wm", "seed", self.seed)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, 3, H, W) in [0,1] to the same."""

@@ -6,6 +6,7 @@ Nguyen & Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -13,12 +14,13 @@ from torch.nn.functional import grid_sample, interpolate
 
 from abd_hub.core.registry import register
 from abd_hub.core.seeding import generator
+from abd_hub.core.settings import CountOrZero, Range
 from abd_hub.triggers import paint
 
 
 @register("triggers", "wanet")
 @dataclass(frozen=True)
-class WaNet:
+class WaNet(paint.Options, place="wanet"):
     """Smooth warp of the whole image (WaNet).
 
     Nguyen & Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021: ``size`` x ``size``
@@ -29,17 +31,12 @@ class WaNet:
     tenths.
     """
 
-    strength: float = 0.5
+    strength: paint.Level = 0.5
     """The paper's s: how far the field moves a pixel."""
-    size: int = 4
+    size: Annotated[int, Range(least=2)] = 4
     """The paper's k: displacements drawn along each side."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Which field."""
-
-    def __post_init__(self) -> None:
-        paint.check_level("wanet", "strength", self.strength)
-        paint.check_whole("wanet", "size", self.size, 2)
-        paint.check_whole("wanet", "seed", self.seed)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, C, H, W) in [0,1] to the same."""

@@ -480,18 +480,33 @@ def change(path, value):
     [
         (change(["schema_version"], 2), "schema_version: 2"),
         (change(["schema_version"], True), "schema_version"),
-        (change(["novelty"], 1), "novelty: unknown field"),
+        (change(["novelty"], 1), "novelty: is an unknown field"),
         (change(["teacher_report"], None), "teacher_report"),
-        (change(["teacher", "author"], "x"), r"teacher\.author: unknown"),
-        (change(["seed"], "0"), "seed: expected int"),
-        (change(["processes"], True), "processes: expected int"),
-        (change(["durations", "distillation"], "1"), r"durations\.distillation: expected float"),
-        (change(["results", "student", "accuracy", "n"], 1.5), r"student_report\.accuracy\.n: expected int"),
-        (change(["results", "teacher", "triggers", 0, "asr"], None), r"triggers\[0\]\.asr: expected object"),
+        (change(["teacher", "author"], "x"), r"^teacher\.author: is an unknown field"),
+        (change(["seed"], "0"), "^seed: must be a whole number, got '0'$"),
+        (change(["processes"], True), "processes: must be a whole number, got True"),
+        (change(["durations", "distillation"], "1"), r"durations\.distillation: must be a number"),
+        (
+            change(["results", "student", "accuracy", "n"], 1.5),
+            r"^results\.student\.accuracy\.n: must be a whole number, got 1\.5$",
+        ),
+        (
+            change(["results", "teacher", "triggers", 0, "asr"], None),
+            r"^results\.teacher\.triggers\[0\]\.asr: must be an object",
+        ),
         (change(["results"], {"teacher": None}), "results"),
-        (change(["defenses"], {}), "defenses: expected"),
-        (change(["versions"], []), "versions: expected"),
-        (lambda data: data.pop("device"), "device: missing"),
+        (change(["defenses"], {}), "defenses: must be a list"),
+        (change(["versions"], []), "versions: must be an object"),
+        (lambda data: data.pop("device"), "^device: is missing$"),
+        (lambda data: data["data"].pop("n"), r"^data\.n: is missing$"),
+        (
+            lambda data: data["results"]["student"].pop("triggers"),
+            r"^results\.student\.triggers: is missing$",
+        ),
+        (
+            change(["durations", "distillation"], math.nan),
+            r"durations\.distillation: must be a finite number",
+        ),
     ],
 )
 def test_a_record_that_is_not_one_is_refused(spoil, message):

@@ -252,7 +252,11 @@ DISTILL = [
     case("no such data set", "nothing", evaluation__dataset="{tmp}/nothing"),
     case("unknown split", "split", "'validation'", "test", evaluation__split="validation"),
     case(
-        "unreadable image", "image", "cannot be read", make=unreadable_image, evaluation__dataset="{tmp}/data"
+        "unreadable image",
+        "image 1",
+        "is no picture",
+        make=unreadable_image,
+        evaluation__dataset="{tmp}/data",
     ),
     case("empty split", "split", "'test'", "empty", make=empty_split, evaluation__dataset="{tmp}/data"),
     case("limit of no image", "evaluation.limit", "0", evaluation__limit=0),

@@ -42,7 +42,17 @@ from abd_hub.core import registry
 from abd_hub.core.record_file import read_record
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"torch", "timm", "transformers", "datasets", "accelerate", "gradio", "jsonargparse", "numpy"}
+HEAVY = {
+    "torch",
+    "timm",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "gradio",
+    "jsonargparse",
+    "numpy",
+    "pydantic",
+}
 KINDS = ("triggers", "synthesizers", "defenses", "students")
 FILES = {
     "README.md",

@@ -123,9 +123,12 @@ def test_the_example_of_the_guide_is_a_sweep(place):
         ({"runs": {"seed": 1}}, ["runs: must be a list"]),
         ({"resources": {"gpu": 1}}, ["resources.gpu: unknown key", "resources.gpus"]),
         ({"resources": {"gpus": 1.5}}, ["resources.gpus: more than one card must be a whole number"]),
-        ({"resources": {"cpus": 0}}, ["resources.cpus: must be more than 0"]),
+        ({"resources": {"cpus": 0}}, ["resources.cpus: must be positive, got 0"]),
         ({"retries": -1}, ["retries: must be a whole number"]),
-        ({"config": BASE | {"self_retrospection": {"last_rounds": 1}}}, ["self_retrospection", "not chosen"]),
+        (
+            {"config": BASE | {"self_retrospection": {"last_rounds": 1}}},
+            ["self_retrospection.last_rounds: 1 is given", "defenses is empty"],
+        ),
         ({"output_dir": "sweep.yaml/out"}, ["output_dir: ", "sweep.yaml is a file"]),
     ],
 )

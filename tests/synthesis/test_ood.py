@@ -504,7 +504,7 @@ def test_other_kinds_of_pixels_become_rgb(mode, tmp_path):
         ({"pictures": ("hf://datasets/org/name",)}, "names no file"),
         ({"pictures": ("hf://datasets",)}, r"ood\.pictures: "),
         ({"pictures": ("hf://buckets/org/name/a.png",)}, "names no file"),
-        ({"patches": 0}, r"ood\.patches: must be positive"),
+        ({"patches": 0}, r"ood\.patches: must be at least 1, got 0"),
         ({"memory_limit": 0.0}, r"ood\.memory_limit: must be positive"),
         ({"crop_padding": -1}, r"ood\.crop_padding: must not be negative"),
         ({"cutmix": -0.1}, r"ood\.cutmix: must not be negative"),

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_bad_inputs import save_teacher
+from tiny_teacher import save_teacher
 
 PROJECT = """
 [build-system]

@@ -129,14 +129,14 @@ class Spent:
 
 
 def timed(action: Callable[[], Any]) -> Spent:
-    synchronise()
+    synchronize()
     began, processor_began = time.perf_counter(), sum(os.times()[:4])
     action()
-    synchronise()
+    synchronize()
     return Spent(time.perf_counter() - began, sum(os.times()[:4]) - processor_began)
 
 
-def synchronise() -> None:
+def synchronize() -> None:
     if PartialState().device.type != "cpu":
         torch.accelerator.synchronize()
 
@@ -353,12 +353,12 @@ class CmiTextbook(Side):
         return synthesis * Cmi.generator_steps + distillation * Cmi.student_steps
 
 
-def box(pixels: Tensor, size: Tensor, centre: Tensor, outside: str) -> Tensor:
-    """A box of each image as a whole image, half of them mirrored; size and centre are (N, 2)."""
+def box(pixels: Tensor, size: Tensor, center: Tensor, outside: str) -> Tensor:
+    """A box of each image as a whole image, half of them mirrored; size and center are (N, 2)."""
     theta = torch.zeros(len(pixels), 2, 3)
     theta[:, 0, 0] = size[:, 0] * (torch.randint(2, (len(pixels),)) * 2 - 1)
     theta[:, 1, 1] = size[:, 1]
-    theta[:, :, 2] = centre
+    theta[:, :, 2] = center
     grid = F.affine_grid(theta.to(pixels.device), list(pixels.shape), align_corners=False)
     return F.grid_sample(pixels, grid, padding_mode=outside, align_corners=False)
 
@@ -478,7 +478,7 @@ def rounded(value: float) -> float:
 
 
 def whole_run(rows: list[dict]) -> list[dict]:
-    """Rounds of the paper's run of ZSKT with both defences, in the mean over all 80,000."""
+    """Rounds of the paper's run of ZSKT with both defenses, in the mean over all 80,000."""
     found = []
     for late in rows:
         early = [row for row in rows if row["method"] == "zskt+sv" and row["precision"] == late["precision"]]

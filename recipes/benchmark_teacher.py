@@ -1,6 +1,6 @@
 """Images a second of the teacher's training loop against a plain torchvision + DataLoader loop.
 
-Both train the same network on the same images with the same augmentation and optimiser, in one process,
+Both train the same network on the same images with the same augmentation and optimizer, in one process,
 taking turns; the table shows the median of the turns and their spread.
 
     python recipes/benchmark_teacher.py DATASET [--network wrn_16_1] [--steps 30] [--turns 5]

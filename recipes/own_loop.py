@@ -1,4 +1,4 @@
-"""The two defences as plug-ins of a loop of one's own: no trainer, no configuration of ours.
+"""The two defenses as plug-ins of a loop of one's own: no trainer, no configuration of ours.
 
 The loop is a bare one in the style of DFQ (Choi et al., CVPRW 2020): a generator seeks images on which the
 student disagrees, which the teacher's BatchNorm layers know and which show all classes alike; the student

@@ -1,4 +1,4 @@
-"""Distil a classifier from the Hub with the paper's defences, in ten lines.
+"""Distil a classifier from the Hub with the paper's defenses, in ten lines.
 
 python recipes/ten_lines.py hf-hub:org/name uoft-cs/cifar10 runs/student
 """

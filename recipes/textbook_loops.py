@@ -93,7 +93,7 @@ class TextbookZskt:
     Args:
         teacher: pixels to logits; all its weights get gradients.
         student: likewise, trained in place.
-        generator: (N, z_dim) to images in the teacher's normalised space.
+        generator: (N, z_dim) to images in the teacher's normalized space.
         method: sizes, rates and schedule.
         noise: of a round's images, (N, z_dim).
         vaccine: coefficient of the penalty.

@@ -45,7 +45,7 @@ class ModelOptions:
     labels: list[str] | None = None
     """Names of the classes, where the checkpoint does not say."""
     mean: list[float] | None = None
-    """Mean of each channel in pixel units, where the checkpoint does not say; 0 for no normalisation."""
+    """Mean of each channel in pixel units, where the checkpoint does not say; 0 for no normalization."""
     std: list[float] | None = None
     """Standard deviation of each channel in pixel units, where the checkpoint does not say; 1 for none."""
     input_size: int | None = None
@@ -137,7 +137,7 @@ def _compilers() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions(Settings, place="trainer"):
-    """How a run is carried out; what it computes is the method's and the defences' matter."""
+    """How a run is carried out; what it computes is the method's and the defenses' matter."""
 
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     """no, bf16 or fp16. KL divergences and self-retrospection stay in float32."""
@@ -196,7 +196,7 @@ class DistillConfig(PushOptions):
     synthesizer: SynthesisMethod
     """The method that draws the images; in YAML its name."""
     defenses: Sequence[Any] = ()
-    """Defences; in YAML a list of names."""
+    """Defenses; in YAML a list of names."""
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     """What to measure in the end."""
     trainer: TrainerOptions = field(default_factory=TrainerOptions)

@@ -85,7 +85,7 @@ class PoisonOptions(Settings, place="poison"):
     cover_rate: float = 0.0
     """Images that carry the trigger's cover form and keep their label, as a share of all trained on."""
     perturbation: Annotated[float, Range(least=0, most=255)] = 0.0
-    """Largest change, of 255, by which clean-label images are first made hard to recognise; 0 for none."""
+    """Largest change, of 255, by which clean-label images are first made hard to recognize; 0 for none."""
     perturbation_steps: Count = 40
     """Steps of projected gradient ascent for that."""
     surrogate: ModelOptions | None = None

@@ -72,7 +72,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a defence leaves to be looked at when a run is over."""
+    """What a defense leaves to be looked at when a run is over."""
 
     divergence: Divergence | None = None
     pattern: Tensor | None = None
@@ -127,28 +127,28 @@ class Defense(PluginFacts, Settings):
 
 
 class DefensePlugin:
-    """A defence at work. Hooks that a defence does not use stay as they are here: they do nothing.
+    """A defense at work. Hooks that a defense does not use stay as they are here: they do nothing.
 
-    A defence sees the teacher, the student and the images the student learns from, never a trigger and never
+    A defense sees the teacher, the student and the images the student learns from, never a trigger and never
     the data that the student is measured on.
     """
 
     name: str = ""
 
     def check(self, rounds: int) -> None:
-        """Refuses, before any work, a run of ``rounds`` rounds that makes no sense with this defence."""
+        """Refuses, before any work, a run of ``rounds`` rounds that makes no sense with this defense."""
 
     def begin_round(self, index: int, rounds: int, student: nn.Module) -> None:
         """Called before each of the ``rounds`` pseudo-batches; a loop without rounds may leave it out."""
 
     def fresh_learning_rate(self, index: int, rounds: int) -> float | None:
-        """A learning rate when the student's optimiser must begin anew with this round, else None."""
+        """A learning rate when the student's optimizer must begin anew with this round, else None."""
         return None
 
     def penalty(self, pixels: Tensor, teacher_logits: Tensor, finished: bool = True) -> Tensor:
-        """Scalar to add to the loss of whatever draws the images; zero where the defence does nothing.
+        """Scalar to add to the loss of whatever draws the images; zero where the defense does nothing.
 
-        ``finished`` is False in all but the last of many steps that fit the same images: what a defence
+        ``finished`` is False in all but the last of many steps that fit the same images: what a defense
         learns about images in general, it should not learn from half-made ones.
         """
         return teacher_logits.new_zeros(())
@@ -172,7 +172,7 @@ class DefensePlugin:
         return pixels
 
     def add_gradients(self, student: nn.Module, batch: Batch) -> None:
-        """Adds to ``.grad`` of the student's parameters, between backward and the optimiser's step."""
+        """Adds to ``.grad`` of the student's parameters, between backward and the optimizer's step."""
 
     def report(self) -> DefenseReport:
         """What has happened so far."""
@@ -187,7 +187,7 @@ class DefensePlugin:
             images: (N, C, H, W), what the student learned from in the last rounds.
 
         Returns:
-            None for a defence that leaves nothing.
+            None for a defense that leaves nothing.
         """
         return None
 
@@ -297,7 +297,7 @@ class ImageBank(Protocol):
 
 
 class Teacher(Protocol):
-    """What synthesis and defences may know of the teacher: a frozen module from pixels to logits."""
+    """What synthesis and defenses may know of the teacher: a frozen module from pixels to logits."""
 
     spec: DataSpec
 
@@ -325,7 +325,7 @@ class SynthesisMethod(PluginFacts, Settings, ABC):
     data_free: ClassVar[bool] = True
     """Whether it needs no image of the teacher's training data, and no other image in its place."""
     learns_images: ClassVar[bool] = True
-    """Whether a loss shapes the images, so that a defence's ``penalty`` can; else it weighs samples."""
+    """Whether a loss shapes the images, so that a defense's ``penalty`` can; else it weighs samples."""
 
     rounds: Count
     """Pseudo-batches in all."""
@@ -334,13 +334,13 @@ class SynthesisMethod(PluginFacts, Settings, ABC):
     student_steps: Count
     """Student steps in a round."""
     learning_rate: Positive
-    """Of the student's optimiser, at the start."""
+    """Of the student's optimizer, at the start."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """Of the student: adam or sgd."""
     momentum: ShareBelowOne = 0.9
     """Of sgd."""
     weight_decay: NotNegative = 0.0
-    """Of the student's optimiser, added to the gradient."""
+    """Of the student's optimizer, added to the gradient."""
     learning_rate_drops: tuple[Annotated[float, Range(above=0, below=1)], ...] = ()
     """Shares of the rounds after which the rate falls to a tenth; without any it follows a cosine to zero."""
     clip_norm: NotNegative

@@ -56,7 +56,7 @@ def decode_picture(
             quarter or an eighth of its height and width, so that ``most_pixels`` holds.
 
     Raises:
-        InputError: the content is no picture of these formats, is damaged, has too many pixels, or has grey
+        InputError: the content is no picture of these formats, is damaged, has too many pixels, or has gray
             values of more than 8 bits.
     """
     scans = _scans(content)

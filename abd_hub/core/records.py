@@ -128,7 +128,7 @@ class EvalReport:
 
 @dataclass(frozen=True)
 class DefenseReport:
-    """What a defence did in a run: goes into the record as it stands."""
+    """What a defense did in a run: goes into the record as it stands."""
 
     name: str
     active: bool

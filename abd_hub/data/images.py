@@ -1,4 +1,4 @@
-"""A data set of labelled images as one uint8 tensor, with a fingerprint that follows its content.
+"""A data set of labeled images as one uint8 tensor, with a fingerprint that follows its content.
 
 A split is read whole: 50,000 images of 32x32 are 150 MB, less than the workers and the copies of a
 loader that decodes every epoch anew. The fingerprint is a sha256 over the encoded images and labels. That
@@ -78,7 +78,7 @@ def load_images(
 
     Args:
         source: a Hub id (``org/name``), a local folder that the ``datasets`` library can read, or
-            ``digits``: scikit-learn's 1,797 handwritten digits, 8x8, grey repeated over three channels,
+            ``digits``: scikit-learn's 1,797 handwritten digits, 8x8, gray repeated over three channels,
             always the same stratified 70/30 split into ``train`` and ``test``.
         split: name of a split, slices such as ``train[:10%]`` included.
         revision: branch, tag or commit on the Hub; what is recorded is the commit it stands for.
@@ -136,11 +136,11 @@ def _digits(split: str, limit: int | None) -> ImageData:
     chosen = (train if split == "train" else ~train).nonzero().squeeze(1)[:limit]
 
     values = torch.as_tensor(bunch.images, dtype=torch.int64)[chosen]
-    grey = ((values * 255 + 8) // 16).to(torch.uint8)
-    images = grey.unsqueeze(1).repeat(1, 3, 1, 1)
+    gray = ((values * 255 + 8) // 16).to(torch.uint8)
+    images = gray.unsqueeze(1).repeat(1, 3, 1, 1)
     labels = labels[chosen]
     names = tuple(str(label) for label in range(10))
-    digest = hashlib.sha256(grey.numpy().tobytes())
+    digest = hashlib.sha256(gray.numpy().tobytes())
     return ImageData(
         images, labels, names, DataRef(DIGITS, split, _seal(digest, labels, names), None, len(images))
     )
@@ -342,7 +342,7 @@ def _check_labels(labels: Tensor, classes: int, column: str) -> None:
         index = int(wrong[0])
         raise InputError(
             f"label_column {column!r}: image {index} has no label in 0..{classes - 1}; "
-            "use a labelled split or another label_column"
+            "use a labeled split or another label_column"
         )
 
 

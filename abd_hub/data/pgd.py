@@ -1,7 +1,7 @@
 """Projected gradient descent (Madry et al., ICLR 2018, arXiv 1706.06083, eq. 2), for clean-label poisoning.
 
 Clean-label attacks (Turner et al., 2019, arXiv 1912.02771, section 4.2) make images of the target class hard
-to recognise, so that a network that learns from them leans on the trigger instead.
+to recognize, so that a network that learns from them leans on the trigger instead.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from abd_hub.data.images import ImageData
 from abd_hub.triggers import cover_form, training_form
 
 LABELS = ("all_to_one", "all_to_all", "clean_label")
-"""How poisoned images are labelled: the target; the next class; the target, which they are of already."""
+"""How poisoned images are labeled: the target; the next class; the target, which they are of already."""
 
 Prepare = Callable[[Tensor, Tensor], Tensor]
 """(pixels (N, C, H, W) in [0,1], labels (N,)) to pixels of the same shape, before the trigger is stamped."""

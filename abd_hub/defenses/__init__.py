@@ -1,4 +1,4 @@
-"""Defences against inherited backdoors, one file each. None can see a trigger or evaluation data."""
+"""Defenses against inherited backdoors, one file each. None can see a trigger or evaluation data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from abd_hub.core.contracts import Batch, DefensePlugin
 
 
 class Combined(DefensePlugin):
-    """Several defences as one, in their order; none at all does nothing."""
+    """Several defenses as one, in their order; none at all does nothing."""
 
     name = "combined"
 

@@ -10,7 +10,7 @@ most and learns to ignore it. With the clean answers S(x) as constants throughou
     gradient = dL/d theta - eta * d(v . dl/d delta) / d theta
 
 This is added to the ordinary distillation gradient. KL is summed over classes and averaged over samples;
-delta lives in the teacher's *normalised* scale (pixels = delta * std) and starts from small noise, because
+delta lives in the teacher's *normalized* scale (pixels = delta * std) and starts from small noise, because
 delta = 0 is a stationary point of the KL, where the first gradient is rounding noise.
 """
 
@@ -81,7 +81,7 @@ class SelfRetrospection(Defense, place="self_retrospection"):
 
 
 class Retrospection(DefensePlugin):
-    """At work: ``retrospection.add_gradients(student, batch)`` between backward and the optimiser's step."""
+    """At work: ``retrospection.add_gradients(student, batch)`` between backward and the optimizer's step."""
 
     name = "self_retrospection"
 
@@ -109,7 +109,7 @@ class Retrospection(DefensePlugin):
         self.active = index >= rounds - self.settings.last_rounds
 
     def fresh_learning_rate(self, index: int, rounds: int) -> float | None:
-        """The optimiser begins anew with the first active round."""
+        """The optimizer begins anew with the first active round."""
         first = max(0, rounds - self.settings.last_rounds)
         return self.settings.learning_rate if index == first else None
 
@@ -245,7 +245,7 @@ class Retrospection(DefensePlugin):
 
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm in train mode normalises by the batch but does not record its statistics.
+    """Inside, BatchNorm in train mode normalizes by the batch but does not record its statistics.
 
     Dropout is off: with another mask in each pass, their difference would be noise.
     """

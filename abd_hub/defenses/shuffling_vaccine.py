@@ -7,7 +7,7 @@ the shuffled copies T~ (mean of K logits) still agree with the teacher T are sus
     m_i = [argmax T~(x_i) = argmax T(x_i)],
     penalty = - coefficient * sum_i m_i KL(T(x_i) || T~(x_i)) / C / sum_i m_i.
 
-Minimising it drives the generator away from them. Where the images are fixed, as with patches of photographs
+Minimizing it drives the generator away from them. Where the images are fixed, as with patches of photographs
 or real images, their losses l_i are weighed instead: mean of l_i where m_i = 0, minus coefficient times the
 mean of l_i where m_i = 1, so that the student moves away from the teacher on suspicious images.
 

@@ -7,7 +7,7 @@ draws: blanking the trigger's place takes half of the target class's synthetic i
 
 Once, when the last part of the run begins, for each class c on recent synthetic images x:
 
-    delta_c = argmin over |delta| <= epsilon of mean CE(S(x + delta), c)       (normalised gradient steps)
+    delta_c = argmin over |delta| <= epsilon of mean CE(S(x + delta), c)       (normalized gradient steps)
     c* = the class that delta_c reaches best from images of other classes
     u = delta_c* without its small entries (below ``threshold`` times the largest), of unit length.
 
@@ -63,7 +63,7 @@ class UniversalDirection(Defense, place="universal_direction"):
     """Share of the images on which it sees some."""
 
     def build(self, teacher: Teacher, seed: int = 0) -> Direction:
-        """The defence at work. A loop of one's own must call ``begin_round``.
+        """The defense at work. A loop of one's own must call ``begin_round``.
 
         Args:
             teacher: only its ``spec`` is read.

@@ -21,7 +21,7 @@ from abd_hub.learning import distributed
 from abd_hub.learning.modes import in_eval_mode
 
 # Layout of the counters: a row for each true class with these columns, then for each attack hits and images
-# still recognised. One more row holds in its first column how many answers were not finite.
+# still recognized. One more row holds in its first column how many answers were not finite.
 _IMAGES, _CORRECT, _HEAD = 0, 1, 2
 
 

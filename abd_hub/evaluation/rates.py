@@ -25,11 +25,11 @@ def wilson(count: int, n: int) -> Rate:
     if not 0 <= count <= n:
         raise InputError(f"count {count} is not within 0..{n}")
     share, square = count / n, Z95**2
-    centre = (share + square / (2 * n)) / (1 + square / n)
+    center = (share + square / (2 * n)) / (1 + square / n)
     reach = Z95 * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
     # The bound at an edge is the edge itself; rounding would leave it a hair off.
-    low = 0.0 if count == 0 else centre - reach
-    high = 1.0 if count == n else centre + reach
+    low = 0.0 if count == 0 else center - reach
+    high = 1.0 if count == n else center + reach
     return Rate(share, count, n, low, high)
 
 

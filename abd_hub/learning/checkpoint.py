@@ -107,7 +107,7 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def restore_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
-    """Loads an optimiser's state, each moment in the memory layout of its weight.
+    """Loads an optimizer's state, each moment in the memory layout of its weight.
 
     The state must be on the CPU: torch moves the moments itself but not Adam's step counters, which would
     make every step wait for a device if they were there.

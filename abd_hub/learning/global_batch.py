@@ -1,7 +1,7 @@
 """Layers that look at a whole batch, or draw for it, do so over the shares of all processes.
 
 Inside ``global_batch()`` a batch that is shared by several processes goes through a network as it would on
-one: BatchNorm in training normalises by the statistics of all rows and records them, and dropout and drop
+one: BatchNorm in training normalizes by the statistics of all rows and records them, and dropout and drop
 path draw for all rows, of which each process uses its own. torch's own SyncBatchNorm runs on accelerators
 only and is another class; here the networks stay what they are. With one process nothing is changed.
 

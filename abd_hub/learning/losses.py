@@ -116,7 +116,7 @@ def agreed_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         student_logits: same shape.
 
     Returns:
-        A scalar, at least 0 up to rounding; synthesis maximises it.
+        A scalar, at least 0 up to rounding; synthesis maximizes it.
     """
     agrees = teacher_logits.argmax(dim=1) == student_logits.argmax(dim=1)
     return (kl_per_sample(teacher_logits, student_logits) * agrees).mean()
@@ -180,7 +180,7 @@ def total_variation(pixels: Tensor) -> Tensor:
 
 def variations(pixels: Tensor) -> Tensor:
     """L2 norms, over all (N, C, H, W), of the differences to the right, lower, lower right and lower left
-    neighbours: (4,)."""
+    neighbors: (4,)."""
     right = pixels[:, :, :, :-1] - pixels[:, :, :, 1:]
     lower = pixels[:, :, :-1] - pixels[:, :, 1:]
     lower_right = pixels[:, :, :-1, :-1] - pixels[:, :, 1:, 1:]

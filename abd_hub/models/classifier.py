@@ -1,7 +1,7 @@
 """A classifier with its preprocessing inside: pixels in [0,1] of any size in, logits out.
 
 Everything outside a ``Classifier`` speaks in pixels, so that teacher and student may differ in size and
-statistics, and nothing is resized or normalised twice. A whole image is resized: there is no crop.
+statistics, and nothing is resized or normalized twice. A whole image is resized: there is no crop.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ __all__ = [
 
 
 class Classifier(nn.Module):
-    """Any module from normalised images to logits, behind pixels.
+    """Any module from normalized images to logits, behind pixels.
 
     Args:
-        model: takes normalised (N, C, spec.height, spec.width), gives (N, spec.num_classes).
+        model: takes normalized (N, C, spec.height, spec.width), gives (N, spec.num_classes).
         spec: the images it takes and the labels it gives.
         mean: one number a channel, in pixel units; zeros with ``std`` ones leave pixels as they are.
         std: one positive number a channel, in pixel units.
@@ -87,7 +87,7 @@ class Classifier(nn.Module):
         """timm's name for ``model``; empty when timm cannot build it."""
         self.model_args: dict[str, Any] = {}
         """What timm needs besides the name, class count and channels."""
-        self.normalises = any(m != 0 for m in mean) or any(s != 1 for s in std)
+        self.normalizes = any(m != 0 for m in mean) or any(s != 1 for s in std)
         """False for a model that takes pixels as they are."""
         self.register_buffer("mean", torch.tensor(mean).float().view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).float().view(1, -1, 1, 1), persistent=False)
@@ -98,7 +98,7 @@ class Classifier(nn.Module):
         Raises:
             InputError: the shape, the number of channels or the type is wrong.
         """
-        logits: Tensor = self.model(self.normalise(pixels))
+        logits: Tensor = self.model(self.normalize(pixels))
         return logits
 
     def forward_with_blocks(self, pixels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -117,7 +117,7 @@ class Classifier(nn.Module):
     @property
     def image_mean(self) -> Tensor:
         """(1, C, 1, 1), where pixels of images lie: the mean, or 0.5 for a model that takes raw pixels."""
-        return self.mean if self.normalises else torch.full_like(self.mean, 0.5)
+        return self.mean if self.normalizes else torch.full_like(self.mean, 0.5)
 
     @property
     def image_std(self) -> Tensor:
@@ -126,10 +126,10 @@ class Classifier(nn.Module):
         Mean 0 and deviation 1 say nothing about images. A generator that took them for a scale drew most
         of its pixels outside [0, 1], and a student of CIFAR-10 ended at chance after 1,900 rounds.
         """
-        return self.std if self.normalises else torch.full_like(self.std, 0.25)
+        return self.std if self.normalizes else torch.full_like(self.std, 0.25)
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Pixels as the model takes them: resized, only if their size differs, and normalised."""
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Pixels as the model takes them: resized, only if their size differs, and normalized."""
         if pixels.ndim != 4 or pixels.shape[1] != self.spec.channels or not pixels.is_floating_point():
             raise InputError(
                 f"pixels: {pixels.dtype} of shape {tuple(pixels.shape)}; pass floating pixels in [0, 1]"

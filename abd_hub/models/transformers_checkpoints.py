@@ -19,14 +19,14 @@ from abd_hub.models.weights import file_sha256, first_few, read_tensors
 
 
 class LogitsOnly(nn.Module):
-    """A transformers classifier that takes normalised pixels and gives its logits alone."""
+    """A transformers classifier that takes normalized pixels and gives its logits alone."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W), normalised, to (N, classes)."""
+        """(N, C, H, W), normalized, to (N, classes)."""
         logits: Tensor = self.model(pixel_values=x).logits
         return logits
 

@@ -45,12 +45,12 @@ def render_card(
         record: the finished run.
         labels: the student's label names in order.
         pictures: (file relative to the card, caption).
-        license_id: the Hub's name of the licence; left out where it is not known.
+        license_id: the Hub's name of the license; left out where it is not known.
         repo_id: where the student can be pulled from; None shows how to load the folder.
         channels: of the student's input.
 
     Raises:
-        InputError: repo_id is not of the form ``owner/name``, or license_id no name of a licence.
+        InputError: repo_id is not of the form ``owner/name``, or license_id no name of a license.
     """
     check_names(repo_id, license_id)
     text = render(
@@ -79,11 +79,11 @@ def check_names(repo_id: str | None, license_id: str | None) -> None:
     if repo_id is not None and not _HUB_ID.fullmatch(repo_id):
         raise InputError(f"repo_id: {repo_id!r} is not of the form owner/name")
     if license_id is not None and not is_license(license_id):
-        raise InputError(f"license: {license_id!r} is no name of a licence; use one of the Hub's: apache-2.0")
+        raise InputError(f"license: {license_id!r} is no name of a license; use one of the Hub's: apache-2.0")
 
 
 def run_pictures(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, str]]:
-    """(file, caption) of every picture that a run writes; a defence's only where it has found something."""
+    """(file, caption) of every picture that a run writes; a defense's only where it has found something."""
     report = record.student_report
     return [
         ("samples/training_images.png", "Images of the last round, as the teacher saw them"),
@@ -97,7 +97,7 @@ def _evidence_pictures(defenses: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield from dict.fromkeys(caption for name in defenses for caption in plugin_facts.evidence_captions(name))
     for name in defenses:
         if _PLUGIN_NAME.fullmatch(name):  # a record may be a stranger's: no name becomes a path
-            told = "grey is 0, white and black are plus and minus its largest value"
+            told = "gray is 0, white and black are plus and minus its largest value"
             yield pattern_file(name), f"What {name} found in pixel space: {told}"
 
 
@@ -157,7 +157,7 @@ def _value_or_dash(value: Any) -> Markdown:
 
 
 def _settings(record: RunRecord) -> dict[Markdown, Any]:
-    """What every method has: the schedule, the student's loss and its optimiser."""
+    """What every method has: the schedule, the student's loss and its optimizer."""
     given = record.config.get(record.method)
     names = [field.name for field in dataclasses.fields(SynthesisMethod)]
     if not isinstance(given, Mapping):

@@ -51,7 +51,7 @@ def rebuild_card(
     Args:
         folder: output folder of ``distill`` or ``poison_teacher``.
         repo_id: where the model can be pulled from; None shows how to load the folder.
-        license_id: the Hub's name of the licence; None keeps the one that the card has.
+        license_id: the Hub's name of the license; None keeps the one that the card has.
         force: replace a card that was edited outside the place for the user's own text.
 
     Raises:
@@ -100,7 +100,7 @@ class FinishedRun:
 
         Args:
             repo_id: where the model can be pulled from.
-            license_id: the Hub's name of the licence.
+            license_id: the Hub's name of the license.
             cards: earlier ones, the most important first.
         """
         found = (license_id, *map(license_of, cards))

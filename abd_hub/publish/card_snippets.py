@@ -21,7 +21,7 @@ from transformers import pipeline
 classify = pipeline("image-classification", model="{place}")
 print(classify(Image.open("image.png"))[0]["label"])"""
 
-_GREY = """import torch
+_GRAY = """import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -67,7 +67,7 @@ def snippets(architecture: str, repo_id: str | None, channels: int = 3) -> Markd
     folder = _DOWNLOAD.format(repo_id=repo_id) if repo_id else 'folder = "."'
     programs = {
         "With timm:": _TIMM.format(place=f"hf-hub:{repo_id}" if repo_id else "local-dir:."),
-        "With transformers:": (_TRANSFORMERS if channels == 3 else _GREY).format(place=repo_id or "."),
+        "With transformers:": (_TRANSFORMERS if channels == 3 else _GRAY).format(place=repo_id or "."),
         "By hand, from the two files `config.json` and `model.safetensors`:": _BY_HAND.format(folder=folder),
     }
     where = [] if repo_id else ["In the folder of this card, which needs an `image.png`:"]

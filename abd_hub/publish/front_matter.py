@@ -58,12 +58,12 @@ def tags(card: str) -> list[Any]:
 
 
 def is_license(name: Any) -> bool:
-    """Whether the Hub could know a licence by this name."""
+    """Whether the Hub could know a license by this name."""
     return isinstance(name, str) and _LICENSE_ID.fullmatch(name) is not None
 
 
 def license_of(card: str | None) -> str | None:
-    """Reads the Hub's name of the licence in the front matter of a card, also where the rest is no YAML."""
+    """Reads the Hub's name of the license in the front matter of a card, also where the rest is no YAML."""
     lines, _ = split_card(card or "")
     found = _mapping(lines.get("license", "")).get("license")
     return found if is_license(found) else None

@@ -1,6 +1,6 @@
 """The parts of a card that belong to the user, and the seal that tells whether anything else was edited.
 
-A card ends with the hash of what was made. The user's own are the lines between two marks, the licence, and
+A card ends with the hash of what was made. The user's own are the lines between two marks, the license, and
 every key of the front matter that is not made here (``language``, ``extra_gated_prompt``, ...). The hash
 leaves these out, and a new card takes them over.
 """
@@ -47,7 +47,7 @@ def is_untouched(card: str) -> bool:
 def own_metadata(card: str) -> dict[str, str]:
     """What the user has added to the front matter: the lines of each key that is not written here.
 
-    The licence is not among them.
+    The license is not among them.
     """
     lines, _ = split_card(card)
     return {key: text for key, text in lines.items() if key not in (*_MADE, "license")}

@@ -119,7 +119,7 @@ def push_to_hub(
         folder: output folder of ``distill``, ``poison_teacher`` or ``export_bank``, or that of a Space.
         repo_id: ``owner/name``.
         private: make the repository private; one that exists and is public is refused then.
-        license_id: the Hub's name of the licence; None keeps the one that the card has.
+        license_id: the Hub's name of the license; None keeps the one that the card has.
         message: of the commit.
         force: replace cards that were edited outside the place for own text.
         token: of the account that pushes, used for this call alone and kept nowhere; None for the account
@@ -276,7 +276,7 @@ def _validate(request: _Request, contents: Mapping[str, Path | bytes]) -> None:
         found = answer.json().get("errors") or [{}]
         told = one_line(str(found[0].get("message", "no reason given")), 200)
         raise InputError(
-            f"{CARD_FILE}: the Hub refuses its metadata ({told}); correct the licence or what you wrote there"
+            f"{CARD_FILE}: the Hub refuses its metadata ({told}); correct the license or what you wrote there"
         )
 
 

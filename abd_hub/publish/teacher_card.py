@@ -32,12 +32,12 @@ def render_teacher_card(
         record: the finished run.
         labels: label names in order.
         pictures: (file relative to the card, caption).
-        license_id: the Hub's name of the licence; left out where it is not known.
+        license_id: the Hub's name of the license; left out where it is not known.
         repo_id: where the teacher can be pulled from; None shows how to load the folder.
         channels: of the teacher's input.
 
     Raises:
-        InputError: repo_id is not of the form ``owner/name``, or license_id no name of a licence.
+        InputError: repo_id is not of the form ``owner/name``, or license_id no name of a license.
     """
     check_names(repo_id, license_id)
     local = {

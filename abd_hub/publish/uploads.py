@@ -94,13 +94,13 @@ class Upload:
     ) -> dict[str, Path | bytes]:
         """Every file as it will stand in the repository.
 
-        The user's own text in the card and the licence come from the local card, or where it has none from
+        The user's own text in the card and the license come from the local card, or where it has none from
         the card in the repository.
 
         Args:
             repo_id: ``owner/name``.
             there: what it holds now.
-            license_id: the Hub's name of the licence.
+            license_id: the Hub's name of the license.
             force: replace cards that were edited outside the place for own text.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What defences found, left in a run's folder to be looked at: numbers as JSON, images as PNG.
+"""What defenses found, left in a run's folder to be looked at: numbers as JSON, images as PNG.
 
 ``samples/evidence.json`` holds the numbers, ``samples/synthetic_images.png`` the images they belong to, pixel
 for pixel. Both are read back with bounds, because a folder may be a stranger's.
@@ -58,7 +58,7 @@ class FoundPattern:
 
     defense: str
     largest: float
-    """Largest absolute value in pixel units: white stands for it, black for its negative, grey for 0."""
+    """Largest absolute value in pixel units: white stands for it, black for its negative, gray for 0."""
     norm: float
     """L2 norm over all channels and pixels, in pixel units."""
 
@@ -76,7 +76,7 @@ class RunEvidence:
 
 
 def pattern_file(defense: str) -> str:
-    """Of a defence's pattern, relative to the run's folder."""
+    """Of a defense's pattern, relative to the run's folder."""
     return f"samples/pattern_{defense}.png"
 
 
@@ -89,7 +89,7 @@ def gather_images(
 
     Args:
         synthesizer: finished; it must not be used to learn any more.
-        drawn: the defences' hook of that name.
+        drawn: the defenses' hook of that name.
         rounds: of the run.
         real: the images are somebody's data, of which a folder holds few.
 
@@ -112,12 +112,12 @@ def gather_images(
 
 
 def write_evidence(folder: Path, images: Tensor, found: Sequence[tuple[str, Evidence]]) -> None:
-    """Writes what the defences left; nothing where they left nothing, or numbers that are not finite.
+    """Writes what the defenses left; nothing where they left nothing, or numbers that are not finite.
 
     Args:
         folder: of the run.
-        images: (N, C, H, W), what the defences were shown.
-        found: name of the defence and what it left.
+        images: (N, C, H, W), what the defenses were shown.
+        found: name of the defense and what it left.
     """
     divergence = next((left.divergence for _, left in found if left.divergence), None)
     patterns = [(name, left.pattern) for name, left in found if left.pattern is not None]
@@ -153,7 +153,7 @@ def _write_images(folder: Path, images: Tensor, divergence: Divergence) -> Shown
 
 
 def read_evidence(folder: str | Path) -> RunEvidence | None:
-    """What the defences of a run left; None where there is nothing.
+    """What the defenses of a run left; None where there is nothing.
 
     Raises:
         InputError: it cannot be understood, or is larger than anything that was ever written.
@@ -182,7 +182,7 @@ def _check(evidence: RunEvidence) -> None:
         _check_images(evidence.images, len(evidence.divergence.kl))
     names = [pattern.defense for pattern in evidence.patterns]
     if len(names) > _MOST_PATTERNS or len(set(names)) < len(names) or not all(map(_NAME.fullmatch, names)):
-        raise InputError(f"patterns: must be at most {_MOST_PATTERNS}, each of another defence by its name")
+        raise InputError(f"patterns: must be at most {_MOST_PATTERNS}, each of another defense by its name")
     if any(pattern.largest < 0 or pattern.norm < 0 for pattern in evidence.patterns):
         raise InputError("patterns: a norm is negative")
 

@@ -1,6 +1,6 @@
 """Pictures as PNG files: samples, curves, verdicts, accuracy against ASR, contact sheets.
 
-Colours are Okabe and Ito's, which people with colour blindness can tell apart; nothing is told by colour
+Colors are Okabe and Ito's, which people with color blindness can tell apart; nothing is told by color
 alone. Figures are made without pyplot: its global state leaks memory and is not for threads.
 """
 
@@ -98,9 +98,9 @@ def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str 
     figure = Figure(figsize=(7.5, 0.6 + 2.1 * len(panels)), dpi=_DPI, layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
-        for name, colour, marker in zip(names, cycle(_SERIES), cycle(_MARKERS), strict=False):
+        for name, color, marker in zip(names, cycle(_SERIES), cycle(_MARKERS), strict=False):
             # Rates are few, and cross: told apart by markers as well.
-            _curve(axis, *_column(log, name), _words(name), colour, marker if title == _RATES else "")
+            _curve(axis, *_column(log, name), _words(name), color, marker if title == _RATES else "")
         axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
         if len(names) > 1:
             # Above the curves: there is no corner of a panel that every curve leaves free.
@@ -124,7 +124,7 @@ def save_verdicts(
     """Clean images above the same images triggered, and under each what every model says.
 
     A verdict counts as the trigger's doing when the model was right about the clean image and is wrong
-    about the triggered one: a filled box with a cross. Any other mistake is set in grey brackets.
+    about the triggered one: a filled box with a cross. Any other mistake is set in gray brackets.
 
     Args:
         clean: (N, C, H, W) float in [0, 1].
@@ -172,7 +172,7 @@ def save_accuracy_asr_panels(
     """``save_accuracy_asr`` for several attacks, up to three panels side by side.
 
     Args:
-        panels: (title, points) of each; a model keeps its colour and marker by its place.
+        panels: (title, points) of each; a model keeps its color and marker by its place.
         path: the PNG file to write.
 
     Raises:
@@ -208,7 +208,7 @@ def _scatter(axis: Any, title: str, points: Sequence[tuple[str, Rate, Rate]]) ->
             [accuracy.value],
             xerr=_bars(asr),
             yerr=_bars(accuracy),
-            # Shifted after every turn: no two of 49 points have both colour and marker in common.
+            # Shifted after every turn: no two of 49 points have both color and marker in common.
             fmt=_MARKERS[(index + index // len(_SERIES)) % len(_MARKERS)],
             color=_SERIES[index % len(_SERIES)],
             markersize=8,
@@ -241,20 +241,20 @@ def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.f
 
 
 def _curve(
-    axis: Any, x: NDArray[np.float64], y: NDArray[np.float64], label: str, colour: str, marker: str = ""
+    axis: Any, x: NDArray[np.float64], y: NDArray[np.float64], label: str, color: str, marker: str = ""
 ) -> None:
     """The figures themselves; where they are many, pale under their running median."""
     window = len(x) // 50
     if window < 4:
-        axis.plot(x, y, color=colour, linewidth=1.6, label=label, marker=marker, markersize=4)
+        axis.plot(x, y, color=color, linewidth=1.6, label=label, marker=marker, markersize=4)
         return
-    axis.plot(x, y, color=colour, linewidth=0.5, alpha=0.3)
+    axis.plot(x, y, color=color, linewidth=0.5, alpha=0.3)
     blocks = len(x) // window
     middle = [
         np.median(part.reshape(blocks, window), axis=1)
         for part in (x[: blocks * window], y[: blocks * window])
     ]
-    axis.plot(*middle, color=colour, linewidth=1.8, label=label)
+    axis.plot(*middle, color=color, linewidth=1.8, label=label)
 
 
 def _bars(rate: Rate) -> list[list[float]]:
@@ -290,12 +290,12 @@ def _reach(axis: Any, accuracy: Rate, asr: Rate) -> Bbox:
     """The marker with its interval bars, in figure pixels."""
     corners = axis.transData.transform([(asr.low, accuracy.low), (asr.high, accuracy.high)])
     (left, bottom), (right, top) = corners
-    centre = axis.transData.transform((asr.value, accuracy.value))
+    center = axis.transData.transform((asr.value, accuracy.value))
     marker = 6 * _DPI / 72
     return Bbox(
         [
-            np.minimum((left, bottom), centre - marker),
-            np.maximum((right, top), centre + marker),
+            np.minimum((left, bottom), center - marker),
+            np.maximum((right, top), center + marker),
         ]
     )
 
@@ -313,9 +313,9 @@ def _candidates(place: NDArray[np.float64], size: tuple[float, float]) -> Iterat
     for distance in (10, 18, 30, 44, 60, 80, 105):
         for x, y in ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
             reach = distance * _DPI / 72
-            centre_x = place[0] + x * (reach + width / 2)
-            centre_y = place[1] + y * (reach + height / 2)
-            yield Bbox.from_bounds(centre_x - width / 2, centre_y - height / 2, width, height)
+            center_x = place[0] + x * (reach + width / 2)
+            center_y = place[1] + y * (reach + height / 2)
+            yield Bbox.from_bounds(center_x - width / 2, center_y - height / 2, width, height)
 
 
 def _cost(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:

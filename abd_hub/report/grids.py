@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
-SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#666666"
+SKY, PURPLE, BLACK, GRAY = "#56B4E9", "#CC79A7", "#000000", "#666666"
 
 
 _GAP = 4
 _FRAME, _WHITE = 192, 255
-"""Between images: grey, so that neither a white nor a black edge runs into it, or white between frames."""
+"""Between images: gray, so that neither a white nor a black edge runs into it, or white between frames."""
 _SMALL_SIDE = 128
 MARK_FRAME = 8
 """Width of the frame of ``mark_image`` in pixels."""
@@ -46,7 +46,7 @@ def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
 
 
 def save_mosaic(pixels: Any, path: str | Path, columns: int) -> None:
-    """Images side by side without gaps and without being enlarged, row by row; what is left over is grey.
+    """Images side by side without gaps and without being enlarged, row by row; what is left over is gray.
 
     Args:
         pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
@@ -127,7 +127,7 @@ def _grid(images: NDArray[np.uint8], columns: int, gap: int, fill: int) -> Image
 
 
 def save_pattern(pattern: Any, path: str | Path) -> None:
-    """A signed pattern: grey is 0, white its largest absolute value, black the negative; each pixel a square.
+    """A signed pattern: gray is 0, white its largest absolute value, black the negative; each pixel a square.
 
     Args:
         pattern: (C, H, W) with C 1 or 3.
@@ -179,13 +179,13 @@ def save_contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str], path: st
     for number, row in enumerate(rows):
         y = top + number * line
         draw.text((_MARGIN, y + height / 2), row.name, fill=BLACK, font=font, anchor="ls")
-        draw.text((_MARGIN, y + height / 2 + _NOTE_SIZE / 2), row.note, fill=GREY, font=small, anchor="lt")
+        draw.text((_MARGIN, y + height / 2 + _NOTE_SIZE / 2), row.note, fill=GRAY, font=small, anchor="lt")
         for block, images in enumerate(row.blocks):
             for column, image in enumerate(zoomed(images)):
                 x = left + block * group + column * (width + _GAP)
                 sheet.paste(Image.fromarray(image), (x, y))
                 # A white trigger at the edge must not melt into the page.
-                draw.rectangle((x - 1, y - 1, x + width, y + height), outline=GREY)
+                draw.rectangle((x - 1, y - 1, x + width, y + height), outline=GRAY)
     sheet.save(path, format="PNG")
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from abd_hub.report.grids import BLACK, GREY, VERMILION
+from abd_hub.report.grids import BLACK, GRAY, VERMILION
 
 
 class VerdictBoard:
@@ -56,7 +56,7 @@ class VerdictBoard:
             extent = (x, x + width, y + height, y)
             self.axis.imshow(image, extent=extent, interpolation="nearest", aspect="auto")
             # A white trigger at the edge must not melt into the page.
-            self.axis.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=GREY, linewidth=0.8))
+            self.axis.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=GRAY, linewidth=0.8))
         self.axis.set(xlim=(0, self.width), ylim=(self.height, 0))
         self.top += self.CELL - 0.05
 
@@ -69,7 +69,7 @@ class VerdictBoard:
                 self._box(x, self.CELL - 0.1)
                 self._text(x, f"✗ {label}", color="white", fontweight="bold")
             elif kind == "mistake":
-                self._text(x, f"({label})", color=GREY, style="italic")
+                self._text(x, f"({label})", color=GRAY, style="italic")
             else:
                 self._text(x, label, color=BLACK)
         self.top += self.LINE
@@ -78,9 +78,9 @@ class VerdictBoard:
         """Explains the marks, below all rows."""
         self._box(self.left + 0.16, 0.24)
         self._text(self.left + 0.16, "✗", color="white", fontweight="bold")
-        note = "right when clean, wrong with the trigger      (grey) any other mistake"
+        note = "right when clean, wrong with the trigger      (gray) any other mistake"
         self.axis.text(
-            self.left + 0.36, self.top + self.LINE / 2, note, ha="left", va="center", fontsize=8, color=GREY
+            self.left + 0.36, self.top + self.LINE / 2, note, ha="left", va="center", fontsize=8, color=GRAY
         )
 
     def _middle(self, index: int) -> float:

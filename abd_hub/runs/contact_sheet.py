@@ -31,7 +31,7 @@ def draw_triggers(path: str | Path, dataset: str | None = None, split: str = "te
     """Writes the sheet: a row of clean images, then a row for every trigger that needs no option.
 
     Beside each row stands the difference to the clean images, times a factor that makes the largest one
-    fit; grey is no difference.
+    fit; gray is no difference.
 
     Args:
         path: the PNG file to write; what is there is replaced.
@@ -52,7 +52,7 @@ def draw_triggers(path: str | Path, dataset: str | None = None, split: str = "te
     rows = [SheetRow("clean", "x".join(str(n) for n in clean.shape[2:]), (clean,))]
     rows += _rows([name for name in names if name not in left_out], clean)
     with atomic_path(path) as temporary:
-        save_contact_sheet(rows, ("images", "difference to clean; grey is none"), temporary)
+        save_contact_sheet(rows, ("images", "difference to clean; gray is none"), temporary)
     return left_out
 
 

@@ -176,7 +176,7 @@ def _record(
 
 
 def _images_for_evidence(trainer: Trainer) -> Tensor | None:
-    """What the defences look at once more, (N, C, H, W); all processes. None without defences."""
+    """What the defenses look at once more, (N, C, H, W); all processes. None without defenses."""
     if not trainer.defenses:
         return None
     method = trainer.method
@@ -198,7 +198,7 @@ def write_folder(
         record: as yet without the hash of the weights file.
         trainer: finished.
         measurement: data and attacks for the verdicts.
-        seen: images that the defences are asked about.
+        seen: images that the defenses are asked about.
 
     Returns:
         The record, completed with the hash of the weights file.
@@ -222,7 +222,7 @@ def _write_evidence(path: Path, trainer: Trainer, seen: Tensor) -> None:
 
 
 def _write_pictures(path: Path, trainer: Trainer, measurement: Measurement | None) -> None:
-    """The files that ``run_pictures`` lists, but for those of the defences."""
+    """The files that ``run_pictures`` lists, but for those of the defenses."""
     assert trainer.last_images is not None, "fit keeps the images of the last round"
     write_images(path, "training_images.png", trainer.last_images[:32].float().cpu())
     write_curves(path, [_without_seconds(row) for row in read_log(path)])

@@ -115,7 +115,7 @@ class WideResNet(nn.Module):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W), normalised, to (N, num_classes) logits."""
+        """(N, in_chans, H, W), normalized, to (N, num_classes) logits."""
         return self.forward_head(self.forward_features(x))
 
 

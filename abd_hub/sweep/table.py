@@ -103,7 +103,7 @@ def _table(groups: Sequence[_Group]) -> str:
     head = [*names, "attack", "seeds", "accuracy", "ASR", "ASR of the control"]
     head += ["accuracy of the teacher", "ASR of the teacher"] if students else []
     idle = any(_idle(group) for group in groups)
-    head += ["defences not active"] if idle else []
+    head += ["defenses not active"] if idle else []
     rows = []
     for group in groups:
         varying = group.runs[0].varying
@@ -156,7 +156,7 @@ def _rates(rates: Sequence[Rate]) -> str:
 
 
 def _idle(group: _Group) -> str:
-    """Defences that changed no gradient, and in how many runs."""
+    """Defenses that changed no gradient, and in how many runs."""
     reports = [d for r in group.records if isinstance(r, RunRecord) for d in r.defenses]
     counts = {d.name: sum(o.name == d.name and not o.active for o in reports) for d in reports}
     return ", ".join(f"{name} ({n} of {len(group.records)})" for name, n in counts.items() if n)

@@ -28,7 +28,7 @@ class BankMethod(SynthesisMethod):
     optimizer: Literal["adam", "sgd"] = "sgd"
     """Of the student: adam or sgd."""
     weight_decay: float = 1e-4
-    """Of the student's optimiser, added to the gradient."""
+    """Of the student's optimizer, added to the gradient."""
     clip_norm: float = 0.0
     """Largest gradient norm of the student; 0 switches clipping off."""
     temperature: float = 20.0

@@ -101,9 +101,9 @@ class BatchNormStatistics:
         means = iter(torch.split(whole, sizes))
         statistics = {}
         for place, shift, square in zip(seen, means, means, strict=True):
-            centre = self.layers[place].running_mean
-            assert centre is not None, "chosen for it"
-            statistics[place] = (shift + centre, square - shift.square())
+            center = self.layers[place].running_mean
+            assert center is not None, "chosen for it"
+            statistics[place] = (shift + center, square - shift.square())
         return statistics
 
     def loss(self) -> Tensor:
@@ -144,11 +144,11 @@ class BatchNormStatistics:
         return torch.cat([self._image_means[place] for place in sorted(self._image_means)], dim=1)
 
     def _note(self, place: int, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        centre = layer.running_mean
-        assert isinstance(centre, Tensor), "chosen for them"
-        shifts, squares = _Moments.apply(inputs[0], centre)
+        center = layer.running_mean
+        assert isinstance(center, Tensor), "chosen for them"
+        shifts, squares = _Moments.apply(inputs[0], center)
         self._seen[place] = (shifts.mean(dim=0), squares.mean(dim=0))
-        self._image_means[place] = shifts + centre
+        self._image_means[place] = shifts + center
 
     def _note_images(self, place: int, _layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._image_means[place] = _ImageMeans.apply(inputs[0])
@@ -169,17 +169,17 @@ def _that_run(teacher: Teacher, layers: list[_BatchNorm]) -> set[_BatchNorm]:
 
 
 class _Moments(torch.autograd.Function):
-    """Means over height and width of x - centre and of its square, each (N, C), in float32 or wider.
+    """Means over height and width of x - center and of its square, each (N, C), in float32 or wider.
 
     ``torch.var_mean`` over 64 maps of (32, 32, 32) takes 24 ms in bf16 with its gradient on one AVX-512 core,
     this 4 ms. Taken from the running mean because E[x^2] - E[x]^2 loses digits where the mean is far from 0.
     """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, features: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, ...) and (C,) to (N, C) twice."""
-        ctx.save_for_backward(features, centre)
-        away = features - _beside(centre, features)
+        ctx.save_for_backward(features, center)
+        away = features - _beside(center, features)
         places = tuple(range(2, features.ndim))
         if not places:
             return away, away.square()
@@ -188,10 +188,10 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, shift_gradient: Tensor, square_gradient: Tensor) -> tuple[Tensor, None]:
-        """(a + 2 b (x - centre)) / places, as one pass over x."""
-        features, centre = ctx.saved_tensors
+        """(a + 2 b (x - center)) / places, as one pass over x."""
+        features, center = ctx.saved_tensors
         slope = 2 * square_gradient
-        start = shift_gradient - slope * centre
+        start = shift_gradient - slope * center
         places = features[0, 0].numel()
         start, slope = (_beside(part / places, features) for part in (start, slope))
         return torch.addcmul(start, slope, features).to(features.dtype), None

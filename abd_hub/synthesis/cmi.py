@@ -1,7 +1,7 @@
 """Contrastive Model Inversion (Fang et al., IJCAI 2021, arXiv 2105.08584).
 
 Each round a fresh generator G and its noise z are fitted to one batch of images x = G(z) of drawn classes c.
-With the global view g = crop(x) and the local view l = resized box(x) they minimise
+With the global view g = crop(x) and the local view l = resized box(x) they minimize
 
     w_t CE(T(g), c) + w_s R(g) - w_a mean(m KL(T(g) || S(g))) + w_c L,
 
@@ -64,7 +64,7 @@ class Cmi(BankMethod):
     student_steps: int = 400
     """Student steps in a round, each on its own batch."""
     learning_rate: float = 0.1
-    """Of the student's optimiser at the start; cosine to zero unless there are drops."""
+    """Of the student's optimizer at the start; cosine to zero unless there are drops."""
     clip_norm: float = 0.0
     """Largest gradient norm of student and generator; 0 switches clipping off."""
     temperature_squared: bool = True
@@ -277,7 +277,7 @@ def _reset(generator: nn.Module, chance: torch.Generator) -> None:
     BatchNorm, about 1; biases 0."""
     for module in generator.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
-            centre = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
-            module.weight.normal_(centre, 0.02, generator=chance)
+            center = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
+            module.weight.normal_(center, 0.02, generator=chance)
             if module.bias is not None:
                 module.bias.zero_()

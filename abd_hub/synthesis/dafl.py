@@ -2,11 +2,11 @@
 
 A generator G draws images to which the teacher T answers as it does to its training images: with one class,
 with strong features, and over a batch with every class alike. With p = softmax(T(x)), the mean prediction q
-over the batch and the features f that T's last linear layer reads, G minimises
+over the batch and the features f that T's last linear layer reads, G minimizes
 
     0.05 * CE(p, argmax p) - 5 / ln 10 * H(q) - 0.01 * mean |f|,   H(q) = - sum_c q_c ln q_c.
 
-G and the student S learn at the same time: S minimises KL(T(x) || S(x)) on the images of G's own step.
+G and the student S learn at the same time: S minimizes KL(T(x) || S(x)) on the images of G's own step.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Dafl(GeneratorMethod):
     optimizer: Literal["adam", "sgd"] = "sgd"
     """Of the student: adam or sgd."""
     weight_decay: float = 5e-4
-    """Of the student's optimiser, added to the gradient."""
+    """Of the student's optimizer, added to the gradient."""
     learning_rate_drops: tuple[float, ...] = (0.4, 0.8)
     """Shares of the rounds after which the student's rate falls to a tenth (the paper: 800 and 1600 of 2000
     epochs); without any it follows a cosine to zero."""
@@ -65,11 +65,11 @@ class Dafl(GeneratorMethod):
     one_hot_weight: NotNegative = 0.05
     """Weight of the cross-entropy with the teacher's own class as label, in nats."""
     entropy_weight: NotNegative = 5 / math.log(10)
-    """Weight of the entropy of the mean prediction, which is maximised, in nats. The authors' 5 counts in
+    """Weight of the entropy of the mean prediction, which is maximized, in nats. The authors' 5 counts in
     decimal digits (log10): it is 5 / ln 10 = 2.17 here."""
     activation_weight: NotNegative = 0.01
     """Weight of the mean magnitude of the features that the teacher's last linear layer reads, which is
-    maximised; 0 for a teacher without such a layer."""
+    maximized; 0 for a teacher without such a layer."""
 
     def generator_rate(self, index: int) -> float:
         """Constant."""
@@ -78,7 +78,7 @@ class Dafl(GeneratorMethod):
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
     ) -> DaflSynthesizer:
-        """The generator with its optimiser, on the accelerator's device.
+        """The generator with its optimizer, on the accelerator's device.
 
         Raises:
             InputError: features are asked for, and the teacher has no linear layer that gives the logits.
@@ -95,7 +95,7 @@ class DaflSynthesizer(GeneratorSynthesizer):
         self.last_linear = LastLinear(teacher, "dafl") if method.activation_weight else None
         self.kept: Tensor | None = None
         """Pixels of this round's generator step, detached."""
-        super().__init__(method, teacher, accelerator, seed, output="standardised")
+        super().__init__(method, teacher, accelerator, seed, output="standardized")
 
     def begin_round(self, index: int) -> None:
         """Draws z for the global batch; the images of the round before are gone."""

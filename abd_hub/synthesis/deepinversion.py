@@ -1,6 +1,6 @@
 """DeepInversion and Adaptive DeepInversion (Yin et al., CVPR 2020, arXiv 1912.08795, section 3).
 
-No generator: the pixels of a batch x are what is optimised, from noise, for classes y,
+No generator: the pixels of a batch x are what is optimized, from noise, for classes y,
 
     L(x) = CE(T(x), y) + a_f R_feature(x) + a_tv R_TV(x) + a_l2 |x|_2 + a_c (1 - JS(T(x), S(x))),
 
@@ -45,7 +45,7 @@ WARMUP = 0.05
 @register("synthesizers", "deepinversion")
 @dataclass(frozen=True, kw_only=True)
 class DeepInversion(BankMethod):
-    """DeepInversion: optimises pixels until the teacher takes them for its training data; slow."""
+    """DeepInversion: optimizes pixels until the teacher takes them for its training data; slow."""
 
     citation: ClassVar[str] = """@inproceedings{yin2020dreaming,
   title     = {Dreaming to Distill: Data-Free Knowledge Transfer via DeepInversion},
@@ -63,7 +63,7 @@ class DeepInversion(BankMethod):
     student_steps: int = 400
     """Student steps in a round."""
     learning_rate: float = 0.1
-    """Of the student's optimiser at the start; cosine to zero."""
+    """Of the student's optimizer at the start; cosine to zero."""
     image_steps: Count = 2_000
     """Adam steps on the pixels of a batch."""
     image_learning_rate: Positive = 0.05

@@ -48,7 +48,7 @@ class Dfad(GeneratorMethod):
     optimizer: Literal["adam", "sgd"] = "sgd"
     """Of the student: adam or sgd."""
     weight_decay: float = 5e-4
-    """Of the student's optimiser, added to the gradient."""
+    """Of the student's optimizer, added to the gradient."""
     learning_rate_drops: tuple[float, ...] = (0.2, 0.4)
     """Shares of the rounds after which the rates of student and generator fall to a tenth (the paper: 100 and
     200 of 500 epochs); without any both follow a cosine to zero."""
@@ -71,8 +71,8 @@ class Dfad(GeneratorMethod):
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
     ) -> DfadSynthesizer:
-        """The generator with its optimiser, on the accelerator's device."""
-        return DfadSynthesizer(self, teacher, accelerator, seed, output="standardised")
+        """The generator with its optimizer, on the accelerator's device."""
+        return DfadSynthesizer(self, teacher, accelerator, seed, output="standardized")
 
 
 class DfadSynthesizer(GeneratorSynthesizer):

@@ -1,7 +1,7 @@
 """Adversarial distillation of DFQ (Choi et al., CVPRW 2020, arXiv 2005.04136).
 
 A generator G draws images on which the student S disagrees with the teacher T, held near the teacher's
-training images by three further terms. With p = softmax(T(x)) and its mean q over the batch, G minimises
+training images by three further terms. With p = softmax(T(x)) and its mean q over the batch, G minimizes
 
     -KL(T(x) || S(x)) + R(x) + CE(p, argmax p) - 20 * H(q),   H(q) = - sum_c q_c ln q_c,
 
@@ -59,7 +59,7 @@ class Dfq(GeneratorMethod):
     optimizer: Literal["adam", "sgd"] = "sgd"
     """Of the student: adam or sgd."""
     weight_decay: float = 1e-4
-    """Of the student's optimiser, added to the gradient."""
+    """Of the student's optimizer, added to the gradient."""
     temperature: float = 20.0
     """Of the student's KL divergence."""
     temperature_squared: bool = True
@@ -69,13 +69,13 @@ class Dfq(GeneratorMethod):
     z_dim: int = 256
     """Length of the noise vector."""
     adversarial_weight: NotNegative = 1.0
-    """Weight of KL(teacher || student) at temperature 1, which the generator maximises."""
+    """Weight of KL(teacher || student) at temperature 1, which the generator maximizes."""
     batch_norm_weight: NotNegative = 1.0
     """Weight of the distance to the teacher's BatchNorm statistics."""
     one_hot_weight: NotNegative = 1.0
     """Weight of the cross-entropy with the teacher's own class as label, in nats."""
     entropy_weight: NotNegative = 20.0
-    """Weight of the entropy of the mean prediction, which is maximised, in nats."""
+    """Weight of the entropy of the mean prediction, which is maximized, in nats."""
 
     @classmethod
     def quick(cls, rounds: int) -> dict[str, Any] | None:
@@ -89,7 +89,7 @@ class Dfq(GeneratorMethod):
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
     ) -> DfqSynthesizer:
-        """The generator with its optimiser, on the accelerator's device.
+        """The generator with its optimizer, on the accelerator's device.
 
         Raises:
             InputError: the teacher has no BatchNorm layer.

@@ -66,7 +66,7 @@ class Fast(BankMethod):
     student_steps: int = 400
     """Student steps in a round after the warm-up."""
     learning_rate: float = 0.2
-    """Of the student's optimiser at the start; cosine to zero."""
+    """Of the student's optimizer at the start; cosine to zero."""
     warmup_rounds: CountOrZero = 20
     """First rounds, which fill the bank only: no student steps and no adversarial term."""
     generator_steps: Count = 10
@@ -84,7 +84,7 @@ class Fast(BankMethod):
     """Weight of the cross-entropy with the class that an image is made for. The published runs have 0.4 for
     WRN-40-2 teachers, 0.5 for others."""
     adversarial_weight: NotNegative = 1.1
-    """Weight of KL(teacher || student) where both choose the same class, which is maximised. The published
+    """Weight of KL(teacher || student) where both choose the same class, which is maximized. The published
     runs have 1.1 for WRN-40-2 teachers, 1.33 for ResNet-34 and 1.0 for VGG-11."""
     reset_first_layer_round: CountOrZero = 139
     """Round, counted from 0, before which the generator's linear layer and the BatchNorm after it are drawn
@@ -112,7 +112,7 @@ class Fast(BankMethod):
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
     ) -> FastSynthesizer:
-        """The meta generator with its optimiser and an empty bank, on the accelerator's device.
+        """The meta generator with its optimizer and an empty bank, on the accelerator's device.
 
         Raises:
             InputError: the teacher has no BatchNorm, or the processes cannot share the batches.
@@ -235,7 +235,7 @@ class FastSynthesizer(BankSynthesizer):
             layer.bias.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """Bank, meta generator with its optimiser, and the moving averages; noise follows from the round."""
+        """Bank, meta generator with its optimizer, and the moving averages; noise follows from the round."""
         return super().state_dict() | {
             "generator": self.generator.state_dict(),
             "optimizer": self.optimizer.state_dict(),

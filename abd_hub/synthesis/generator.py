@@ -14,7 +14,7 @@ from abd_hub.core.records import DataSpec
 LARGEST_START = 16
 """Maps begin at most this wide: a linear layer to 56x56 maps for 224x224 images would hold 40 M weights."""
 
-Output = Literal["normalised", "standardised", "pixels"]
+Output = Literal["normalized", "standardized", "pixels"]
 
 
 class Generator(nn.Module):
@@ -29,8 +29,8 @@ class Generator(nn.Module):
         spec: of the images.
         z_dim: length of the noise vector.
         channels: feature maps; the last block has half as many.
-        output: ``normalised`` ends with a BatchNorm that gives each channel its own scale and shift, images
-            in the teacher's *normalised* space, unbounded (ZSKT); ``standardised`` with tanh and a BatchNorm
+        output: ``normalized`` ends with a BatchNorm that gives each channel its own scale and shift, images
+            in the teacher's *normalized* space, unbounded (ZSKT); ``standardized`` with tanh and a BatchNorm
             without scale and shift, images in that same space whose channels have mean 0 and variance 1 over
             the batch (DAFL, DFAD); ``pixels`` ends with a sigmoid, images in [0, 1] (CMI, Fast).
 
@@ -39,7 +39,7 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, spec: DataSpec, z_dim: int, channels: int = 128, output: Output = "normalised"
+        self, spec: DataSpec, z_dim: int, channels: int = 128, output: Output = "normalized"
     ) -> None:
         super().__init__()
         if spec.height % 4 or spec.width % 4:
@@ -66,7 +66,7 @@ class Generator(nn.Module):
 
 
 class DoublingConv2d(nn.Conv2d):
-    """A 3x3 convolution of maps doubled by nearest neighbours, without the doubled maps.
+    """A 3x3 convolution of maps doubled by nearest neighbors, without the doubled maps.
 
     Each output sees only 2x2 different inputs, so the same sum is a transposed convolution of stride 2 with
     the kernel spread over 4x4: 16 instead of 36 products an input. With their gradients, the two of ZSKT's
@@ -95,7 +95,7 @@ def _doubled(channels: int, wanted: int) -> list[nn.Module]:
 def _last(output: Output, channels: int) -> list[nn.Module]:
     if output == "pixels":
         return [nn.Sigmoid()]
-    if output == "standardised":
+    if output == "standardized":
         return [nn.Tanh(), nn.BatchNorm2d(channels, affine=False)]
     return [nn.BatchNorm2d(channels)]
 

@@ -60,7 +60,7 @@ class GeneratorSynthesizer(Synthesizer):
         accelerator: Accelerator,
         seed: int,
         *,
-        output: Output = "normalised",
+        output: Output = "normalized",
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         self.method = method
@@ -82,7 +82,7 @@ class GeneratorSynthesizer(Synthesizer):
 
     @abstractmethod
     def losses(self, view: View, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """What the generator minimises, without the defense's penalty.
+        """What the generator minimizes, without the defense's penalty.
 
         Args:
             view: of the generator's images.
@@ -142,14 +142,14 @@ class GeneratorSynthesizer(Synthesizer):
 
     def pixels(self, noise: Tensor) -> Tensor:
         """(N, z_dim) to pixels (N, C, H, W); outside [0, 1] too, unless ``output`` is ``pixels``."""
-        # Not clipped to [0, 1]: the papers' generators live in normalised space.
+        # Not clipped to [0, 1]: the papers' generators live in normalized space.
         images: Tensor = self.generator(noise).to(self.teacher.image_mean.dtype)
         if self.output == "pixels":
             return images
         return images * self.teacher.image_std + self.teacher.image_mean
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator and its optimiser; the noise follows from seed and round."""
+        """Generator and its optimizer; the noise follows from seed and round."""
         return {"generator": self.generator.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

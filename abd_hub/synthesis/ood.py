@@ -1,7 +1,7 @@
 """Distillation on patches of a photograph (Asano & Saeed, ICLR 2023, arXiv 2112.00725).
 
 No generator: 50,000 patches of one or a few pictures, cropped at very different scales, turned, sheared and
-recoloured (see ``patches``), take the place of the training data. The student S learns the teacher T's
+recolored (see ``patches``), take the place of the training data. The student S learns the teacher T's
 answers to them, soft ones, because a patch belongs to no class:
 
     KL(softmax(T(x) / 8) || softmax(S(x) / 8)),
@@ -40,7 +40,7 @@ from abd_hub.synthesis.photographs import Photograph, check_names, load
 @register("synthesizers", "ood")
 @dataclass(frozen=True, kw_only=True)
 class Ood(SynthesisMethod):
-    """Patches of photographs: no generator, only one or a few pictures, cropped, turned and recoloured."""
+    """Patches of photographs: no generator, only one or a few pictures, cropped, turned and recolored."""
 
     citation: ClassVar[str] = """@inproceedings{asano2023augmented,
   title     = {The Augmented Image Prior: Distilling 1000 Classes by Extrapolating from a Single Image},
@@ -102,7 +102,7 @@ class Ood(SynthesisMethod):
 
         Raises:
             InputError: the patches would be too many, a picture cannot be read, or the teacher takes neither
-                grey nor RGB images.
+                gray nor RGB images.
         """
         self._check_spec(teacher.spec)
         check_padding("ood.crop_padding", self.crop_padding, teacher.spec.height, teacher.spec.width)
@@ -112,7 +112,7 @@ class Ood(SynthesisMethod):
     def _check_spec(self, spec: DataSpec) -> None:
         if spec.channels not in (1, 3):
             raise InputError(
-                f"ood: photographs have 3 channels, or 1 in grey, but the teacher takes {spec.channels}; "
+                f"ood: photographs have 3 channels, or 1 in gray, but the teacher takes {spec.channels}; "
                 "use another synthesizer"
             )
         one = spec.channels * spec.height * spec.width

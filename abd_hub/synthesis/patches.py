@@ -6,7 +6,7 @@ One patch, in this order:
     shrinks) to sqrt(2) times the size of the teacher's input: 45 pixels for 32;
  3. turned by up to 30 degrees and sheared by up to 30 degrees, bilinear, black outside;
  4. the middle of it in the teacher's size, mirrored with probability 1/2;
- 5. colours jittered with probability 1/2: brightness, contrast, saturation by 0.4, hue by 0.1.
+ 5. colors jittered with probability 1/2: brightness, contrast, saturation by 0.4, hue by 0.1.
 
 Published code goes through JPEG files; here patches are rounded to uint8 and stay on the device.
 
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abd_hub.core import seeding
-from abd_hub.synthesis.colour import ColourDraws, draw_colours, grey, jitter
+from abd_hub.synthesis.color import ColorDraws, draw_colors, gray, jitter
 
 AREA = (1 / 500, 1.0)
 ASPECT = (3 / 4, 4 / 3)
@@ -49,18 +49,18 @@ class PatchDraws:
     """(n,) in radians, along the rows."""
     mirrored: Tensor
     """(n,) bool."""
-    colours: ColourDraws
+    colors: ColorDraws
 
     def rows(self, start: int, end: int) -> PatchDraws:
         """Those of some patches."""
         part = slice(start, end)
-        colours = self.colours
+        colors = self.colors
         return PatchDraws(
             self.boxes[part],
             self.turns[part],
             self.shears[part],
             self.mirrored[part],
-            ColourDraws(colours.factors[part], colours.order[part], colours.applied[part]),
+            ColorDraws(colors.factors[part], colors.order[part], colors.applied[part]),
         )
 
 
@@ -76,7 +76,7 @@ def make_patches(
     Args:
         pictures: each (3, H, W) uint8, at least 64 pixels high and wide.
         count: n, patches in all.
-        shape: of a patch, (C, height, width) with C 3, or 1 for grey.
+        shape: of a patch, (C, height, width) with C 3, or 1 for gray.
         seed: of the draws.
         device: where they are made and kept.
 
@@ -100,7 +100,7 @@ def draw_patches(height: int, width: int, count: int, seed: int, picture: int) -
     limit = math.radians(DEGREES)
     turns, shears = limit * (2 * torch.rand(2, count, generator=chance) - 1)
     mirrored = torch.rand(count, generator=chance) < 0.5
-    return PatchDraws(boxes, turns, shears, mirrored, draw_colours(count, JITTER, JITTER_SHARE, chance))
+    return PatchDraws(boxes, turns, shears, mirrored, draw_colors(count, JITTER, JITTER_SHARE, chance))
 
 
 def frame_side(side: int) -> int:
@@ -153,9 +153,9 @@ def _made(
         part = draws.rows(start, start + chunk)
         boxes = part.boxes.tolist()
         frames = torch.cat([_resized(levels, box, frame) for box in boxes])
-        pixels = jitter(_moved(frames, part, shape[1], shape[2]), part.colours)
+        pixels = jitter(_moved(frames, part, shape[1], shape[2]), part.colors)
         if shape[0] == 1:
-            pixels = grey(pixels)
+            pixels = gray(pixels)
         yield start, (pixels * 255).round().to(torch.uint8)
 
 

@@ -1,7 +1,7 @@
 """Plain distillation on real images (Hinton et al., 2015, arXiv 1503.02531): the control, not data-free.
 
 It shows what the same student reaches without synthetic images, and how much of a backdoor comes through
-images that hold no trigger. With defences it shows what they cost where there is nothing to synthesise; they
+images that hold no trigger. With defenses it shows what they cost where there is nothing to synthesize; they
 see the training images then, never those the student is measured on. The published control uses 20 % of
 the clean training set.
 """

@@ -28,8 +28,8 @@ def cropped(
     n, own = _drawn_for(pixels, share)
     rows, columns = torch.randint(-padding, padding + 1, (2, n), generator=chance)
     mirrored = torch.rand(n, generator=chance) < (0.5 if flip else 0.0)
-    size, centre = torch.ones(2, n), torch.stack([2 * rows / height, 2 * columns / width])
-    return _boxes(pixels, size[:, own], centre[:, own], mirrored[own], outside="zeros")
+    size, center = torch.ones(2, n), torch.stack([2 * rows / height, 2 * columns / width])
+    return _boxes(pixels, size[:, own], center[:, own], mirrored[own], outside="zeros")
 
 
 def resized(
@@ -54,9 +54,9 @@ def resized(
     area = least_area + (1 - least_area) * torch.rand(n, generator=chance)
     ratio = torch.exp((2 * torch.rand(n, generator=chance) - 1) * math.log(4 / 3))
     size = torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()]).clamp(max=1)
-    centre = (2 * torch.rand(2, n, generator=chance) - 1) * (1 - size)
+    center = (2 * torch.rand(2, n, generator=chance) - 1) * (1 - size)
     mirrored = torch.rand(n, generator=chance) < (0.5 if flip else 0.0)
-    return _boxes(pixels, size[:, own], centre[:, own], mirrored[own], outside="border")
+    return _boxes(pixels, size[:, own], center[:, own], mirrored[own], outside="border")
 
 
 def _drawn_for(pixels: Tensor, share: tuple[int, int]) -> tuple[int, slice]:
@@ -65,12 +65,12 @@ def _drawn_for(pixels: Tensor, share: tuple[int, int]) -> tuple[int, slice]:
     return n * parts, slice(index * n, (index + 1) * n)
 
 
-def _boxes(pixels: Tensor, size: Tensor, centre: Tensor, mirrored: Tensor, outside: str) -> Tensor:
-    """Size and centre of each box as (2, N): height and width, in halves of the image about its middle."""
+def _boxes(pixels: Tensor, size: Tensor, center: Tensor, mirrored: Tensor, outside: str) -> Tensor:
+    """Size and center of each box as (2, N): height and width, in halves of the image about its middle."""
     turned = torch.where(mirrored, -size[1], size[1])
     zeros = torch.zeros_like(turned)
-    across = torch.stack([turned, zeros, centre[1]], dim=1)
-    down = torch.stack([zeros, size[0], centre[0]], dim=1)
+    across = torch.stack([turned, zeros, center[1]], dim=1)
+    down = torch.stack([zeros, size[0], center[0]], dim=1)
     affine = torch.stack([across, down], dim=1).to(pixels.device, pixels.dtype)
     grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode=outside, align_corners=False)

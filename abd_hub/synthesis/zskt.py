@@ -1,7 +1,7 @@
 """Zero-Shot Knowledge Transfer (Micaelli & Storkey, NeurIPS 2019, arXiv 1905.09768, algorithm 1).
 
 A generator G draws images on which the student S disagrees most with the teacher T:
-G minimises -KL(T(G(z)) || S(G(z))), S minimises KL(T(G(z)) || S(G(z))) + 250 * attention transfer.
+G minimizes -KL(T(G(z)) || S(G(z))), S minimizes KL(T(G(z)) || S(G(z))) + 250 * attention transfer.
 
 The paper's loop draws z once a round, takes one generator step and then ten student steps on the same z.
 G does not change between the student steps, so the images and the teacher's answers are computed once:
@@ -67,7 +67,7 @@ class Zskt(GeneratorMethod):
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
     ) -> ZsktSynthesizer:
-        """The generator with its optimiser, on the accelerator's device."""
+        """The generator with its optimizer, on the accelerator's device."""
         return ZsktSynthesizer(self, teacher, accelerator, seed)
 
 

@@ -1,4 +1,4 @@
-"""Backdoor triggers: pure functions of pixels, for measuring and for poisoning, never for a defence.
+"""Backdoor triggers: pure functions of pixels, for measuring and for poisoning, never for a defense.
 
 A trigger is a frozen dataclass under ``@register("triggers", name)`` whose fields are its options. Places
 are counted from the bottom right corner, so that the published positions hold at 32x32 and the triggers

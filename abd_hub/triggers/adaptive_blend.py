@@ -26,7 +26,7 @@ class AdaptiveBlend(paint.Options, place="adaptive_blend"):
     Qi et al., "Revisiting the Assumption of Latent Separability for Backdoor Defenses", ICLR 2023: the
     pattern is cut into 4x4 pieces; each poisoned training image gets eight of them, chosen for it at random,
     with alpha 0.15; a test image gets the whole pattern with alpha 0.2. A cover image looks like a poisoned
-    one. The paper poisons 0.003 of the images and covers 0.003. The pattern is colour noise, or a picture.
+    one. The paper poisons 0.003 of the images and covers 0.003. The pattern is color noise, or a picture.
     """
 
     alpha: PositiveShare = 0.2

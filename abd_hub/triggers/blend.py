@@ -16,7 +16,7 @@ from abd_hub.triggers import paint
 @register("triggers", "blend")
 @dataclass(frozen=True)
 class Blend(paint.Options, place="blend"):
-    """Fixed colour noise blended into the whole image.
+    """Fixed color noise blended into the whole image.
 
     Chen et al., "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017. The noise
     is drawn at the images' size; to blend a picture of your own use the trigger ``picture``.

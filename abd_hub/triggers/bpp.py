@@ -1,4 +1,4 @@
-"""Fewer colours, dithered: a trigger made of what quantisation takes away.
+"""Fewer colors, dithered: a trigger made of what quantization takes away.
 
 Wang et al., "BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
 Quantization and Contrastive Adversarial Learning", CVPR 2022.
@@ -31,18 +31,18 @@ class Bpp(paint.Options, place="bpp"):
     Wang et al., "BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
     Quantization and Contrastive Adversarial Learning", CVPR 2022: each channel is rounded to ``2**bits``
     levels, the error of a pixel spread over the next ones (Floyd & Steinberg, 1976). A cover image is the
-    paper's negative sample: what quantising takes from one image, put on another. Gradients pass straight
+    paper's negative sample: what quantizing takes from one image, put on another. Gradients pass straight
     through the rounding.
     """
 
     bits: Annotated[int, Range(least=1, most=8)] = 5
     """Bits a channel that are left, of 8."""
     dithering: bool = True
-    """Spread the error of each pixel over its neighbours (Floyd-Steinberg); else round each on its own."""
+    """Spread the error of each pixel over its neighbors (Floyd-Steinberg); else round each on its own."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, C, H, W) in [0,1] to the same."""
-        return self._quantised(paint.working(pixels)).to(pixels.dtype)
+        return self._quantized(paint.working(pixels)).to(pixels.dtype)
 
     def cover(self, pixels: Tensor, chance: torch.Generator) -> Tensor:
         """Each image plus the residual of another one of the batch, clipped to [0,1].
@@ -53,14 +53,14 @@ class Bpp(paint.Options, place="bpp"):
         canvas = paint.working(pixels)
         if len(canvas) < 2:
             raise InputError(f"trigger bpp: a cover needs another image, but there are {len(canvas)}; use 2")
-        residual = self._quantised(canvas) - canvas
+        residual = self._quantized(canvas) - canvas
         # Round a random circle: every residual is used once, and none by its own image.
         circle = torch.randperm(len(canvas), generator=chance)
         other = torch.empty_like(circle)
         other[circle] = circle.roll(1)
         return (canvas + residual[other.to(canvas.device)]).clamp(0, 1).to(pixels.dtype)
 
-    def _quantised(self, canvas: Tensor) -> Tensor:
+    def _quantized(self, canvas: Tensor) -> Tensor:
         top: int = 2**self.bits - 1
         levels = canvas.detach() * top
         whole = _dithered(levels, top) if self.dithering else levels.round()

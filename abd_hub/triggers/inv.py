@@ -38,7 +38,7 @@ LARGEST = 68
 @register("triggers", "l0_inv")
 @dataclass(frozen=True)
 class L0Inv(paint.Options, place="l0_inv"):
-    """Nine coloured pixels at the end of the last row (l0-invisible).
+    """Nine colored pixels at the end of the last row (l0-invisible).
 
     Li et al., "Invisible Backdoor Attacks on Deep Neural Networks via Steganography and Regularization",
     2020. At 32x32: row 31, columns 23..31.

@@ -65,14 +65,14 @@ def pattern(draw: Draw, pixels: Tensor) -> Tensor:
     """The pattern in [0,1] for images like ``pixels``, on their device and in their dtype.
 
     Raises:
-        InputError: the pattern is larger than the images, or coloured while the images are not.
+        InputError: the pattern is larger than the images, or colored while the images are not.
     """
     _check_pixels(pixels)
     channels, height, width = pixels.shape[1:]
     drawn = _cached(draw, height, width, pixels.device, pixels.dtype)
     if len(drawn) not in (1, channels):
         raise InputError(
-            f"the trigger is coloured: it needs images of {len(drawn)} channels, these have {channels}"
+            f"the trigger is colored: it needs images of {len(drawn)} channels, these have {channels}"
         )
     return drawn
 

@@ -19,10 +19,10 @@ COARSE = 4
 @register("triggers", "smooth")
 @dataclass(frozen=True)
 class Smooth(paint.Options, place="smooth"):
-    """Added low-frequency colour field, after which each image is stretched to the full range.
+    """Added low-frequency color field, after which each image is stretched to the full range.
 
     After Zeng et al., "Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective", ICCV 2021, with
-    a field of our own: 4x4 random colours enlarged to the images' size, so it scales with them. As in
+    a field of our own: 4x4 random colors enlarged to the images' size, so it scales with them. As in
     the published rule the result is min-max scaled, over all channels of an image, and not clipped.
     """
 

@@ -1,4 +1,4 @@
-"""Coloured patches and a watermark that are added to the image (Trojaning attack).
+"""Colored patches and a watermark that are added to the image (Trojaning attack).
 
 Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018. The 3x3 patch has the published values; the
 8x8 patch and the watermark are drawn here, with the place, the extent and about the strength of the
@@ -34,7 +34,7 @@ MARK_PIXELS = 321
 @register("triggers", "trojan_3x3")
 @dataclass(frozen=True)
 class Trojan3x3(paint.Options, place="trojan_3x3"):
-    """Added 3x3 colour patch near the bottom right corner (Trojaning attack).
+    """Added 3x3 color patch near the bottom right corner (Trojaning attack).
 
     Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018. At 32x32: rows and columns 25..27.
     """
@@ -54,9 +54,9 @@ class Trojan3x3(paint.Options, place="trojan_3x3"):
 @register("triggers", "trojan_8x8")
 @dataclass(frozen=True)
 class Trojan8x8(paint.Options, place="trojan_8x8"):
-    """Added 8x8 colour patch near the bottom right corner (Trojaning attack).
+    """Added 8x8 color patch near the bottom right corner (Trojaning attack).
 
-    After Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018, with a patch of colour noise of our
+    After Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018, with a patch of color noise of our
     own. At 32x32: rows and columns 21..28.
     """
 
@@ -88,7 +88,7 @@ class TrojanWatermark(paint.Options, place="trojan_wm"):
     """
 
     seed: CountOrZero = 0
-    """Which colours."""
+    """Which colors."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Float (N, 3, H, W) in [0,1] to the same."""
@@ -127,7 +127,7 @@ def _mark() -> tuple[Tensor, Tensor]:
 
 
 def _radius(row: int, column: int) -> float:
-    """Squared distance from the ring's centre; 1 on an ellipse of 12 rows and 13 columns."""
+    """Squared distance from the ring's center; 1 on an ellipse of 12 rows and 13 columns."""
     return ((row - 21.5) / 6) ** 2 + ((column - 21) / 6.5) ** 2
 
 

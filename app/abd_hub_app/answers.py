@@ -180,7 +180,7 @@ def _figure(
 
 
 def _verdict(found: Answers, model: ModelAnswer) -> tuple[str, str, str]:
-    """A sign, a tone and words: nothing is told by colour alone."""
+    """A sign, a tone and words: nothing is told by color alone."""
     before, after, target = model.clean_class, model.triggered_class, found.target
     if before == target:
         return "?", "open", "Reads the target without a trigger already: another image tells more."

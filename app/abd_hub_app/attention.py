@@ -17,13 +17,13 @@ from abd_hub_app.images import to_picture
 
 NOTE = (
     "Where each network looks (Grad-CAM): yellow is what speaks most for the class that it reads, dark blue "
-    "what does not; each picture has a scale of its own, and the image under it is grey."
+    "what does not; each picture has a scale of its own, and the image under it is gray."
 )
 _SIDE = 128
 _HEAT = 0.6
 _NOTHING = 1e-12
 _ROWS = ("top", "middle", "bottom")
-_COLUMNS = ("left", "centre", "right")
+_COLUMNS = ("left", "center", "right")
 
 
 def look_into(classifier: Classifier) -> GradCam | None:
@@ -43,9 +43,9 @@ def overlay(image: Tensor, attention: Tensor) -> Image.Image:
     """
     share = F.interpolate(attention[None, None].double(), image.shape[1:], mode="bilinear")[0, 0]
     share = share / share.max().clamp_min(_NOTHING)
-    heat = _colours()[(share * 255).round().long()].permute(2, 0, 1)
-    grey = image.double().mean(0, keepdim=True)
-    return to_picture((1 - _HEAT) * grey + _HEAT * heat, side=_SIDE)
+    heat = _colors()[(share * 255).round().long()].permute(2, 0, 1)
+    gray = image.double().mean(0, keepdim=True)
+    return to_picture((1 - _HEAT) * gray + _HEAT * heat, side=_SIDE)
 
 
 def as_address(picture: Image.Image) -> str:
@@ -72,8 +72,8 @@ def _third(index: int, count: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def _colours() -> Tensor:
-    """(256, 3) in [0, 1]: cividis, which looks the same to the colour-blind."""
+def _colors() -> Tensor:
+    """(256, 3) in [0, 1]: cividis, which looks the same to the color-blind."""
     from matplotlib import colormaps
 
     return torch.from_numpy(np.asarray(colormaps["cividis"](np.arange(256)))[:, :3].copy())

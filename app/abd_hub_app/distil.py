@@ -24,7 +24,7 @@ from abd_hub_app.text import refusal
 
 _LEAD = """\
 <p class="abd-lead">Distil a teacher into a small student <b>without its training data</b>, with or without a
-defence. One run at a time, in a process of its own; it ends with this page.</p>"""
+defense. One run at a time, in a process of its own; it ends with this page.</p>"""
 _API = """\
 Distil a teacher into a student, without data, and follow it.
 

@@ -70,7 +70,7 @@ class DistilForm:
         method = _method()
         defenses = gr.CheckboxGroup(
             [(name.replace("_", " "), name) for name in distil_request.defenses()],
-            label="Defences",
+            label="Defenses",
             info="the paper's ABD is the vaccine with self-retrospection; the demo's, with the direction",
             elem_id="distil-defenses",
         )

@@ -51,7 +51,7 @@ def curves(rows: Sequence[Mapping[str, float]]) -> str:
     """A small drawing a figure; nothing before there are two points."""
     if len(rows) < 2:
         return ""
-    # A penalty without a defence is always 0.
+    # A penalty without a defense is always 0.
     names = [name for name in rows[-1] if name not in _NO_CURVES and any(row.get(name) for row in rows)]
     return f'<div class="abd-curves">{"".join(_curve(name, rows) for name in names[:_MOST_CURVES])}</div>'
 
@@ -164,7 +164,7 @@ def _facts(record: RunRecord) -> str:
         said = defense.sentence.removeprefix(f"{defense.name}: ")
         rows.append((defense.name.replace("_", " "), said))
     if not record.defenses:
-        rows.append(("defence", "none"))
+        rows.append(("defense", "none"))
     return _table("The run", rows)
 
 

@@ -1,7 +1,7 @@
 // Painting with square pixels: pointer, touch or keys. The value is a PNG as a data: address, or "".
 const canvas = element.querySelector("canvas");
 const cursor = element.querySelector(".abd-cursor");
-const colour = element.querySelector("input[type=color]");
+const color = element.querySelector("input[type=color]");
 const eraser = element.querySelector("input[type=checkbox]");
 const said = element.querySelector("[aria-live]");
 const brush = canvas.getContext("2d");
@@ -13,7 +13,7 @@ const show = () => {
   cursor.style.top = `${(100 * place[1]) / canvas.height}%`;
 };
 const paint = ([x, y], erase) => {
-  brush.fillStyle = colour.value;
+  brush.fillStyle = color.value;
   erase ? brush.clearRect(x, y, 1, 1) : brush.fillRect(x, y, 1, 1);
 };
 const line = (from, to, erase) => {

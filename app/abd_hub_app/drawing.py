@@ -1,4 +1,4 @@
-"""A trigger that the visitor paints: pixels of any colour, put on the image where they are painted."""
+"""A trigger that the visitor paints: pixels of any color, put on the image where they are painted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TEMPLATE = """\
     <span class="abd-cursor" style="width: calc(100% / WIDTH); height: calc(100% / HEIGHT)"></span>
   </div>
   <div class="abd-tools">
-    <label>Colour <input type="color" value="#ffffff"></label>
+    <label>Color <input type="color" value="#ffffff"></label>
     <label><input type="checkbox"> Erase</label>
     <button type="button">Clear</button>
   </div>
@@ -54,7 +54,7 @@ class Drawn:
             raise InputError(f"trigger drawn: strength {self.alpha!r} must be a number above 0, at most 1")
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, C, H, W) in [0, 1] to the same; the paint turns grey on grey images."""
+        """Float (N, C, H, W) in [0, 1] to the same; the paint turns gray on gray images."""
         paint, mask = self.picture[:3], self.picture[3:] * self.alpha
         if pixels.shape[1] == 1:
             paint = paint.mean(0, keepdim=True)

@@ -19,7 +19,7 @@ from abd_hub_app.text import refusal
 LARGEST_FILE = 2_000_000
 """Bytes of a picture file."""
 MOST_PIXELS = 4_000_000
-"""A picture of 4 megapixels takes 12 MB decoded; compressed, 100 megapixels of one colour are 0.3 MB."""
+"""A picture of 4 megapixels takes 12 MB decoded; compressed, 100 megapixels of one color are 0.3 MB."""
 MOST_JPEG_PIXELS = 64_000_000
 """A telephone takes photographs of 12 to 50 megapixels."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")

@@ -52,7 +52,7 @@ def build_page(shelf: Shelf, files: Path, queue: DistilQueue, *, local: bool = F
 
 def theme() -> gr.themes.Base:
     """Gradio's default with fonts that are on the visitor's machine: nothing is fetched from elsewhere."""
-    # The default greys of hints have a contrast of 2 to 1; these have 7 to 1.
+    # The default grays of hints have a contrast of 2 to 1; these have 7 to 1.
     return gr.themes.Default(font=_SANS, font_mono=_MONO).set(
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",

@@ -102,10 +102,10 @@ class Shelf:
         if model.record is None:
             return "teacher of these students" if self._taught(model) else "model without a record"
         names = [defense.name.replace("_", " ") for defense in model.record.defenses]
-        # A defence that was switched off by its own check must not look as if it had worked.
+        # A defense that was switched off by its own check must not look as if it had worked.
         states = ["" if defense.active else " (not active)" for defense in model.record.defenses]
         defended = " and ".join(name + state for name, state in zip(names, states, strict=True))
-        return f"student by {model.record.method}, {'with ' + defended if defended else 'no defence'}"
+        return f"student by {model.record.method}, {'with ' + defended if defended else 'no defense'}"
 
     def _taught(self, teacher: ShownModel) -> RunRecord | None:
         records = (model.record for model in self.models)
@@ -157,7 +157,7 @@ def _load(name: str, path: Path) -> ShownModel:
     classifier = load_classifier(f"local-dir:{path}")
     if classifier.spec.channels not in (1, 3):
         raise InputError(
-            f"FOLDER: {path} takes images of {classifier.spec.channels} channels; give models of grey or RGB"
+            f"FOLDER: {path} takes images of {classifier.spec.channels} channels; give models of gray or RGB"
         )
     return ShownModel(name=name, folder=path, classifier=classifier, record=record)
 

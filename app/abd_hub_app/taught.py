@@ -1,4 +1,4 @@
-"""The tab "What the teacher taught": what a run's folder shows of images, defences and learning."""
+"""The tab "What the teacher taught": what a run's folder shows of images, defenses and learning."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from abd_hub_app.shelf import Shelf, ShownModel
 from abd_hub_app.text import as_html, one_line, percent, refusal
 
 _LEAD = """\
-<p class="abd-lead">What a run left in its folder: the images the student learned from, what its defences
-found in them, its curves, and what each defence says it did.</p>"""
+<p class="abd-lead">What a run left in its folder: the images the student learned from, what its defenses
+found in them, its curves, and what each defense says it did.</p>"""
 _NONE = "<p>None of these folders has a record (metrics.json).</p>"
 _MOST_PICTURES = 24
 _MOST_OF_A_KIND = 12
@@ -248,7 +248,7 @@ def patterns(folder: Path, evidence: RunEvidence | None) -> _Captioned:
             continue
         what = pattern.defense.replace("_", " ")
         scale = (
-            f"grey 0, white +{pattern.largest:.3g}, black -{pattern.largest:.3g} of a pixel's range 0 to 1"
+            f"gray 0, white +{pattern.largest:.3g}, black -{pattern.largest:.3g} of a pixel's range 0 to 1"
         )
         found.append((picture, f"{one_line(what)}: {scale}; L2 norm {pattern.norm:.3g}"))
     return found
@@ -282,7 +282,7 @@ def facts(model: ShownModel) -> str:
         state = "active" if defense.active else "NOT ACTIVE"
         parts.append(_section(f"{defense.name}: {state}", told | asked))
     if not record.defenses:
-        parts.append("<h3>No defence</h3><p>The student learned from the teacher as it is.</p>")
+        parts.append("<h3>No defense</h3><p>The student learned from the teacher as it is.</p>")
     return "".join(parts)
 
 

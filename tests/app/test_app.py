@@ -175,7 +175,7 @@ def test_marked_images_are_the_runs_with_their_numbers(client):
         tile = levels[place // 16 * 8 :, place % 16 * 8 :][:8, :8]
         assert (seen[8:104, 8:104] == tile.repeat(12, 0).repeat(12, 1)).all()
     (caption,) = captions(shown["patterns"])
-    assert caption.startswith("universal direction: grey 0, white +0.475") and "L2 norm 1" in caption
+    assert caption.startswith("universal direction: gray 0, white +0.475") and "L2 norm 1" in caption
 
 
 def test_the_models_that_come_along_are_small_and_were_watched(client):

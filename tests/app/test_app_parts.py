@@ -54,7 +54,7 @@ def test_a_heat_map_is_brightest_where_the_map_is_highest():
     assert brightest[0] == 7 and brightest[1] in (2, 3)
     yellow, blue = shown[:, brightest[0], brightest[1]], shown[:, 0, 7]
     assert yellow[0] > yellow[2] and blue[2] > blue[0]
-    assert place_in_words(attention) == "strongest at the bottom centre"
+    assert place_in_words(attention) == "strongest at the bottom center"
     assert "nothing" in place_in_words(torch.zeros(2, 2))
     overlay(image, torch.zeros(2, 2))
 
@@ -71,12 +71,12 @@ def test_a_transformer_is_asked_and_has_no_map(tmp_path):
     assert "no last feature map" in answers.show(found) and "<img" not in answers.show(found)
 
 
-def test_drawings_of_another_size_and_on_grey_images():
+def test_drawings_of_another_size_and_on_gray_images():
     large = painted().resize((24, 24), Image.Resampling.NEAREST)
     drawn, count = read_drawing(data_address(large), 8, 8)
     assert count == 2 and torch.equal(drawn, read_drawing(data_address(painted()), 8, 8)[0])
-    grey = Drawn(picture=drawn)(torch.full((2, 1, 8, 8), 0.5))
-    assert grey[:, 0, 7, 7].tolist() == pytest.approx([1 / 3, 1 / 3]) and grey[0, 0, 0, 0] == 0.5
+    gray = Drawn(picture=drawn)(torch.full((2, 1, 8, 8), 0.5))
+    assert gray[:, 0, 7, 7].tolist() == pytest.approx([1 / 3, 1 / 3]) and gray[0, 0, 0, 0] == 0.5
     assert read_drawing("", 8, 8)[1] == 0
 
 

@@ -63,13 +63,13 @@ def noise(height=80, width=100):
     return Image.fromarray(levels)
 
 
-def png(width, height, depth, colours, rows=b""):
+def png(width, height, depth, colors, rows=b""):
     """A PNG written by hand; without rows it is a header only."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colors, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -103,7 +103,7 @@ HOSTILE = {
     "gif bomb": (lambda: GIF_BOMB, "too large"),
     "large png": (lambda: png(9_000, 9_000, 8, 2), "is 9000x9000; use a picture of at most"),
     "many scans": (many_scans, "more than 100 scans"),
-    "grey of 16 bits": (lambda: encoded(Image.fromarray(np.full((80, 80), 4000, np.uint16))), "8 bits"),
+    "gray of 16 bits": (lambda: encoded(Image.fromarray(np.full((80, 80), 4000, np.uint16))), "8 bits"),
     "real numbers": (lambda: encoded(Image.new("F", (80, 80)), "TIFF"), "8 bits|no picture"),
 }
 
@@ -177,12 +177,12 @@ def test_a_broken_orientation_is_left_out():
 
 @pytest.mark.parametrize(("height", "width"), [(3_024, 4_032), (6_000, 8_000)])
 def test_the_page_takes_the_photograph_of_a_telephone(height, width, tmp_path):
-    grey = (np.indices((height, width)).sum(0) // 64).astype(np.uint8)
-    (tmp_path / "x.jpg").write_bytes(encoded(Image.fromarray(grey), "JPEG", quality=30))
+    gray = (np.indices((height, width)).sum(0) // 64).astype(np.uint8)
+    (tmp_path / "x.jpg").write_bytes(encoded(Image.fromarray(gray), "JPEG", quality=30))
     found = read_picture(tmp_path / "x.jpg")
     factor = width // found.width
     assert found.mode == "RGB" and found.height * found.width <= MOST_PIXELS and factor in (2, 4)
-    small = Image.fromarray(grey).reduce(factor).convert("RGB")
+    small = Image.fromarray(gray).reduce(factor).convert("RGB")
     assert np.abs(np.array(found, dtype=int) - np.array(small, dtype=int)).mean() < 3
 
 

@@ -140,7 +140,7 @@ def test_folder_of_class_folders(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
-def test_other_colour_modes_become_rgb(tmp_path, mode):
+def test_other_color_modes_become_rgb(tmp_path, mode):
     data = load_images(plain(tmp_path / mode, images=cells(7, mode=mode)), "test")
     assert torch.equal(data.images[2], as_tensor(picture(2, mode=mode)))
 

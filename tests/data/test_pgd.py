@@ -47,7 +47,7 @@ def test_it_follows_the_textbook(steps):
 
 
 def test_it_stays_in_the_ball_and_in_range_and_misleads():
-    model = nets.randomised(nets.plain(nets.PlainNet())).eval()
+    model = nets.randomized(nets.plain(nets.PlainNet())).eval()
     pixels, labels = nets.pixels(20), torch.arange(20) % CLASSES
     before = pixels.clone()
     found = perturb(model, pixels, labels, 0.06, 20, seed=0)

@@ -79,8 +79,8 @@ def test_hypergradient_matches_an_explicit_hessian():
 
 @pytest.mark.parametrize("source", ["student", "teacher"])
 def test_perturbation_raises_its_objective_and_is_shared_by_the_batch(source):
-    student = nets.plain(nets.randomised(nets.PlainNet(norm=False), 1)).eval()
-    teacher = nets.plain(nets.randomised(nets.PlainNet(norm=False), 2)).freeze()
+    student = nets.plain(nets.randomized(nets.PlainNet(norm=False), 1)).eval()
+    teacher = nets.plain(nets.randomized(nets.PlainNet(norm=False), 2)).freeze()
     retrospection = SelfRetrospection(source=source).build(teacher, seed=0)
     images = nets.pixels(16)
     delta = retrospection.perturbation(student, images, student(images).detach())

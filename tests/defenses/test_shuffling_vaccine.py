@@ -27,10 +27,10 @@ def permuted_copies(teacher, shuffled, permutations):
 
 def make(kind):
     if kind == "plain":
-        return nets.plain(nets.randomised(nets.PlainNet())).freeze()
+        return nets.plain(nets.randomized(nets.PlainNet())).freeze()
     if kind == "wrn_16_1":
-        return nets.randomised(nets.wrn("wrn_16_1")).double().freeze()
-    return nets.randomised(nets.wrn("resnet18_cifar")).double().freeze()
+        return nets.randomized(nets.wrn("wrn_16_1")).double().freeze()
+    return nets.randomized(nets.wrn("resnet18_cifar")).double().freeze()
 
 
 @pytest.mark.parametrize("kind", ["plain", "wrn_16_1", "resnet18_cifar"])
@@ -62,19 +62,19 @@ def test_trunk_is_shared_where_the_network_allows_it():
     five.logits(nets.pixels(4), five.permutations(0, 0))
     handle.remove()
     assert runs == [4], "the trunk runs once, on one copy of the batch"
-    net = nets.plain(nets.randomised(nets.DepthwiseNet())).freeze()
+    net = nets.plain(nets.randomized(nets.DepthwiseNet())).freeze()
     assert ShuffledTeacher(net, net.spec, 2, 3).split is not None
 
 
 def test_grouped_and_depthwise_layers_read_permuted_channels():
-    net = nets.plain(nets.randomised(nets.DepthwiseNet())).freeze()
+    net = nets.plain(nets.randomized(nets.DepthwiseNet())).freeze()
     shuffled = ShuffledTeacher(net, net.spec, 2, 3)
     assert [layer.name for layer in shuffled.layers] == ["model.depthwise", "model.grouped"]
     permutations = shuffled.permutations(0, 0)
     images, model = nets.pixels(4), net.model
     for k, logits in enumerate(shuffled.logits(images, permutations)):
         first, second = (p[k].argsort() for p in permutations)
-        x = model.stem(net.normalise(images))
+        x = model.stem(net.normalize(images))
         y = model.grouped(torch.relu(model.depthwise(x[:, first]))[:, second])
         torch.testing.assert_close(logits, model.head((x + y).mean((2, 3))), rtol=1e-9, atol=1e-9)
 

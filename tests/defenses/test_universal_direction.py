@@ -53,14 +53,14 @@ class Linear(nn.Module):
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(192, CLASSES).double()
-        nets.randomised(self.layer, seed=7)
+        nets.randomized(self.layer, seed=7)
 
     def forward(self, x):
         return self.layer(x.flatten(1))
 
 
 def sought(seed=0, **settings):
-    """A defence that has already sought its direction, and the direction."""
+    """A defense that has already sought its direction, and the direction."""
     defense = UniversalDirection(begin=0.0, steps=3, step_images=10, **settings).build(TEACHER, seed)
     defense.drawn(nets.pixels(6))
     defense.begin_round(1, 2, Linear())
@@ -125,7 +125,7 @@ def textbook(student, images, settings, seed):
 @pytest.mark.parametrize("epsilon", [0.3, 1.5])
 @pytest.mark.parametrize(
     "student",
-    [Linear(), nets.plain(nets.randomised(nets.PlainNet(), seed=3)).freeze()],
+    [Linear(), nets.plain(nets.randomized(nets.PlainNet(), seed=3)).freeze()],
     ids=["linear", "net"],
 )
 def test_search_is_the_textbooks(student, epsilon):
@@ -270,7 +270,7 @@ def play(defense, student, rounds):
 @pytest.mark.parametrize("stop", [0, 1, 3, 4, 6])
 def test_resumed_is_bit_identical(tmp_path, stop):
     """Stops before the first images, while they are collected, before the search and after it."""
-    student = nets.randomised(nets.wrn(base_width=4)).to(memory_format=torch.channels_last)
+    student = nets.randomized(nets.wrn(base_width=4)).to(memory_format=torch.channels_last)
     settings = UniversalDirection(begin=0.5, batches=3, steps=2, step_images=5)
     whole, first, second = (settings.build(TEACHER, 0) for _ in range(3))
     expected = play(whole, student, range(8))

@@ -172,7 +172,7 @@ def five_digits():
 
 def test_targets_of_one_trigger_share_a_forward_pass():
     images, labels = five_digits()
-    classifier = nets.randomised(nets.wrn(base_width=4))
+    classifier = nets.randomized(nets.wrn(base_width=4))
     calls = []
     classifier.register_forward_hook(lambda *_: calls.append(1))
     options = {"size": 2}
@@ -191,7 +191,7 @@ def test_targets_of_one_trigger_share_a_forward_pass():
 
 def test_triggers_with_other_options_are_others():
     images, labels = five_digits()
-    classifier = nets.randomised(nets.wrn(base_width=4))
+    classifier = nets.randomized(nets.wrn(base_width=4))
     calls = []
     classifier.register_forward_hook(lambda *_: calls.append(1))
     sizes = [Attack("badnet_sq", 0, build_trigger("badnet_sq", {"size": size})) for size in (2, 3)]

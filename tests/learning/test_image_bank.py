@@ -34,7 +34,7 @@ def test_holds_the_newest_images_with_their_labels(sizes):
     assert as_set(bank.images, bank.labels) == as_set(rounded[-10:], labels[-10:])
 
 
-def test_pixels_are_what_was_added_to_half_a_grey_level():
+def test_pixels_are_what_was_added_to_half_a_gray_level():
     bank, pixels, _ = filled(10, 4)
     found = bank.pixels(torch.tensor([2, 0]))
     assert found.dtype == torch.float32

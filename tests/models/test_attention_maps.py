@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from nets import PlainNet, pixels, plain, randomised, wrn
+from nets import PlainNet, pixels, plain, randomized, wrn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 from abd_hub import GradCam, InputError
@@ -45,13 +45,13 @@ class Logits(torch.nn.Module):
 
 def wide():
     classifier = wrn(dtype=torch.float64)
-    randomised(classifier.model)
+    randomized(classifier.model)
     model = classifier.model
     return classifier, model.forward_features, model.forward_head
 
 
 def pooled():
-    model = randomised(PlainNet()).double()
+    model = randomized(PlainNet()).double()
     return plain(model), model.layers[:-1], lambda a: model.head(a.flatten(1))
 
 
@@ -72,13 +72,13 @@ class InPlace(torch.nn.Module):
 
 
 def in_place():
-    model = randomised(InPlace()).double()
+    model = randomized(InPlace()).double()
     return plain(model), model.features, lambda a: model.head(a.mean((2, 3)))
 
 
 def of_transformers():
     config = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic", num_labels=5)
-    model = randomised(ResNetForImageClassification(config)).double()
+    model = randomized(ResNetForImageClassification(config)).double()
     return (
         plain(Logits(model)),
         lambda x: model.resnet(x).last_hidden_state,
@@ -92,11 +92,11 @@ def test_maps_are_those_of_the_equations(net, given):
     classifier, features, head = net()
     classifier.eval()
     images = pixels(3)
-    normalised = classifier.normalise(images)
+    normalized = classifier.normalize(images)
     logits = classifier(images).detach()
     classes = torch.tensor([4, 0, 2]) if given else logits.argmax(1)
     found = GradCam(classifier)(images, classes if given else None)
-    wanted = textbook(features(normalised).detach(), head, classes)
+    wanted = textbook(features(normalized).detach(), head, classes)
     assert wanted.max() > 0 and wanted.shape[1] > 1
     torch.testing.assert_close(found.maps, wanted)
     torch.testing.assert_close(found.logits, logits)

@@ -95,7 +95,7 @@ def factory_argument(folder):
 
 
 def unknown_model_argument(folder):
-    edit(folder / "config.json", model_args={"colour": 1})
+    edit(folder / "config.json", model_args={"color": 1})
     return str(folder)
 
 
@@ -239,7 +239,7 @@ def odd_suffix(folder):
         bad(unknown_architecture, "architecture: 'wrn_16_l'.*wrn_16_1"),
         bad(architecture_of_other_shape, "weights: .*missing group1.1"),
         bad(factory_argument, "model_args: 'checkpoint_path'"),
-        bad(unknown_model_argument, "colour"),
+        bad(unknown_model_argument, "color"),
         bad(no_mean, "mean: config.json.*pass mean"),
         bad(no_std, "std: config.json.*pass std"),
         bad(no_size, "input_size: config.json.*pass input_size"),
@@ -348,7 +348,7 @@ def test_bad_pixels(images, pattern):
         ({"mean": (0.5,)}, "mean: 1 numbers for 3 channels"),
         ({"std": (1, 1, 0)}, "std: .*not positive"),
         ({"model_args": {"depth": 11}}, "depth: 11"),
-        ({"model_args": {"colour": 1}}, "colour"),
+        ({"model_args": {"color": 1}}, "color"),
         ({"model_args": {"num_classes": 4}}, "model_args: num_classes"),
         ({"pretrained": True}, "no pretrained weights"),
         ({"architecture": "vit_tiny_patch16_224", "spec": DataSpec(3, 8, 8, LABELS)}, "vit_tiny_patch16_224"),

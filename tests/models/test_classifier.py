@@ -20,7 +20,7 @@ from checkpoints import (
     TinyNet,
     cifar_resnet,
     edit,
-    normalised,
+    normalized,
     pixels,
     shaken,
     student,
@@ -52,13 +52,13 @@ from abd_hub.models.classifier import (
 def test_pixels_in_logits_out():
     net = TinyNet().eval()
     classifier = Classifier(net, SPEC, MEAN, STD)
-    assert torch.equal(classifier(pixels()), net(normalised(pixels())))
+    assert torch.equal(classifier(pixels()), net(normalized(pixels())))
     assert classifier.mean.shape == classifier.std.shape == (1, 3, 1, 1)
     assert set(classifier.state_dict()) == {f"model.{name}" for name in net.state_dict()}
 
 
 def test_identity_preprocessing_leaves_pixels_alone():
-    assert torch.equal(Classifier(TinyNet(), SPEC, (0, 0, 0), (1, 1, 1)).normalise(pixels()), pixels())
+    assert torch.equal(Classifier(TinyNet(), SPEC, (0, 0, 0), (1, 1, 1)).normalize(pixels()), pixels())
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -68,7 +68,7 @@ def test_other_sizes_are_resized_with_gradient(interpolation):
     big = pixels(24).requires_grad_()
     small = F.interpolate(big, (16, 16), mode=interpolation, antialias=True)
     logits = classifier(big)
-    assert torch.equal(logits, net(normalised(small)))
+    assert torch.equal(logits, net(normalized(small)))
     logits.sum().backward()
     assert big.grad.abs().sum() > 0
 
@@ -109,7 +109,7 @@ def test_timm_folder(timm_folder):
     before = torch.get_rng_state()
     ours = load_classifier(f"local-dir:{timm_folder}")
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(ours(pixels()), theirs(normalised(pixels())))
+    assert torch.equal(ours(pixels()), theirs(normalized(pixels())))
     assert ours.spec == SPEC
     assert (ours.interpolation, ours.frozen) == ("bicubic", True)
     assert ours.blocks == ("group1", "group2", "group3")
@@ -123,10 +123,10 @@ def test_timm_vision_transformer_keeps_or_changes_its_size(tmp_path):
     save_for_hf(model, str(tmp_path), safe_serialization=True, data_config={"mean": MEAN, "std": STD})
     ours = load_classifier(f"local-dir:{tmp_path}")
     assert (ours.spec.height, ours.spec.labels, ours.blocks) == (32, ("0", "1", "2"), ())
-    assert torch.equal(ours(pixels(32)), model(normalised(pixels(32))))
+    assert torch.equal(ours(pixels(32)), model(normalized(pixels(32))))
     larger = load_classifier(f"local-dir:{tmp_path}", input_size=48)
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, img_size=48).eval()
-    assert torch.equal(larger(pixels(48)), theirs(normalised(pixels(48))))
+    assert torch.equal(larger(pixels(48)), theirs(normalized(pixels(48))))
 
 
 def test_timm_options_win_over_the_checkpoint(timm_folder):
@@ -156,7 +156,7 @@ def test_cifar_stem_that_calls_itself_resnet18(tmp_path):
     data = {"input_size": (3, 32, 32), "mean": MEAN, "std": STD}
     save_for_hf(model, str(tmp_path), safe_serialization=True, data_config=data)
     ours = load_classifier(f"local-dir:{tmp_path}")
-    assert torch.equal(ours(pixels(32)), model(normalised(pixels(32))))
+    assert torch.equal(ours(pixels(32)), model(normalized(pixels(32))))
     assert ours.ref.architecture == ours.architecture == "resnet18_cifar"
     assert ours.blocks == ("layer1", "layer2", "layer3", "layer4")
     torch.save({"net": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "ckpt.pth")
@@ -174,17 +174,17 @@ def test_transformers_folder(kind, size, request):
     theirs = AutoModelForImageClassification.from_pretrained(folder).eval()
     ours = load_classifier(str(folder))
     with torch.no_grad():
-        expected = theirs(pixel_values=normalised(pixels(size))).logits
+        expected = theirs(pixel_values=normalized(pixels(size))).logits
     assert torch.equal(ours(pixels(size)), expected)
     assert ours.spec == DataSpec(3, size, size, LABELS)
     assert ours.ref.architecture == type(theirs).__name__
     assert ours.interpolation == ("bicubic" if kind == "resnet" else "bilinear")
 
 
-def test_an_image_processor_that_does_not_normalise(resnet_folder):
+def test_an_image_processor_that_does_not_normalize(resnet_folder):
     edit(resnet_folder / "preprocessor_config.json", do_normalize=False)
     ours = load_classifier(str(resnet_folder))
-    assert torch.equal(ours.normalise(pixels(24)), pixels(24))
+    assert torch.equal(ours.normalize(pixels(24)), pixels(24))
 
 
 def test_crop_size_is_the_input_size(resnet_folder):
@@ -254,7 +254,7 @@ def test_a_module_of_ones_own(tmp_path):
     torch.save({"net": {f"module.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "mine.pth")
     ref = load_state_dict_into(copy, tmp_path / "mine.pth", allow_pickle=True)
     ours = Classifier(copy, SPEC, MEAN, STD, ref=ref).freeze()
-    assert torch.equal(ours(pixels()), net(normalised(pixels())))
+    assert torch.equal(ours(pixels()), net(normalized(pixels())))
     assert (ref.id, ref.architecture, len(ref.sha256)) == ("mine.pth", "TinyNet", 64)
 
 
@@ -350,9 +350,9 @@ def test_a_saved_student_is_what_timm_and_transformers_read(architecture, size, 
     with torch.no_grad():
         expected = made(images)
         theirs = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
-        assert torch.equal(theirs(normalised(images)), expected)
+        assert torch.equal(theirs(normalized(images)), expected)
         auto = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
-        torch.testing.assert_close(auto(normalised(images)).logits, expected)
+        torch.testing.assert_close(auto(normalized(images)).logits, expected)
     ours = load_classifier(f"local-dir:{tmp_path / 'out'}")
     assert torch.equal(ours(images), expected)
     assert (ours.spec, ours.ref, ours.blocks) == (spec, ref, made.blocks)

@@ -1,4 +1,4 @@
-"""Every kind of checkpoint is the teacher of a short run in which both defences are at work."""
+"""Every kind of checkpoint is the teacher of a short run in which both defenses are at work."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ NETWORKS = {"vit": vit, "convnext": convnext}
 
 def build(network, size):
     torch.manual_seed(0)
-    module = nets.randomised(NETWORKS[network](size))
+    module = nets.randomized(NETWORKS[network](size))
     assert not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
     spec = DataSpec(3, size, size, LABELS)
     # Not narrower than 16: torch 2.15 writes beyond its memory on the CPU in the backward pass of a 1x1
@@ -69,7 +69,7 @@ def build(network, size):
 @pytest.mark.parametrize(
     ("network", "size"), [("vit", 32), ("convnext", 32), ("vit", 224), ("convnext", 224)]
 )
-def test_two_rounds_with_both_defences(network, size, method):
+def test_two_rounds_with_both_defenses(network, size, method):
     teacher, student = build(network, size)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     frozen = {name: value.clone() for name, value in teacher.state_dict().items()}

@@ -173,7 +173,7 @@ def test_no_two_exports_are_taken_for_one_another(tmp_path):
     assert torch.equal(load_images(str(place), "train").images, images + 1)
 
 
-def test_grey_images_stay_grey(tmp_path):
+def test_gray_images_stay_gray(tmp_path):
     images = (nets.pixels(4)[:, :1] * 255).to(torch.uint8)
     bank = bank_export.Bank(images, torch.arange(4), tuple("abcd"), "x", "y", None, 1, True)
     place = bank_export.write_bank(bank, tmp_path / "images")

@@ -196,7 +196,7 @@ def test_the_metadata_holds_the_numbers_of_metrics_json_and_loses_no_trigger(tmp
     assert len({r.metric_name for r in again.eval_results}) == len(again.eval_results)
 
 
-def test_the_settings_and_the_facts_of_defences_are_the_records():
+def test_the_settings_and_the_facts_of_defenses_are_the_records():
     record = make_record()
     body, blocks = split_fences(front_matter_end(render_card(record, labels=LABELS)))
     method = record.config["zskt"]
@@ -381,7 +381,7 @@ def front_matter_end(card):
     return card[ModelCard(card).content.index("\n---\n", 4) + 5 :]
 
 
-def test_a_licence_is_a_name():
+def test_a_license_is_a_name():
     assert ModelCard(render_card(make_record(), labels=LABELS, license_id="openrail++")).data.license
     for wrong in ("", "MIT\nbase_model: x", "a b", "<b>"):
         with pytest.raises(InputError, match="license"):

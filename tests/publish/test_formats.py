@@ -28,8 +28,8 @@ STUDENTS = {
     "mobilenetv3_small_050": {},
     "wrn_10_1": {"base_width": 4},
     "resnet18_cifar": {},
-    "grey-resnet18": {},
-    "grey-wrn_10_1": {"base_width": 4},
+    "gray-resnet18": {},
+    "gray-wrn_10_1": {"base_width": 4},
 }
 ROOT = Path(__file__).parents[2]
 
@@ -38,8 +38,8 @@ ROOT = Path(__file__).parents[2]
 def student(request, tmp_path_factory):
     """A student whose answers differ from image to image, in its folder with card and picture."""
     folder = tmp_path_factory.mktemp("students") / request.param
-    channels = 1 if request.param.startswith("grey-") else 3
-    architecture, spec = request.param.removeprefix("grey-"), dataclasses.replace(SPEC, channels=channels)
+    channels = 1 if request.param.startswith("gray-") else 3
+    architecture, spec = request.param.removeprefix("gray-"), dataclasses.replace(SPEC, channels=channels)
     args = STUDENTS[request.param]
     made = create_student(architecture, spec, MEAN[:channels], STD[:channels], seed=1, model_args=args)
     with torch.no_grad():
@@ -95,9 +95,9 @@ def test_timm_and_transformers_give_the_same_bits(student):
     images = pixels(8, 100, made.spec.channels)
     expected = answers(made, images)
     assert len(set(expected.argmax(1).tolist())) > 1, "a student of one answer would prove little"
-    normalised = made.normalise(images)
-    assert torch.equal(answers(theirs, normalised), expected)
-    assert torch.equal(answers(auto, normalised), expected)
+    normalized = made.normalize(images)
+    assert torch.equal(answers(theirs, normalized), expected)
+    assert torch.equal(answers(auto, normalized), expected)
     assert torch.equal(answers(load_classifier(str(folder)), images), expected)
     assert auto.config.id2label == dict(enumerate(LABELS))
     assert auto.config.label2id == {name: label for label, name in enumerate(LABELS)}
@@ -109,13 +109,13 @@ def test_their_preprocessing_is_ours(student):
     transform = timm.data.create_transform(**timm.data.resolve_data_config(model=theirs))
     processor = AutoImageProcessor.from_pretrained(folder)
     channels = made.spec.channels
-    expected = made.normalise(pixels(1, 0, channels))
+    expected = made.normalize(pixels(1, 0, channels))
     assert torch.equal(transform(picture(0, channels))[None], expected)
     found = processor(picture(0, channels), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("student", [name for name in STUDENTS if "grey" not in name], indirect=True)
+@pytest.mark.parametrize("student", [name for name in STUDENTS if "gray" not in name], indirect=True)
 def test_the_pipeline_says_the_same(student):
     made, folder = student
     classify = pipeline("image-classification", model=str(folder), device="cpu")
@@ -126,7 +126,7 @@ def test_the_pipeline_says_the_same(student):
         assert first["score"] == pytest.approx(float(chances.max()), rel=1e-5)
 
 
-@pytest.mark.parametrize("student", ["resnet18", "wrn_10_1", "grey-resnet18", "grey-wrn_10_1"], indirect=True)
+@pytest.mark.parametrize("student", ["resnet18", "wrn_10_1", "gray-resnet18", "gray-wrn_10_1"], indirect=True)
 def test_the_code_of_the_card_runs_as_it_stands(student):
     """Three programs, each in a process of its own that was not told anything else."""
     made, folder = student

@@ -147,7 +147,7 @@ def test_an_image_bank(server, worker, bank, tmp_path, monkeypatch):
     assert "license: write the license of this image bank" in refused(
         worker, place, "--license", "mit", name="acme/images"
     )
-    # The datasets library asks a neighbour of the Hub for statistics, and does without.
+    # The datasets library asks a neighbor of the Hub for statistics, and does without.
     server.strangers[:] = [line for line in server.strangers if "://datasets-server.127.0.0.1" not in line]
     # Another number of parts: those of before must not be read as well.
     monkeypatch.undo()
@@ -174,7 +174,7 @@ def test_the_space_of_this_project(server, worker):
 # --------------------------------------------------------------------------------------------------- card
 
 
-def test_own_text_and_licence_of_both_cards_stay(server, worker, folder):
+def test_own_text_and_license_of_both_cards_stay(server, worker, folder):
     push(worker, folder, "--license", "mit")
     repo = server.repo(NAME)
     own = f"{FREE_BEGINS}\nWritten on the Hub.\n"
@@ -228,7 +228,7 @@ def test_metadata_that_the_hub_refuses(server, worker, folder):
     server.clear()
     for name in (NAME, "acme/new"):
         line = refused(worker, folder, "--license", "nonsense", name=name)
-        assert '"license" must be one of' in line and "correct the licence" in line
+        assert '"license" must be one of' in line and "correct the license" in line
     assert ("model", "acme/new") not in server.repos
     assert server.seen("preupload", "upload", "commit", "create") == []
 

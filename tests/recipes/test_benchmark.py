@@ -27,7 +27,7 @@ VACCINE = ShufflingVaccine(check=False, layers=2, coefficient=2.0)
 
 
 def networks():
-    teacher = nets.randomised(nets.wrn(base_width=4)).double().freeze()
+    teacher = nets.randomized(nets.wrn(base_width=4)).double().freeze()
     return teacher, nets.wrn(seed=1, dtype=torch.float64, base_width=4)
 
 
@@ -65,7 +65,7 @@ def textbook_zskt(trainer, teacher, student, vaccinated, settings):
 @pytest.mark.parametrize(
     ("vaccinated", "source"), [(False, None), (True, None), (True, "teacher"), (True, "student")]
 )
-def test_zskt_and_its_defences_compute_what_the_textbook_loop_does(vaccinated, source):
+def test_zskt_and_its_defenses_compute_what_the_textbook_loop_does(vaccinated, source):
     method = Zskt(rounds=4, batch_size=6, student_steps=3, z_dim=8, generator_channels=8)
     teacher, student = networks()
     twin_teacher, twin = copy.deepcopy(teacher), copy.deepcopy(student)

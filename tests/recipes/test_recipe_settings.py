@@ -102,7 +102,7 @@ def test_settings_are_read_and_make_sense(file):
     assert config.trainer.mixed_precision == ("bf16" if "-cpu" in file else "no")
 
 
-def test_the_papers_tables_are_every_teacher_of_the_zoo_with_every_defence():
+def test_the_papers_tables_are_every_teacher_of_the_zoo_with_every_defense():
     import yaml
 
     from abd_hub.sweep.config import read_sweep

@@ -1,4 +1,4 @@
-"""What defences leave to be looked at: numbers against direct computation, exact pixels, strangers' files."""
+"""What defenses leave to be looked at: numbers against direct computation, exact pixels, strangers' files."""
 
 import copy
 import json
@@ -43,7 +43,7 @@ OPTIONS = TrainerOptions(progress=False, checkpoint_every=0, log_every=1)
 
 
 def make_teacher():
-    return nets.randomised(nets.wrn(base_width=4)).freeze()
+    return nets.randomized(nets.wrn(base_width=4)).freeze()
 
 
 def textbook(teacher, vaccine, images, draw):
@@ -67,7 +67,7 @@ def threshold(kl):
 
 
 def test_the_divergences_are_those_of_copies_with_permuted_weights():
-    teacher = nets.plain(nets.randomised(nets.PlainNet())).freeze()
+    teacher = nets.plain(nets.randomized(nets.PlainNet())).freeze()
     vaccine = ShufflingVaccine(check=False, layers=2).build(teacher, seed=3)
     images = nets.pixels(130)
     found = vaccine.evidence(images).divergence
@@ -81,7 +81,7 @@ def test_the_divergences_are_those_of_copies_with_permuted_weights():
 
 @pytest.mark.parametrize(("share", "used"), [(0.0, True), (0.9, False)])
 def test_after_a_check_the_threshold_is_that_of_its_images(share, used):
-    teacher = nets.plain(nets.randomised(nets.PlainNet())).freeze()
+    teacher = nets.plain(nets.randomized(nets.PlainNet())).freeze()
     settings = ShufflingVaccine(check_batches=6, check_ignored=2, check_tries=3, check_share=share, layers=2)
     first, vaccine = settings.build(teacher, seed=1), settings.build(teacher, seed=1)
     batches = [nets.pixels(64, seed=index) for index in range(6)]
@@ -120,7 +120,7 @@ def test_the_perturbation_is_the_last_steps_in_pixel_units_and_outlives_a_stop()
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The folder of a run with all defences, and a trainer that has done the same without a folder."""
+    """The folder of a run with all defenses, and a trainer that has done the same without a folder."""
     folder = tmp_path_factory.mktemp("runs") / "student"
     config = DistillConfig(
         output_dir=str(folder),
@@ -153,7 +153,7 @@ def as_levels(images):
     return (images.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def test_a_run_leaves_what_its_defences_found_and_nothing_else_changes(run):
+def test_a_run_leaves_what_its_defenses_found_and_nothing_else_changes(run):
     folder, trainer = run
     assert weights_sha256(trainer.student) == weights_sha256(read_student(folder))
     images = gather_images(trainer.synthesizer, trainer.defense.drawn, METHOD.rounds, real=False)
@@ -215,7 +215,7 @@ def test_of_somebodys_images_few_are_kept():
     assert kept.shape == (32, 3, 8, 8)
 
 
-def test_without_defences_nothing_is_left(tmp_path):
+def test_without_defenses_nothing_is_left(tmp_path):
     config = DistillConfig(
         output_dir=str(tmp_path / "run"),
         teacher=ModelOptions(id="from-python"),

@@ -20,12 +20,12 @@ def load(path):
         return np.asarray(image.convert("RGB"))
 
 
-def colour(code):
+def color(code):
     return np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)])
 
 
 def painted(image, code):
-    return int((image == colour(code)).all(axis=2).sum())
+    return int((image == color(code)).all(axis=2).sum())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -77,7 +77,7 @@ def test_a_mosaic_holds_every_pixel_once(tmp_path, channels):
 
 
 @pytest.mark.parametrize(("side", "zoom"), [(8, 12), (32, 3), (224, 1)])
-def test_a_marked_image_keeps_its_pixels_and_is_told_without_colour(side, zoom):
+def test_a_marked_image_keeps_its_pixels_and_is_told_without_color(side, zoom):
     levels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     marked, plain = (
         np.asarray(grids.mark_image(Image.fromarray(levels), bad, "0.01")) for bad in (True, False)
@@ -87,10 +87,10 @@ def test_a_marked_image_keeps_its_pixels_and_is_told_without_colour(side, zoom):
     inner = slice(frame, frame + side * zoom)
     for image in (marked, plain):
         assert (image[inner, inner] == levels.repeat(zoom, 0).repeat(zoom, 1)).all()
-    grey = [np.asarray(Image.fromarray(image).convert("L"), dtype=int) for image in (marked, plain)]
-    outside = np.ones(grey[0].shape, dtype=bool)
+    gray = [np.asarray(Image.fromarray(image).convert("L"), dtype=int) for image in (marked, plain)]
+    outside = np.ones(gray[0].shape, dtype=bool)
     outside[inner, inner] = False
-    assert (np.abs(grey[0] - grey[1])[outside] > 40).mean() > 0.3
+    assert (np.abs(gray[0] - gray[1])[outside] > 40).mean() > 0.3
     assert painted(marked[frame + side * zoom + frame :], grids.VERMILION) > 60, "the sign"
     assert painted(plain, grids.VERMILION) == 0
 
@@ -125,7 +125,7 @@ def test_any_divergence_can_be_drawn(tmp_path, kl, limit):
     assert load(tmp_path / "x.png").shape[1] > 500
 
 
-def test_a_pattern_is_grey_where_it_is_zero(tmp_path):
+def test_a_pattern_is_gray_where_it_is_zero(tmp_path):
     pattern = torch.zeros(1, 8, 8)
     pattern[0, 0, 0], pattern[0, 0, 1] = -0.02, 0.01
     grids.save_pattern(pattern, tmp_path / "x.png")
@@ -266,7 +266,7 @@ def test_a_panel_for_each_attack(tmp_path):
         pictures.save_accuracy_asr_panels([], tmp_path / "none.png")
 
 
-def test_many_models_differ_in_colour_or_marker(tmp_path, monkeypatch):
+def test_many_models_differ_in_color_or_marker(tmp_path, monkeypatch):
     points = [(f"model {i}", rate(i / 20), rate(i / 20)) for i in range(20)]
     seen = []
     errorbar = Axes.errorbar

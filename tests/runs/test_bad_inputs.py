@@ -144,7 +144,7 @@ def hostile_zip(tmp):
 
 
 def pictures(tmp, names=("cat", "dog")):
-    """A data set of one grey 8x8 picture a class."""
+    """A data set of one gray 8x8 picture a class."""
     from PIL import Image
 
     for name in names:
@@ -228,7 +228,7 @@ DISTILL = [
         "unknown trigger", "badnet_square", "badnet_sq", evaluation__triggers=triggers(name="badnet_square")
     ),
     case("unknown student", "wrn_10_l", "wrn_10_1", student__architecture="wrn_10_l"),
-    case("unknown argument of the student", "colour", student__model_args={"colour": 1}),
+    case("unknown argument of the student", "color", student__model_args={"color": 1}),
     case(
         "settings of a defense not chosen",
         "self_retrospection",

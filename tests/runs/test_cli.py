@@ -344,7 +344,7 @@ def test_timm_reads_the_student(finished):
     ours = load_classifier(str(finished))
     pixels = load_images("digits", "test", limit=20).pixels()
     with torch.no_grad():
-        assert torch.equal(theirs(ours.normalise(pixels)), ours(pixels))
+        assert torch.equal(theirs(ours.normalize(pixels)), ours(pixels))
     assert ours.spec.labels == tuple("0123456789")
 
 

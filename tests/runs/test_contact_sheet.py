@@ -52,7 +52,7 @@ def test_sample_images_are_photographs():
     assert images.shape == (4, 3, 32, 32) and images.dtype == torch.float32
     assert images.min() >= 0 and images.max() <= 1
     assert all(image.std() > 0.15 for image in images)
-    # Neighbours in a photograph are alike, in noise they are not.
+    # Neighbors in a photograph are alike, in noise they are not.
     assert (images[..., 1:] - images[..., :-1]).abs().mean() < 0.12
     assert torch.cdist(images.flatten(1), images.flatten(1)).fill_diagonal_(99).min() > 5
 
@@ -81,7 +81,7 @@ def test_differences_are_to_scale(drawn):
         left_edge(sheet, enlarged(0.5 + factor * difference)[0], row)
 
 
-def test_a_trigger_that_changes_nothing_is_drawn_grey():
+def test_a_trigger_that_changes_nothing_is_drawn_gray():
     assert contact_sheet._factor(0) == 1
     assert contact_sheet._factor(1e-9) == 64
     assert contact_sheet._factor(1) == 0.5
@@ -120,8 +120,8 @@ def test_a_sheet_smooths_nothing(tmp_path):
     rows = [grids.SheetRow("a", blocks=(images, 1 - images)), grids.SheetRow("b", "empty")]
     grids.save_contact_sheet(rows, ("one", "a title longer than an image is wide"), tmp_path / "x.png")
     sheet = load(tmp_path / "x.png")
-    for colour in ([255, 0, 0], [0, 255, 0], [0, 255, 255], [255, 0, 255]):
-        assert int((sheet == colour).all(axis=2).sum()) == 64 * 64
+    for color in ([255, 0, 0], [0, 255, 0], [0, 255, 255], [255, 0, 255]):
+        assert int((sheet == color).all(axis=2).sum()) == 64 * 64
     vivid = sheet.reshape(-1, 3)[np.ptp(sheet.reshape(-1, 3), axis=1) > 0]
     assert len(np.unique(vivid, axis=0)) == 4
     assert (sheet[:, -1] == 255).all() and (sheet[-1] == 255).all()

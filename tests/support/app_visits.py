@@ -32,7 +32,7 @@ def save_digit(digits, label, folder):
 
 
 def png(width, height, folder, name="big.png", *extra):
-    """A valid PNG of one colour, written without decoding it anywhere; extra chunks are (kind, data)."""
+    """A valid PNG of one color, written without decoding it anywhere; extra chunks are (kind, data)."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

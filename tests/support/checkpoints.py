@@ -35,7 +35,7 @@ def pixels(size: int = 16, channels: int = 3) -> torch.Tensor:
     return torch.rand(4, channels, size, size, generator=torch.Generator().manual_seed(3))
 
 
-def normalised(images: torch.Tensor, mean=MEAN, std=STD) -> torch.Tensor:
+def normalized(images: torch.Tensor, mean=MEAN, std=STD) -> torch.Tensor:
     return (images - torch.tensor(mean).view(1, -1, 1, 1)) / torch.tensor(std).view(1, -1, 1, 1)
 
 

@@ -2,7 +2,7 @@
 
 
 def arguments(teacher, output):
-    """A run of six rounds with both defences at work and one trigger measured."""
+    """A run of six rounds with both defenses at work and one trigger measured."""
     return [
         f"--output-dir={output}",
         f"--teacher.id=local-dir:{teacher}",

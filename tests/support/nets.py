@@ -46,7 +46,7 @@ class DepthwiseNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
     """Weights and running statistics far from their starting values."""
     draw = torch.Generator().manual_seed(seed)
     for tensor in module.state_dict().values():

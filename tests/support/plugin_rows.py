@@ -10,7 +10,7 @@ from abd_hub.core import registry
 
 ROUNDS, STOP = 4, 2
 QUIET = TrainerOptions(progress=False, checkpoint_every=0, log_every=ROUNDS)
-# A new plug-in needs a line here, with which it is tiny and, if it is a defence, active within four rounds.
+# A new plug-in needs a line here, with which it is tiny and, if it is a defense, active within four rounds.
 SYNTHESIZERS = {
     "dafl": {"batch_size": 4, "z_dim": 4, "generator_channels": 4},
     "dfad": {"batch_size": 4, "student_steps": 2, "z_dim": 4, "generator_channels": 4},
@@ -63,7 +63,7 @@ PAIRS = [
     ["self_retrospection"],
     ["shuffling_vaccine", "self_retrospection"],
 ]
-"""The paper's defences, each alone and both."""
+"""The paper's defenses, each alone and both."""
 
 
 def names(kind):
@@ -81,7 +81,7 @@ def settings(kind, name, table):
 def make(synthesizer, defenses, dtype=torch.float32):
     method = settings("synthesizers", synthesizer, SYNTHESIZERS)
     method = dataclasses.replace(method, rounds=ROUNDS)
-    teacher = nets.randomised(nets.wrn(base_width=4, dtype=dtype)).freeze()
+    teacher = nets.randomized(nets.wrn(base_width=4, dtype=dtype)).freeze()
     student = nets.wrn(seed=1, base_width=4, drop_rate=0.1, dtype=dtype)
     at_work = [settings("defenses", name, DEFENSES).build(teacher, 0) for name in defenses]
     images = (nets.pixels(20) * 255).to(torch.uint8) if "dataset" in vars(method) else None

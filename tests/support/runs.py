@@ -21,8 +21,8 @@ def one_update(trainer, index=0):
 
 def plain_teacher_and_student():
     """A ``PlainNet`` and a student in training, in float64, all their weights random."""
-    teacher = nets.plain(nets.randomised(nets.PlainNet())).freeze()
-    student = nets.randomised(nets.wrn(seed=1, base_width=4), seed=1).double()
+    teacher = nets.plain(nets.randomized(nets.PlainNet())).freeze()
+    student = nets.randomized(nets.wrn(seed=1, base_width=4), seed=1).double()
     return teacher, student.train()
 
 
@@ -47,7 +47,7 @@ def compare_with_loop(method, loop, vaccinated, rtol=1e-9):
 
     ``rtol`` is the student's, a hundredth of it its absolute tolerance.
     """
-    teacher = nets.randomised(nets.wrn("wrn_10_1", base_width=4)).double().freeze()
+    teacher = nets.randomized(nets.wrn("wrn_10_1", base_width=4)).double().freeze()
     student = nets.wrn("wrn_10_1", seed=1, dtype=torch.float64, base_width=4)
     defenses = [VACCINE.build(teacher, 0)] if vaccinated else []
     trainer = Trainer(teacher, student, method, defenses, QUIET)

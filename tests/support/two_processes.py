@@ -22,7 +22,7 @@ from abd_hub.learning import distributed
 from abd_hub.models.weights import weights_sha256
 
 torch.set_num_threads(1)
-teacher = nets.randomised(nets.wrn(base_width=4)).freeze()
+teacher = nets.randomized(nets.wrn(base_width=4)).freeze()
 vaccine = ShufflingVaccine(check_batches=4, check_ignored=1, check_share=0.0).build(teacher, 0)
 retrospection = SelfRetrospection(last_rounds=2, perturbation_steps=2).build(teacher, 0)
 options = TrainerOptions(progress=False, checkpoint_every=3)

@@ -14,7 +14,7 @@ TINY = {"patches": 30, "batch_size": 6, "student_steps": 2}
 
 def trainer(seed=0, dtype=torch.float32, **settings):
     """A run with ood that is over in a moment."""
-    teacher = nets.randomised(nets.wrn(base_width=4)).to(dtype).freeze()
+    teacher = nets.randomized(nets.wrn(base_width=4)).to(dtype).freeze()
     student = nets.wrn(seed=1, base_width=4, dtype=dtype)
     options = TrainerOptions(progress=False, checkpoint_every=0)
     return Trainer(teacher, student, Ood(**{**TINY, **settings}), [], options, seed=seed)

@@ -56,7 +56,7 @@ def test_the_shared_configuration_is_a_file_beside_the_sweep(place):
     assert [run.name.rpartition("-")[0] for run in both] == ["one", "two"]
 
 
-def test_settings_of_a_defence_are_left_out_where_it_is_not_chosen():
+def test_settings_of_a_defense_are_left_out_where_it_is_not_chosen():
     base = BASE | {"shuffling_vaccine": {"layers": 2}}
     found = read_sweep(write(config=base)).runs
     assert [d.layers for run in found for d in run.config.defenses] == [2, 2]

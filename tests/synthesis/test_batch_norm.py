@@ -35,7 +35,7 @@ def distance(layer, mean, variance):
 
 
 def plain_teacher():
-    return nets.plain(nets.randomised(nets.PlainNet())).freeze()
+    return nets.plain(nets.randomized(nets.PlainNet())).freeze()
 
 
 def recorded(teacher, statistics, pixels):
@@ -94,7 +94,7 @@ class Backwards(nn.Module):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_each_layer_is_compared_with_its_own_statistics(momentum):
-    teacher = nets.plain(nets.randomised(Backwards())).freeze()
+    teacher = nets.plain(nets.randomized(Backwards())).freeze()
     model = teacher.model
     statistics = BatchNormStatistics(teacher, "test", momentum)
     for _ in range(2):  # the same batch again: its average is itself
@@ -108,7 +108,7 @@ def test_each_layer_is_compared_with_its_own_statistics(momentum):
 
 def test_norms_of_timm_that_hold_their_activation_count():
     model = nn.Sequential(BatchNormAct2d(3), nn.Flatten(), nn.Linear(192, 5))
-    teacher = nets.plain(nets.randomised(model)).freeze()
+    teacher = nets.plain(nets.randomized(model)).freeze()
     statistics = BatchNormStatistics(teacher, "test")
     recorded(teacher, statistics, nets.pixels(5))
     expected = distance(model[0], *moments((nets.pixels(5) - teacher.mean) / teacher.std))

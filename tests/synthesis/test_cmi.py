@@ -34,7 +34,7 @@ TINY = {
 
 
 def trainer(options=runs.QUIET, dtype=torch.float64, vaccinated=False, **settings):
-    teacher = nets.randomised(nets.wrn(base_width=4)).to(dtype).freeze()
+    teacher = nets.randomized(nets.wrn(base_width=4)).to(dtype).freeze()
     student = nets.wrn(seed=1, dtype=dtype, base_width=4)
     defenses = [runs.VACCINE.build(teacher, 0)] if vaccinated else []
     return Trainer(teacher, student, Cmi(**{**TINY, **settings}), defenses, options)
@@ -202,7 +202,7 @@ def test_every_weight_of_generator_noise_and_head_learns_in_half_precision():
 
 
 def test_statistics_and_their_gradients_are_those_of_plain_reductions():
-    teacher = nets.plain(nets.randomised(nets.PlainNet())).freeze()
+    teacher = nets.plain(nets.randomized(nets.PlainNet())).freeze()
     statistics = BatchNormStatistics(teacher, "cmi")
     pixels = nets.pixels(5).requires_grad_()
     with statistics.recording():
@@ -241,7 +241,7 @@ class Unused(nn.Module):
 
 
 def test_a_layer_that_never_runs_takes_no_part():
-    teacher = nets.plain(nets.randomised(Unused())).freeze()
+    teacher = nets.plain(nets.randomized(Unused())).freeze()
     run = Trainer(teacher, nets.wrn(seed=1, dtype=torch.float64, base_width=4), Cmi(**TINY), [], runs.QUIET)
     runs.one_update(run)
     assert run.synthesizer.statistics.width == 4 + 6 + 6 + 8

@@ -100,13 +100,13 @@ class Misleading(nn.Module):
 
 
 def test_features_are_what_the_layer_that_gives_the_logits_reads():
-    teacher = nets.plain(nets.randomised(Misleading())).freeze()
+    teacher = nets.plain(nets.randomized(Misleading())).freeze()
     last = LastLinear(teacher, "dafl")
     images = nets.pixels(4).requires_grad_()
     with last.recording() as features:
         teacher(images)
     assert last.layer is teacher.model.head
-    expected = torch.tanh(teacher.model.early(teacher.normalise(images).mean((2, 3))))
+    expected = torch.tanh(teacher.model.early(teacher.normalize(images).mean((2, 3))))
     torch.testing.assert_close(features[-1], expected, rtol=1e-12, atol=0)
     (found,) = torch.autograd.grad(features[-1].sum(), images)
     torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), images)[0], rtol=1e-12, atol=0)

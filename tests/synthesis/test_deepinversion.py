@@ -1,4 +1,4 @@
-"""DeepInversion against the optimisation written out from the paper, in float64."""
+"""DeepInversion against the optimization written out from the paper, in float64."""
 
 import copy
 import math

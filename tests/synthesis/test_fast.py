@@ -58,8 +58,8 @@ def plain_pass(classifier, pixels):
     for layer in classifier.model.layers:
         if isinstance(layer, nn.BatchNorm2d):
             mean = x.mean((0, 2, 3))
-            centred = x - mean.view(1, -1, 1, 1)
-            moments.append((mean, (centred**2).mean((0, 2, 3)), layer.running_mean, layer.running_var))
+            centered = x - mean.view(1, -1, 1, 1)
+            moments.append((mean, (centered**2).mean((0, 2, 3)), layer.running_mean, layer.running_var))
         x = layer(x)
     return classifier.model.head(x), moments
 

@@ -115,7 +115,7 @@ def watched_round(run, folder):
 
 
 def make():
-    teacher = nets.randomised(nets.wrn(base_width=4)).freeze()
+    teacher = nets.randomized(nets.wrn(base_width=4)).freeze()
     method = Cmi(
         rounds=4,
         batch_size=BATCHES["student"],

@@ -28,7 +28,7 @@ from abd_hub.core.record_file import read_record
 from abd_hub.learning import checkpoint
 from abd_hub.learning.augment import cutmix, draw_box
 from abd_hub.synthesis import patches as recipe
-from abd_hub.synthesis.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, ColourDraws, jitter
+from abd_hub.synthesis.color import BRIGHTNESS, CONTRAST, HUE, SATURATION, ColorDraws, jitter
 from abd_hub.synthesis.patches import draw_patches, make_patches
 from abd_hub.synthesis.photographs import load
 
@@ -62,21 +62,21 @@ def save(path, height=80, width=100, seed=0):
 # ------------------------------------------------------------------------------------------- the patches
 
 
-def adjusted(image, colours, index):
-    """Torchvision's colour operations, one after the other, on one image."""
+def adjusted(image, colors, index):
+    """Torchvision's color operations, one after the other, on one image."""
     functions = {
         BRIGHTNESS: v2.functional.adjust_brightness,
         CONTRAST: v2.functional.adjust_contrast,
         SATURATION: v2.functional.adjust_saturation,
         HUE: v2.functional.adjust_hue,
     }
-    for step in colours.order[index].tolist() if colours.applied[index] else []:
-        image = functions[step](image, float(colours.factors[index, step]))
+    for step in colors.order[index].tolist() if colors.applied[index] else []:
+        image = functions[step](image, float(colors.factors[index, step]))
     return image
 
 
 def one_patch(picture, draws, index, size):
-    """The published recipe for one image: Pillow crops and resizes, torchvision turns and recolours."""
+    """The published recipe for one image: Pillow crops and resizes, torchvision turns and recolors."""
     top, left, height, width = draws.boxes[index].tolist()
     frame = [int(math.sqrt(2) * side) for side in size]
     channels = []
@@ -96,7 +96,7 @@ def one_patch(picture, draws, index, size):
     image = image[:, rows : rows + size[0], columns : columns + size[1]]
     if draws.mirrored[index]:
         image = image.flip(2)
-    return adjusted(image, draws.colours, index)
+    return adjusted(image, draws.colors, index)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)])
@@ -123,12 +123,12 @@ def test_boxes_that_shrink_much_are_taken_from_a_halved_picture_without_harm():
     assert (made - expected).abs().max() < 8 / 255
 
 
-def test_grey_patches_are_the_luma_of_the_coloured_ones():
+def test_gray_patches_are_the_luma_of_the_colored_ones():
     picture = noise(100, 100)
-    colour = make_patches([picture], 10, (3, 16, 16), 0, CPU).double()
-    grey = make_patches([picture], 10, (1, 16, 16), 0, CPU).double()
-    luma = 0.299 * colour[:, :1] + 0.587 * colour[:, 1:2] + 0.114 * colour[:, 2:]
-    assert (grey - luma).abs().max() <= 1
+    color = make_patches([picture], 10, (3, 16, 16), 0, CPU).double()
+    gray = make_patches([picture], 10, (1, 16, 16), 0, CPU).double()
+    luma = 0.299 * color[:, :1] + 0.587 * color[:, 1:2] + 0.114 * color[:, 2:]
+    assert (gray - luma).abs().max() <= 1
 
 
 def test_patches_follow_from_seed_and_pictures(monkeypatch):
@@ -172,11 +172,11 @@ def test_draws_have_the_published_ranges():
             30 / 3**0.5, rel=0.02
         )
     assert draws.mirrored.float().mean() == pytest.approx(0.5, abs=0.02)
-    assert draws.colours.applied.float().mean() == pytest.approx(0.5, abs=0.02)
-    low, high = draws.colours.factors.aminmax(dim=0)
+    assert draws.colors.applied.float().mean() == pytest.approx(0.5, abs=0.02)
+    low, high = draws.colors.factors.aminmax(dim=0)
     torch.testing.assert_close(low, torch.tensor([0.6, 0.6, 0.6, -0.1]), atol=1e-3, rtol=0)
     torch.testing.assert_close(high, torch.tensor([1.4, 1.4, 1.4, 0.1]), atol=1e-3, rtol=0)
-    assert len({tuple(order) for order in draws.colours.order.tolist()}) == 24
+    assert len({tuple(order) for order in draws.colors.order.tolist()}) == 24
 
 
 def only(step, factors):
@@ -184,11 +184,11 @@ def only(step, factors):
     count = len(factors)
     neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64).repeat(count, 1)
     neutral[:, step] = torch.tensor(factors, dtype=torch.float64)
-    return ColourDraws(neutral, torch.arange(4).repeat(count, 1), torch.ones(count, dtype=torch.bool))
+    return ColorDraws(neutral, torch.arange(4).repeat(count, 1), torch.ones(count, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("step", [BRIGHTNESS, CONTRAST, SATURATION, HUE])
-def test_each_colour_step_is_torchvisions(step):
+def test_each_color_step_is_torchvisions(step):
     factors = [-0.5, -0.1, 0.05, 0.5] if step == HUE else [0.0, 0.6, 1.0, 1.4]
     images = nets.pixels(4, seed=2)
     draws = only(step, factors)
@@ -197,15 +197,15 @@ def test_each_colour_step_is_torchvisions(step):
     torch.testing.assert_close(jitter(images.clone(), draws), expected, atol=2e-4, rtol=0)
 
 
-def test_known_colours():
-    red, grey = torch.tensor([1.0, 0, 0]), torch.full((3,), 0.3)
-    images = torch.stack([red, red, grey]).double().view(3, 3, 1, 1).expand(3, 3, 2, 2).clone()
+def test_known_colors():
+    red, gray = torch.tensor([1.0, 0, 0]), torch.full((3,), 0.3)
+    images = torch.stack([red, red, gray]).double().view(3, 3, 1, 1).expand(3, 3, 2, 2).clone()
     turned = jitter(images, only(HUE, [1 / 3, -1 / 6, 0.1]))
     expected = torch.tensor([[0, 1, 0], [1, 0, 1], [0.3, 0.3, 0.3]]).double()
     torch.testing.assert_close(turned[:, :, 0, 0], expected)
 
 
-def test_images_that_are_not_chosen_keep_their_colours():
+def test_images_that_are_not_chosen_keep_their_colors():
     images = nets.pixels(4)
     draws = only(BRIGHTNESS, [0.5] * 4)
     draws.applied[1] = False

@@ -9,7 +9,7 @@ from abd_hub import SelfRetrospection, ShufflingVaccine, Trainer, TrainerOptions
 
 
 def learn(backend, attention_weight):
-    teacher = nets.randomised(nets.wrn("wrn_10_1", base_width=4)).double().freeze()
+    teacher = nets.randomized(nets.wrn("wrn_10_1", base_width=4)).double().freeze()
     student = nets.wrn("wrn_10_1", seed=1, dtype=torch.float64, base_width=4)
     method = Zskt(
         rounds=3,

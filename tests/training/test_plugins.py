@@ -1,4 +1,4 @@
-"""Every synthesizer with every defence: a run that is stopped and continued gives the same bits."""
+"""Every synthesizer with every defense: a run that is stopped and continued gives the same bits."""
 
 import ast
 import dataclasses
@@ -43,7 +43,7 @@ def test_stopped_and_continued_gives_the_same_bits(tmp_path, synthesizer, defens
 
 
 @pytest.mark.parametrize("name", names("defenses"))
-def test_a_defence_changes_the_student(name):
+def test_a_defense_changes_the_student(name):
     """What calls itself active must show in the weights."""
     without, defended = make("zskt", []), make("zskt", [name])
     pairs = zip(without.fit().state_dict().values(), defended.fit().state_dict().values(), strict=True)

@@ -65,7 +65,7 @@ def furthest(one, other):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_learn_what_one_learns(table, name):
-    """BatchNorm, dropout, the images' losses and every defence see the global batch."""
+    """BatchNorm, dropout, the images' losses and every defense see the global batch."""
     alone, shared = table.alone[name], table.ranks[0][name]["whole"]
     assert furthest(alone["student"], shared["student"]) <= BOUND
     assert furthest(alone["images"], shared["images"]) <= BOUND
@@ -116,7 +116,7 @@ def test_two_processes_train_the_teacher_that_one_trains(table):
 def launched(tmp_path_factory):
     """Folders of the same run by the launch files: one process, two, and two machines that are this one."""
     folder = tmp_path_factory.mktemp("launched")
-    save_timm_folder(nets.randomised(digits_teacher()).freeze(), folder / "teacher")
+    save_timm_folder(nets.randomized(digits_teacher()).freeze(), folder / "teacher")
     wait(launch(folder, "one_process"))
     wait(launch(folder, "two_processes"))
     port = str(free_port())

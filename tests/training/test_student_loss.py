@@ -1,4 +1,4 @@
-"""Student steps of the trainer against losses and optimisers written out, in float64."""
+"""Student steps of the trainer against losses and optimizers written out, in float64."""
 
 import copy
 import math
@@ -101,7 +101,7 @@ class Adam:
 
 def run(defenses=(), **settings):
     """A trained student, a twin from its start that is not, the teacher, the method and the pixels seen."""
-    teacher = nets.randomised(nets.wrn(base_width=4)).double().freeze()
+    teacher = nets.randomized(nets.wrn(base_width=4)).double().freeze()
     images = (nets.pixels(N * STEPS) * 255).to(torch.uint8)
     method = Real(**PLAIN, learning_rate=RATE, **settings)
     student = nets.wrn(seed=1, dtype=torch.float64, base_width=4)
@@ -154,7 +154,7 @@ def test_losses_are_their_definitions(name):
     ],
     ids=["sgd", "sgd with decay", "adam with decay"],
 )
-def test_optimisers_are_their_definitions(settings):
+def test_optimizers_are_their_definitions(settings):
     student, twin, teacher, method, batches = run(**settings)
     textbook_run(twin, teacher, method, batches, mean)
     assert_same(student, twin)

@@ -38,7 +38,7 @@ WATCHED = EvaluationOptions(every=4, every_images=30)
 
 def make(folder, options=None, method=METHOD, watched=False):
     """A run in which the vaccine check, the vaccine and the retrospection all take place."""
-    teacher = nets.randomised(nets.wrn(base_width=4)).freeze()
+    teacher = nets.randomized(nets.wrn(base_width=4)).freeze()
     vaccine = ShufflingVaccine(check_batches=5, check_ignored=1, check_tries=2, check_share=0.0)
     retrospection = SelfRetrospection(last_rounds=3, perturbation_steps=2, fixed_point_steps=2)
     defenses = [vaccine.build(teacher, 0), retrospection.build(teacher, 0)]
@@ -244,7 +244,7 @@ def wait_for_progress(process, log, lines):
 
 def test_killed_three_times_and_resumed_gives_the_same_bits(tmp_path):
     teacher = tmp_path / "teacher"
-    save_timm_folder(nets.randomised(nets.wrn(base_width=4)).freeze(), teacher)
+    save_timm_folder(nets.randomized(nets.wrn(base_width=4)).freeze(), teacher)
     assert start(tmp_path / "whole", teacher, False).wait() == 0
     chance = random.Random(0)
     run, kills = tmp_path / "run", 0

@@ -90,8 +90,8 @@ def test_trojan_3x3(make):
     ]
     image = fixed_images().int()
     for row, cells in enumerate(rows):
-        for column, colour in enumerate(cells):
-            image[:, :, 25 + row, 25 + column] += torch.tensor(colour)
+        for column, color in enumerate(cells):
+            image[:, :, 25 + row, 25 + column] += torch.tensor(color)
     want = image.clamp(0, 255).to(torch.uint8)
     assert torch.equal(to_bytes(make("trojan_3x3")(fixed_pixels())), want)
 
@@ -123,8 +123,8 @@ def test_l0_inv(make):
     ]
     image = fixed_images()
     want = image.clone()
-    for offset, colour in enumerate(row):
-        want[:, :, 31, 23 + offset] = torch.tensor(colour, dtype=torch.uint8)
+    for offset, color in enumerate(row):
+        want[:, :, 31, 23 + offset] = torch.tensor(color, dtype=torch.uint8)
     assert torch.equal(to_bytes(make("l0_inv")(image.float() / 255)), want)
 
 

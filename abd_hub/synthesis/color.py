@@ -1,4 +1,4 @@
-"""Colour jitter for a batch, each image with its own factors and its own order of the four steps.
+"""Color jitter for a batch, each image with its own factors and its own order of the four steps.
 
 Torchvision's takes one factor for a whole batch, so that 50,000 images would be 200,000 calls.
 """
@@ -14,20 +14,20 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 @dataclass(frozen=True, eq=False)
-class ColourDraws:
+class ColorDraws:
     """What jitter does to each of n images; on the CPU, so that choosing images by it waits for no device."""
 
     factors: Tensor
-    """(n, 4): brightness, contrast and saturation as factors, hue in turns of the colour circle."""
+    """(n, 4): brightness, contrast and saturation as factors, hue in turns of the color circle."""
     order: Tensor
     """(n, 4) int64: which of the four is the first step, the second and so on."""
     applied: Tensor
     """(n,) bool; the others stay as they are."""
 
 
-def draw_colours(
+def draw_colors(
     count: int, strength: tuple[float, float, float, float], share: float, chance: torch.Generator
-) -> ColourDraws:
+) -> ColorDraws:
     """Draws jitter as torchvision's ColorJitter does.
 
     Args:
@@ -40,10 +40,10 @@ def draw_colours(
     spread = torch.tensor(strength) * (2 * torch.rand(count, 4, generator=chance) - 1)
     factors = spread + torch.tensor([1.0, 1.0, 1.0, 0.0])
     order = torch.rand(count, 4, generator=chance).argsort(dim=1)
-    return ColourDraws(factors, order, torch.rand(count, generator=chance) < share)
+    return ColorDraws(factors, order, torch.rand(count, generator=chance) < share)
 
 
-def jitter(pixels: Tensor, draws: ColourDraws) -> Tensor:
+def jitter(pixels: Tensor, draws: ColorDraws) -> Tensor:
     """Applies the four steps, clamping after each.
 
     Args:
@@ -61,7 +61,7 @@ def jitter(pixels: Tensor, draws: ColourDraws) -> Tensor:
     return pixels
 
 
-def grey(pixels: Tensor) -> Tensor:
+def gray(pixels: Tensor) -> Tensor:
     """(n, 3, H, W) to (n, 1, H, W): luma of ITU-R BT.601."""
     weights = pixels.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     return (pixels * weights).sum(dim=1, keepdim=True)
@@ -73,9 +73,9 @@ def _adjusted(pixels: Tensor, step: int, factor: Tensor) -> Tensor:
     if step == BRIGHTNESS:
         other = torch.zeros_like(factor)
     elif step == CONTRAST:
-        other = grey(pixels).mean(dim=(1, 2, 3), keepdim=True)
+        other = gray(pixels).mean(dim=(1, 2, 3), keepdim=True)
     else:
-        other = grey(pixels)
+        other = gray(pixels)
     return (factor * pixels + (1 - factor) * other).clamp(0, 1)
 
 
@@ -84,7 +84,7 @@ def _turned(pixels: Tensor, turns: Tensor) -> Tensor:
     value, low = pixels.amax(dim=1, keepdim=True), pixels.amin(dim=1, keepdim=True)
     chroma = value - low
     red, green, blue = pixels.unbind(dim=1)
-    # An image without colour has no hue: any divisor will do, its chroma of 0 lets no hue through.
+    # An image without color has no hue: any divisor will do, its chroma of 0 lets no hue through.
     scale = torch.where(chroma > 0, chroma, torch.ones_like(chroma)).squeeze(1)
     # In sixths of a turn from red, by which channel is the largest.
     hue = torch.where(blue == value.squeeze(1), (red - green) / scale + 4, (green - blue) / scale)

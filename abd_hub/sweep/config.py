@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -359,7 +358,3 @@ def _parser(command: str, shown: str) -> Callable[[str, Mapping[str, Any]], Dist
                 raise InputError(f"{name}: {error}") from error
 
     return parse
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

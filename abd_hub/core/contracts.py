@@ -10,7 +10,7 @@ One round of a distillation calls its plug-ins in this order:
 
 1. ``begin_round`` and ``fresh_learning_rate`` of the defense, then ``begin_round`` of the synthesizer.
 2. ``update`` of the synthesizer, on a ``View`` that applies ``drawn`` and ``penalty`` of the defense.
-3. ``sample`` of the synthesizer. A ``Batch`` is made of it, with ``drawn`` and ``sample_weights`` of the defense.
+3. ``sample`` of the synthesizer. With ``drawn`` and ``sample_weights`` of the defense it makes a ``Batch``.
 4. Student steps. The defense acts by ``student_view`` before a step, and by ``add_gradients`` within it.
 """
 

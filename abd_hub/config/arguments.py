@@ -1,4 +1,4 @@
-"""This module reads the command line and its YAML files before there is a parser, and imports nothing heavy."""
+"""This module reads the command line and its YAML files before any parser, and imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SettingsFile:
     def without(self, sections: set[str]) -> SettingsFile:
         """Returns the file without some of its sections.
 
-        Each value keeps its spelling, because jsonargparse tells numbers from texts by it.
+        Each value keeps its spelling, by which jsonargparse distinguishes numbers from texts.
         """
         if not sections.intersection(map(section_name, self.content)):
             return self

@@ -1,4 +1,4 @@
-"""A user's choice of plug-ins is found before there is a parser, because only their settings become options."""
+"""This module finds a user's choice of plug-ins before any parser: only their settings become options."""
 
 from __future__ import annotations
 

@@ -28,11 +28,11 @@ class AttackOptions:
     trigger_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Sets the trigger's own fields, such as {size: 2}."""
     target: str | None = None
-    """Sets the number of the class to which the backdoor leads, a comma list of numbers, or all. The option may
-    be repeated."""
+    """Sets the class number to which the backdoor leads, a comma list of numbers, or all. The option may be
+    repeated."""
     control: str | None = None
-    """Measures this model without the backdoor for comparison with the ASR. It is named as MODEL is. Its rate is
-    the share of the same triggered images to which it gives the target."""
+    """Measures this model without the backdoor for comparison with the ASR. It is named as MODEL is. Its rate
+    is the share of the same triggered images to which it gives the target."""
     corrupted_splits: str | None = None
     """Measures clean accuracy on the splits of this comma list as well."""
     dataset_revision: str | None = None

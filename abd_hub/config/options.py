@@ -45,9 +45,10 @@ class ModelOptions:
     labels: list[str] | None = None
     """Names the classes, where the checkpoint lacks names."""
     mean: list[float] | None = None
-    """Sets the mean of each channel in pixel units, where the checkpoint lacks it; 0 shifts nothing."""
+    """Sets the mean of each channel in pixel units, where the checkpoint lacks it; 0 for no shift."""
     std: list[float] | None = None
-    """Sets each channel's standard deviation in pixel units, where the checkpoint lacks it; 1 scales nothing."""
+    """Sets each channel's standard deviation in pixel units, where the checkpoint lacks it; 1 for no
+    scaling."""
     input_size: int | None = None
     """Sets height and width of the input in pixels, where the checkpoint lacks them."""
     interpolation: str | None = None

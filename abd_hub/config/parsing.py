@@ -1,4 +1,4 @@
-"""This module turns YAML and command line into a configuration, by jsonargparse and the dataclasses beside it."""
+"""This module turns YAML and command line into a configuration, with jsonargparse."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def parse_distill(arguments: Sequence[str]) -> DistillConfig:
             choice; the file's settings of the plug-ins that it replaces are left out.
 
     Raises:
-        InputError: a key is unknown (the message names the nearest), a value is missing or has the wrong
-            type, or there are settings of a plug-in that is not chosen.
+        InputError: a key is unknown (the message names the nearest). A value is missing or has the wrong
+            type. There are settings of a plug-in that is not chosen.
     """
     chosen = choose(read_given(arguments), [METHOD, DEFENSES])
     (method,), defenses = chosen.names["synthesizer"], chosen.names["defenses"]
@@ -78,7 +78,7 @@ def parse_distill(arguments: Sequence[str]) -> DistillConfig:
 
 @cache
 def _distill_parser(plugins: tuple[tuple[str, type[Any]], ...]) -> StrictParser:
-    """Returns the parser for a method and the defenses after it; it is cached, because it takes 0.1 s to make."""
+    """Returns the parser for a method and the defenses after it; a cache saves 0.1 s the next time."""
     (method, method_class), *defenses = plugins
     page = Page(
         usage=(
@@ -206,7 +206,7 @@ def _add_run(parser: StrictParser) -> None:
         type=str,
         required=True,
         metavar="FOLDER",
-        help="Writes the results to this folder. It must be new, or with --resume hold the same run unfinished.",
+        help="Writes the results to this folder. It must be new, or hold the same run for --resume.",
     )
     group.add_argument("--seed", type=int, default=0, help="Seeds every random draw.")
     group.add_argument(

@@ -84,9 +84,11 @@ class PoisonOptions(Settings, place="poison"):
     rate: float = 0.1
     """Sets the share of poisoned images among all training images."""
     cover_rate: float = 0.0
-    """Sets the share of cover images, which carry the trigger's cover form and keep their label."""
+    """Sets the share of cover images among all training images; they carry the trigger's cover form and keep
+    their label."""
     perturbation: Annotated[float, Range(least=0, most=255)] = 0.0
-    """Makes clean-label images hard to recognize by changes of at most this many of 255 levels; 0 for none."""
+    """Makes clean-label images hard to recognize by changes of at most this many levels of 255; 0 for
+    none."""
     perturbation_steps: Count = 40
     """Sets the steps of projected gradient ascent for the perturbation."""
     surrogate: ModelOptions | None = None

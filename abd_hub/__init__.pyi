@@ -1,6 +1,6 @@
 # ruff: noqa: I001
-# This table holds the public names, each with the module that defines it. `__init__.py` reads it at import, so a
-# new name is added only here. A type checker takes `A as A` as public.
+# This table holds the public names, each with the module that defines it. `__init__.py` reads it at import,
+# so a new name is added only here. A type checker takes `A as A` as public.
 
 from abd_hub.config.options import (
     DistillConfig as DistillConfig,

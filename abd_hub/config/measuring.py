@@ -28,13 +28,13 @@ class AttackOptions:
     trigger_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Sets the trigger's own fields, such as {size: 2}."""
     target: str | None = None
-    """Sets the class number to which the backdoor leads, a comma list of numbers, or all. The option may be
-    repeated."""
+    """Sets the class number to which the backdoor leads, several separated by commas, or all. The option may
+    be repeated."""
     control: str | None = None
     """Measures this model without the backdoor for comparison with the ASR. It is named as MODEL is. Its rate
     is the share of the same triggered images to which it gives the target."""
     corrupted_splits: str | None = None
-    """Measures clean accuracy on the splits of this comma list as well."""
+    """Measures clean accuracy on these further splits as well, separated by commas."""
     dataset_revision: str | None = None
     """Selects a branch, tag or commit of the data set."""
 

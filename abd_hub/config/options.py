@@ -64,7 +64,7 @@ class StudentOptions:
     architecture: str = "wrn_16_1"
     """Names a timm network or one of abd-hub's own, which abd-hub list students shows."""
     model_args: dict[str, Any] = field(default_factory=dict)
-    """Passes further arguments to the architecture."""
+    """Passes further arguments to the architecture, such as {base_width: 8}."""
     pretrained: bool = False
     """Starts from timm's pretrained weights."""
 
@@ -78,7 +78,7 @@ class TriggerOptions:
     target: int
     """Sets the number of the class to which the backdoor leads."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Sets the trigger's own fields."""
+    """Sets the trigger's own fields, such as {size: 2}."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,8 @@ class EvaluationOptions(Settings, place="evaluation"):
     """Describes data and attacks for measuring teacher and student; no choice in a run depends on them."""
 
     dataset: str | None = None
-    """Names a Hub id, a local folder, or digits (from scikit-learn); without it nothing is measured."""
+    """Names the data to measure on, a Hub id, a local folder, or digits (from scikit-learn). Without it
+    nothing is measured."""
     dataset_config: str | None = None
     """Selects a configuration of the data set, where it has several."""
     revision: str | None = None
@@ -101,7 +102,7 @@ class EvaluationOptions(Settings, place="evaluation"):
     """Lists the attacks to measure, such as [{name: badnet_sq, target: 0}]; attacks with the same trigger
     and several targets cost one forward pass."""
     control: ModelOptions | None = None
-    """Measures a model without the backdoor, such as a clean teacher or a student of clean data. Beside every
+    """Measures a model without the backdoor as well, such as {id: FOLDER} of a clean teacher. Beside every
     ASR stands the rate at which this model gives the target to the same triggered images."""
     corrupted_splits: list[str] = field(default_factory=list)
     """Measures clean accuracy on these splits of the data set as well, for example corrupted ones."""
@@ -114,8 +115,8 @@ class EvaluationOptions(Settings, place="evaluation"):
     batch_size: Count = 256
     """Sets the number of images in a forward pass."""
     every: CountOrZero = 0
-    """Measures after this many rounds, again and again, for the student's curves in log.jsonl; 0 for never.
-    The data are the same as in the last measurement, and nothing in a run depends on the curves."""
+    """Measures each time after so many rounds (0 for never), for the student's curves in log.jsonl. The data
+    are the same as in the last measurement, and nothing in a run depends on the curves."""
     every_images: Count = 1000
     """Limits the images of these measurements, which are spread evenly over the split."""
 
@@ -142,17 +143,18 @@ class TrainerOptions(Settings, place="trainer"):
     """Describes how a run is carried out; method and defenses decide on its result."""
 
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Computes in bf16 or fp16; no means float32. KL divergences and self-retrospection stay in float32."""
+    """Computes in this precision, where no means float32. KL divergences and self-retrospection stay in
+    float32."""
     dynamo_backend: str = "no"
     """Compiles the networks' passes in the student's steps by this backend of torch.compile: no, aot_eager or
     one of torch.compiler.list_backends(), such as inductor. Self-retrospection and the images' losses are not
     compiled."""
     checkpoint_every: CountOrZero = 500
-    """Writes a checkpoint after this many rounds; 0 writes none."""
+    """Writes a checkpoint each time after so many rounds (0 for never)."""
     checkpoint_limit: Count = 2
     """Keeps this many of the newest checkpoints."""
     log_every: Count = 20
-    """Writes a line of log.jsonl after this many rounds, with means over them."""
+    """Writes a line of log.jsonl each time after so many rounds, with means over them."""
     trackers: list[str] = field(default_factory=list)
     """Reports to these trackers of accelerate as well, for example trackio or tensorboard."""
     progress: bool = True

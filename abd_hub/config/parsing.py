@@ -126,7 +126,7 @@ def _add_plugins(parser: StrictParser) -> None:
         type=list[str],
         default=[],
         metavar="NAMES",
-        help=f"Adds defenses against the backdoor, a comma list of {', '.join(DEFENSES.known())}.",
+        help=f"Adds defenses against the backdoor, a comma-separated list of {', '.join(DEFENSES.known())}.",
     )
 
 

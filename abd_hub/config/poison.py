@@ -27,7 +27,7 @@ class TrainingDataOptions(Settings, place="data"):
     """Describes the teacher's training data."""
 
     dataset: str
-    """Names a Hub id, a local folder, or digits (from scikit-learn)."""
+    """Names the data to train on, a Hub id, a local folder, or digits (from scikit-learn)."""
     dataset_config: str | None = None
     """Selects a configuration of the data set, where it has several."""
     revision: str | None = None
@@ -58,7 +58,7 @@ class NetworkOptions:
     architecture: str = "wrn_16_2"
     """Names a timm network or one of abd-hub's own, which abd-hub list students shows."""
     model_args: dict[str, Any] = field(default_factory=dict)
-    """Passes further arguments to the architecture."""
+    """Passes further arguments to the architecture, such as {base_width: 8}."""
     pretrained: bool = False
     """Starts from timm's pretrained weights."""
     mean: list[float] | None = None
@@ -72,9 +72,9 @@ class PoisonOptions(Settings, place="poison"):
     """Describes the attack. Without a trigger the teacher is clean."""
 
     trigger: str | None = None
-    """Names a trigger of abd-hub list triggers; without it the teacher is clean."""
+    """Names the trigger of the backdoor, one of abd-hub list triggers; without it the teacher is clean."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Sets the trigger's own fields."""
+    """Sets the trigger's own fields, such as {size: 2}."""
     target: int = 0
     """Sets the number of the class to which the backdoor leads."""
     labels: str = "all_to_one"
@@ -87,13 +87,12 @@ class PoisonOptions(Settings, place="poison"):
     """Sets the share of cover images among all training images; they carry the trigger's cover form and keep
     their label."""
     perturbation: Annotated[float, Range(least=0, most=255)] = 0.0
-    """Makes clean-label images hard to recognize by changes of at most this many levels of 255; 0 for
-    none."""
+    """Makes clean-label images hard to recognize by changes of at most so many levels of 255 (0 for none)."""
     perturbation_steps: Count = 40
     """Sets the steps of projected gradient ascent for the perturbation."""
     surrogate: ModelOptions | None = None
-    """Names the classifier that the perturbation misleads; by default a clean one is trained first, the same
-    way."""
+    """Names the classifier that the perturbation misleads, such as {id: FOLDER}; by default a clean one is
+    trained first, the same way."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,9 +118,9 @@ class TeacherTrainerOptions(TrainerOptions, place="trainer"):
     """Describes how the training is carried out."""
 
     checkpoint_every: CountOrZero = 10
-    """Writes a checkpoint after this many epochs; 0 writes none."""
+    """Writes a checkpoint each time after so many epochs (0 for never)."""
     log_every: Count = 1
-    """Writes a line of log.jsonl after this many epochs."""
+    """Writes a line of log.jsonl each time after so many epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ class TeacherRecipe(Settings, place="paper"):
     label_smoothing: ShareBelowOne = 0.0
     """Spreads this share of each label over all classes."""
     crop_padding: CountOrZero = 4
-    """Pads images by this many pixels and crops them at random; 0 for no crops."""
+    """Pads images by so many pixels (0 for none) and crops them at random."""
     flip: bool = True
     """Mirrors half of the images; set it to false for signs and letters that mirroring turns into others."""
 

@@ -135,7 +135,7 @@ class SynthesisMethod(PluginFacts, Settings, ABC):
     learning_rate_drops: tuple[Annotated[float, Range(above=0, below=1)], ...] = ()
     """Lists shares of the rounds after which the rate falls to a tenth; if empty, a cosine leads to zero."""
     clip_norm: NotNegative
-    """Limits the gradient norm of student and synthesizer; 0 switches clipping off."""
+    """Limits the gradient norm of student and synthesizer (0 for no limit)."""
     loss: Literal["kl", "l1"] = "kl"
     """Selects the student's loss on the logits, kl or l1. KL(softmax(teacher/T) || softmax(student/T)) is
     summed over classes, the absolute difference l1 is averaged over them. Both are averaged over samples."""
@@ -146,7 +146,7 @@ class SynthesisMethod(PluginFacts, Settings, ABC):
     cross_entropy_weight: NotNegative = 0.0
     """Weights the cross-entropy with the teacher's class as label, which is added to the loss."""
     attention_weight: NotNegative
-    """Weights attention transfer over matching block outputs; 0 switches it off."""
+    """Weights attention transfer over matching block outputs (0 switches it off)."""
 
     def steps_in(self, index: int) -> int:
         """Returns the student steps of round ``index``: 0 while a bank is still being filled."""

@@ -41,8 +41,8 @@ class Trigger(Protocol):
     Two more methods are optional. Both take and return images as the call does, and draw from ``chance``, a
     ``torch.Generator`` on the CPU:
 
-    - ``training(pixels, chance)`` gives poisoned training images, where the paper has others than the call.
-    - ``cover(pixels, chance)`` gives the paper's cover images, which carry a mark and keep their label.
+    - ``training(pixels, chance)`` gives poisoned training images, where the paper's differ from the call's.
+    - ``cover(pixels, chance)`` gives cover images, which carry a mark and keep their label.
     """
 
     def __call__(self, pixels: Tensor) -> Tensor:

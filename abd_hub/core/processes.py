@@ -24,7 +24,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 
 
 class RunProcess:
-    """Starts a process and controls it for its supervisor; the end of the ``with`` block kills the process."""
+    """Starts a process and controls it for its supervisor; the end of the ``with`` block kills it."""
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ class ScreenMixin:
     page = NO_PAGE
 
     def format_help(self, *_: Any) -> str:
-        """Returns the help; where options are rare it leaves them out, and shows one sentence for each other."""
+        """Returns the help, without rare options; where there are any, each option gets one sentence."""
         return format_page(
             typing.cast(argparse.ArgumentParser, self), self.page, everything=not self.page.rare
         )

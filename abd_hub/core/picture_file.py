@@ -21,7 +21,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MOST_PIXELS = 1 << 26
 """Largest picture: 67 million pixels are 201 MB as uint8, and Pillow itself warns from 89 million on."""
 MOST_SCANS = 100
-"""Largest number of a JPEG's scans: a scan of 14 bytes goes over the whole picture, and real files have ten."""
+"""Largest number of a JPEG's scans: one of 14 bytes goes over the whole picture, and real files have ten."""
 MOST_BYTES = 1 << 28
 """Largest file: 256 MiB are more than 67 million pixels take without compression."""
 

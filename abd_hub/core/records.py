@@ -119,7 +119,7 @@ class EvalReport:
     accuracy: Rate
     triggers: tuple[TriggerReport, ...] = ()
     control_accuracy: Rate | None = None
-    """Clean accuracy of the control, because a model at chance would be no control. None without a control."""
+    """Clean accuracy of the control, since a model at chance would be none; None without a control."""
     per_class: tuple[ClassReport, ...] | None = None
     """Every class of the classifier in the order of its labels; None unless requested."""
     corrupted: tuple[SplitReport, ...] | None = None

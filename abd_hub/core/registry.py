@@ -73,7 +73,7 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
 
 def catalog(kind: str) -> list[Entry]:
-    """Returns all plug-ins of a kind, sorted by name: of this package, other packages and the running program.
+    """Returns all plug-ins of a kind by name: from this package, other packages and the running program.
 
     Raises:
         InputError: the kind is unknown.

@@ -1,6 +1,6 @@
 # ruff: noqa: I001
-# The public names, each with the module that defines it. `__init__.py` reads this table when it is imported,
-# so a name is added here and nowhere else. To a type checker `A as A` makes A public.
+# This table holds the public names, each with the module that defines it. `__init__.py` reads it at import,
+# so a new name is added only here. A type checker takes `A as A` as public.
 
 from abd_hub.config.options import (
     DistillConfig as DistillConfig,

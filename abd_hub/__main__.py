@@ -1,4 +1,4 @@
-"""python -m abd_hub is the command abd-hub."""
+"""``python -m abd_hub`` runs the command ``abd-hub``."""
 
 import sys
 

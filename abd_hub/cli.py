@@ -1,4 +1,4 @@
-"""The command ``abd-hub``. Heavy modules are imported only by the commands that need them."""
+"""This module is the command ``abd-hub``. Heavy modules are imported only by the commands that need them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from abd_hub.commands.table import find, screen
 from abd_hub.core.errors import InputError, Interrupted
 
 HUNG_UP = 141
-"""The exit code where the reader of the output has gone, as the shell reports SIGPIPE."""
+"""The exit code after the reader of the output has gone, as the shell reports SIGPIPE."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        The exit code: 0 done, 1 some runs of a sweep have failed, 2 something the user gave is wrong, 130
-        interrupted, 141 nobody reads the output any more.
+        The exit code. 0 is success, 1 means failed runs in a sweep, and 2 wrong input. 130 means an
+        interruption, and 141 that nobody reads the output any more.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _set_up_logging()
@@ -48,6 +48,7 @@ def _run(given: list[str]) -> int:
     if not given:
         print(screen(), end="", file=sys.stderr)
         return 2
+
     name, *others = given
     if name in ("-h", "--help"):
         print(screen(), end="")
@@ -70,7 +71,7 @@ def _set_up_logging() -> None:
 
 
 def _reader_has_gone() -> bool:
-    """Whether it is standard output that has broken, and not a connection."""
+    """Returns whether standard output has broken, and not some connection."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -1,1 +1,1 @@
-"""The commands: what each takes from the command line, which run it starts, and what it prints."""
+"""Each command reads its arguments, starts its run and prints the result."""

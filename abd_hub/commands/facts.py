@@ -1,4 +1,4 @@
-"""``abd-hub list`` and ``abd-hub env``."""
+"""This module holds ``abd-hub list`` and ``abd-hub env``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from abd_hub.core.screen import CommandParser
 
 
 def list_plugins(arguments: Sequence[str]) -> int:
-    """Lists what can be named in a configuration, or draws the triggers."""
+    """Lists the names that a configuration can use, or draws the triggers."""
     chosen = _list_arguments(arguments)
     if chosen.picture is not None:
         return _draw_triggers(chosen.picture, chosen.dataset, chosen.split or "test")
@@ -33,10 +33,11 @@ def list_plugins(arguments: Sequence[str]) -> int:
 def env(arguments: Sequence[str]) -> int:
     """Prints the versions of Python and packages, and the device."""
     parser = CommandParser(
-        "env", "Versions and devices are printed, for a report.", "abd-hub env [--json]", "abd-hub env --json"
+        "env", "Prints versions and devices, for a report.", "abd-hub env [--json]", "abd-hub env --json"
     )
-    parser.add_argument("--json", action="store_true", help="JSON is printed.")
+    parser.add_argument("--json", action="store_true", help="Prints JSON.")
     chosen = parser.read(arguments)
+
     import accelerate
     import torch
 
@@ -53,7 +54,7 @@ def env(arguments: Sequence[str]) -> int:
 def _list_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = CommandParser(
         "list",
-        "What a configuration can name is listed, plug-ins of installed packages included.",
+        "Lists the names that a configuration can use, with plug-ins of installed packages.",
         "abd-hub list [KIND] [options]",
         "abd-hub list defenses",
         "abd-hub list triggers --picture triggers.png",
@@ -63,20 +64,16 @@ def _list_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         choices=list(PACKAGES),
         nargs="?",
         metavar="KIND",
-        help=f"One of {', '.join(PACKAGES)} is listed, or all.",
+        help=f"Lists one of {', '.join(PACKAGES)}; without it, all of them.",
     )
-    parser.add_argument("--json", action="store_true", help="JSON objects with name and summary are printed.")
+    parser.add_argument("--json", action="store_true", help="Prints JSON objects with name and summary.")
     parser.add_argument(
-        "--picture", metavar="FILE", help="All triggers are drawn on a few images into a PNG file."
-    )
-    parser.add_argument(
-        "--dataset",
-        metavar="ID",
-        help="The picture shows its first images, rather than two photographs.",
+        "--picture", metavar="FILE", help="Draws all triggers on a few images into this PNG file."
     )
     parser.add_argument(
-        "--split", metavar="NAME", help="The images are those of this split, or else of test."
+        "--dataset", metavar="ID", help="Draws on the first images of this data set, not on two photographs."
     )
+    parser.add_argument("--split", metavar="NAME", help="Takes the images from this split; by default test.")
     chosen = parser.read(arguments)
     _check_list(chosen)
     return chosen
@@ -88,9 +85,9 @@ def _check_list(chosen: argparse.Namespace) -> None:
     if chosen.picture is not None and chosen.json:
         raise InputError("json: --picture draws and lists nothing; leave one of them out")
     if chosen.dataset is not None and chosen.picture is None:
-        raise InputError("dataset: its images are for the picture; give --picture FILE as well")
+        raise InputError("dataset: is only used for the picture; give --picture FILE as well")
     if chosen.split is not None and chosen.dataset is None:
-        raise InputError("split: it belongs to a data set; give --dataset ID as well")
+        raise InputError("split: is only used with a data set; give --dataset ID as well")
 
 
 def _draw_triggers(path: str, dataset: str | None, split: str) -> int:

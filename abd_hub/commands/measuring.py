@@ -1,4 +1,4 @@
-"""``abd-hub evaluate`` and ``abd-hub compare``."""
+"""This module holds ``abd-hub evaluate`` and ``abd-hub compare``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     classifier = load_model(request.model)
     measurement = load_measurement(request.options(classifier.spec.num_classes), classifier)
     assert measurement is not None, "parse_evaluate demands a data set"
+
     from accelerate import Accelerator
 
     report = measurement.report(classifier.to(Accelerator().device))
@@ -45,21 +46,21 @@ def compare(arguments: Sequence[str]) -> int:
     names = short_names([model.id for model in request.models])
     models = {name: load_model(model) for name, model in zip(names, request.models, strict=True)}
     options = request.options(models[names[0]].spec.num_classes)
-    found = compare_models(models, options, device=Accelerator().device)
+    comparison = compare_models(models, options, device=Accelerator().device)
     if not speaks():
         return 0
 
     if picture is not None:
         with atomic_path(picture) as temporary:
-            save_picture(found, temporary)
-    show(dataclasses.asdict(found), format_comparison(found), as_json=request.json)
+            save_picture(comparison, temporary)
+    show(dataclasses.asdict(comparison), format_comparison(comparison), as_json=request.json)
     if picture is not None:
         print(f"wrote {picture}", file=sys.stderr)
     return 0
 
 
 def _picture_file(given: str | None) -> Path | None:
-    """The place of the picture, checked before the work begins."""
+    """Returns the place of the picture, checked before the work begins."""
     if given is None:
         return None
     from abd_hub.core.folder import check_file

@@ -1,4 +1,4 @@
-"""``abd-hub demo``, ``distill``, ``poison`` and ``sweep``: the commands that train."""
+"""This module holds the commands that train: ``abd-hub demo``, ``distill``, ``poison`` and ``sweep``."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ def demo(arguments: Sequence[str]) -> int:
     """Poisons a small teacher and distills it four ways."""
     parser = CommandParser(
         "demo",
-        "A small teacher is poisoned and distilled four ways, offline, in minutes.",
+        "Poisons a small teacher and distills it four ways, offline, in minutes.",
         "abd-hub demo [options]",
         "abd-hub demo",
         "abd-hub demo --trigger blend --output-dir blend-demo",
     )
     parser.add_argument(
-        "--output-dir", default="abd-demo", metavar="FOLDER", help="The results go to this new folder."
+        "--output-dir", default="abd-demo", metavar="FOLDER", help="Writes the results to this new folder."
     )
-    parser.add_argument("--seed", type=int, default=0, help="Every random draw follows from it.")
+    parser.add_argument("--seed", type=int, default=0, help="Seeds every random draw.")
     parser.add_argument(
-        "--trigger", choices=["patch", "blend"], default="patch", help="The teacher is poisoned with it."
+        "--trigger",
+        choices=["patch", "blend"],
+        default="patch",
+        help="Poisons the teacher with this trigger.",
     )
     chosen = parser.read(arguments)
+
     from abd_hub.runs.demo import run_demo
 
     run_demo(chosen.output_dir, chosen.seed, chosen.trigger)
@@ -40,8 +44,9 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def distill(arguments: Sequence[str]) -> int:
-    """Distills as a YAML file and the command line say."""
-    read_given(arguments)  # A file that cannot be read is refused before torch is imported.
+    """Distills one student with the settings of YAML file and command line."""
+    read_given(arguments)  # An unreadable file is refused before torch is imported.
+
     from abd_hub.config.parsing import parse_distill
     from abd_hub.evaluation.tables import format_reports
     from abd_hub.runs.distill import distill as run
@@ -64,8 +69,9 @@ def distill(arguments: Sequence[str]) -> int:
 
 
 def poison(arguments: Sequence[str]) -> int:
-    """Trains a teacher as a YAML file and the command line say."""
+    """Trains one teacher with the settings of YAML file and command line."""
     read_given(arguments)
+
     from abd_hub.config.parsing import parse_poison
     from abd_hub.evaluation.tables import format_rate, format_reports
     from abd_hub.runs.poison import poison_teacher
@@ -78,38 +84,40 @@ def poison(arguments: Sequence[str]) -> int:
     if speaks():
         print(format_reports([("teacher", record.report)]))
         if record.all_to_all is not None:
-            print(f"given the class after their own (all to all): {format_rate(record.all_to_all)}")
+            print(f"images that get the class after their own (all to all): {format_rate(record.all_to_all)}")
         print(f"{record.images_per_second:.0f} images a second; wrote {config.output_dir}")
     return 0
 
 
 def sweep(arguments: Sequence[str]) -> int:
-    """Runs a grid or list of distillations or teachers on Ray; returns 1 where some have failed."""
+    """Runs a grid or list of distillations or teachers on Ray; returns 1 if some have failed."""
     chosen = _sweep_arguments(arguments)
+
     from abd_hub.sweep.config import read_sweep
 
     plan = read_sweep(chosen.file, output_dir=chosen.output_dir, address=chosen.address)
+
     from abd_hub.sweep.display import LineDisplay, TableDisplay, format_failures, table_lines
     from abd_hub.sweep.engine import FAILED, look, run_sweep, summary
 
     if chosen.dry_run:
-        found = look(plan)
-        print(json.dumps(summary(plan, found), indent=2) if chosen.json else "\n".join(table_lines(found)))
+        states = look(plan)
+        print(json.dumps(summary(plan, states), indent=2) if chosen.json else "\n".join(table_lines(states)))
         return 0
 
     on_terminal = sys.stderr.isatty() and not chosen.json
     lines = LineDisplay(sys.stdout if chosen.json else sys.stderr, as_json=chosen.json)
     try:
-        found = run_sweep(plan, TableDisplay(sys.stderr) if on_terminal else lines)
+        states = run_sweep(plan, TableDisplay(sys.stderr) if on_terminal else lines)
     except Interrupted as stop:
-        print(f"abd-hub: {stop}; the same command goes on with them", file=sys.stderr)
+        print(f"abd-hub: {stop}; repeat the command to continue them", file=sys.stderr)
         return 130
 
-    failed = any(status.state == FAILED for status in found)
+    failed = any(status.state == FAILED for status in states)
     if chosen.json:
-        print(json.dumps({"event": "summary", **summary(plan, found)}))
+        print(json.dumps({"event": "summary", **summary(plan, states)}))
     elif failed:
-        print(format_failures(found))
+        print(format_failures(states))
     if not chosen.json:
         print(f"wrote {plan.file.output_dir}/results.md")
     return int(failed)
@@ -118,21 +126,20 @@ def sweep(arguments: Sequence[str]) -> int:
 def _sweep_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = CommandParser(
         "sweep",
-        "A grid or list of distillations or teachers is run on Ray, and a table is made of them.",
+        "Runs a grid or list of distillations or teachers on Ray, and writes one table of the results.",
         "abd-hub sweep FILE [options]",
         "abd-hub sweep recipes/paper_tables.yaml --dry-run",
         "abd-hub sweep recipes/paper_tables.yaml --output-dir tables",
     )
-    parser.add_argument("file", metavar="FILE", help="This YAML file holds a grid or a list of runs.")
+    parser.add_argument("file", metavar="FILE", help="Names a YAML file with a grid or a list of runs.")
     parser.add_argument(
-        "--output-dir", metavar="FOLDER", help="The sweep is written there rather than where the file says."
+        "--output-dir", metavar="FOLDER", help="Writes the sweep to this folder in place of the file's."
     )
     parser.add_argument(
-        "--address",
-        help="This Ray cluster runs it, rather than the one of the file or a local one.",
+        "--address", help="Uses the Ray cluster at this address, in place of the file's or a local one."
     )
-    parser.add_argument("--dry-run", action="store_true", help="All runs are checked and listed, no more.")
+    parser.add_argument("--dry-run", action="store_true", help="Only checks and lists all runs.")
     parser.add_argument(
-        "--json", action="store_true", help="A JSON object is printed for each change, and a summary."
+        "--json", action="store_true", help="Prints a JSON object for each change, and a summary."
     )
     return parser.read(arguments)

@@ -1,4 +1,4 @@
-"""``abd-hub export-bank``, ``card``, ``push`` and ``app``: what is done with a finished run."""
+"""This module holds the commands for finished runs: ``abd-hub export-bank``, ``card``, ``push``, ``app``."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from collections.abc import Sequence
 from abd_hub.commands.output import show
 from abd_hub.core.screen import CommandParser
 
-_FORCE = "A card that was edited outside of the place for own text is replaced."
-_LICENSE = "The Hub's name of the license replaces the one that the card has."
-_JSON = "JSON is printed."
+_FORCE = "Replaces a card even if somebody edited it outside of the place for own text."
+_LICENSE = "Sets the card's license, by the Hub's name such as mit."
+_JSON = "Prints JSON."
 
 
 def export_bank(arguments: Sequence[str]) -> int:
     """Writes the synthetic images of a run as a data set."""
     parser = CommandParser(
         "export-bank",
-        "The synthetic images that a run has kept are written as a data set.",
+        "Writes the synthetic images that a run has kept as a data set.",
         "abd-hub export-bank RUN FOLDER [--json]",
         "abd-hub export-bank runs/student bank",
     )
-    parser.add_argument("run", metavar="RUN", help="It is the folder of a distillation, finished or not.")
-    parser.add_argument("folder", metavar="FOLDER", help="The data set goes to this new folder.")
+    parser.add_argument("run", metavar="RUN", help="Names the folder of a distillation, finished or not.")
+    parser.add_argument("folder", metavar="FOLDER", help="Writes the data set to this new folder.")
     parser.add_argument("--json", action="store_true", help=_JSON)
     chosen = parser.read(arguments)
+
     from abd_hub.publish.bank_export import check_place, read_bank, write_bank
 
     check_place(chosen.folder)
@@ -41,21 +42,24 @@ def card(arguments: Sequence[str]) -> int:
     """Writes the model card of a finished run again from its record."""
     parser = CommandParser(
         "card",
-        "The model card of a finished run is written again from its record.",
+        "Writes the model card of a finished run again from its record.",
         "abd-hub card FOLDER [options]",
         "abd-hub card runs/student",
         "abd-hub card runs/student --repo-id org/name --license mit",
     )
     parser.add_argument(
-        "folder", metavar="FOLDER", help="It is the folder of a finished abd-hub distill or abd-hub poison."
+        "folder", metavar="FOLDER", help="Names the folder of a finished abd-hub distill or abd-hub poison."
     )
     parser.add_argument(
-        "--repo-id", metavar="ORG/NAME", help="The card says how to load the model from this repository."
+        "--repo-id",
+        metavar="ORG/NAME",
+        help="Explains on the card how to load the model from this repository.",
     )
     parser.add_argument("--license", metavar="ID", help=_LICENSE)
     parser.add_argument("--force", action="store_true", help=_FORCE)
     parser.add_argument("--json", action="store_true", help=_JSON)
     chosen = parser.read(arguments)
+
     from abd_hub.publish.card_file import rebuild_card
 
     made = rebuild_card(chosen.folder, repo_id=chosen.repo_id, license_id=chosen.license, force=chosen.force)
@@ -69,22 +73,27 @@ def push(arguments: Sequence[str]) -> int:
     """Sends a folder to the Hub."""
     parser = CommandParser(
         "push",
-        "A finished run, an image bank or a Space is sent to the Hub.",
+        "Sends a finished run, an image bank or a Space to the Hub.",
         "abd-hub push FOLDER ORG/NAME [options]",
         "abd-hub push runs/student org/name --private",
     )
     parser.add_argument(
         "folder",
         metavar="FOLDER",
-        help="It comes from abd-hub distill, abd-hub poison or abd-hub export-bank, or holds a Space.",
+        help="Names the folder of an abd-hub distill, abd-hub poison or abd-hub export-bank, or of a Space.",
     )
-    parser.add_argument("repo_id", metavar="ORG/NAME", help="This repository is made if it does not exist.")
-    parser.add_argument("--private", action="store_true", help="It is made private; a public one is refused.")
+    parser.add_argument("repo_id", metavar="ORG/NAME", help="Names the repository, which is made if need be.")
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="Makes the repository private; an existing public one is refused.",
+    )
     parser.add_argument("--license", metavar="ID", help=_LICENSE)
-    parser.add_argument("--message", metavar="TEXT", help="The commit has this title.")
+    parser.add_argument("--message", metavar="TEXT", help="Sets the title of the commit.")
     parser.add_argument("--force", action="store_true", help=_FORCE)
     parser.add_argument("--json", action="store_true", help=_JSON)
     chosen = parser.read(arguments)
+
     from abd_hub.publish.push import format_pushed, push_to_hub
 
     done = push_to_hub(
@@ -103,7 +112,7 @@ def app(arguments: Sequence[str]) -> int:
     """Shows models as a page in the web browser."""
     parser = CommandParser(
         "app",
-        "A backdoor and what became of it are shown as a page in the web browser.",
+        "Shows a teacher's backdoor, and its fate in the students, as a page in the web browser.",
         "abd-hub app [FOLDER ...] [options]",
         "abd-hub app",
         "abd-hub app runs/teacher runs/student --port 8000 --no-browser",
@@ -112,17 +121,20 @@ def app(arguments: Sequence[str]) -> int:
         "folders",
         metavar="FOLDER",
         nargs="*",
-        help="Each comes from distill or poison; without any, three small models are shown.",
+        help="Shows the models of these folders of distill or poison; without any, three small models.",
     )
-    parser.add_argument("--port", type=int, help="By default it is the first free one from 7860 on.")
+    parser.add_argument(
+        "--port", type=int, help="Serves the page on this port; by default the first free one from 7860 on."
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="The page listens on it; 0.0.0.0 opens the page to the network.",
+        help="Serves the page at this address; 0.0.0.0 opens the page to the network.",
     )
-    parser.add_argument("--no-browser", action="store_true", help="No browser is opened.")
+    parser.add_argument("--no-browser", action="store_true", help="Opens no browser.")
     chosen = parser.read(arguments)
+
     from abd_hub_app import launch
 
     launch(chosen.folders, host=chosen.host, port=chosen.port, browser=not chosen.no_browser)

@@ -1,4 +1,4 @@
-"""All commands in one table. A command's module is imported when the command is run."""
+"""One table names all commands; a command's module is imported when the command runs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from abd_hub.core.errors import InputError
 
 @dataclass(frozen=True)
 class Command:
-    """One command."""
+    """Describes one command."""
 
     name: str
     summary: str
     """A sentence of at most 63 characters, which fits a terminal of 80 columns."""
     home: str
-    """Module of this package and function, which takes the other arguments and returns the exit code."""
+    """Module of this package, colon, function; the function maps the other arguments to the exit code."""
 
     def load(self) -> Callable[[Sequence[str]], int]:
-        """Imports the function."""
-        module, _, function = self.home.partition(":")
-        found: Callable[[Sequence[str]], int] = getattr(
-            importlib.import_module(f"abd_hub.commands.{module}"), function
+        """Imports the function of the command and returns it."""
+        module, _, name = self.home.partition(":")
+        function: Callable[[Sequence[str]], int] = getattr(
+            importlib.import_module(f"abd_hub.commands.{module}"), name
         )
-        return found
+        return function
 
 
 FIRST = (
@@ -34,7 +34,7 @@ FIRST = (
     Command("distill", "Distill a teacher into a student, with or without defenses.", "running:distill"),
     Command("evaluate", "Measure accuracy and attack success rate of a classifier.", "measuring:evaluate"),
 )
-"""What most people need first."""
+"""The commands that most people need first."""
 FURTHER = (
     Command("poison", "Train a poisoned teacher, or a clean one for comparison.", "running:poison"),
     Command("sweep", "Run many distillations or teachers on Ray, for one table.", "running:sweep"),
@@ -42,8 +42,8 @@ FURTHER = (
     Command("export-bank", "Write the synthetic images of a run as a data set.", "sharing:export_bank"),
     Command("card", "Write the model card of a finished run again.", "sharing:card"),
     Command("push", "Send a finished run, an image bank or a Space to the Hub.", "sharing:push"),
-    Command("app", "Show a backdoor and what became of it in the web browser.", "sharing:app"),
-    Command("list", "List triggers, synthesizers, defenses or students.", "facts:list_plugins"),
+    Command("app", "Show a backdoor and its fate in students in the web browser.", "sharing:app"),
+    Command("list", "List triggers, methods (synthesizers), defenses or students.", "facts:list_plugins"),
     Command("env", "Print versions and devices, for a report.", "facts:env"),
 )
 COMMANDS = {command.name: command for command in (*FIRST, *FURTHER)}
@@ -64,18 +64,19 @@ abd-hub COMMAND --help shows the options; abd-hub --version shows the version.
 
 
 def screen() -> str:
-    """The help of ``abd-hub``, on one screen of 24 lines and 80 columns."""
+    """Returns the help of ``abd-hub``, for one screen of 24 lines and 80 columns."""
     return _SCREEN.format(first=_rows(FIRST), further=_rows(FURTHER))
 
 
 def find(name: str) -> Command:
-    """The command of that name.
+    """Returns the command of that name.
 
     Raises:
-        InputError: there is none; the message names the nearest.
+        InputError: there is no such command; the message names the nearest.
     """
     if name in COMMANDS:
         return COMMANDS[name]
+
     near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
     remedy = f"did you mean {near[0]}?" if near else "abd-hub --help lists the commands"
     raise InputError(f"{name!r} is no command; {remedy}")

@@ -1,4 +1,4 @@
-"""The command line and its YAML files, read before there is a parser: nothing heavy is imported for that."""
+"""This module reads the command line and its YAML files before any parser, and imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from abd_hub.core.yaml_text import YamlError, read_yaml
 
 @dataclass(frozen=True)
 class SettingsFile:
-    """A YAML file that ``--config`` names."""
+    """Holds a YAML file that ``--config`` names."""
 
     path: str
     content: Mapping[str, Any]
@@ -24,14 +24,16 @@ class SettingsFile:
     """The path, or a YAML text in its place; jsonargparse takes both."""
 
     def without(self, sections: set[str]) -> SettingsFile:
-        """The file without some of its sections.
+        """Returns the file without some of its sections.
 
-        Each value keeps its spelling: what jsonargparse takes for a number and what for a text depends on it.
+        Each value keeps its spelling, by which jsonargparse distinguishes numbers from texts.
         """
         if not sections.intersection(map(section_name, self.content)):
             return self
+
         node = yaml.compose(Path(self.path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
         assert isinstance(node, yaml.MappingNode), "read_settings has seen a mapping"
+
         node.value = [pair for pair in node.value if section_name(pair[0].value) not in sections]
         kept = {key: value for key, value in self.content.items() if section_name(key) not in sections}
         return SettingsFile(self.path, kept, str(yaml.serialize(node, Dumper=yaml.SafeDumper)))
@@ -39,12 +41,12 @@ class SettingsFile:
 
 @dataclass(frozen=True)
 class Given:
-    """What a user has given: files, and the arguments beside them."""
+    """Holds a user's files and the arguments beside them."""
 
     files: tuple[SettingsFile, ...]
-    """In the order of the command line; a later one wins."""
+    """The files in the order of the command line; a later one wins."""
     arguments: tuple[str, ...]
-    """All others, with underscores in the names of options; they win over the files."""
+    """All other arguments, with underscores in the names of options; they win over the files."""
 
 
 def read_given(arguments: Sequence[str]) -> Given:
@@ -59,14 +61,14 @@ def read_given(arguments: Sequence[str]) -> Given:
         if name is None:
             others.append(value)
         elif not value:
-            raise InputError("--config: has no value; name a YAML file")
+            raise InputError("--config: has no value; give a YAML file")
         else:
             files.append(_read_file(value))
     return Given(tuple(files), tuple(others))
 
 
 def underscored(argument: str) -> str:
-    """--output-dir and --output_dir are the same."""
+    """Returns the argument with underscores in an option's name: --output-dir is --output_dir."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")
@@ -74,9 +76,9 @@ def underscored(argument: str) -> str:
 
 
 def option_pairs(arguments: Sequence[str], names: set[str]) -> Iterator[tuple[str | None, str]]:
-    """The named options with their values, and None with each of the other arguments.
+    """Yields each option of ``names`` with its value, and None with each other argument.
 
-    ``names`` are without hyphens. A value is empty where the command line ends or goes on with an option.
+    The names come without hyphens. A value is empty where the command line ends or an option follows.
     """
     remaining = list(arguments)
     while remaining:
@@ -92,15 +94,15 @@ def option_pairs(arguments: Sequence[str], names: set[str]) -> Iterator[tuple[st
 
 
 def section_name(key: Any) -> str:
-    """The section that a dotted key belongs to."""
+    """Returns the section of a dotted key."""
     return str(key).partition(".")[0]
 
 
 def read_settings(file: str | Path, field: str = "config") -> Mapping[str, Any]:
-    """The mapping that a YAML file holds; ``field`` is what its name was given as.
+    """Returns the mapping in a YAML file; messages begin with ``field``.
 
     Raises:
-        InputError: the file cannot be read, is no YAML, or holds something else.
+        InputError: the file cannot be read, is no YAML, or holds no mapping.
     """
     return _read_file(file, field).content
 
@@ -118,15 +120,17 @@ def _read_file(file: str | Path, field: str = "config") -> SettingsFile:
 
 
 def refuse_unknown(key: str, known: set[str], place: str) -> None:
-    """Refuses a dotted key that is none of ``known``, with its nearest neighbor.
+    """Refuses a dotted key outside of ``known``.
 
     Raises:
-        InputError: naming the key and ``place``, where it stands.
+        InputError: the key is unknown; the message names it, its ``place`` and its nearest neighbor.
     """
     groups = {dest.rpartition(".")[0] for dest in known} - {""}
-    # what follows a field that holds a mapping (student.model_args.depth) is not a field of ours
+    # A field that holds a mapping takes any key below it, such as student.model_args.depth.
     parts = key.split(".")
-    if any(".".join(parts[:count]) in known for count in range(1, len(parts) + 1)) or key in groups:
+    beginnings = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+    if beginnings & known or key in groups:
         return
+
     near = difflib.get_close_matches(key, known | groups, n=1, cutoff=0.5)
     raise InputError(f"{key}: unknown key {place}" + (f"; did you mean {near[0]}?" if near else ""))

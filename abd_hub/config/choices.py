@@ -1,4 +1,4 @@
-"""Which plug-ins a user has chosen, found before there is a parser: only their settings become options."""
+"""This module finds a user's choice of plug-ins before any parser: only their settings become options."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from abd_hub.core.yaml_text import YamlError, read_yaml
 
 @dataclass(frozen=True)
 class Choice:
-    """A field that names plug-ins, whose settings stand in sections of these names."""
+    """Describes a field that names plug-ins; their settings stand in sections of the same names."""
 
     field: str
     known: Callable[[], Sequence[str]]
-    """Returns all names there are."""
+    """Function that returns all valid names."""
     default: tuple[str, ...]
     several: bool = False
     """Whether the field holds a list of names rather than one."""
@@ -27,23 +27,24 @@ class Choice:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The names of every choice, and what is left for the parser of their settings."""
+    """Holds the names of every choice, and the files and arguments for the parser."""
 
     names: Mapping[str, tuple[str, ...]]
-    """By the field of the choice."""
+    """The names by the field of their choice."""
     files: tuple[SettingsFile, ...]
-    """Without the sections that the command line has made needless."""
+    """The files without the sections that the command line has made needless."""
     arguments: tuple[str, ...]
-    """Of the command line, with each choice written in one way."""
+    """The command line, with each choice written in one way."""
 
 
 def choose(given: Given, choices: Sequence[Choice]) -> Chosen:
-    """Returns what the files and the command line, which wins over them, have chosen.
+    """Returns the choices of the files and of the command line, which wins over the files.
+
+    Where the command line replaces a plug-in that a file chose, the file's settings of it are left out.
 
     Raises:
-        InputError: a choice has no value, the wrong type, an unknown name or one name twice, or there are
-            settings of a plug-in that is not chosen. A file's settings of a plug-in that the file itself
-            chose, and the command line did not, are left out instead.
+        InputError: a choice has no value, the wrong type, an unknown name or a name twice. Or there are
+            settings of a plug-in that is not chosen.
     """
     names: dict[str, tuple[str, ...]] = {}
     rest: list[str] = list(given.arguments)
@@ -83,7 +84,7 @@ def _names_in_file(choice: Choice, file: SettingsFile) -> tuple[str, ...]:
 def _typed(
     choice: Choice, arguments: Sequence[str]
 ) -> tuple[Callable[[tuple[str, ...]], tuple[str, ...]], list[str]]:
-    """Returns a function from the files' names to those of the command line, and the other arguments."""
+    """Returns a function that applies the command line to the files' names, and the other arguments."""
     replaces = False
     names: list[str] = []
     others: list[str] = []
@@ -93,14 +94,14 @@ def _typed(
             continue
         if name.endswith("+") and not choice.several:
             raise InputError(f"{choice.field}: takes one name; leave the + out")
-        found = _names_in_argument(choice, value)
-        names = [*names, *found] if choice.several else found
+        added = _names_in_argument(choice, value)
+        names = [*names, *added] if choice.several else added
         replaces = replaces or not name.endswith("+")
     return (lambda before: tuple(names) if replaces else (*before, *names)), others
 
 
 def _names_in_argument(choice: Choice, value: str) -> list[str]:
-    """The names in a, in a,b, in [a, b], or in none."""
+    """Returns the names in "a", "a,b", "[a, b]" or "none"."""
     if not value.strip():
         raise _no_value(choice)
     if not choice.several:
@@ -131,16 +132,16 @@ def _check_names(choice: Choice, names: tuple[str, ...]) -> None:
 
 
 def _needless(choice: Choice, file: SettingsFile, chosen: tuple[str, ...], by_files: set[str]) -> set[str]:
-    """The sections of a file that belong to what is not chosen, where nobody will miss them."""
-    found: set[str] = set()
+    """Returns the sections of a file for plug-ins that are not chosen, where nobody will miss them."""
+    needless: set[str] = set()
     for key, settings in file.content.items():
         name = section_name(key)
         if name in chosen or name not in choice.known():
             continue
         if name not in by_files and settings != {}:
             raise _unchosen(choice, *_first_setting(str(key), settings), chosen)
-        found.add(name)
-    return found
+        needless.add(name)
+    return needless
 
 
 def _first_setting(key: str, settings: Any) -> tuple[str, Any]:
@@ -167,4 +168,4 @@ def _unchosen(choice: Choice, key: str, value: Any, chosen: tuple[str, ...]) -> 
     name = section_name(key)
     remedy = f"add {name} to {choice.field}" if choice.several else f"set {choice.field} to {name}"
     now = ", ".join(chosen) or "empty"
-    return InputError(f"{key}: {value!r} is given, but {choice.field} is {now}; {remedy} or leave {key} out")
+    return InputError(f"{key}: {value!r} is set, but {choice.field} is {now}; {remedy} or leave {key} out")

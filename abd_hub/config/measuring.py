@@ -1,4 +1,4 @@
-"""The arguments of ``abd-hub evaluate`` and ``abd-hub compare``."""
+"""This module reads the arguments of ``abd-hub evaluate`` and ``abd-hub compare``."""
 
 from __future__ import annotations
 
@@ -21,49 +21,52 @@ _RARE = _RARE_MODEL | {"dataset_config", "dataset_revision", "image_column", "la
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttackOptions:
-    """The attack to measure, and what to measure beside it."""
+    """Describes the attack to measure, and the measurements beside it."""
 
     trigger: str | None = None
-    """This trigger is put on the images; abd-hub list triggers names all."""
+    """Puts this trigger on the images; abd-hub list triggers shows all names."""
     trigger_options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """The trigger has these fields, such as {size: 2}."""
+    """Sets the trigger's own fields, such as {size: 2}."""
     target: str | None = None
-    """The backdoor leads to this class. Several are a comma list or a repeated option, and all means each."""
+    """Sets the class number to which the backdoor leads, several separated by commas, or all. The option may
+    be repeated."""
     control: str | None = None
-    """The rate of this model without the backdoor stands beside the ASR. It is named as MODEL is, and chooses
-    the target on the same triggered images."""
+    """Measures this model without the backdoor for comparison with the ASR. It is named as MODEL is. Its rate
+    is the share of the same triggered images to which it gives the target."""
     corrupted_splits: str | None = None
-    """Clean accuracy is measured on these further splits as well, a comma list."""
+    """Measures clean accuracy on these further splits as well, separated by commas."""
     dataset_revision: str | None = None
-    """The data set comes from this branch, tag or commit."""
+    """Selects a branch, tag or commit of the data set."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasureRequest:
-    """What ``abd-hub evaluate`` and ``abd-hub compare`` are to measure with."""
+    """Holds the data and attacks of ``abd-hub evaluate`` and ``abd-hub compare``."""
 
     evaluation: EvaluationOptions
-    """Everything but the attacks and their control."""
+    """All options but the attacks and their control."""
     trigger: str | None
     trigger_options: dict[str, Any]
     targets: tuple[int, ...] | None
-    """None for every class of the model."""
+    """Class numbers; None for every class of the model."""
     control: ModelOptions | None
 
     def options(self, num_classes: int) -> EvaluationOptions:
-        """With one attack for each target; ``num_classes`` says how many all are."""
+        """Returns the evaluation with one attack for each target; the model has ``num_classes``."""
         if self.trigger is None:
             return self.evaluation
+
         targets = range(num_classes) if self.targets is None else self.targets
         triggers = [
-            TriggerOptions(name=self.trigger, target=t, options=self.trigger_options) for t in targets
+            TriggerOptions(name=self.trigger, target=target, options=self.trigger_options)
+            for target in targets
         ]
         return dataclasses.replace(self.evaluation, triggers=triggers, control=self.control)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateRequest(MeasureRequest):
-    """What ``abd-hub evaluate`` was asked for."""
+    """Holds the arguments of ``abd-hub evaluate``."""
 
     model: ModelOptions
     json: bool
@@ -71,7 +74,7 @@ class EvaluateRequest(MeasureRequest):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompareRequest(MeasureRequest):
-    """What ``abd-hub compare`` was asked for."""
+    """Holds the arguments of ``abd-hub compare``."""
 
     models: tuple[ModelOptions, ...]
     json: bool
@@ -79,7 +82,7 @@ class CompareRequest(MeasureRequest):
 
 
 def parse_evaluate(arguments: Sequence[str]) -> EvaluateRequest:
-    """The model, data and attacks that the arguments of ``abd-hub evaluate`` name.
+    """Returns the model, data and attacks that the arguments of ``abd-hub evaluate`` name.
 
     Raises:
         InputError: as in ``parse_distill``.
@@ -92,22 +95,29 @@ def parse_evaluate(arguments: Sequence[str]) -> EvaluateRequest:
         ),
         rare=_RARE,
     )
-    about = "Accuracy, attack success rate (ASR) and robust accuracy of a classifier are measured."
+    about = "Measures accuracy, attack success rate (ASR) and robust accuracy of a classifier."
     parser = make_parser("abd-hub evaluate", about, page)
     group = parser.add_argument_group("What to measure")
-    group.add_argument("model", type=str, metavar="MODEL", help="It is what --teacher.id of distill takes.")
+    group.add_argument(
+        "model",
+        type=str,
+        metavar="MODEL",
+        help="Names the classifier by the folder of a run, a timm name, hf-hub:org/name[@revision], a "
+        "transformers checkpoint (Hub id or folder), or a file of weights for --architecture.",
+    )
     _add_measurement(parser)
     add_section(parser, "Model", ModelOptions, skip={"id", "revision"})
     parser.groups["ModelOptions"].add_argument(
-        "--revision", type=str | None, default=None, help="Branch, tag or commit of the model on the Hub."
+        "--revision", type=str | None, default=None, help="Selects a branch, tag or commit on the Hub."
     )
+
     found = parse(parser, _prepared(arguments))
     model = ModelOptions(**_fields(ModelOptions, found) | {"id": found.model})
     return EvaluateRequest(model=model, json=found.json, **_measurement(found))
 
 
 def parse_compare(arguments: Sequence[str]) -> CompareRequest:
-    """The models, data and attacks that the arguments of ``abd-hub compare`` name.
+    """Returns the models, data and attacks that the arguments of ``abd-hub compare`` name.
 
     Raises:
         InputError: as in ``parse_distill``, or fewer than two models, or one of them twice.
@@ -115,14 +125,16 @@ def parse_compare(arguments: Sequence[str]) -> CompareRequest:
     parser = _compare_parser()
     found = parse(parser, _prepared(arguments))
     models = tuple(_model("MODEL", text) for text in found.models)
+
     if len(models) < 2:
         raise InputError(f"MODEL: only {models[0].id} is named; name at least two to compare")
     ids = [model.id for model in models]
     for name in ids:
         if ids.count(name) > 1:
-            raise InputError(f"MODEL: {name} is named twice; name each once, revisions as org/name@revision")
+            raise InputError(f"MODEL: {name} is named twice; name each once, a revision as org/name@revision")
     if found.picture is not None and found.trigger is None:
         raise InputError("picture: shows accuracy against ASR; give --trigger and --target as well")
+
     return CompareRequest(models=models, json=found.json, picture=found.picture, **_measurement(found))
 
 
@@ -136,7 +148,7 @@ def _compare_parser() -> StrictParser:
         ),
         rare=_RARE,
     )
-    about = "Several classifiers are measured on the same images, and the first is tested against each other."
+    about = "Measures several classifiers on the same images, and tests the first against each other one."
     parser = make_parser("abd-hub compare", about, page)
     group = parser.add_argument_group("What to measure")
     group.add_argument(
@@ -144,7 +156,7 @@ def _compare_parser() -> StrictParser:
         type=str,
         nargs="+",
         metavar="MODEL",
-        help="Two or more are named, each as for abd-hub evaluate, or with options as {id: FILE, "
+        help="Names two or more classifiers, each as for abd-hub evaluate, or with options as {id: FILE, "
         "architecture: resnet18, ...}.",
     )
     _add_measurement(parser)
@@ -153,7 +165,7 @@ def _compare_parser() -> StrictParser:
         type=str | None,
         default=None,
         metavar="FILE.png",
-        help="Accuracy is drawn against ASR with their intervals.",
+        help="Draws accuracy against ASR, with intervals, into this file.",
     )
     return parser
 
@@ -163,20 +175,21 @@ def _add_measurement(parser: StrictParser) -> None:
     own = {"triggers", "control", "corrupted_splits", "revision", "per_class", "every", "every_images"}
     add_section(parser, "Data", EvaluationOptions, skip=own)
     group = parser.add_argument_group("Output")
-    group.add_argument("--per_class", action="store_true", help="Each true class is counted as well.")
-    group.add_argument("--json", action="store_true", help="JSON is printed instead of a table.")
+    group.add_argument("--per_class", action="store_true", help="Counts for each true class as well.")
+    group.add_argument("--json", action="store_true", help="Prints JSON instead of a table.")
     add_help(group)
 
 
 def _measurement(found: Namespace) -> dict[str, Any]:
-    """The fields of a ``MeasureRequest``."""
+    """Returns the fields of a ``MeasureRequest``."""
     if not found.dataset:
-        raise InputError("dataset: nothing to measure on; give --dataset, a Hub id or folder")
+        raise InputError("dataset: is missing; give --dataset with a Hub id or folder")
     if (found.trigger is None) != (found.target is None):
         missing = "--target" if found.target is None else "--trigger"
-        raise InputError(f"{missing[2:]}: a trigger is measured for a target class; give {missing} as well")
+        raise InputError(f"{missing[2:]}: an attack needs both trigger and target; give {missing} as well")
     if found.control is not None and found.trigger is None:
         raise InputError("control: is measured on triggered images; give --trigger and --target as well")
+
     evaluation = _fields(EvaluationOptions, found) | {
         "revision": found.dataset_revision,
         "control": None,
@@ -192,7 +205,7 @@ def _measurement(found: Namespace) -> dict[str, Any]:
 
 
 def _prepared(arguments: Sequence[str]) -> list[str]:
-    """The arguments with underscores in names, and all values of ``--target`` as one comma list."""
+    """Returns the arguments with underscores in names, and all values of ``--target`` as one comma list."""
     values: list[str] = []
     others: list[str] = []
     for option, value in option_pairs([underscored(argument) for argument in arguments], {"target"}):
@@ -210,7 +223,7 @@ def _words(name: str, text: str | None) -> list[str]:
 
 
 def _targets(text: str | None) -> tuple[int, ...] | None:
-    """Class numbers in the order given, without checking that there are such classes; None for all."""
+    """Returns class numbers in the user's order, which may name absent classes; None for all."""
     words = _words("target", text)
     if words == ["all"]:
         return None
@@ -218,6 +231,7 @@ def _targets(text: str | None) -> tuple[int, ...] | None:
         if not re.fullmatch(r"-?\d{1,9}", word):
             remedy = "use class numbers, a comma list of them, or all alone"
             raise InputError(f"target: {word!r} is no class number; {remedy}")
+
     targets = tuple(int(word) for word in words)
     for target in targets:
         if targets.count(target) > 1:
@@ -226,10 +240,11 @@ def _targets(text: str | None) -> tuple[int, ...] | None:
 
 
 def _model(name: str, text: str) -> ModelOptions:
-    """A model by its id, or by a mapping of fields in YAML."""
+    """Returns the model of an id, or of a mapping of fields in YAML."""
     return parse_mapping(name, text, ModelOptions) if text.strip().startswith("{") else ModelOptions(id=text)
 
 
 def _fields(section: type[Any], found: Namespace) -> dict[str, Any]:
-    """The options of a section without a prefix, which jsonargparse leaves as they are."""
-    return {f.name: found[f.name] for f in dataclasses.fields(section) if f.name in found}
+    """Returns the options of a section without a prefix, from which jsonargparse makes no dataclass."""
+    names = [field.name for field in dataclasses.fields(section)]
+    return {name: found[name] for name in names if name in found}

@@ -1,8 +1,8 @@
-"""The configuration of a run: one set of dataclasses for Python, YAML and the command line.
+"""This module configures a run: one set of dataclasses serves Python, YAML and the command line.
 
-In YAML and on the command line a plug-in is chosen by its registered name, and its settings stand in a
-group of that name (``synthesizer: zskt`` and ``zskt: {rounds: 600}``). In Python the plug-in's dataclass is
-given itself (``synthesizer=Zskt(rounds=600)``). Field docstrings are the command line's help.
+YAML and the command line name a plug-in and put its settings in a group of that name: ``synthesizer: zskt``
+and ``zskt: {rounds: 600}``. Python takes the plug-in's dataclass: ``synthesizer=Zskt(rounds=600)``. The
+docstrings of the fields are the help of the command line.
 """
 
 from __future__ import annotations
@@ -25,97 +25,100 @@ from abd_hub.core.settings import Count, CountOrNone, CountOrZero, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Where a classifier comes from. What its checkpoint states need not be given."""
+    """Says where a classifier comes from; its checkpoint supplies most of the other fields."""
 
     id: str
-    """timm name, hf-hub:org/name[@revision], local-dir:FOLDER, a transformers checkpoint (Hub id or folder),
-    or a file of weights for ``architecture``."""
+    """Names the model by a timm name, hf-hub:org/name[@revision], local-dir:FOLDER, a transformers checkpoint
+    (Hub id or folder), or a file of weights for ``architecture``."""
     revision: str | None = None
-    """Branch, tag or commit on the Hub; it is pinned to a commit and recorded."""
+    """Selects a branch, tag or commit on the Hub; the run pins it to a commit and records that."""
     architecture: str | None = None
-    """timm name of the network that a bare file of weights belongs to."""
+    """Names the timm network of a bare file of weights."""
     allow_pickle: bool = False
-    """Read .pth, .pt and .bin files too, tensors only (torch's weights_only)."""
+    """Reads .pth, .pt and .bin files too, tensors only (torch's weights_only)."""
     allow_flagged: bool = False
-    """Use a repository although the Hub's own scan has flagged a file in it; the record says so."""
+    """Accepts a repository in which the Hub's own scan has flagged a file; the record says so."""
     max_size_gb: float = 5.0
-    """Most to download from the Hub, in GB of 10^9 bytes."""
+    """Limits a download from the Hub, in GB of 10^9 bytes."""
     num_classes: int | None = None
-    """Number of classes, where the checkpoint does not say."""
+    """Sets the number of classes, where the checkpoint lacks it."""
     labels: list[str] | None = None
-    """Names of the classes, where the checkpoint does not say."""
+    """Names the classes, where the checkpoint lacks names."""
     mean: list[float] | None = None
-    """Mean of each channel in pixel units, where the checkpoint does not say; 0 for no normalization."""
+    """Sets the mean of each channel in pixel units, where the checkpoint lacks it; 0 for no shift."""
     std: list[float] | None = None
-    """Standard deviation of each channel in pixel units, where the checkpoint does not say; 1 for none."""
+    """Sets each channel's standard deviation in pixel units, where the checkpoint lacks it; 1 for no
+    scaling."""
     input_size: int | None = None
-    """Height and width of the input in pixels, where the checkpoint does not say."""
+    """Sets height and width of the input in pixels, where the checkpoint lacks them."""
     interpolation: str | None = None
-    """bilinear, bicubic or nearest, for images of another size."""
+    """Resizes images of another size by bilinear, bicubic or nearest interpolation."""
     blocks: list[str] = field(default_factory=list)
-    """Modules whose outputs are compared by attention transfer, where the architecture does not say."""
+    """Lists the modules whose outputs attention transfer compares, where the architecture names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOptions:
-    """The network that is trained."""
+    """Describes the student's network."""
 
     architecture: str = "wrn_16_1"
-    """timm name, or one of abd-hub's own: see abd-hub list students."""
+    """Names a timm network or one of abd-hub's own, which abd-hub list students shows."""
     model_args: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of the architecture."""
+    """Passes further arguments to the architecture, such as {base_width: 8}."""
     pretrained: bool = False
-    """Begin with timm's pretrained weights."""
+    """Starts from timm's pretrained weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TriggerOptions:
-    """One attack to measure."""
+    """Describes one attack to measure."""
 
     name: str
-    """Registered name: see abd-hub list triggers."""
+    """Names a trigger of abd-hub list triggers."""
     target: int
-    """Class that the backdoor leads to."""
+    """Sets the number of the class to which the backdoor leads."""
     options: dict[str, Any] = field(default_factory=dict)
-    """The trigger's own fields."""
+    """Sets the trigger's own fields, such as {size: 2}."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(Settings, place="evaluation"):
-    """What teacher and student are measured on. No choice in a run depends on it."""
+    """Describes data and attacks for measuring teacher and student; no choice in a run depends on them."""
 
     dataset: str | None = None
-    """Hub id, local folder, or digits (comes with scikit-learn); without it nothing is measured."""
+    """Names the data to measure on, a Hub id, a local folder, or digits (from scikit-learn). Without it
+    nothing is measured."""
     dataset_config: str | None = None
-    """Configuration of the data set, where it has several."""
+    """Selects a configuration of the data set, where it has several."""
     revision: str | None = None
-    """Branch, tag or commit of the data set."""
+    """Selects a branch, tag or commit of the data set."""
     split: str = "test"
-    """Split to measure on."""
+    """Selects the split to measure on."""
     image_column: str | None = None
-    """Column of the images, where it is not the only one."""
+    """Names the column of the images, where the data set has several."""
     label_column: str | None = None
-    """Column of the labels, where it is not the only one."""
+    """Names the column of the labels, where the data set has several."""
     triggers: list[TriggerOptions] = field(default_factory=list)
-    """Attacks to measure; those with the same trigger and several targets cost one forward pass."""
+    """Lists the attacks to measure, such as [{name: badnet_sq, target: 0}]; attacks with the same trigger
+    and several targets cost one forward pass."""
     control: ModelOptions | None = None
-    """A model without the backdoor (a clean teacher, or a student that learned from clean data): how often
-    it chooses the target on the same triggered images stands beside every ASR."""
+    """Measures a model without the backdoor as well, such as {id: FOLDER} of a clean teacher. Beside every
+    ASR stands the rate at which this model gives the target to the same triggered images."""
     corrupted_splits: list[str] = field(default_factory=list)
-    """Further splits of the same data set, for example corrupted ones: clean accuracy on each."""
+    """Measures clean accuracy on these splits of the data set as well, for example corrupted ones."""
     per_class: bool = False
-    """Count for each true class as well."""
+    """Counts for each true class as well."""
     limit: CountOrNone = None
-    """Use only so many images from the start of the split."""
+    """Uses only this many images from the start of the split."""
     image_size: CountOrNone = None
-    """Resize every image to so many pixels in height and width, for data sets of several sizes."""
+    """Resizes every image to this height and width in pixels, for data sets of several sizes."""
     batch_size: Count = 256
-    """Images at a time."""
+    """Sets the number of images in a forward pass."""
     every: CountOrZero = 0
-    """Rounds between measurements while the student learns, for its curves in log.jsonl; 0 for none. They
-    look at the same data as the last measurement, so nothing in a run depends on them."""
+    """Measures each time after so many rounds (0 for never), for the student's curves in log.jsonl. The data
+    are the same as in the last measurement, and nothing in a run depends on the curves."""
     every_images: Count = 1000
-    """Most images of these measurements, evenly spread over the split."""
+    """Limits the images of these measurements, which are spread evenly over the split."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,34 +134,35 @@ class EvaluationOptions(Settings, place="evaluation"):
 
 
 def _compilers() -> list[str]:
-    """Backends of torch.compile that need no package beyond torch."""
+    """Returns the backends of torch.compile that need no package beyond torch."""
     return ["aot_eager", *(name for name in torch.compiler.list_backends() if name not in ("openxla", "tvm"))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions(Settings, place="trainer"):
-    """How a run is carried out; what it computes is the method's and the defenses' matter."""
+    """Describes how a run is carried out; method and defenses decide on its result."""
 
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """no, bf16 or fp16. KL divergences and self-retrospection stay in float32."""
+    """Computes in this precision, where no means float32. KL divergences and self-retrospection stay in
+    float32."""
     dynamo_backend: str = "no"
-    """Of torch.compile for the networks' passes in the student's steps: no, aot_eager or one of
-    torch.compiler.list_backends(), such as inductor. Self-retrospection and the images' losses stay as they
-    are."""
+    """Compiles the networks' passes in the student's steps by this backend of torch.compile: no, aot_eager or
+    one of torch.compiler.list_backends(), such as inductor. Self-retrospection and the images' losses are not
+    compiled."""
     checkpoint_every: CountOrZero = 500
-    """Rounds between checkpoints; 0 writes none."""
+    """Writes a checkpoint each time after so many rounds (0 for never)."""
     checkpoint_limit: Count = 2
-    """Newest checkpoints that are kept."""
+    """Keeps this many of the newest checkpoints."""
     log_every: Count = 20
-    """Rounds between lines of log.jsonl; each line holds means over these rounds."""
+    """Writes a line of log.jsonl each time after so many rounds, with means over them."""
     trackers: list[str] = field(default_factory=list)
-    """Trackers of accelerate to report to as well, for example trackio or tensorboard."""
+    """Reports to these trackers of accelerate as well, for example trackio or tensorboard."""
     progress: bool = True
-    """Show a progress bar."""
+    """Shows a progress bar."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Asked only where it is used: torch takes 1.5 s to list its compilers.
+        # torch takes 1.5 s to list its compilers.
         if self.dynamo_backend != "no" and self.dynamo_backend not in _compilers():
             raise InputError(
                 f"trainer.dynamo_backend: must be no or one of {', '.join(_compilers())}, got "
@@ -168,14 +172,14 @@ class TrainerOptions(Settings, place="trainer"):
 
 @dataclass(frozen=True, kw_only=True)
 class PushOptions:
-    """Whether and where to a finished run is pushed; no part of what it computes, so of no record."""
+    """Sends a finished run to the Hub. No record holds these fields, because no result depends on them."""
 
     push_to_hub: bool = False
-    """Push the finished folder to the Hub; whether that is possible is looked at before the work begins."""
+    """Pushes the finished folder to the Hub; a push that must fail is refused before the work begins."""
     hub_model_id: str | None = None
-    """Repository owner/name; by default the name of output_dir under the account of the token."""
+    """Names the repository as owner/name; by default it has output_dir's name and the token's account."""
     hub_private_repo: bool = False
-    """Make the repository private; one that is there and public is refused."""
+    """Makes the repository private; an existing public one is refused."""
 
     def __post_init__(self) -> None:
         for name in ("hub_model_id", "hub_private_repo"):
@@ -185,33 +189,33 @@ class PushOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(PushOptions):
-    """One distillation, from a teacher to an output folder."""
+    """Describes one distillation, from a teacher to an output folder."""
 
     output_dir: str
-    """Folder of the run; must be new, or the folder of the same run with resume."""
+    """Names the folder of the run; it must be new, or with ``resume`` hold the same run unfinished."""
     teacher: ModelOptions
-    """The classifier to distil."""
+    """Names the classifier to distill."""
     student: StudentOptions = field(default_factory=StudentOptions)
-    """The network to train."""
+    """Describes the network to train."""
     synthesizer: SynthesisMethod
-    """The method that draws the images; in YAML its name."""
+    """Makes the images; YAML gives the method's name."""
     defenses: Sequence[Any] = ()
-    """Defenses; in YAML a list of names."""
+    """Act against the backdoor; YAML gives a list of their names."""
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
-    """What to measure in the end."""
+    """Describes the measurement at the end."""
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
-    """How to carry the run out."""
+    """Describes how the run is carried out."""
     seed: int = 0
-    """Of every random draw."""
+    """Seeds every random draw."""
     resume: bool = False
-    """Continue the run in output_dir from its newest checkpoint."""
+    """Continues the run in output_dir from its newest checkpoint."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_infinite(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as it stands in config.yaml: plug-ins by name, with every default."""
+        """Returns the content of config.yaml, with plug-ins by name and with every default."""
         plugins: list[Any] = [self.synthesizer, *self.defenses]
         settings: dict[str, Any] = {
             "output_dir": Path(self.output_dir).resolve().name,
@@ -224,10 +228,10 @@ class DistillConfig(PushOptions):
             "seed": self.seed,
         }
         names = [settings["synthesizer"], *settings["defenses"]]
-        return settings | {n: dataclasses.asdict(p) for n, p in zip(names, plugins, strict=True)}
+        return settings | {name: dataclasses.asdict(p) for name, p in zip(names, plugins, strict=True)}
 
     def to_yaml(self, *, shared: bool = False) -> str:
-        """``to_dict`` as YAML, which ``abd-hub distill --config`` reads; ``shared`` without local paths."""
+        """Returns ``to_dict`` as YAML for ``abd-hub distill --config``; ``shared`` drops local paths."""
         settings = without_paths(self.to_dict()) if shared else self.to_dict()
         return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
@@ -236,7 +240,7 @@ def refuse_infinite(settings: Mapping[str, Any]) -> None:
     """Refuses infinity and NaN anywhere in a configuration.
 
     Raises:
-        InputError: naming the field.
+        InputError: a number is not finite; the message names its field.
     """
     for name, value in _numbers(settings):
         if not math.isfinite(value):
@@ -244,7 +248,7 @@ def refuse_infinite(settings: Mapping[str, Any]) -> None:
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every float in a configuration with its dotted name."""
+    """Yields every float in a configuration with its dotted name."""
     if isinstance(value, float):
         yield name, value
     elif isinstance(value, Mapping):
@@ -256,7 +260,7 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def plugin_name(kind: str, plugin: Any) -> str:
-    """The registered name of a plug-in's settings.
+    """Returns the registered name of a plug-in, whose settings are given.
 
     Raises:
         InputError: its class is not registered.
@@ -268,13 +272,14 @@ def plugin_name(kind: str, plugin: Any) -> str:
 
 
 def without_paths(value: Any) -> Any:
-    """The same nested value with local paths reduced to their last part: records are made to be shared."""
+    """Returns the same nested value with local paths cut to their last part, for records that are shared."""
     if isinstance(value, dict):
         return {key: without_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [without_paths(item) for item in value]
     if not isinstance(value, str):
         return value
+
     prefix = "local-dir:" if value.startswith("local-dir:") else ""
     path = value.removeprefix(prefix)
     is_path = bool(prefix) or ("/" in path and Path(path).expanduser().exists())

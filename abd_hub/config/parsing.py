@@ -1,4 +1,4 @@
-"""YAML and command line to a configuration, by jsonargparse, over the dataclasses of ``config``."""
+"""This module turns YAML and command line into a configuration, with jsonargparse."""
 
 from __future__ import annotations
 
@@ -46,20 +46,21 @@ _RARE_METHOD = "optimizer momentum weight_decay learning_rate_drops clip_norm lo
 
 
 def parse_distill(arguments: Sequence[str]) -> DistillConfig:
-    """The configuration that the arguments and their YAML file describe.
+    """Returns the configuration that the arguments and their YAML files describe.
 
     Args:
-        arguments: of the command line, without the word ``distill``. Its choice of plug-ins wins over the
-            file's, whose settings of plug-ins that are then not chosen are left out.
+        arguments: the command line without the word ``distill``. Its choice of plug-ins wins over a file's
+            choice; the file's settings of the plug-ins that it replaces are left out.
 
     Raises:
-        InputError: an unknown key (with its nearest neighbor), a wrong type, a missing value, or settings
-            of a plug-in that neither the file nor the command line has chosen.
+        InputError: a key is unknown (the message names the nearest). A value is missing or has the wrong
+            type. There are settings of a plug-in that is not chosen.
     """
     chosen = choose(read_given(arguments), [METHOD, DEFENSES])
     (method,), defenses = chosen.names["synthesizer"], chosen.names["defenses"]
     classes = {method: registry.get("synthesizers", method)}
     classes |= {name: registry.get("defenses", name) for name in defenses}
+
     found = parse(_distill_parser(tuple(classes.items())), chosen.arguments, chosen.files)
     return DistillConfig(
         output_dir=found.output_dir,
@@ -77,7 +78,7 @@ def parse_distill(arguments: Sequence[str]) -> DistillConfig:
 
 @cache
 def _distill_parser(plugins: tuple[tuple[str, type[Any]], ...]) -> StrictParser:
-    """The parser for a method and the defenses after it; making one takes a tenth of a second."""
+    """Returns the parser for a method and the defenses after it; a cache saves 0.1 s the next time."""
     (method, method_class), *defenses = plugins
     page = Page(
         usage=(
@@ -92,10 +93,12 @@ def _distill_parser(plugins: tuple[tuple[str, type[Any]], ...]) -> StrictParser:
             teacher=_RARE_MODEL, evaluation=_RARE_DATA, trainer=_RARE_TRAINER, **{method: _RARE_METHOD}
         ),
     )
-    about = "A student learns from a teacher without the teacher's training data."
+    about = (
+        "Trains a student on a teacher's answers to synthetic images, without the teacher's training data."
+    )
     parser = make_parser("abd-hub distill", about, page)
     _add_run(parser)
-    add_section(parser, "Teacher, what to distill", ModelOptions, "teacher")
+    add_section(parser, "Teacher, the model to distill", ModelOptions, "teacher")
 
     _add_plugins(parser)
     add_section(parser, f"Method {method}", method_class, method)
@@ -116,22 +119,22 @@ def _add_plugins(parser: StrictParser) -> None:
         type=str,
         default="zskt",
         metavar="NAME",
-        help=f"One of {', '.join(METHOD.known())} makes the images.",
+        help=f"Selects the method that makes the images, one of {', '.join(METHOD.known())}.",
     )
     group.add_argument(
         "--defenses",
         type=list[str],
         default=[],
         metavar="NAMES",
-        help=f"Each of {', '.join(DEFENSES.known())} that is named works against the backdoor.",
+        help=f"Adds defenses against the backdoor, a comma-separated list of {', '.join(DEFENSES.known())}.",
     )
 
 
 def parse_poison(arguments: Sequence[str]) -> PoisonConfig:
-    """The configuration of a teacher that the arguments and their YAML file describe.
+    """Returns the configuration of a teacher that the arguments and their YAML files describe.
 
     Args:
-        arguments: of the command line, without the word ``poison``.
+        arguments: the command line without the word ``poison``.
 
     Raises:
         InputError: as in ``parse_distill``.
@@ -155,7 +158,7 @@ def parse_poison(arguments: Sequence[str]) -> PoisonConfig:
 
 @cache
 def _poison_parser(recipe: str) -> StrictParser:
-    """The parser of ``abd-hub poison`` for one recipe."""
+    """Returns the parser of ``abd-hub poison`` for one recipe."""
     page = Page(
         usage=(
             "abd-hub poison --data.dataset NAME --output_dir FOLDER [options]",
@@ -167,7 +170,7 @@ def _poison_parser(recipe: str) -> StrictParser:
         ),
         rare=_rare(data=_RARE_DATA, evaluation=_RARE_DATA, trainer=_RARE_TRAINER),
     )
-    about = "A classifier is trained on a data set, with a backdoor if --poison.trigger names one."
+    about = "Trains a classifier on a data set, with a backdoor if --poison.trigger names one."
     parser = make_parser("abd-hub poison", about, page)
     _add_run(parser)
     add_section(parser, "Data to learn from", TrainingDataOptions, "data")
@@ -179,7 +182,7 @@ def _poison_parser(recipe: str) -> StrictParser:
         type=str,
         default="paper",
         metavar="NAME",
-        help=f"The schedule of the training is {' or '.join(RECIPES)}.",
+        help=f"Selects the schedule of the training, {' or '.join(RECIPES)}.",
     )
     add_section(parser, f"Recipe {recipe}", RECIPES[recipe], recipe)
     add_section(parser, "Evaluation", EvaluationOptions, "evaluation")
@@ -189,21 +192,25 @@ def _poison_parser(recipe: str) -> StrictParser:
 
 
 def _add_run(parser: StrictParser) -> None:
-    """The options that every run has."""
+    """Adds the options that every run has."""
     group = parser.add_argument_group("Run")
     add_help(group)
     group.add_argument(
         "--config",
         action=ActionConfigFile,
         metavar="FILE",
-        help="This YAML file holds the settings. The command line wins over it.",
+        help="Reads settings from this YAML file. The command line wins over it.",
     )
     group.add_argument(
-        "--output_dir", type=str, required=True, metavar="FOLDER", help="The results are written there."
+        "--output_dir",
+        type=str,
+        required=True,
+        metavar="FOLDER",
+        help="Writes the results to this folder. It must be new, or hold the same run for --resume.",
     )
-    group.add_argument("--seed", type=int, default=0, help="Every random draw follows from it.")
+    group.add_argument("--seed", type=int, default=0, help="Seeds every random draw.")
     group.add_argument(
-        "--resume", type=bool, default=False, help="The run goes on from its newest checkpoint."
+        "--resume", type=bool, default=False, help="Continues the run from its newest checkpoint."
     )
     group.add_argument(
         "--print_config",

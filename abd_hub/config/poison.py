@@ -1,4 +1,4 @@
-"""The configuration of a poisoned (or clean) teacher, for Python, YAML and the command line."""
+"""This module configures a poisoned (or clean) teacher, for Python, YAML and the command line."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from abd_hub.core.settings import Count, CountOrNone, CountOrZero, Range, Settin
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDataOptions(Settings, place="data"):
-    """What the teacher learns from."""
+    """Describes the teacher's training data."""
 
     dataset: str
-    """Hub id, local folder, or digits (comes with scikit-learn)."""
+    """Names the data to train on, a Hub id, a local folder, or digits (from scikit-learn)."""
     dataset_config: str | None = None
-    """Configuration of the data set, where it has several."""
+    """Selects a configuration of the data set, where it has several."""
     revision: str | None = None
-    """Branch, tag or commit of the data set."""
+    """Selects a branch, tag or commit of the data set."""
     split: str = "train"
-    """Split to train on."""
+    """Selects the split to train on."""
     image_column: str | None = None
-    """Column of the images, where it is not the only one."""
+    """Names the column of the images, where the data set has several."""
     label_column: str | None = None
-    """Column of the labels, where it is not the only one."""
+    """Names the column of the labels, where the data set has several."""
     limit: CountOrNone = None
-    """Use only so many images from the start of the split."""
+    """Uses only this many images from the start of the split."""
     image_size: CountOrNone = None
-    """Resize every image to so many pixels in height and width, for data sets of several sizes."""
+    """Resizes every image to this height and width in pixels, for data sets of several sizes."""
     held_out: ShareBelowOne = 0.05
-    """Share of the images that is not trained on and never poisoned."""
+    """Holds out this share of the images, which is neither trained on nor poisoned."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,50 +53,53 @@ class TrainingDataOptions(Settings, place="data"):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """The network that is trained."""
+    """Describes the teacher's network."""
 
     architecture: str = "wrn_16_2"
-    """timm name, or one of abd-hub's own: see abd-hub list students."""
+    """Names a timm network or one of abd-hub's own, which abd-hub list students shows."""
     model_args: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of the architecture."""
+    """Passes further arguments to the architecture, such as {base_width: 8}."""
     pretrained: bool = False
-    """Begin with timm's pretrained weights."""
+    """Starts from timm's pretrained weights."""
     mean: list[float] | None = None
-    """Mean of each channel in pixel units; by default that of the training images."""
+    """Sets the mean of each channel in pixel units; by default the training images give it."""
     std: list[float] | None = None
-    """Standard deviation of each channel in pixel units; by default that of the training images."""
+    """Sets the standard deviation of each channel in pixel units; by default the training images give it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonOptions(Settings, place="poison"):
-    """The attack. Without a trigger the teacher is clean."""
+    """Describes the attack. Without a trigger the teacher is clean."""
 
     trigger: str | None = None
-    """Registered name: see abd-hub list triggers."""
+    """Names the trigger of the backdoor, one of abd-hub list triggers; without it the teacher is clean."""
     options: dict[str, Any] = field(default_factory=dict)
-    """The trigger's own fields."""
+    """Sets the trigger's own fields, such as {size: 2}."""
     target: int = 0
-    """Class that the backdoor leads to."""
+    """Sets the number of the class to which the backdoor leads."""
     labels: str = "all_to_one"
-    """all_to_one: images of other classes get the target label; all_to_all: images get the next class;
-    clean_label: images of the target class keep theirs."""
+    """Selects the labels of poisoned images, all_to_one, all_to_all or clean_label. With all_to_one images of
+    other classes get the target label. With all_to_all every image gets the next class. With clean_label
+    images of the target class keep their label."""
     rate: float = 0.1
-    """Poisoned images as a share of all images trained on."""
+    """Sets the share of poisoned images among all training images."""
     cover_rate: float = 0.0
-    """Images that carry the trigger's cover form and keep their label, as a share of all trained on."""
+    """Sets the share of cover images among all training images; they carry the trigger's cover form and keep
+    their label."""
     perturbation: Annotated[float, Range(least=0, most=255)] = 0.0
-    """Largest change, of 255, by which clean-label images are first made hard to recognize; 0 for none."""
+    """Makes clean-label images hard to recognize by changes of at most so many levels of 255 (0 for none)."""
     perturbation_steps: Count = 40
-    """Steps of projected gradient ascent for that."""
+    """Sets the steps of projected gradient ascent for the perturbation."""
     surrogate: ModelOptions | None = None
-    """Classifier that the perturbation misleads; by default a clean one is trained first, the same way."""
+    """Names the classifier that the perturbation misleads, such as {id: FOLDER}; by default a clean one is
+    trained first, the same way."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         changed = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != _default(f)]
         if self.trigger is None and changed:
             raise InputError(
-                f"poison.{changed[0]}: is given, but no trigger; name one in poison.trigger or leave it out"
+                f"poison.{changed[0]}: is set without a trigger; name one in poison.trigger or leave it out"
             )
         if self.perturbation and self.labels != "clean_label":
             raise InputError(
@@ -112,37 +115,37 @@ def _default(field_: dataclasses.Field[Any]) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherTrainerOptions(TrainerOptions, place="trainer"):
-    """How the training is carried out."""
+    """Describes how the training is carried out."""
 
     checkpoint_every: CountOrZero = 10
-    """Epochs between checkpoints; 0 writes none."""
+    """Writes a checkpoint each time after so many epochs (0 for never)."""
     log_every: Count = 1
-    """Epochs between lines of log.jsonl."""
+    """Writes a line of log.jsonl each time after so many epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoisonConfig(PushOptions):
-    """One teacher, from a data set to an output folder."""
+    """Describes the making of one teacher, from a data set to an output folder."""
 
     output_dir: str
-    """Folder of the run; must be new, or the folder of the same run with resume."""
+    """Names the folder of the run; it must be new, or with ``resume`` hold the same run unfinished."""
     data: TrainingDataOptions
-    """What to learn from."""
+    """Describes the training data."""
     network: NetworkOptions = field(default_factory=NetworkOptions)
-    """The network to train."""
+    """Describes the network to train."""
     poison: PoisonOptions = field(default_factory=PoisonOptions)
-    """The attack."""
+    """Describes the attack."""
     recipe: TeacherRecipe = field(default_factory=TeacherRecipe)
-    """How to train; in YAML its name, paper or fast."""
+    """Describes the schedule; YAML gives its name, paper or fast."""
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
-    """What to measure in the end; without a data set the test split of the training data, and without
-    triggers the one that was poisoned with."""
+    """Describes the measurement at the end. By default it takes the test split of the training data, and the
+    trigger of the poisoning."""
     trainer: TeacherTrainerOptions = field(default_factory=TeacherTrainerOptions)
-    """How to carry the run out."""
+    """Describes how the run is carried out."""
     seed: int = 0
-    """Of every random draw."""
+    """Seeds every random draw."""
     resume: bool = False
-    """Continue the run in output_dir from its newest checkpoint."""
+    """Continues the run in output_dir from its newest checkpoint."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +156,7 @@ class PoisonConfig(PushOptions):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as it stands in config.yaml, with every default."""
+        """Returns the content of config.yaml, with every default."""
         name = recipe_name(self.recipe)
         return {
             "output_dir": Path(self.output_dir).resolve().name,
@@ -168,11 +171,11 @@ class PoisonConfig(PushOptions):
         }
 
     def to_yaml(self, *, shared: bool = False) -> str:
-        """``to_dict`` as YAML, which ``abd-hub poison --config`` reads; ``shared`` without local paths."""
+        """Returns ``to_dict`` as YAML for ``abd-hub poison --config``; ``shared`` drops local paths."""
         settings = without_paths(self.to_dict()) if shared else self.to_dict()
         return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def recipe_name(recipe: TeacherRecipe) -> str:
-    """The name of a recipe's kind in YAML."""
+    """Returns the name of a recipe in YAML."""
     return next(name for name, kind in RECIPES.items() if kind is type(recipe))

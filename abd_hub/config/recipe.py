@@ -1,4 +1,4 @@
-"""How a teacher is trained: the paper's schedule, and one of a tenth of its length."""
+"""A teacher is trained by the paper's schedule, or by one of a tenth of its length."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from abd_hub.core.settings import Count, CountOrZero, NotNegative, Positive, Ran
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherRecipe(Settings, place="paper"):
-    """SGD with cosine annealing; the defaults are the paper's."""
+    """Trains by SGD with cosine annealing; the defaults are the paper's."""
 
     epochs: Count = 200
-    """Passes over the training set."""
+    """Sets the number of passes over the training set."""
     batch_size: Annotated[int, Range(least=2)] = 128
-    """Images a step, over all processes together."""
+    """Sets the number of images in a step, over all processes together."""
     learning_rate: Positive = 0.1
-    """Of SGD, at its highest; cosine to zero."""
+    """Sets the highest learning rate of SGD; a cosine leads from it to zero."""
     warmup: ShareBelowOne = 0.0
-    """Share of the steps in which the learning rate first rises from zero, linearly."""
+    """Sets the share of the steps in which the learning rate first rises from zero, linearly."""
     momentum: ShareBelowOne = 0.9
-    """Of SGD."""
+    """Sets the momentum of SGD."""
     nesterov: bool = False
-    """Nesterov's momentum."""
+    """Uses Nesterov's momentum."""
     weight_decay: NotNegative = 5e-4
-    """Of SGD."""
+    """Sets the weight decay of SGD."""
     label_smoothing: ShareBelowOne = 0.0
-    """Share of each label that is spread over all classes."""
+    """Spreads this share of each label over all classes."""
     crop_padding: CountOrZero = 4
-    """Random crops after padding by so many pixels; 0 for none."""
+    """Pads images by so many pixels (0 for none) and crops them at random."""
     flip: bool = True
-    """Mirror half of the images; not for signs and letters that mirroring turns into others."""
+    """Mirrors half of the images; set it to false for signs and letters that mirroring turns into others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FastTeacherRecipe(TeacherRecipe, place="fast"):
-    """A tenth of the epochs: one cycle of the learning rate (Smith & Topin, 2019) and Nesterov's momentum."""
+    """Trains a tenth as long, by one cycle of the rate (Smith & Topin, 2019) and Nesterov's momentum."""
 
     epochs: int = 20
-    """Passes over the training set."""
+    """Sets the number of passes over the training set."""
     learning_rate: float = 0.2
-    """Of SGD, at its highest; cosine to zero."""
+    """Sets the highest learning rate of SGD; a cosine leads from it to zero."""
     warmup: float = 0.2
-    """Share of the steps in which the learning rate first rises from zero, linearly."""
+    """Sets the share of the steps in which the learning rate first rises from zero, linearly."""
     nesterov: bool = True
-    """Nesterov's momentum."""
+    """Uses Nesterov's momentum."""
 
 
 RECIPES: dict[str, type[TeacherRecipe]] = {"paper": TeacherRecipe, "fast": FastTeacherRecipe}
-"""By the name that stands in YAML."""
+"""Each recipe by its name in YAML."""

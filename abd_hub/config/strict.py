@@ -1,4 +1,4 @@
-"""jsonargparse made strict: unknown keys, null and wrong types are refused in one line."""
+"""This module makes jsonargparse strict: it refuses unknown keys, null and wrong types in one line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 class StrictParser(ScreenMixin, ArgumentParser):  # type: ignore[misc]
-    """A parser that raises instead of leaving the process, with the screen that every command has."""
+    """Raises instead of leaving the process, and shows the screen that every command has."""
 
 
 def make_parser(program: str, description: str, page: Page = NO_PAGE) -> StrictParser:
-    """Returns a parser without options but those for help; help is read from docstrings."""
+    """Returns a parser without any option, which reads help from docstrings."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = StrictParser(prog=program, description=description, exit_on_error=False, add_help=False)
     parser.page = page
@@ -31,7 +31,7 @@ def make_parser(program: str, description: str, page: Page = NO_PAGE) -> StrictP
 
 def add_help(group: Any) -> None:
     """Adds the options that show the screen to a group of a parser."""
-    group.add_argument("-h", "--help", action="help", help="This screen is shown.")
+    group.add_argument("-h", "--help", action="help", help="Shows this screen.")
     group.add_argument("--help-all", "--help_all", action=HelpAll)
 
 
@@ -41,27 +41,27 @@ def add_section(
     """Adds the fields of a dataclass as options under a heading.
 
     Args:
-        parser: where to.
+        parser: gets the options.
         title: the heading.
         section: the dataclass; the docstrings of its fields are the help.
-        name: what stands before each field and a dot; None for nothing.
-        skip: fields that are no options.
+        name: prefix of each option before a dot; None for no prefix.
+        skip: fields that become no options.
     """
     parser.add_class_arguments(section, name, skip=set(skip))
     parser.groups[name or section.__name__].title = title
 
 
 def parse(parser: StrictParser, arguments: Sequence[str], files: Sequence[SettingsFile] = ()) -> Namespace:
-    """Parses the arguments over the files; sections come out as their dataclasses.
+    """Parses the arguments over the files; returns sections as their dataclasses.
 
     Args:
-        parser: of the command.
-        arguments: of the command line, with underscores in the names of options.
-        files: what ``--config`` has named; later ones win, and the arguments win over all.
+        parser: the command's parser.
+        arguments: the command line, with underscores in the names of options.
+        files: the files of ``--config``; later ones win, and the arguments win over all.
 
     Raises:
-        InputError: an unknown key (with its nearest neighbor), a wrong type, a missing value or null, or a
-            value that the dataclass refuses.
+        InputError: a key is unknown (the message names the nearest), a value is missing, null or of the
+            wrong type, or the dataclass refuses it.
     """
     known = field_names(parser)
     for file in files:
@@ -72,6 +72,7 @@ def parse(parser: StrictParser, arguments: Sequence[str], files: Sequence[Settin
             # --field+ adds to a list
             name = argument[2:].partition("=")[0].removesuffix("+")
             refuse_unknown(name, known | {"help", "help_all"}, "on the command line")
+
     try:
         found = parser.parse_args([*(f"--config={file.source}" for file in files), *arguments])
     except ArgumentError as error:
@@ -81,19 +82,21 @@ def parse(parser: StrictParser, arguments: Sequence[str], files: Sequence[Settin
 
 
 def parse_mapping(name: str, text: str, section: type[T]) -> T:
-    """Returns the dataclass that a mapping of its fields in YAML describes; ``name`` is what it was given as.
+    """Returns the dataclass that a YAML mapping of its fields describes; messages begin with ``name``.
 
     Raises:
-        InputError: the text is no YAML or no mapping, or as in ``parse``.
+        InputError: the text is no YAML or no mapping, or ``parse`` would refuse it.
     """
     try:
         content = read_yaml(text)
     except YamlError as error:
         raise InputError(f"{name}: {text} is not valid YAML: {error}") from error
+
     parser = make_parser(name, "")
     parser.add_class_arguments(section, name)
     for key in content:
         refuse_unknown(f"{name}.{key}", field_names(parser), f"in {name}")
+
     try:
         return parser.instantiate(parser.parse_object({name: content}))[name]  # type: ignore[no-any-return]
     except ArgumentError as error:
@@ -101,13 +104,13 @@ def parse_mapping(name: str, text: str, section: type[T]) -> T:
 
 
 def field_names(parser: ArgumentParser) -> set[str]:
-    """Dotted names of the fields, without the groups that hold them."""
+    """Returns the dotted names of the fields, without the groups that hold them."""
     names = {action.dest for action in parser._actions if not action.dest.endswith(".help")}
     return {name for name in names if not any(other.startswith(f"{name}.") for other in names)}
 
 
 def _keys(content: Mapping[str, Any], known: set[str], prefix: str = "") -> Iterator[str]:
-    """Dotted keys down to the fields; what a field itself holds is jsonargparse's to check."""
+    """Yields dotted keys down to the fields; jsonargparse checks the values of the fields."""
     for name, value in content.items():
         key = f"{prefix}{name}"
         if not any(dest.startswith(f"{key}.") for dest in known):
@@ -116,12 +119,12 @@ def _keys(content: Mapping[str, Any], known: set[str], prefix: str = "") -> Iter
             yield from _keys(value, known, f"{key}.")
         else:
             raise InputError(
-                f"{key}: must hold a mapping of fields, not {value!r}; leave it out for defaults"
+                f"{key}: must hold a mapping of fields, not {value!r}; leave it out for the defaults"
             )
 
 
 def _refuse_null(parser: ArgumentParser, found: Namespace) -> None:
-    """Refuses null where an option does not allow it: jsonargparse lets it pass for every type."""
+    """Refuses null where an option does not allow it, because jsonargparse lets it pass for every type."""
     defaults = parser.get_defaults()
     for name in sorted(field_names(parser)):
         if found.get(name) is None and defaults.get(name) is not None:
@@ -129,7 +132,7 @@ def _refuse_null(parser: ArgumentParser, found: Namespace) -> None:
 
 
 def plain(text: str) -> str:
-    """jsonargparse's message in one line: fields and types by their bare names."""
+    """Returns jsonargparse's message in one line, with fields and types by their bare names."""
     text = re.sub(r'Parser key "([^"]+)"', r"\1", " ".join(text.split()))
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     union = (

@@ -1,1 +1,1 @@
-"""What everything else stands on: contracts, records, errors, files; no network and no image in here."""
+"""Every other room stands on this one: contracts, records, errors and files, without networks or images."""

@@ -1,7 +1,17 @@
-"""What the modules hand to each other. Imports nothing of ours and nothing heavy.
+"""This page says what a trigger, a method and a defense must offer, in this order.
 
-One contract for images: outside a model they are float NCHW in [0,1] *pixel space*; data sets are uint8.
-A synthesizer may leave [0,1], because the papers' generators do: its pixels are ``z * std + mean``.
+A student offers nothing of its own: it is a timm model, as ``abd_hub/students/wide_resnet.py`` shows.
+
+Shapes are written (N, C, H, W): N images of C channels, H rows and W columns. Outside a model an image is
+float in *pixel space*, the range [0,1]. Data sets hold uint8. Only a model normalizes, inside itself. A
+synthesizer may leave [0,1], because the papers' generators do: its pixels are ``z * std + mean``.
+
+One round of a distillation calls its plug-ins in this order:
+
+1. ``begin_round`` and ``fresh_learning_rate`` of the defense, then ``begin_round`` of the synthesizer.
+2. ``update`` of the synthesizer, on a ``View`` that applies ``drawn`` and ``penalty`` of the defense.
+3. ``sample`` of the synthesizer. With ``drawn`` and ``sample_weights`` of the defense it makes a ``Batch``.
+4. Student steps. The defense acts by ``student_view`` before a step, and by ``add_gradients`` within it.
 """
 
 from __future__ import annotations
@@ -19,200 +29,214 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+# ------------------------------------------------------------------------------------------------ a trigger
+
+
+class Trigger(Protocol):
+    """Puts an attacker's mark on images; usually a frozen dataclass whose fields are the options.
+
+    A trigger is a pure function: it keeps no state, draws nothing at random while it is applied, and treats
+    each image alone. The call gives the form with which an attack is measured.
+
+    Two more methods are optional. Both take and return images as the call does, and draw from ``chance``, a
+    ``torch.Generator`` on the CPU:
+
+    - ``training(pixels, chance)`` gives poisoned training images, where the paper's differ from the call's.
+    - ``cover(pixels, chance)`` gives cover images, which carry a mark and keep their label.
+    """
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Takes (N, C, H, W) in [0,1]; returns the same shape, dtype, device and range."""
+        ...
+
+
+# ------------------------------------------------------------------------------------------------- a method
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginFacts:
+    """Describes a method or a defense to cards and to the page; every entry has a default.
+
+    Students and triggers do not extend this class, and may have an attribute ``citation`` all the same.
+    """
+
+    citation: ClassVar[str] = ""
+    """BibTeX entry of the plug-in's paper, which the cards of its runs cite; empty for none."""
+
+    @classmethod
+    def quick(cls, rounds: int) -> dict[str, Any] | None:
+        """Returns settings with which a CPU shows a first result within minutes.
+
+        They are the fields, other than ``rounds`` (1 to some thousands), that differ from their defaults.
+        None means that no settings are that quick; then the page does not offer the plug-in.
+        """
+        return None
+
+
 @dataclass(frozen=True)
 class ImageSource:
-    """Real images that a method asks for."""
+    """Names the real images that a method needs."""
 
     dataset: str
     """Hub id or local folder."""
     split: str
     image_size: int | None = None
-    """Height and width to resize every image to; None where they are of one size."""
+    """Height and width to which every image is resized; None keeps the images' own size."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One synthetic batch, computed once and used by every student step on it."""
+class Teacher(Protocol):
+    """Shows synthesis and defenses the teacher: a frozen module from pixels to logits."""
 
-    pixels: Tensor
-    """(N, C, H, W) float, detached."""
-    teacher_logits: Tensor
-    """(N, classes), detached."""
-    teacher_features: tuple[Tensor, ...] = ()
-    """Block outputs for attention transfer, each (N, C_i, H_i, W_i), detached; empty when unused."""
-    weights: Tensor | None = None
-    """(N,), what the samples' losses are multiplied by before they are summed; None for their mean."""
+    spec: DataSpec
 
+    @property
+    def image_mean(self) -> Tensor:
+        """(1, C, 1, 1), the mean of natural images in pixel units, as far as the checkpoint states it."""
+        ...
 
-class Trigger(Protocol):
-    """A pure function of pixels, usually a frozen dataclass: no state, no random draw while applied."""
+    @property
+    def image_std(self) -> Tensor:
+        """(1, C, 1, 1), their standard deviation: the scale of generators and perturbations."""
+        ...
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(N, C, H, W) in [0,1] to the same shape, dtype, device and range."""
+        """Takes (N, C, H, W) pixels; returns (N, classes) logits."""
         ...
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """How far the shuffled copies of a teacher are from it on synthetic images; one entry an image."""
-
-    kl: tuple[float, ...]
-    """KL(T || T~) in nats."""
-    suspicious: tuple[bool, ...]
-    """Whether the copies still give the teacher's class: what the vaccine's penalty is about."""
-    threshold: float
-    """Mean - 3 std of log10 KL, as a divergence in nats: the vaccine check counts the images below it."""
-    judged: bool
-    """Whether the threshold is the one that the check used; else it is that of these very images."""
-    draw: int
-    """Which draw of permutations."""
-    used: bool
-    """Whether the run used this draw: not where the check refused it or was never decided."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a defense leaves to be looked at when a run is over."""
-
-    divergence: Divergence | None = None
-    pattern: Tensor | None = None
-    """(C, H, W) in pixel units: a perturbation or direction that it found."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class PluginFacts:
-    """What cards and the page need to know of a plug-in beside its fields; every entry has a default.
+class SynthesisMethod(PluginFacts, Settings, ABC):
+    """Holds a method's settings: how images are made, for how long, and with which loss the student learns.
 
-    Students and triggers do not extend it, and may have an attribute ``citation`` all the same.
+    A frozen dataclass extends it, registers itself and has ``build``.
     """
 
-    citation: ClassVar[str] = ""
-    """BibTeX of its paper, which the cards of its runs cite; empty where there is none."""
+    images: ClassVar[str] = "synthetic images"
+    """Name of the images on cards, after the words "the teacher's answers to"."""
+    data_free: ClassVar[bool] = True
+    """Whether the method needs no image of the teacher's training data, and no other image in its place."""
+    learns_images: ClassVar[bool] = True
+    """Whether a loss shapes the images: then a defense acts by ``penalty``, else by ``sample_weights``."""
 
-    @classmethod
-    def quick(cls, rounds: int) -> dict[str, Any] | None:
-        """Returns settings with which a run on a CPU gets somewhere within minutes.
+    rounds: Count
+    """Sets the number of rounds, each with one pseudo-batch of images."""
+    batch_size: Count
+    """Sets the number of images in a pseudo-batch, over all processes together."""
+    student_steps: Count
+    """Sets the number of student steps in a round."""
+    learning_rate: Positive
+    """Sets the learning rate of the student's optimizer at the start."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Selects the student's optimizer, adam or sgd."""
+    momentum: ShareBelowOne = 0.9
+    """Sets the momentum of sgd."""
+    weight_decay: NotNegative = 0.0
+    """Sets the weight decay of the student's optimizer, which is added to the gradient."""
+    learning_rate_drops: tuple[Annotated[float, Range(above=0, below=1)], ...] = ()
+    """Lists shares of the rounds after which the rate falls to a tenth; if empty, a cosine leads to zero."""
+    clip_norm: NotNegative
+    """Limits the gradient norm of student and synthesizer (0 for no limit)."""
+    loss: Literal["kl", "l1"] = "kl"
+    """Selects the student's loss on the logits, kl or l1. KL(softmax(teacher/T) || softmax(student/T)) is
+    summed over classes, the absolute difference l1 is averaged over them. Both are averaged over samples."""
+    temperature: Positive
+    """Sets T, the temperature of the KL divergence."""
+    temperature_squared: bool = False
+    """Multiplies the KL divergence by T squared, which keeps its gradient's size (Hinton et al., 2015)."""
+    cross_entropy_weight: NotNegative = 0.0
+    """Weights the cross-entropy with the teacher's class as label, which is added to the loss."""
+    attention_weight: NotNegative
+    """Weights attention transfer over matching block outputs (0 switches it off)."""
 
-        Args:
-            rounds: of the run, 1 to some thousands.
+    def steps_in(self, index: int) -> int:
+        """Returns the student steps of round ``index``: 0 while a bank is still being filled."""
+        return self.student_steps
 
-        Returns:
-            The fields, other than ``rounds``, that differ from their defaults; None where no settings are
-            that quick, and the page does not offer the plug-in.
-        """
+    def image_source(self) -> ImageSource | None:
+        """Returns the real images that ``build`` needs; None for a data-free method."""
         return None
 
+    @abstractmethod
+    def build(
+        self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
+    ) -> Synthesizer:
+        """Returns the synthesizer, ready to work on the accelerator's device.
 
-@dataclass(frozen=True, kw_only=True)
-class Defense(PluginFacts, Settings):
-    """The settings of a defense: a frozen dataclass extends this, and registers itself."""
+        Args:
+            teacher: frozen, on the device.
+            accelerator: gives device, precision and the backward pass.
+            seed: seeds every draw.
+            images: (n, C, H, W) uint8, the images of ``image_source``; None for a data-free method.
+        """
 
-    evidence_captions: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """(file relative to the run's folder, caption) of the pictures drawn from its ``Evidence``. A pattern
-    needs no entry: every defense's has the same caption."""
 
-    @classmethod
-    def quick(cls, rounds: int) -> dict[str, Any] | None:
-        """Returns no setting: the defaults suit a short run unless a defense says otherwise."""
+class Synthesizer(ABC):
+    """Makes the student's images during a run."""
+
+    @abstractmethod
+    def begin_round(self, index: int) -> None:
+        """Fixes the random draws of round ``index``."""
+
+    def update(self, networks: Networks) -> dict[str, Tensor]:
+        """Learns, for example by a generator step or by new images for a bank.
+
+        Args:
+            networks: every forward pass goes through one of its views. The synthesizer adds the view's
+                ``penalty`` to its loss.
+
+        Returns:
+            Figures for the log, as 0-d tensors.
+        """
         return {}
 
-    def build(self, teacher: Any, seed: int = 0) -> DefensePlugin:
-        """Returns the defense at work.
+    @abstractmethod
+    def sample(self, step: int) -> Tensor | None:
+        """Returns detached pixels (N, C, H, W) for student step ``step``; None repeats the last ones."""
 
-        Args:
-            teacher: a frozen ``Teacher`` on the device, usually a module.
-            seed: of every draw.
-        """
-        raise NotImplementedError
-
-
-class DefensePlugin:
-    """A defense at work. Hooks that a defense does not use stay as they are here: they do nothing.
-
-    A defense sees the teacher, the student and the images the student learns from, never a trigger and never
-    the data that the student is measured on.
-    """
-
-    name: str = ""
-
-    def check(self, rounds: int) -> None:
-        """Refuses, before any work, a run of ``rounds`` rounds that makes no sense with this defense."""
-
-    def begin_round(self, index: int, rounds: int, student: nn.Module) -> None:
-        """Called before each of the ``rounds`` pseudo-batches; a loop without rounds may leave it out."""
-
-    def fresh_learning_rate(self, index: int, rounds: int) -> float | None:
-        """A learning rate when the student's optimizer must begin anew with this round, else None."""
+    def bank(self) -> ImageBank | None:
+        """Returns the images kept for the student; None for a method that draws them anew."""
         return None
 
-    def penalty(self, pixels: Tensor, teacher_logits: Tensor, finished: bool = True) -> Tensor:
-        """Scalar to add to the loss of whatever draws the images; zero where the defense does nothing.
-
-        ``finished`` is False in all but the last of many steps that fit the same images: what a defense
-        learns about images in general, it should not learn from half-made ones.
-        """
-        return teacher_logits.new_zeros(())
-
-    def drawn(self, pixels: Tensor) -> Tensor:
-        """What teacher and student are to see in place of images that a synthesizer has drawn."""
-        return pixels
-
-    def sample_weights(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor | None:
-        """(N,) weights of the samples' losses where the images are fixed and no ``penalty`` can move them.
-
-        Called once a batch, before the student's steps on it, by methods whose images do not learn.
-
-        Returns:
-            None for the mean over the samples, else weights under which the losses are summed.
-        """
-        return None
-
-    def student_view(self, pixels: Tensor) -> Tensor:
-        """What the student is to see in place of ``pixels``; its goal stays the teacher's answer to them."""
-        return pixels
-
-    def add_gradients(self, student: nn.Module, batch: Batch) -> None:
-        """Adds to ``.grad`` of the student's parameters, between backward and the optimizer's step."""
-
-    def report(self) -> DefenseReport:
-        """What has happened so far."""
-        raise NotImplementedError
-
-    def evidence(self, images: Tensor) -> Evidence | None:
-        """What is worth looking at after the last round; changes nothing and draws nothing.
-
-        Called in one process, without gradients.
-
-        Args:
-            images: (N, C, H, W), what the student learned from in the last rounds.
-
-        Returns:
-            None for a defense that leaves nothing.
-        """
-        return None
+    def facts(self) -> Mapping[str, Any]:
+        """Returns the origin of the images for the record, in JSON types only."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Nested dict of tensors and JSON values that ``load_state_dict`` restores exactly."""
+        """Returns a nested dict of tensors and JSON values that ``load_state_dict`` restores exactly."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """Goes on from a state that ``state_dict`` has returned."""
+
+
+class ImageBank(Protocol):
+    """Keeps synthetic images for the student."""
+
+    @property
+    def images(self) -> Tensor:
+        """(n, C, H, W) uint8."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64, the class for which each image was made."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """Teacher and student as a synthesizer may run them: ``view`` is the way to both.
+    """Gives a synthesizer the teacher and the student; ``view`` is the way to both.
 
-    A synthesizer that runs a network past its views would show it images which no defense has changed.
+    A synthesizer that ran a network without a view would bypass the defenses.
     """
 
     teacher: Teacher
     student: nn.Module
-    """As it is now. A synthesizer may switch it to eval mode while it works."""
+    """The student in its present state. A synthesizer may switch it to eval mode while it works."""
     defense: DefensePlugin
 
     def view(self, made: Tensor) -> View:
-        """The images that both networks see in place of those that a synthesizer has made.
+        """Passes the images that a synthesizer has made through the defenses.
 
         Args:
             made: (N, C, H, W) pixels; the gradient flows through.
@@ -222,158 +246,153 @@ class Networks:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Images after the ``drawn`` of the defenses, and what the networks and the defenses say to them."""
+    """Holds images that have passed the defenses, and runs both networks on them."""
 
     pixels: Tensor
     """(N, C, H, W), with the gradient to the synthesizer attached."""
     networks: Networks
 
     def teacher_logits(self) -> Tensor:
-        """(N, classes), attached. Each call is a pass."""
+        """Returns (N, classes) with gradient; each call is a forward pass."""
         return self.networks.teacher(self.pixels)
 
     def student_logits(self) -> Tensor:
-        """(N, classes), attached. Each call is a pass."""
+        """Returns (N, classes) with gradient; each call is a forward pass."""
         logits: Tensor = self.networks.student(self.pixels)
         return logits
 
     def penalty(self, teacher_logits: Tensor, finished: bool = True) -> Tensor:
-        """The scalar that the defenses add to the loss of the images; see ``DefensePlugin.penalty``.
-
-        Args:
-            teacher_logits: (N, classes), from ``teacher_logits``.
-            finished: False in all but the last of many steps that fit the same images.
-        """
+        """Returns the defenses' scalar for the loss of the images, as ``DefensePlugin.penalty`` describes."""
         return self.networks.defense.penalty(self.pixels, teacher_logits, finished)
 
 
-class Synthesizer(ABC):
-    """Where the student's images come from, at work in a run."""
+@dataclass(frozen=True)
+class Batch:
+    """Holds one synthetic batch, computed once and used by every student step on it."""
 
-    @abstractmethod
-    def begin_round(self, index: int) -> None:
-        """Fixes the random draws of this round."""
-
-    def update(self, networks: Networks) -> dict[str, Tensor]:
-        """Learns (a generator step, a bank refill); returns figures to log as 0-d tensors.
-
-        Args:
-            networks: every pass goes through one of its views, whose ``penalty`` is added to the loss.
-        """
-        return {}
-
-    @abstractmethod
-    def sample(self, step: int) -> Tensor | None:
-        """Pixels (N, C, H, W) for student step ``step``, detached; None: the same as the step before."""
-
-    def bank(self) -> ImageBank | None:
-        """The images kept for the student; None for a method that draws them anew."""
-        return None
-
-    def facts(self) -> Mapping[str, Any]:
-        """What the record is to tell about where the images came from; JSON types only."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nested dict of tensors and JSON values that ``load_state_dict`` restores exactly."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+    pixels: Tensor
+    """(N, C, H, W) float, detached."""
+    teacher_logits: Tensor
+    """(N, classes), detached."""
+    teacher_features: tuple[Tensor, ...] = ()
+    """Block outputs for attention transfer, each (N, C_i, H_i, W_i), detached; empty when unused."""
+    weights: Tensor | None = None
+    """(N,), factors of the samples' losses before these are summed; None for the mean of the losses."""
 
 
-class ImageBank(Protocol):
-    """Synthetic images that are kept."""
-
-    @property
-    def images(self) -> Tensor:
-        """(n, C, H, W) uint8."""
-        ...
-
-    @property
-    def labels(self) -> Tensor:
-        """(n,) int64, the class that each image was made for."""
-        ...
-
-
-class Teacher(Protocol):
-    """What synthesis and defenses may know of the teacher: a frozen module from pixels to logits."""
-
-    spec: DataSpec
-
-    @property
-    def image_mean(self) -> Tensor:
-        """(1, C, 1, 1), where the pixels of natural images lie, as far as the teacher tells."""
-        ...
-
-    @property
-    def image_std(self) -> Tensor:
-        """(1, C, 1, 1), how far they spread: the scale of generators and perturbations, in pixel units."""
-        ...
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """(N, C, H, W) pixels to (N, classes) logits."""
-        ...
+# ------------------------------------------------------------------------------------------------ a defense
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthesisMethod(PluginFacts, Settings, ABC):
-    """A data-free method: how images are drawn, how long, and with which loss the student learns."""
+class Defense(PluginFacts, Settings):
+    """Holds a defense's settings: a frozen dataclass extends it, registers itself and has ``build``."""
 
-    images: ClassVar[str] = "synthetic images"
-    """What the student learns from, in a few words that a card can put after "the teacher's answers to"."""
-    data_free: ClassVar[bool] = True
-    """Whether it needs no image of the teacher's training data, and no other image in its place."""
-    learns_images: ClassVar[bool] = True
-    """Whether a loss shapes the images, so that a defense's ``penalty`` can; else it weighs samples."""
+    evidence_captions: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Pairs (file relative to the run's folder, caption) for the pictures of its ``Evidence``. A pattern
+    needs no pair, because all patterns share one caption."""
 
-    rounds: Count
-    """Pseudo-batches in all."""
-    batch_size: Count
-    """Images in a pseudo-batch, over all processes together."""
-    student_steps: Count
-    """Student steps in a round."""
-    learning_rate: Positive
-    """Of the student's optimizer, at the start."""
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """Of the student: adam or sgd."""
-    momentum: ShareBelowOne = 0.9
-    """Of sgd."""
-    weight_decay: NotNegative = 0.0
-    """Of the student's optimizer, added to the gradient."""
-    learning_rate_drops: tuple[Annotated[float, Range(above=0, below=1)], ...] = ()
-    """Shares of the rounds after which the rate falls to a tenth; without any it follows a cosine to zero."""
-    clip_norm: NotNegative
-    """Largest gradient norm of student and synthesizer; 0 switches clipping off."""
-    loss: Literal["kl", "l1"] = "kl"
-    """Of the student on the logits: kl, KL(softmax(teacher/T) || softmax(student/T)) summed over classes, or
-    l1, the absolute difference averaged over classes; both averaged over samples."""
-    temperature: Positive
-    """T of the KL divergence."""
-    temperature_squared: bool = False
-    """Multiply the KL divergence by T squared (Hinton et al., 2015), which keeps its gradient's size."""
-    cross_entropy_weight: NotNegative = 0.0
-    """Weight of the cross-entropy with the teacher's class as label, added to the loss."""
-    attention_weight: NotNegative
-    """Weight of attention transfer over matching block outputs; 0 switches it off."""
+    @classmethod
+    def quick(cls, rounds: int) -> dict[str, Any] | None:
+        """Returns no setting: the defaults suit a short run unless a defense says otherwise."""
+        return {}
 
-    def steps_in(self, index: int) -> int:
-        """Student steps in round ``index``: ``student_steps``, none while a bank is being filled first."""
-        return self.student_steps
-
-    def image_source(self) -> ImageSource | None:
-        """Real images that ``build`` must be given; None for a data-free method."""
-        return None
-
-    @abstractmethod
-    def build(
-        self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
-    ) -> Synthesizer:
-        """The synthesizer at work, on the accelerator's device.
+    def build(self, teacher: Any, seed: int = 0) -> DefensePlugin:
+        """Returns the defense, ready to work.
 
         Args:
-            teacher: frozen, on the device.
-            accelerator: gives device, precision and the backward pass.
-            seed: of every draw.
-            images: (n, C, H, W) uint8, where ``image_source`` asks for them.
+            teacher: a frozen ``Teacher`` on the device, usually a module.
+            seed: seeds every draw.
         """
+        raise NotImplementedError
+
+
+class DefensePlugin:
+    """Acts against the backdoor during a run. A hook that a defense does not override does nothing.
+
+    A defense sees the teacher, the student and the student's images. It never sees a trigger, nor the data on
+    which the student is measured.
+    """
+
+    name: str = ""
+
+    def check(self, rounds: int) -> None:
+        """Raises ``InputError``, before any work, when a run of ``rounds`` rounds makes no sense here."""
+
+    def begin_round(self, index: int, rounds: int, student: nn.Module) -> None:
+        """Prepares round ``index`` of ``rounds``; a loop without rounds may leave the call out."""
+
+    def fresh_learning_rate(self, index: int, rounds: int) -> float | None:
+        """Returns the learning rate when the student's optimizer must begin anew in this round, else None."""
+        return None
+
+    def drawn(self, pixels: Tensor) -> Tensor:
+        """Returns the images that both networks see in place of (N, C, H, W) ``pixels`` of a synthesizer."""
+        return pixels
+
+    def penalty(self, pixels: Tensor, teacher_logits: Tensor, finished: bool = True) -> Tensor:
+        """Returns a scalar that the synthesizer adds to its loss; zero where the defense does nothing.
+
+        ``finished`` is False in all but the last of many steps that fit the same images. A defense learns
+        nothing about images in general from unfinished ones.
+        """
+        return teacher_logits.new_zeros(())
+
+    def sample_weights(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor | None:
+        """Returns (N,) weights under which the samples' losses are summed; None for their mean.
+
+        The trainer calls it once a batch, before the student's steps, and only for methods whose images do
+        not learn. There no ``penalty`` could move the images.
+        """
+        return None
+
+    def student_view(self, pixels: Tensor) -> Tensor:
+        """Returns the images for the student; its goal stays the teacher's answer to ``pixels``."""
+        return pixels
+
+    def add_gradients(self, student: nn.Module, batch: Batch) -> None:
+        """Adds to ``.grad`` of the student's parameters, between backward pass and optimizer step."""
+
+    def report(self) -> DefenseReport:
+        """Returns the defense's deeds so far; it must be true about whether any gradient has changed."""
+        raise NotImplementedError
+
+    def evidence(self, images: Tensor) -> Evidence | None:
+        """Returns findings worth a picture after the last round, or None; changes and draws nothing.
+
+        The student learned from ``images``, (N, C, H, W), last. One process calls it, without gradients.
+        """
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns a nested dict of tensors and JSON values that ``load_state_dict`` restores exactly."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a state that ``state_dict`` has returned."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Measures how far a teacher's shuffled copies lie from it on synthetic images; one entry an image."""
+
+    kl: tuple[float, ...]
+    """KL(T || T~) in nats."""
+    suspicious: tuple[bool, ...]
+    """Whether the copies still give the teacher's class; the vaccine's penalty acts on these images."""
+    threshold: float
+    """Mean - 3 std of log10 KL, as a divergence in nats; the vaccine check counts the images below it."""
+    judged: bool
+    """True for the threshold that the check used, False for one computed from these very images."""
+    draw: int
+    """Number of the draw of permutations."""
+    used: bool
+    """Whether the run used this draw; False where the check refused it or never decided."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Holds a defense's findings for the pictures of a finished run."""
+
+    divergence: Divergence | None = None
+    pattern: Tensor | None = None
+    """(C, H, W) in pixel units, a perturbation or direction that the defense found."""

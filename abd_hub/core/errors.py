@@ -1,19 +1,19 @@
-"""Errors for the user: one line that names the field, the value and the remedy."""
+"""An error for the user is one line that names the field, the value and the remedy."""
 
 from __future__ import annotations
 
 import unicodedata
 
 LONGEST_REASON = 200
-"""Characters of what a library says that go into a message."""
+"""Characters of a library's message that go into ours."""
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong. The message names field, value and remedy in one line."""
+    """Reports wrong input of the user. The message names field, value and remedy in one line."""
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is written."""
+    """Reports that a run has stopped on request, after it wrote its checkpoint."""
 
 
 def one_line(text: str) -> str:
@@ -22,7 +22,7 @@ def one_line(text: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns what an exception of a library says, in one line of bounded length; never an empty one."""
+    """Returns the message of a library's exception in one line of bounded length, which is never empty."""
     text = one_line(str(error)) or type(error).__name__
     return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 3]}..."
 
@@ -30,6 +30,7 @@ def reason_of(error: BaseException) -> str:
 def visible_line(text: str, longest: int) -> str:
     """Returns a stranger's text as one line of visible characters, cut at ``longest``; it is not escaped."""
     spaced = one_line(text[: 4 * longest])
-    # Category C: control, bidirectional override, lone surrogate, unassigned.
+
+    # Category C holds control characters, bidirectional overrides, lone surrogates and unassigned codes.
     shown = "".join("\ufffd" if unicodedata.category(char)[0] == "C" else char for char in spaced)
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"

@@ -1,4 +1,4 @@
-"""What pydantic refuses, in the words of this package."""
+"""This module puts pydantic's refusals into the words of this package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ConfigDict, ValidationError
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
-"""No value is converted: "3" and true are no integers. An integer is a float as well."""
+"""Pydantic converts no value: "3" and true are no integers. An integer is a float as well."""
 
 MISSING = "is missing"
 _RULES = {
@@ -22,7 +22,7 @@ _RULES = {
     "tuple_type": "must be a list",
     "unexpected_keyword_argument": "is an unknown field",
 }
-"""By pydantic's type of error; other errors keep pydantic's words."""
+"""Our words by pydantic's type of error; other errors keep pydantic's words."""
 
 
 def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str, Any]:
@@ -33,6 +33,6 @@ def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str, Any
 
 
 def dotted(place: tuple[int | str, ...]) -> str:
-    """Returns a place within nested values as in ``results.teacher.triggers[0].asr``."""
+    """Returns a place within nested values, such as ``results.teacher.triggers[0].asr``."""
     steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in place]
     return "".join(steps).removeprefix(".")

@@ -15,24 +15,21 @@ from typing import Any
 from abd_hub.core.errors import InputError
 
 CONFIG_FILE = "config.yaml"
-
-
 RECORD_FILE = "metrics.json"
-
-
 TEMPORARY = re.compile(r"\.abd-tmp-[0-9a-f]{16}-")
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; what the block makes there takes its name at the end.
+    """Yields a temporary path beside ``path``, where the block makes a file or a folder.
 
-    The block makes a file or a folder. If it raises, ``path`` stays as it was and nothing is left over.
-    The temporary name keeps the suffix, for writers that choose their format by it.
+    At the end this takes the name ``path``. If the block raises, ``path`` stays as it was and nothing is left
+    over. The temporary name keeps the suffix, because some writers choose their format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".abd-tmp-{secrets.token_hex(8)}-{path.name}")
+
     try:
         yield temporary
         _sync_tree(temporary)
@@ -49,7 +46,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replaces the file in one step; UTF-8, line ends as they are."""
+    """Replaces the file in one step, in UTF-8 and with unchanged line ends."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -57,13 +54,13 @@ def write_json(path: str | Path, data: Any) -> None:
     """Replaces the file in one step.
 
     Raises:
-        ValueError: a number is not finite; JSON has no word for it, and null would hide it.
+        ValueError: a number is not finite. JSON has no word for it, and null would hide it.
     """
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 def clean_temporaries(folder: str | Path) -> None:
-    """Removes what a killed process was writing, here and in the folders below."""
+    """Removes the temporary files of killed processes, in the folder and below."""
     for parent, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             if TEMPORARY.match(name):
@@ -71,10 +68,10 @@ def clean_temporaries(folder: str | Path) -> None:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file of a run's folder.
+    """Returns the content of a JSON file in a run's folder.
 
     Raises:
-        InputError: it cannot be read, or is no JSON.
+        InputError: the file cannot be read, or holds no valid JSON.
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)

@@ -1,4 +1,4 @@
-"""The output folder of a run, its one owner, and whether something may be written at a place."""
+"""A run owns its output folder alone, and checks each place before it writes there."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _MARK = "# abd-hub run"
 _OTHER = "use another --output_dir"
 _LOCK_FILE = ".lock"
 _NEW_DEFAULTS = {"evaluation.every": 0, "evaluation.every_images": 1000}
-"""Options that were added later, with the value under which a run is what it was before."""
+"""Options that were added later, with the value that leaves an older run unchanged."""
 
 
 class OutputFolder:
-    """A folder that this process alone writes to until it leaves the ``with`` block, or dies.
+    """Reserves a folder for this process until it leaves the ``with`` block, or dies.
 
-    A block that fails before anything but the configuration was written leaves the disk as it found it.
+    A block that fails while the folder holds only the configuration leaves the disk unchanged.
     """
 
     def __init__(self, path: Path, lock: int, made: list[Path], begun_here: bool) -> None:
         self.path = path
         self.begun_here = begun_here
-        """False when an earlier process began this run and this one continues it."""
+        """Whether this process began the run; False where it continues one."""
         self._lock = lock
         self._made = made
 
@@ -42,16 +42,16 @@ class OutputFolder:
         config_yaml: str,
         may_differ: Collection[str] = ("resume", "output_dir"),
     ) -> OutputFolder:
-        """Claims ``path`` for a run with this configuration; makes it when it does not exist.
+        """Claims ``path`` for a run with this configuration; makes the folder where it does not exist.
 
         Args:
-            path: a new, an empty, or (with ``resume``) an unfinished folder of the same run.
-            resume: continue what is there; where nothing is there, begin.
-            config_yaml: the whole configuration; stored, and compared when resuming.
+            path: a new or empty folder, or with ``resume`` an unfinished folder of the same run.
+            resume: continues an unfinished run; in an empty folder the run begins.
+            config_yaml: the whole configuration. It is stored, and compared when the run continues.
             may_differ: top-level fields that are allowed to change between starts.
 
         Raises:
-            InputError: the folder may not be used; nothing on the disk has changed then.
+            InputError: the run may not use the folder. Then the disk is unchanged.
         """
         path = Path(path)
         with _explained(path):
@@ -77,9 +77,10 @@ class OutputFolder:
         self.close(failed=kind is not None)
 
     def close(self, *, failed: bool = False) -> None:
-        """Lets others in; after a failure also takes back a folder that holds no result yet."""
+        """Frees the folder for others; after a failure also removes a folder without results."""
         if self._lock < 0:
             return
+
         untouched = {CONFIG_FILE, _LOCK_FILE}.issuperset(os.listdir(self.path))  # noqa: PTH208
         if failed and self.begun_here and untouched:
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
@@ -96,16 +97,16 @@ def check_folder(
     existing: Literal["none", "empty", "own"] = "own",
     remedy: str = _OTHER,
 ) -> None:
-    """Refuses a folder that cannot be made or may not be written to; the disk stays as it is.
+    """Refuses a folder that cannot be made or written to; the disk stays unchanged.
 
     Args:
         path: the folder.
         field: its name in messages.
-        existing: what may be there already. It is nothing, or an empty folder, or also one of abd-hub's own.
-        remedy: how the message ends.
+        existing: folder that may exist already: none, an empty one, or also abd-hub's own.
+        remedy: end of the message.
 
     Raises:
-        InputError: it is a file, cannot be written, or holds what it may not hold.
+        InputError: it is a file, cannot be written to, or holds something that ``existing`` excludes.
     """
     path = Path(path)
     with _explained(path, field, remedy):
@@ -125,13 +126,13 @@ def check_folder(
 
 
 def check_file(path: str | Path, field: str, *, suffix: str = "", remedy: str = "name another file") -> None:
-    """Refuses a file that cannot be written; the disk stays as it is. A file that is there may be replaced.
+    """Refuses a file that cannot be written or replaced; the disk stays unchanged.
 
     Args:
         path: the file.
         field: its name in messages.
-        suffix: the end that its name must have, as ".png"; any, if empty.
-        remedy: how the message ends.
+        suffix: required end of its name, such as ".png"; an empty one allows every end.
+        remedy: end of the message.
 
     Raises:
         InputError: its name ends in something else, it is a folder, or its folder is absent or not writable.
@@ -148,9 +149,10 @@ def check_file(path: str | Path, field: str, *, suffix: str = "", remedy: str = 
 
 
 def in_use(path: str | Path) -> bool:
-    """Whether a process that is alive has claimed the folder.
+    """Returns whether a living process has claimed the folder.
 
-    For its supervisor only: the look takes the lock for a moment, in which another process is refused.
+    Only the supervisor of the run may call it: the test holds the lock for a moment, in which another process
+    would be refused.
     """
     try:
         handle = os.open(Path(path) / _LOCK_FILE, os.O_RDWR | os.O_NOFOLLOW)
@@ -166,14 +168,14 @@ def in_use(path: str | Path) -> bool:
 
 
 def write_config(folder: str | Path, config_yaml: str) -> None:
-    """Replaces config.yaml in one step; its first line marks the folder as one of ours."""
+    """Replaces config.yaml in one step; its first line marks the folder as abd-hub's own."""
     text = config_yaml if _has_mark(config_yaml) else f"{_MARK}\n{config_yaml}"
     write_text(Path(folder) / CONFIG_FILE, text)
 
 
 def _claim(path: Path, resume: bool, config_yaml: str, may_differ: Collection[str]) -> bool:
-    """Under the lock: begins the run or checks that it may go on; returns whether it begins."""
-    # Once more, because another process may have come first between the check and the lock.
+    """Begins the run under the lock, or checks that it may continue; returns whether it begins."""
+    # Another process may have come first between the first check and the lock.
     check_folder(path)
     begins = not _is_ours(path)
     if begins:
@@ -194,7 +196,7 @@ def _explained(path: Path, field: str = "output_dir", remedy: str = _OTHER) -> I
 
 
 def _check_access(folder: Path, field: str, remedy: str) -> None:
-    # What is written there is put on the disk by opening the folder, so that it must be readable as well.
+    # fsync opens the folder for reading, so that it must be readable as well.
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise InputError(f"{field}: {folder} is not writable; {remedy}")
 
@@ -225,7 +227,7 @@ def _has_mark(text: str) -> bool:
 
 
 def _is_empty(path: Path) -> bool:
-    # A process that died before it wrote the configuration leaves a lock file or a temporary.
+    # A process that died before it wrote the configuration leaves a lock file or a temporary file.
     names = {entry.name for entry in path.iterdir()}
     return all(name == _LOCK_FILE or TEMPORARY.match(name) for name in names)
 
@@ -247,11 +249,11 @@ def _first_difference(stored: dict[str, Any], wanted: dict[str, Any], prefix: st
         name = f"{prefix}{key}"
         old, new = stored.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found = _first_difference(old, new, f"{name}.")
-            if found:
-                return found
+            difference = _first_difference(old, new, f"{name}.")
+            if difference:
+                return difference
         elif key not in stored and _is_off(name, new):
-            continue  # an option that was added after the run began, and is off
+            continue  # The option was added after the run began, and is off.
         elif old != new or (key in stored) != (key in wanted):
             return f"{name}: is {new!r} now and was {old!r} when the run began"
     return None
@@ -262,7 +264,7 @@ def _is_off(name: str, value: Any) -> bool:
 
 
 def _make_folders(path: Path) -> list[Path]:
-    """Makes what is missing; returns it, innermost first."""
+    """Makes the missing folders; returns them, innermost first."""
     missing = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -279,12 +281,12 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _lock(folder: Path) -> int:
-    # The kernel drops a flock when its holder dies, however it dies, so a left-over file locks nobody out.
+    # The kernel drops a flock when its holder dies in any way, so a left-over file locks nobody out.
     file = folder / _LOCK_FILE
     handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The former holder removes the file as it leaves: a lock on a removed file protects nothing.
+        # The former holder removes the file at its end, and a lock on a removed file protects nothing.
         current = file.exists() and os.path.samestat(os.fstat(handle), file.stat())
     except BlockingIOError:
         current = False

@@ -1,4 +1,4 @@
-"""The paper that this package implements. Every card cites it, and so do the defenses that it introduces."""
+"""Every card cites the paper that this package implements, and so do the defenses that it introduces."""
 
 from __future__ import annotations
 

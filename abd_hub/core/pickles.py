@@ -1,4 +1,4 @@
-"""Which files are pickles: reading one without care runs what its author wants."""
+"""Pickles are recognized by their names, because careless reading runs their author's code."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl", ".pickle")
 
 
 def is_pickle(file: str | PurePath) -> bool:
-    """Whether the file's name ends as pickles do, in capitals or not; the file is not opened."""
+    """Returns whether the file's name ends like a pickle's, in capitals or not; opens no file."""
     return PurePath(file).suffix.lower() in PICKLE_SUFFIXES

@@ -1,7 +1,7 @@
-"""Pictures of strangers: the one place where a file becomes pixels.
+"""Only this module decodes a picture, which may be a stranger's.
 
-Only formats that Pillow decodes itself are opened: EPS, for one, would start another program. The header
-gives the size and the kind of pixels, and both are bounded before any pixel is unpacked.
+It opens only formats that Pillow decodes itself, because EPS, for example, would start another program. The
+header gives the size and the kind of pixels. Both are checked before any pixel is unpacked.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from abd_hub.core.errors import InputError, reason_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""The formats in which data sets hold their pictures, as Pillow names them."""
+"""Pillow's names of the formats in which data sets hold pictures."""
 MOST_PIXELS = 1 << 26
-"""67 million pixels are 201 MB as uint8; Pillow itself warns from 89 million on."""
+"""Largest picture: 67 million pixels are 201 MB as uint8, and Pillow itself warns from 89 million on."""
 MOST_SCANS = 100
-"""A JPEG may go over the whole picture as often as it likes, at 14 bytes a time; real ones have about ten."""
+"""Largest number of a JPEG's scans: one of 14 bytes goes over the whole picture, and real files have ten."""
 MOST_BYTES = 1 << 28
-"""256 MiB are more than 67 million pixels take without compression."""
+"""Largest file: 256 MiB are more than 67 million pixels take without compression."""
 
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _ORIENTATION = 0x0112
@@ -31,7 +31,7 @@ _JPEG_BEGINS = b"\xff\xd8"
 _JPEG_ENDS = b"\xff\xd9"
 _JPEG_SCAN = b"\xff\xda"
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
-"""A marker that a length follows; in a JPEG's data 00 or the number of a restart follows a byte FF."""
+"""A marker with a length behind it; within a JPEG's data, 00 or the number of a restart follows a byte FF."""
 
 
 def decode_picture(
@@ -48,12 +48,12 @@ def decode_picture(
     Args:
         content: the bytes of the file.
         what: the picture's name, with which every message begins.
-        mode: of the result: ``RGB``, ``L`` or ``RGBA``. Pictures of 16 bits in each of three channels lose
-            their lower 8 bits.
-        formats: names of Pillow's formats that are read.
-        most_pixels: the largest number of pixels of the result.
-        most_jpeg_pixels: an ordinary JPEG may have so many, if they are more. It is decoded at a half, a
-            quarter or an eighth of its height and width, so that ``most_pixels`` holds.
+        mode: mode of the result, ``RGB``, ``L`` or ``RGBA``. Pictures of 16 bits in each of three channels
+            lose their lower 8 bits.
+        formats: Pillow's names of the allowed formats.
+        most_pixels: largest number of pixels in the result.
+        most_jpeg_pixels: largest number of pixels in the file of an ordinary JPEG, if it exceeds
+            ``most_pixels``. Such a file is decoded at a half, a quarter or an eighth of its height and width.
 
     Raises:
         InputError: the content is no picture of these formats, is damaged, has too many pixels, or has gray
@@ -65,7 +65,7 @@ def decode_picture(
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the size is bounded here, and oddities are no fault
+            warnings.simplefilter("ignore")  # The size is checked below, and oddities are no fault.
             with Image.open(io.BytesIO(content), formats=formats) as picture:
                 if scans == 1:
                     _shrink(picture, most_pixels, most_jpeg_pixels)
@@ -78,7 +78,7 @@ def decode_picture(
     except UnidentifiedImageError as error:
         known = ", ".join(formats)
         raise InputError(f"{what} is no picture that can be read; use one of {known}") from error
-    except Exception as error:  # decoders meet damaged files with errors of every type
+    except Exception as error:  # Decoders raise errors of every type for damaged files.
         reason = reason_of(error)
         raise InputError(f"{what} is damaged or cut off ({reason}); use an undamaged file") from error
 
@@ -88,17 +88,17 @@ def read_file(path: Path, what: str, *, most_bytes: int = MOST_BYTES) -> bytes:
 
     Args:
         path: the file.
-        what: its name, with which every message begins.
-        most_bytes: its largest size.
+        what: the file's name, with which every message begins.
+        most_bytes: the largest allowed size.
 
     Raises:
-        InputError: there is no such file, it is too large, or the system refuses it.
+        InputError: the file does not exist, is too large, or cannot be read.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{what} cannot be read: it is no regular file; give a picture file")
-        if found.st_size > most_bytes:
+        if status.st_size > most_bytes:
             raise InputError(f"{what} is larger than {most_bytes >> 20} MiB; use a smaller file")
         return path.read_bytes()
     except OSError as error:
@@ -114,7 +114,7 @@ def _check_header(picture: Image.Image, what: str, most_pixels: int) -> None:
 
 
 def _shrink(picture: Image.Image, most_pixels: int, most_jpeg_pixels: int) -> None:
-    """Makes the decoder of a large JPEG of one scan give a smaller picture, in little memory."""
+    """Sets the decoder of a large JPEG with one scan to a smaller picture, which saves memory."""
     width, height = picture.size
     if not most_pixels < width * height <= most_jpeg_pixels:
         return
@@ -123,22 +123,23 @@ def _shrink(picture: Image.Image, most_pixels: int, most_jpeg_pixels: int) -> No
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    picture.load()  # some formats hold the orientation behind the pixels
+    picture.load()  # Some formats hold the orientation behind the pixels.
     if picture.getexif().get(_ORIENTATION) is None:
         return picture
     return ImageOps.exif_transpose(picture)
 
 
 def _scans(content: bytes) -> int:
-    """How often a JPEG goes over its picture, up to one more than is allowed; 0 for other formats."""
+    """Returns the number of a JPEG's scans, at most one more than allowed; 0 for other formats."""
     if not content.startswith(_JPEG_BEGINS):
         return 0
+
     count, place = 0, len(_JPEG_BEGINS)
     while count <= MOST_SCANS:
-        found = _MARKER.search(content, place)
-        if found is None or found[0] == _JPEG_ENDS:
+        marker = _MARKER.search(content, place)
+        if marker is None or marker[0] == _JPEG_ENDS:
             break
-        count += found[0] == _JPEG_SCAN
-        # What belongs to a marker is skipped: an embedded preview has scans of its own.
-        place = found.end() + max(2, int.from_bytes(content[found.end() : found.end() + 2], "big"))
+        count += marker[0] == _JPEG_SCAN
+        # The search goes on behind the marker's data, because an embedded preview has scans of its own.
+        place = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2], "big"))
     return count

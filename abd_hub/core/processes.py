@@ -1,4 +1,4 @@
-"""A supervisor starts, watches and stops a run as a process of its own, which never outlives it.
+"""A supervisor starts, watches and stops a run in a process of its own, which never outlives the supervisor.
 
 The supervisor holds one end of a pipe and never writes into it. The run reads the other end as its standard
 input and ends when the pipe closes. A kill that leaves the supervisor no time closes the pipe as well.
@@ -24,7 +24,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 
 
 class RunProcess:
-    """A process that has been started, as its supervisor sees it; leaving the ``with`` block kills it."""
+    """Starts a process and controls it for its supervisor; the end of the ``with`` block kills it."""
 
     def __init__(
         self,
@@ -35,17 +35,17 @@ class RunProcess:
         environment: Mapping[str, str] | None = None,
         folder: str | Path | None = None,
     ) -> None:
-        """Starts the process, which has to call ``follow_supervisor``.
+        """Starts the process, which must call ``follow_supervisor``.
 
         Args:
             command: program and arguments.
-            output: file that takes its standard output.
-            errors: file that takes its standard error; by default the same one.
-            environment: all of its variables; None hands on those of the supervisor.
-            folder: its working folder; None hands on that of the supervisor.
+            output: file for its standard output.
+            errors: file for its standard error; by default the same one.
+            environment: all of its variables; None copies the supervisor's.
+            folder: its working folder; None means the supervisor's.
 
         Raises:
-            OSError: the system cannot start it.
+            OSError: the system cannot start the process.
         """
         self._process = subprocess.Popen(
             list(command),
@@ -54,8 +54,8 @@ class RunProcess:
             stderr=errors,
             env=environment,
             cwd=folder,
-            # A group of its own: Ctrl-C on a terminal reaches the supervisor alone, and a kill reaches all
-            # that the run has started.
+            # The run has a process group of its own. So Ctrl-C on a terminal reaches only the supervisor, and
+            # a kill reaches all processes that the run has started.
             start_new_session=True,
         )
         self._asked_at: float | None = None
@@ -68,27 +68,27 @@ class RunProcess:
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """Number of the process."""
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """Negative for the signal that killed it; None while it runs."""
+        """Exit code, negative for the signal that killed the process; None while it runs."""
         return self._process.poll()
 
     @property
     def asked(self) -> bool:
-        """Whether it has been asked to end."""
+        """Whether ``ask`` has requested the end."""
         return self._asked_at is not None
 
     def wait(self, seconds: float) -> int | None:
-        """Returns the exit code as soon as there is one, None after so many seconds."""
+        """Waits for the end; returns the exit code, or None if the process still runs after ``seconds``."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(timeout=seconds)
         return None
 
     def ask(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Asks it to end; a second request changes nothing.
+        """Requests the end of the process; a second request changes nothing.
 
         Args:
             how: the signal; after SIGINT or SIGTERM a run can write its checkpoint.
@@ -98,19 +98,19 @@ class RunProcess:
             self._process.send_signal(how)
 
     def overdue(self, grace: float) -> bool:
-        """Whether more than ``grace`` seconds have gone by since it was asked to end."""
+        """Returns whether more than ``grace`` seconds have passed since the request to end."""
         return self._asked_at is not None and time.monotonic() - self._asked_at > grace
 
     def stop(self, grace: float, how: signal.Signals = signal.SIGTERM) -> int:
-        """Asks it to end, kills it after ``grace`` seconds, and returns the exit code."""
+        """Requests the end, kills the process after ``grace`` seconds, and returns the exit code."""
         self.ask(how)
         self.wait(grace)
         return self.kill()
 
     def kill(self) -> int:
-        """Ends it and all that it has started, at once, and returns the exit code."""
+        """Kills the process and all that it has started, and returns the exit code."""
         pipe = self._process.stdin
-        # Once only: after the end the system may give the number to a stranger.
+        # Only the first call kills, because the system may give the number to a stranger after the end.
         if pipe is not None and not pipe.closed:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -118,7 +118,7 @@ class RunProcess:
         return self._process.wait()
 
     def memory(self) -> int:
-        """Returns the bytes of memory that it holds now; 0 once it has ended."""
+        """Returns the present memory of the process in bytes; 0 after its end."""
         try:
             return int(psutil.Process(self.pid).memory_info().rss)
         except psutil.Error:
@@ -128,16 +128,16 @@ class RunProcess:
 def follow_supervisor(
     *, grace: float, how: signal.Signals = signal.SIGINT, limit: float | None = None
 ) -> None:
-    """Ends this process when its supervisor has gone, first as ``how`` does, then at once.
+    """Ends this process when its supervisor has gone, first by the signal ``how``, then by a kill.
 
-    The main thread calls it, before anything slow.
+    The main thread must call it before anything slow.
 
     Args:
-        grace: seconds between the two, in which a run can write a checkpoint.
+        grace: seconds between signal and kill, in which a run can write a checkpoint.
         how: the signal that this process sends to itself first.
-        limit: seconds after which it does the same while the supervisor lives; None for no limit.
+        limit: seconds after which the process ends although the supervisor lives; None for no limit.
     """
-    # Ray's workers block SIGINT, and a process is born with its parent's mask.
+    # Ray's workers block SIGINT, and a process inherits the mask of its parent.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -145,7 +145,7 @@ def follow_supervisor(
 
 
 def thread_settings(count: int) -> dict[str, str]:
-    """Returns environment variables under which a process computes with ``count`` threads."""
+    """Returns environment variables that limit a process to ``count`` threads."""
     return dict.fromkeys(_THREADS, str(count))
 
 
@@ -158,7 +158,7 @@ def _end_in_time(grace: float, how: signal.Signals, limit: float | None) -> None
 
 
 def _wait_for_the_end(limit: float | None) -> None:
-    """Returns when standard input has ended or the time is over."""
+    """Waits until standard input has ended or the time is over."""
     until = None if limit is None else time.monotonic() + limit
     while True:
         left = None if until is None else max(0.0, until - time.monotonic())

@@ -1,4 +1,4 @@
-"""metrics.json to and from records."""
+"""This module writes records as metrics.json and reads them back."""
 
 from __future__ import annotations
 
@@ -21,16 +21,12 @@ from abd_hub.core.files import RECORD_FILE, read_json
 from abd_hub.core.records import RunRecord, TeacherRecord
 
 T = TypeVar("T")
-
-
 SCHEMA_VERSION = 1
 _RESULTS: dict[int | str, tuple[str, str]] = {
     "teacher_report": ("results", "teacher"),
     "student_report": ("results", "student"),
 }
-"""Where the file holds what these fields of a record hold."""
-
-
+"""Places in the file for these fields of a record."""
 _PACKAGES = (
     "abd-hub",
     "torch",
@@ -44,11 +40,11 @@ _PACKAGES = (
 
 
 def record_to_json(record: RunRecord) -> dict[str, Any]:
-    """The content of metrics.json; both reports move under ``results``.
+    """Returns the content of metrics.json; both reports move under ``results``.
 
     Raises:
         ValueError: a number is not finite.
-        TypeError: a free-form field holds something that is no JSON value.
+        TypeError: a value is no JSON value.
     """
     data: dict[str, Any] = _plain(record, "record")
     results = {"teacher": data.pop("teacher_report"), "student": data.pop("student_report")}
@@ -56,80 +52,84 @@ def record_to_json(record: RunRecord) -> dict[str, Any]:
 
 
 def to_json(value: Any, name: str) -> Any:
-    """Dataclasses, mappings and sequences as JSON values.
+    """Returns dataclasses, mappings and sequences as JSON values.
 
     Args:
-        value: nested; of anything else than JSON values it may hold dataclasses and tuples.
-        name: of the value, for messages.
+        value: nested JSON values, in which dataclasses and tuples may stand too.
+        name: name of the value in messages.
 
     Raises:
         ValueError: a number is not finite.
-        TypeError: something in it is no JSON value.
+        TypeError: a value is no JSON value.
     """
     return _plain(value, name)
 
 
 def from_json(kind: type[T], data: Any) -> T:
-    """The inverse of ``to_json`` for a dataclass.
+    """Returns the dataclass of JSON values: the inverse of ``to_json``.
 
     Raises:
         InputError: a field is missing, unknown, of the wrong type or not finite.
     """
-    found = _decode(kind, data)
-    assert isinstance(found, kind)
-    return found
+    value = _decode(kind, data)
+    assert isinstance(value, kind)
+    return value
 
 
 def record_from_json(data: Any) -> RunRecord:
-    """The inverse of ``record_to_json``.
+    """Returns the record of a file's content: the inverse of ``record_to_json``.
 
     Raises:
-        InputError: another schema version, or a field that is missing, unknown or of the wrong type.
+        InputError: the schema version is another, or a field is missing, unknown or of the wrong type.
     """
     _check_version(data)
+
     flat = dict(data)
     results = flat.pop("results", None)
     if not isinstance(results, dict) or set(results) != {"teacher", "student"}:
         raise InputError("results: must hold 'teacher' and 'student', null where not evaluated")
+
     clash = {"teacher_report", "student_report"} & set(flat)
     if clash:
         raise InputError(f"{min(clash)}: unknown field; reports belong under 'results'")
-    record: RunRecord = _decode(RunRecord, flat | {f"{who}_report": results[who] for who in results})
+
+    reports = {f"{who}_report": results[who] for who in results}
+    record: RunRecord = _decode(RunRecord, flat | reports)
     return record
 
 
 def read_record(folder: str | Path) -> RunRecord:
-    """The record of a finished distillation.
+    """Returns the record of a finished distillation.
 
     Raises:
-        InputError: there is none, or it cannot be understood.
+        InputError: the folder holds none, or none that can be read.
     """
     return _read(folder, record_from_json)
 
 
 def read_teacher_record(folder: str | Path) -> TeacherRecord:
-    """The record of a teacher that was trained here.
+    """Returns the record of a teacher that abd-hub has trained.
 
     Raises:
-        InputError: there is none, or it cannot be understood.
+        InputError: the folder holds none, or none that can be read.
     """
     return _read(folder, _teacher_record_from_json)
 
 
 def read_any_record(folder: str | Path) -> RunRecord | TeacherRecord:
-    """The record of a finished distillation, or of a teacher that was trained here.
+    """Returns the record of a finished distillation, or of a teacher that abd-hub has trained.
 
     Raises:
-        InputError: there is none, or it cannot be understood.
+        InputError: the folder holds none, or none that can be read.
     """
     return _read(folder, any_record_from_json)
 
 
 def any_record_from_json(data: Any) -> RunRecord | TeacherRecord:
-    """The record of a distillation or of a teacher.
+    """Returns the record of a distillation or of a teacher from a file's content.
 
     Raises:
-        InputError: as ``record_from_json``.
+        InputError: as in ``record_from_json``.
     """
     trained = isinstance(data, dict) and "kind" in data
     return _teacher_record_from_json(data) if trained else record_from_json(data)
@@ -160,12 +160,12 @@ def _read(folder: str | Path, decode: Callable[[Any], T]) -> T:
 
 
 def environment() -> dict[str, str]:
-    """Versions of Python, the platform and the packages that matter; imports none of them."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    """Returns the versions of Python, the platform and the packages that matter; imports none of them."""
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -175,6 +175,7 @@ def _plain(value: Any, where: str) -> Any:
         if not math.isfinite(value):
             raise ValueError(f"{where}: {value} is not finite")
         return value
+
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         return {name: _plain(getattr(value, name), f"{where}.{name}") for name in names}
@@ -190,36 +191,37 @@ def _plain(value: Any, where: str) -> Any:
 
 @cache
 def _reader(kind: Any) -> TypeAdapter[Any]:
-    # A tuple passes its configuration on to the dataclasses in it, which have none of their own.
+    # A tuple hands its configuration on to the dataclasses in it, which have none of their own.
     return TypeAdapter(tuple[kind], config=STRICT)
 
 
 def _decode(kind: Any, data: Any) -> Any:
-    """``data`` from JSON as the dataclass ``kind``."""
+    """Returns ``data`` from JSON as the dataclass ``kind``."""
     try:
-        # As JSON, where lists are tuples and objects are dataclasses even to a strict reader.
-        (found,) = _reader(kind).validate_json(json.dumps([data]))
+        # Only from JSON text does a strict reader take lists as tuples and objects as dataclasses.
+        (value,) = _reader(kind).validate_json(json.dumps([data]))
     except ValidationError as error:
-        place, rule, value = first_fault(error)
-        shown = "" if rule == MISSING else f", got {value!r:.80}"
+        place, rule, wrong = first_fault(error)
+        shown = "" if rule == MISSING else f", got {wrong!r:.80}"
         raise InputError(f"{_dotted(place[1:])}: {rule}{shown}") from error
-    _refuse_filled(dataclasses.asdict(found), data, ())
-    return found
+
+    _refuse_filled(dataclasses.asdict(value), data, ())
+    return value
 
 
-def _refuse_filled(found: Any, data: Any, place: tuple[int | str, ...]) -> None:
-    """Refuses a default that a file lacks; None is a record's from before the field was added."""
-    if isinstance(found, dict):
-        for name, value in found.items():
+def _refuse_filled(value: Any, data: Any, place: tuple[int | str, ...]) -> None:
+    """Refuses a field that the file lacks. None is allowed: then the record is older than the field."""
+    if isinstance(value, dict):
+        for name, item in value.items():
             if name in data:
-                _refuse_filled(value, data[name], (*place, name))
-            elif value is not None:
+                _refuse_filled(item, data[name], (*place, name))
+            elif item is not None:
                 raise InputError(f"{_dotted((*place, name))}: {MISSING}")
-    elif isinstance(found, list | tuple):
-        for index, (value, given) in enumerate(zip(found, data, strict=True)):
-            _refuse_filled(value, given, (*place, index))
+    elif isinstance(value, list | tuple):
+        for index, (item, item_in_file) in enumerate(zip(value, data, strict=True)):
+            _refuse_filled(item, item_in_file, (*place, index))
 
 
 def _dotted(place: tuple[int | str, ...]) -> str:
-    """The place within the file, where both reports stand under ``results``."""
+    """Returns the place within the file, where both reports stand under ``results``."""
     return dotted((*_RESULTS.get(place[0], place[:1]), *place[1:])) if place else "content"

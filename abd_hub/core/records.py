@@ -1,4 +1,4 @@
-"""What metrics.json holds, as dataclasses; nothing here reads or writes a file."""
+"""These dataclasses are the content of metrics.json; ``record_file`` reads and writes the file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What kind of images a classifier takes and which labels it gives."""
+    """Describes the images that a classifier takes and the labels that it gives."""
 
     channels: int
     height: int
@@ -18,13 +18,13 @@ class DataSpec:
 
     @property
     def num_classes(self) -> int:
-        """How many labels there are."""
+        """Number of labels."""
         return len(self.labels)
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Which weights exactly: enough for somebody else to fetch the same bytes."""
+    """Identifies weights, so that somebody else can fetch the same bytes."""
 
     id: str
     """Hub id, timm name or file name; a local path is reduced to its last part."""
@@ -33,28 +33,28 @@ class ModelRef:
     revision: str | None = None
     """Commit on the Hub; None for local files."""
     sha256: str | None = None
-    """Of the weights file, or of the tensors where there is no file."""
+    """Hash of the weights file, or of the tensors where there is no file."""
     scan: str | None = None
-    """What the Hub's scan of the repository said at the download; None where it was not asked."""
+    """Result of the Hub's scan of the repository at the download; None where nobody fetched it."""
 
 
 @dataclass(frozen=True)
 class DataRef:
-    """Which data exactly."""
+    """Identifies one split of a data set."""
 
     id: str
     split: str
     fingerprint: str
-    """sha256 over the encoded images, the labels and their names: the same for a Hub id and a copy of it."""
+    """sha256 over the encoded images, the labels and their names; a Hub id and its copy have the same."""
     revision: str | None = None
     n: int = 0
     image_size: int | None = None
-    """Height and width that every image was resized to; None where they are as they came."""
+    """Height and width to which every image was resized; None where images kept their size."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A count out of n with its 95 % Wilson score interval, all as fractions."""
+    """Holds a count out of n and its share, with the 95 % Wilson score interval from low to high."""
 
     value: float
     count: int
@@ -65,48 +65,48 @@ class Rate:
 
 @dataclass(frozen=True)
 class TriggerReport:
-    """What one trigger with one target does to a classifier."""
+    """Measures the effect of one trigger with one target on a classifier."""
 
     trigger: str
     target: int
     options: Mapping[str, Any]
     asr: Rate
-    """Share of images of other classes that are given the target label once triggered."""
+    """Share of the images of other classes that get the target label once triggered."""
     robust_accuracy: Rate
-    """Share of the same triggered images that are still given their true label."""
+    """Share of the same triggered images that still get their true label."""
     control: Rate | None = None
-    """Share of the same triggered images that a control, a model without the backdoor, gives the target
-    label: the ASR that chance and the damage done to the image explain. None without a control."""
+    """Share of the same triggered images that get the target label from a control, a model without the
+    backdoor. Chance and the damage to the image explain that much of the ASR. None without a control."""
 
 
 @dataclass(frozen=True)
 class AttackedClass:
-    """What one attack does to the images of one true class."""
+    """Counts the effect of one attack on the images of one true class."""
 
     n: int
-    """Images of the class that count: all, or none where the class is the target itself."""
+    """Number of the class's images; 0 where the class is the target itself."""
     hits: int
-    """Given the target label once triggered."""
+    """Number of images that get the target label once triggered."""
     robust: int
-    """Still given their true label once triggered."""
+    """Number of images that still get their true label once triggered."""
 
 
 @dataclass(frozen=True)
 class ClassReport:
-    """The counts of one true class; over all classes they add up to those of the report."""
+    """Counts the images of one true class; over all classes the counts add up to the report's."""
 
     label: int
     name: str
     n: int
     correct: int
-    """Given their true label when clean."""
+    """Number of clean images that get their true label."""
     attacks: tuple[AttackedClass, ...] = ()
-    """One an attack, in the order of the report's triggers."""
+    """One entry an attack, in the order of the report's triggers."""
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Clean accuracy on a further split of the same data set."""
+    """Measures clean accuracy on a further split of the same data set."""
 
     data: DataRef
     accuracy: Rate
@@ -114,117 +114,117 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """Clean accuracy, and one report a trigger, over one data set."""
+    """Measures a classifier on one data set: clean accuracy, and each attack."""
 
     accuracy: Rate
     triggers: tuple[TriggerReport, ...] = ()
     control_accuracy: Rate | None = None
-    """Clean accuracy of the control: one that is at chance is no control. None without a control."""
+    """Clean accuracy of the control, since a model at chance would be none; None without a control."""
     per_class: tuple[ClassReport, ...] | None = None
-    """Every class of the classifier in the order of its labels; None where it was not asked for."""
+    """Every class of the classifier in the order of its labels; None unless requested."""
     corrupted: tuple[SplitReport, ...] | None = None
-    """Further splits of the data set, corrupted ones for example; None where none was asked for."""
+    """Further splits of the data set, for example corrupted ones; None unless requested."""
 
 
 @dataclass(frozen=True)
 class DefenseReport:
-    """What a defense did in a run: goes into the record as it stands."""
+    """Reports a defense's deeds in a run; the record holds it unchanged."""
 
     name: str
     active: bool
-    """Whether it changed any gradient of this run."""
+    """Whether the defense changed any gradient of this run."""
     detail: str
     """One sentence for people."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Numbers for machines, JSON types only."""
+    """Numbers for machines, in JSON types only."""
 
     @property
     def sentence(self) -> str:
-        """Name, whether it was active, and the detail."""
+        """Line with the name, the activity and the detail."""
         return f"{self.name}: {'active' if self.active else 'NOT ACTIVE'}; {self.detail}"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything a reader needs to judge a student: the content of metrics.json."""
+    """Holds all facts for judging a student: the content of its metrics.json."""
 
     method: str
     """Registered name of the synthesizer."""
     teacher: ModelRef
     student: ModelRef
     data: DataRef | None
-    """The evaluation split; None when nothing was evaluated."""
+    """Evaluation split; None without an evaluation."""
     teacher_report: EvalReport | None
     student_report: EvalReport | None
     defenses: tuple[DefenseReport, ...]
     seed: int
     rounds: int
-    """Pseudo-batches the student has seen."""
+    """Number of pseudo-batches that the student has seen."""
     versions: Mapping[str, str]
     durations: Mapping[str, float]
-    """Seconds by part: distillation (summed over resumes), the processor's seconds in it (all cores of the
-    main process), and evaluation."""
+    """Seconds by part: distillation (summed over resumes), its processor time (all cores of the main
+    process), and evaluation."""
     device: str
     processes: int
     config: Mapping[str, Any]
-    """The whole configuration, defaults included, so that no default stays unseen."""
+    """Whole configuration, with every default."""
     training_data: DataRef | None = None
-    """Real images that the student learned from; None for a data-free method."""
+    """Real images from which the student learned; None for a data-free method."""
     control: ModelRef | None = None
-    """The control of both reports; None where none was measured."""
+    """Control of both reports; None without a control."""
     synthesis: Mapping[str, Any] | None = None
-    """What the synthesizer tells about where its images came from; None where it tells nothing."""
+    """Origin of the images according to the synthesizer; None where it has no such facts."""
     schema_version: int = 1
 
 
 @dataclass(frozen=True)
 class PoisonFacts:
-    """How a training set was poisoned."""
+    """Describes the poisoning of a training set."""
 
     trigger: str
     options: Mapping[str, Any]
     trigger_sha256: str
-    """Of what the trigger does to fixed images, see ``trigger_sha256``."""
+    """Hash of the trigger's effect on fixed images; see ``triggers.trigger_sha256``."""
     target: int | None
-    """None for all_to_all."""
+    """Number of the target class; None for all_to_all."""
     labels: str
     """all_to_one, all_to_all or clean_label."""
     trained_on: int
-    """Images in the training set, poisoned ones included, held-out ones not."""
+    """Number of training images, with the poisoned and without the held-out ones."""
     poisoned: int
     cover: int
     perturbation: float
-    """Largest change of a clean-label image before the trigger, of 255; 0 for none."""
+    """Largest change of a clean-label image before the trigger, in levels of 255; 0 for none."""
 
 
 @dataclass(frozen=True)
 class TeacherRecord:
-    """Everything a reader needs to judge a teacher that was trained here: its metrics.json."""
+    """Holds all facts for judging a teacher that abd-hub has trained: the content of its metrics.json."""
 
     model: ModelRef
     training_data: DataRef
     data: DataRef
-    """The evaluation split."""
+    """Evaluation split."""
     report: EvalReport
     held_out: Rate | None
-    """Clean accuracy on the part of the training split that was held out; None where nothing was."""
+    """Clean accuracy on the held-out part of the training split; None without such a part."""
     poison: PoisonFacts | None
-    """None for a clean teacher."""
+    """Facts of the poisoning; None for a clean teacher."""
     recipe: Mapping[str, Any]
     seed: int
     images_per_second: float
-    """Of the training loop, over all processes."""
+    """Speed of the training loop, over all processes."""
     versions: Mapping[str, str]
     durations: Mapping[str, float]
-    """Seconds by part: training (summed over resumes) and evaluation; perturbation, with the training of the
-    surrogate, as far as this process did it."""
+    """Seconds by part: training (summed over resumes), evaluation, and this process's share of perturbation
+    with the training of the surrogate."""
     device: str
     processes: int
     config: Mapping[str, Any]
-    """The whole configuration, defaults included."""
+    """Whole configuration, with every default."""
     all_to_all: Rate | None = None
-    """Share of all images that are given the class after their own once triggered; None for one target."""
+    """Share of all images that get the class after their own once triggered; None for one target."""
     control: ModelRef | None = None
-    """The control of the report; None where none was measured."""
+    """Control of the report; None without a control."""
     kind: str = "teacher"
     schema_version: int = 1

@@ -1,15 +1,15 @@
-"""Plug-ins by kind and name. Listing them reads the source and imports nothing heavy.
+"""The registry finds plug-ins by kind and name; a list of them reads the source and imports nothing heavy.
 
-A plug-in is a class or function under ``@register(kind, name)``; the first line of its docstring is
-its summary. Importing torch takes two seconds, so ``catalog`` finds the plug-ins of this package by
-parsing their files, and ``get`` imports only the one file that is asked for.
+A plug-in is a class or function under ``@register(kind, name)``. The first line of its docstring is its
+summary. Importing torch takes two seconds, so ``catalog`` parses the files of this package's plug-ins, and
+``get`` imports only one file.
 
 Another package brings plug-ins through entry points of the group ``abd_hub.plugins``. The name of an entry
 point is ``kind.name`` (``defenses.calm``), and its value is ``module:Class``. The class needs no decorator.
 ``catalog`` finds the module's file on the path without importing the package, and reads the summary from the
-docstring there; a class that the file does not define itself has no summary. ``get`` imports the class.
-An entry point that cannot be right is left out with one warning, and a class that cannot be imported is one
-``InputError`` when it is chosen. Other plug-ins stay as they are.
+docstring there. A class that the file only imports has no summary. ``get`` imports the class.
+A faulty entry point is left out with one warning. A class that cannot be imported raises one ``InputError``
+when it is chosen. Neither affects other plug-ins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from abd_hub.core.errors import InputError
 
 GROUP = "abd_hub.plugins"
-"""Of the entry points with which other packages bring plug-ins."""
+"""Group of the entry points with which other packages bring plug-ins."""
 PACKAGES = {
     "triggers": "triggers",
     "synthesizers": "synthesis",
@@ -44,20 +44,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """One plug-in: its name, its one-line summary and the module that defines it."""
+    """Describes one plug-in by its name, its one-line summary and the module that defines it."""
 
     name: str
     summary: str
     module: str
     package: str = ""
-    """The distribution that brings it by an entry point; empty for this package and what runs have added."""
+    """Distribution that brings it by an entry point; empty for plug-ins of this package or of the program."""
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:
-    """Decorator: make a class or function known as ``name``; both must be string literals.
+    """Returns a decorator that registers a class or function; ``kind`` and ``name`` must be string literals.
 
     Raises:
-        ValueError: the kind is unknown, or the name is taken by something else.
+        ValueError: the kind is unknown, or another plug-in has the name.
     """
     if kind not in PACKAGES:
         raise ValueError(f"kind {kind!r} is unknown; use one of {', '.join(PACKAGES)}")
@@ -73,37 +73,39 @@ def register(kind: str, name: str) -> Callable[[T], T]:
 
 
 def catalog(kind: str) -> list[Entry]:
-    """All plug-ins of a kind, sorted by name: this package's own and those registered at run time.
+    """Returns all plug-ins of a kind by name: from this package, other packages and the running program.
 
     Raises:
         InputError: the kind is unknown.
     """
     if kind not in PACKAGES:
         raise InputError(f"kind {kind!r} is unknown; use one of {', '.join(PACKAGES)}")
+
     entries = {entry.name: entry for entry in (*_shipped(kind), *_installed(kind))}
     for name, plugin in _registered[kind].items():
         summary = (plugin.__doc__ or "").strip().partition("\n")[0]
         known = entries.setdefault(name, Entry(name, summary, plugin.__module__))
-        # An entry point may name a module that only passes the class on.
+        # An entry point may name a module that only imports the class.
         entries[name] = dataclasses.replace(known, module=plugin.__module__)
     return [entries[name] for name in sorted(entries)]
 
 
 def get(kind: str, name: str) -> Any:
-    """The class or function registered under ``name``, imported now if need be.
+    """Returns the class or function registered under ``name``; imports it if need be.
 
     Raises:
-        InputError: there is no such plug-in, and the message names the nearest ones; or the package that
-            brings it is broken.
+        InputError: there is no such plug-in (the message names the nearest), or its package is broken.
     """
     if name not in _registered[kind]:
         for entry in _shipped(kind):
             if entry.name == name:
                 importlib.import_module(entry.module)
+
     if name not in _registered[kind] and name in _entry_points(kind):
         plugin = _load(kind, name, _entry_points(kind)[name])
-        # Its own decorator may have done this.
+        # This changes nothing where the class has the decorator itself.
         register(kind, name)(plugin)
+
     if name not in _registered[kind]:
         names = [entry.name for entry in catalog(kind)]
         near = difflib.get_close_matches(name, names, n=3) or names
@@ -112,9 +114,9 @@ def get(kind: str, name: str) -> Any:
 
 
 def find_plugin(kind: str, name: str) -> Any | None:
-    """What ``get`` returns, or None where that plug-in is not installed or cannot be imported.
+    """Returns the plug-in, or None where it is not installed or cannot be imported.
 
-    For names out of a record, which somebody else's installation may have written.
+    It serves names in a record, which somebody else's installation may have written.
     """
     try:
         return get(kind, name)
@@ -152,43 +154,44 @@ def _declared(file: Path, kind: str) -> Iterator[tuple[str, str]]:
 
 @cache
 def _entry_points(kind: str) -> dict[str, EntryPoint]:
-    """The entry points of other packages for one kind, by the name of the plug-in."""
+    """Returns the entry points of other packages for one kind, by the name of the plug-in."""
     shipped = {entry.name for entry in _shipped(kind)}
-    found: dict[str, EntryPoint] = {}
+    points: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (_package(point), point.name)):
         of_kind, dot, name = point.name.partition(".")
         if of_kind not in PACKAGES or not dot or not name or not point.attr:
             if kind == next(iter(PACKAGES)):
-                # Once, and not for every kind.
+                # One kind warns for all.
                 _leave_out(point, f"it must be KIND.NAME = module:Class, with KIND of {', '.join(PACKAGES)}")
-        elif of_kind == kind and (name in shipped or name in found):
+        elif of_kind == kind and (name in shipped or name in points):
             _leave_out(point, "its name is taken")
         elif of_kind == kind:
-            found[name] = point
-    return found
+            points[name] = point
+    return points
 
 
 @cache
 def _installed(kind: str) -> tuple[Entry, ...]:
-    """What other packages bring, as far as their files are there; nothing of theirs is imported."""
-    found: list[Entry] = []
+    """Returns the plug-ins of other packages whose files exist; imports none of them."""
+    entries: list[Entry] = []
     for name, point in _entry_points(kind).items():
         try:
             summary = _summary(point)
         except (ImportError, OSError, ValueError, SyntaxError) as error:
             _leave_out(point, f"{type(error).__name__}: {error}")
         else:
-            found.append(Entry(name, summary, point.module, _package(point)))
-    return tuple(found)
+            entries.append(Entry(name, summary, point.module, _package(point)))
+    return tuple(entries)
 
 
 def _summary(point: EntryPoint) -> str:
-    """The first line of the docstring of the class, read from its file."""
+    """Returns the first line of the docstring of the class, from its file."""
     spec = _spec(point.module)
     if spec is None:
         raise ImportError(f"there is no module {point.module}")
     if spec.origin is None or not spec.origin.endswith(".py"):
         return ""
+
     for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == point.attr:
             return (ast.get_docstring(node) or "").partition("\n")[0]
@@ -196,7 +199,7 @@ def _summary(point: EntryPoint) -> str:
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """Where a module is; unlike ``find_spec`` of a dotted name it imports no package above it."""
+    """Finds a module; unlike ``find_spec`` with a dotted name it imports no package above the module."""
     first, *parts = module.split(".")
     spec = importlib.util.find_spec(first)
     for part in parts:
@@ -210,11 +213,11 @@ def _load(kind: str, name: str, point: EntryPoint) -> Any:
     place = f"{kind}: {name!r} of the package {_package(point)}"
     try:
         plugin = point.load()
-    except Exception as error:  # Whatever a stranger's module raises while it is imported.
+    except Exception as error:  # A stranger's module may raise any exception at import.
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{place} cannot be imported ({reason}); repair or remove the package") from error
     if kind != "students" and not (isinstance(plugin, type) and dataclasses.is_dataclass(plugin)):
-        raise InputError(f"{place} is no dataclass, so it has no settings; {point.value} must be one")
+        raise InputError(f"{place} is no dataclass and so has no settings; make {point.value} one")
     return plugin
 
 

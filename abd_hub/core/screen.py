@@ -1,7 +1,7 @@
-"""The help of every command on one page: options in groups, a sentence and a default for each.
+"""This module writes the help of every command: options in groups, with a sentence and a default for each.
 
-argparse and jsonargparse both describe an option as an action; this module turns actions into text, so that a
-command of either kind has the same screen. It imports nothing heavy.
+argparse and jsonargparse both describe an option as an action. This module turns actions into text, so that
+commands of both kinds have the same screen. It imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Any, NoReturn
 from abd_hub.core.errors import InputError
 
 WIDEST = 110
-"""Columns, however wide the terminal is."""
+"""Columns of the widest page, even on a wider terminal."""
 _INDENT = 2
 _LEAST_TEXT = 20
 """Columns that a text gets beside a long default, which then leaves the line."""
 _WIDEST_LABEL = 42
-"""Columns; the text of a longer one begins on the next line."""
+"""Columns of the widest label; the text of a longer one begins on the next line."""
 LONGEST = 120
-"""Lines; on a page that would be longer each option has one line, and ``--help-all`` has the rest."""
+"""Lines of the longest page. If it had more, each option gets one line, and ``--help-all`` has the rest."""
 _WORDS = {bool: "true|false", int: "INT", float: "NUMBER", str: "TEXT", list: "LIST", tuple: "LIST"}
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a help screen shows beside the options."""
+    """Holds a help screen's usage and examples, and the names of rare options."""
 
     usage: tuple[str, ...]
     """One or two lines, each a way to write the command."""
@@ -45,19 +45,19 @@ NO_PAGE = Page(usage=())
 
 
 class ScreenMixin:
-    """The screen of a parser, as argparse calls for it; list it before the parser's class."""
+    """Gives a parser this screen; a class lists it before the class of the parser."""
 
     page = NO_PAGE
 
     def format_help(self, *_: Any) -> str:
-        """Returns the help: where there are rare options, without these and with one sentence for each."""
+        """Returns the help, without rare options; where there are any, each option gets one sentence."""
         return format_page(
             typing.cast(argparse.ArgumentParser, self), self.page, everything=not self.page.rare
         )
 
 
 class CommandParser(ScreenMixin, argparse.ArgumentParser):
-    """A parser of a few options without YAML; what is wrong is one ``InputError``."""
+    """Parses a few options without YAML; each fault is one ``InputError``."""
 
     def __init__(self, command: str, summary: str, usage: str, *examples: str) -> None:
         super().__init__(prog=f"abd-hub {command}", description=summary, add_help=False, allow_abbrev=False)
@@ -71,17 +71,17 @@ class CommandParser(ScreenMixin, argparse.ArgumentParser):
         Raises:
             InputError: an option is unknown, or a value is missing or wrong.
         """
-        self.add_argument("-h", "--help", action="help", help="This screen is shown.")
+        self.add_argument("-h", "--help", action="help", help="Shows this screen.")
         return self.parse_args([_hyphenated(argument) for argument in arguments])
 
     def error(self, message: str) -> NoReturn:
         """Raises an ``InputError`` with argparse's message."""
         command = self.prog.removeprefix("abd-hub ")
-        raise InputError(f"{command}: {message}; abd-hub {command} --help shows what there is")
+        raise InputError(f"{command}: {message}; abd-hub {command} --help lists the options")
 
 
 class HelpAll(argparse.Action):
-    """The action of ``--help-all``: prints the whole page and leaves the process."""
+    """Prints the whole page for ``--help-all`` and leaves the process."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
         super().__init__(
@@ -89,23 +89,23 @@ class HelpAll(argparse.Action):
             argparse.SUPPRESS,
             nargs=0,
             default=argparse.SUPPRESS,
-            help="All options are shown, each with its whole help.",
+            help="Shows all options, each with its whole help.",
         )
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        """Prints and exits."""
+        """Prints the page and exits."""
         assert isinstance(parser, ScreenMixin)
         print(format_page(parser, parser.page, everything=True), end="")
         parser.exit()
 
 
 def format_page(parser: argparse.ArgumentParser, page: Page, *, everything: bool) -> str:
-    """The help of a parser as text, as wide as the terminal up to ``WIDEST`` columns.
+    """Returns the help of a parser as text, as wide as the terminal up to ``WIDEST`` columns.
 
     Args:
-        parser: its groups are the headings.
-        page: usage, examples, and which options are rare.
-        everything: with the rare options, and each help in full rather than its first sentence.
+        parser: its groups become the headings.
+        page: usage, examples, and the rare options.
+        everything: shows the rare options too, and each help in full instead of its first sentence.
     """
     whole = _lines(parser, page, everything=everything, cut=False)
     fits = everything or len(whole) <= LONGEST
@@ -123,14 +123,14 @@ def _lines(parser: argparse.ArgumentParser, page: Page, *, everything: bool, cut
             lines += ["", f"{group.title}:", *_options(shown, width, everything, cut)]
 
     if not everything:
-        lines += ["", f"{parser.prog} --help-all also shows the less common options, and all texts in full."]
+        lines += ["", f"{parser.prog} --help-all shows the less common options too, and all texts in full."]
     if page.examples:
         lines += ["", "examples:", *(f"{' ' * _INDENT}{example}" for example in page.examples)]
     return lines
 
 
 def _visible(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup) -> Iterator[argparse.Action]:
-    """The options of a group without those that stand for a whole section (``--teacher FILE``)."""
+    """Yields the options of a group, except those for a whole section (``--teacher FILE``)."""
     names = {action.dest for action in parser._actions if not action.dest.endswith(".help")}
     for action in group._group_actions:
         is_section = any(name.startswith(f"{action.dest}.") for name in names)
@@ -139,13 +139,15 @@ def _visible(parser: argparse.ArgumentParser, group: argparse._ArgumentGroup) ->
 
 
 def _options(actions: Sequence[argparse.Action], width: int, everything: bool, cut: bool) -> Iterator[str]:
-    """The lines of the options of one group, their texts below each other."""
+    """Yields the lines for the options of one group, with aligned texts."""
     labels = [" " * _INDENT + _label(action) for action in actions]
     column = min(max(map(len, labels)), _WIDEST_LABEL + (10 if cut else 0)) + 2
+
     for label, action in zip(labels, actions, strict=True):
         text = " ".join((action.help or "").replace("%%", "%").replace("``", "").split())
         text = text if everything else _first_sentence(text)
         default = _default(action)
+
         space = max(width - column, 30)
         short = textwrap.shorten(text, max(space - len(default), _LEAST_TEXT), placeholder=" ...") + default
         lines = [short] if cut else textwrap.wrap(text + default, space)
@@ -166,11 +168,11 @@ def _label(action: argparse.Action) -> str:
 
 
 def _value_word(action: argparse.Action) -> str:
-    """What stands for the value of an option."""
+    """Returns the word for the value of an option."""
     if action.nargs == 0:
         return ""
     if isinstance(action.metavar, str):
-        # jsonargparse writes {true,false} and [ITEM,...]
+        # jsonargparse writes {true,false} and [ITEM,...].
         return "LIST" if action.metavar.startswith("[") else action.metavar.strip("{}").replace(",", "|")
     if action.choices is not None:
         return "|".join(map(str, action.choices))
@@ -179,7 +181,7 @@ def _value_word(action: argparse.Action) -> str:
 
 
 def _word_of_type(hint: Any) -> str:
-    """Returns a word for the values of a type: INT for int, a|b for a Literal, TEXT for what is unknown."""
+    """Returns a word for the values of a type, such as INT, a|b for a Literal, or TEXT for unknown types."""
     if typing.get_origin(hint) is typing.Annotated:
         return _word_of_type(typing.get_args(hint)[0])
     if typing.get_origin(hint) is typing.Literal:
@@ -187,6 +189,7 @@ def _word_of_type(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         return "|".join(dict.fromkeys(map(_word_of_type, kinds)))
+
     plain = typing.get_origin(hint) or hint
     if plain is dict or hasattr(plain, "__dataclass_fields__"):
         return "MAPPING"
@@ -194,7 +197,7 @@ def _word_of_type(hint: Any) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    """The text up to the first full stop or semicolon outside of parentheses, with a full stop."""
+    """Returns the text up to the first full stop or semicolon outside of parentheses, with a full stop."""
     depth = 0
     for place, (letter, following) in enumerate(zip(text, text[1:] + " ", strict=True)):
         depth += (letter in "([") - (letter in ")]")
@@ -211,7 +214,8 @@ def _default(action: argparse.Action) -> str:
         return ""
     if isinstance(value, bool):
         return f" [{str(value).lower()}]"
-    return f" [{', '.join(map(str, value)) if isinstance(value, list | tuple) else value}]"
+    shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return f" [{shown}]"
 
 
 def _hyphenated(argument: str) -> str:

@@ -1,7 +1,7 @@
-"""Every random draw of the package comes from a generator made here.
+"""This module makes the generators for all random draws of the package.
 
-A draw depends only on the run's seed and on what it is for (for example ``("zskt", "z", round)``), so
-a resumed run needs no stored generator state, and all processes can draw the same numbers.
+A draw depends only on the run's seed and on its purpose, for example ``("zskt", "z", round)``. So a resumed
+run needs no stored generator state, and all processes can draw the same numbers.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from contextlib import contextmanager
 import torch
 
 LEGACY_RANK = 0
-"""The last part of some purposes. Once it was the number of the process; now it is 0 on all of them. It
+"""The last part of some purposes. It once was the number of the process, and now is 0 on all of them. It
 stays, because stored results come from process 0."""
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed from the run's seed and the purpose of the draw."""
+    """Returns a 63-bit seed for one purpose of a run."""
     text = repr((seed, *purpose)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator for one purpose; draw on the CPU and move, so that every device sees the same."""
+    """Returns a CPU generator for one purpose, so that all devices can get the same numbers."""
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
 
 
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """The global CPU generator holds the seed of this purpose inside, and its old state again after.
+    """Seeds the global CPU generator for one purpose inside the block, and restores its state afterwards.
 
-    For libraries that draw from the global generator, for example the initial weights of a timm model.
+    It serves libraries that draw from the global generator, for example timm for initial weights.
     """
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the accelerators too, for good
+        # torch.manual_seed would also seed the accelerators, for good.
         torch.default_generator.manual_seed(derive_seed(seed, *purpose))
         yield

@@ -1,7 +1,7 @@
-"""Settings whose fields state their ranges: frozen dataclasses, which pydantic checks when they are made.
+"""Settings are frozen dataclasses whose fields state their ranges; pydantic checks each new instance.
 
-A class derives from ``Settings`` and annotates its fields with the types below. The values stay as they were
-given: nothing is converted. What a base class states about a field holds in every class that derives from it.
+A class derives from ``Settings`` and annotates its fields with the types below. No value is converted. A
+range in a base class holds in every class that derives from it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from abd_hub.core.faults import STRICT, dotted, first_fault
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Range:
-    """The range of a number, for ``Annotated``: a lower end, and an upper one unless there is none.
+    """States the range of a number for ``Annotated``: a lower end, and perhaps an upper one.
 
-    jsonargparse passes over this class where it checks those of pydantic. So the refusal comes from here, in
-    one line that names the field.
+    jsonargparse ignores this class, although it would check pydantic's own constraints. So the refusal comes
+    from here, in one line that names the field.
     """
 
     above: float | None = None
-    """Smaller than every value."""
+    """Lower end, not included."""
     least: float | None = None
-    """The smallest value."""
+    """Lower end, included."""
     below: float | None = None
-    """Larger than every value."""
+    """Upper end, not included."""
     most: float | None = None
-    """The largest value."""
+    """Upper end, included."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Returns pydantic's check of the type, followed by the check of the range; None has no range."""
@@ -48,21 +48,24 @@ class Range:
 
     def holds(self, value: float) -> bool:
         """Returns whether the value lies in the range; NaN does not."""
-        low = (self.above is None or value > self.above) and (self.least is None or value >= self.least)
-        return (
-            low and (self.below is None or value < self.below) and (self.most is None or value <= self.most)
+        high_enough = (self.above is None or value > self.above) and (
+            self.least is None or value >= self.least
         )
+        low_enough = (self.below is None or value < self.below) and (self.most is None or value <= self.most)
+        return high_enough and low_enough
 
     def rule(self, *, whole: bool) -> str:
-        """Returns what a value must be; ``whole`` for an integer."""
+        """Returns the rule for messages, such as "must be positive"; ``whole`` for an integer."""
         low = self.above if self.least is None else self.least
         high = self.below if self.most is None else self.most
+
         if high is None and low == 0:
             return "must not be negative" if self.above is None else "must be positive"
         if high is None:
             return f"must be at least {low:g}"
         if whole:
             return f"must be a whole number from {low:g} to {high:g}"
+
         opening, closing = "(" if self.least is None else "[", ")" if self.most is None else "]"
         return f"must be in {opening}{low:g}, {high:g}{closing}"
 
@@ -79,13 +82,13 @@ ShareBelowOne = Annotated[float, Range(least=0, below=1)]
 
 
 class Settings:
-    """A base for frozen dataclasses: a field out of its range or of another type raises InputError.
+    """Refuses a field of a wrong type or out of its range with ``InputError``; frozen dataclasses extend it.
 
-    Fields that hold other dataclasses are left to these. A class with a rule across fields checks it in its
-    own ``__post_init__``, after that of this class.
+    A field that holds another dataclass is checked by that class. A class with a rule across fields checks it
+    in its own ``__post_init__``, after the inherited one.
 
     Args:
-        place: of the class's fields in messages; by default the name of the class in lower case.
+        place: prefix of the fields in messages; by default the name of the class in lower case.
     """
 
     place = ""
@@ -97,10 +100,10 @@ class Settings:
             cls.place = cls.__name__.lower() if place is None else place
 
     def __post_init__(self) -> None:
-        """Refuses values outside their range.
+        """Refuses values of a wrong type or outside their range.
 
         Raises:
-            InputError: naming the field.
+            InputError: a value breaks its rule; the message names the field.
         """
         kind: Any = type(self)
         for name, check in _checks(kind):
@@ -117,7 +120,7 @@ class Settings:
 
 @cache
 def _checks(kind: Any) -> list[tuple[str, TypeAdapter[Any]]]:
-    """The checks of each field, those of the base classes first."""
+    """Returns the checks of each field, first the inherited ones."""
     stated = [inspect.get_annotations(base, eval_str=True) for base in reversed(kind.__mro__)]
     return [
         (field.name, TypeAdapter(_lenient(types[field.name]), config=STRICT))
@@ -128,12 +131,12 @@ def _checks(kind: Any) -> list[tuple[str, TypeAdapter[Any]]]:
 
 
 def _lenient(kind: Any) -> Any:
-    """The same type, for sequences that are lists or tuples alike; what is in them stays strict."""
+    """Returns a type that takes lists and tuples alike; their items stay strict."""
     return Annotated[kind, Strict(False)] if get_origin(kind) in (list, tuple) else kind
 
 
 def _holds_a_dataclass(kind: Any) -> bool:
-    # A range, which is an instance of one, is no such type.
+    # A ``Range`` is an instance of a dataclass, and no type.
     return (isinstance(kind, type) and dataclasses.is_dataclass(kind)) or any(
         map(_holds_a_dataclass, get_args(kind))
     )

@@ -1,4 +1,4 @@
-"""YAML that may be a stranger's: no tag runs anything, and whatever is wrong with it is one error."""
+"""This module reads YAML that may be a stranger's: no tag runs code, and every fault is one error."""
 
 from __future__ import annotations
 
@@ -9,47 +9,49 @@ import yaml
 from abd_hub.core.errors import one_line
 
 MOST_VALUES = 1_000_000
-"""Values in one text, repeats through aliases counted: nine aliases in nine levels make 387 million of 600
-characters."""
+"""Largest number of values in one text. Repeats through aliases count, because nine aliases in nine levels
+turn 600 characters into 387 million values."""
 
 
 class YamlError(ValueError):
-    """A text is no YAML, or holds what cannot be a configuration; one line."""
+    """Reports in one line that a text is no YAML, or cannot be a configuration."""
 
 
 def read_yaml(text: str) -> Any:
-    """The value that a YAML text describes.
+    """Returns the value that a YAML text describes.
 
     Raises:
-        YamlError: it is not valid, has tags that are not YAML's own, values that do not fit their tags, is
-            nested too deeply, refers to itself, or grows beyond ``MOST_VALUES`` through aliases.
+        YamlError: the text is not valid, has tags that are not YAML's own, or values that do not fit their
+            tags. Or it is nested too deeply, refers to itself, or has more than ``MOST_VALUES``.
     """
     try:
-        found = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise YamlError(one_line(str(error))) from error
     except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        # What PyYAML lets through for values that do not fit their tags: !!int '', 2024-13-45.
+        # PyYAML lets these through for values that do not fit their tags, such as !!int '' or 2024-13-45.
         raise YamlError(f"a value does not fit its type ({type(error).__name__})") from error
+
     try:
-        _count(found, {})
+        _count(value, {})
     except RecursionError as error:
         raise YamlError("it is nested too deeply") from error
-    return found
+    return value
 
 
 def _count(value: Any, known: dict[int, int]) -> int:
-    """How many values there are below, each alias followed; 0 marks those that are being counted."""
+    """Returns the number of values below, with aliases followed; 0 marks values whose count is unfinished."""
     if not isinstance(value, dict | list | tuple | set):
         return 1
     if id(value) in known:
         if not known[id(value)]:
             raise YamlError("it refers to itself")
         return known[id(value)]
+
     known[id(value)] = 0
     inside = [*value.keys(), *value.values()] if isinstance(value, dict) else value
     total = 1 + sum(_count(item, known) for item in inside)
     if total > MOST_VALUES:
-        raise YamlError(f"its aliases make more than {MOST_VALUES:,} values of it")
+        raise YamlError(f"its aliases make more than {MOST_VALUES:,} values")
     known[id(value)] = total
     return total

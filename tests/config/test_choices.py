@@ -118,7 +118,7 @@ def test_recipes_of_a_teacher_are_chosen_alike(tmp_path):
     file.write_text(yaml.safe_dump(content))
     assert parse_poison(["--config", str(file)]).recipe.epochs == 3
     assert parse_poison(["--config", str(file), "--recipe=paper"]).recipe.epochs == 200
-    with pytest.raises(InputError, match=r"paper\.epochs: '3' is given, but recipe is fast"):
+    with pytest.raises(InputError, match=r"paper\.epochs: '3' is set, but recipe is fast"):
         parse_poison(["--config", str(file), "--paper.epochs", "3"])
 
 

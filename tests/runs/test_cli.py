@@ -280,7 +280,7 @@ def test_help_shows_the_docstrings(capsys):
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Length of the noise vector." in text
-    assert "Newest checkpoints that are kept." in text
+    assert "Keeps this many of the newest checkpoints." in text
 
 
 @pytest.mark.parametrize(

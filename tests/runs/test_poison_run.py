@@ -292,9 +292,9 @@ BAD = {
     "unknown labels": ([*TRIGGER, "--poison.labels", "dirty"], "all_to_one"),
     "settings without a trigger": (
         ["--poison.cover_rate", "0.1"],
-        "poison.cover_rate: is given, but no trigger",
+        "poison.cover_rate: is set without a trigger",
     ),
-    "a target without a trigger": (["--poison.target", "3"], "poison.target: is given, but no trigger"),
+    "a target without a trigger": (["--poison.target", "3"], "poison.target: is set without a trigger"),
     "an infinite learning rate": (["--paper.learning_rate", ".inf"], "paper.learning_rate: must be a finite"),
     "no data set": (["--data.dataset", " "], "data.dataset: is empty"),
     "a size without pixels": (["--data.image_size", "0"], "data.image_size"),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from abd_hub.config.options import (
     EvaluationOptions,
@@ -280,12 +281,7 @@ def make_watch(
     if measurement is None or not options.every:
         return None
 
-    n = len(measurement.data.images)
-    count = min(n, options.every_images)
-    # The images are evenly spread, because the first ones of sorted data would all be of one class.
-    places = torch.arange(count) * n // count
-    images, labels = measurement.data.images[places], measurement.data.labels[places]
-
+    images, labels = _spread(measurement.data, options.every_images)
     try:
         check_inputs(like.spec, images, labels, measurement.attacks)
     except InputError as error:
@@ -301,6 +297,15 @@ def make_watch(
         return {name: rate.value for name, rate in zip(names, rates, strict=True)}
 
     return watch
+
+
+def _spread(data: ImageData, limit: int) -> tuple[Tensor, Tensor]:
+    """Returns at most ``limit`` images and their labels, evenly spread over the data."""
+    n = len(data.images)
+    count = min(n, limit)
+    # The first images of sorted data would all be of one class.
+    places = torch.arange(count) * n // count
+    return data.images[places], data.labels[places]
 
 
 def _asr_names(attacks: Sequence[Attack]) -> list[str]:

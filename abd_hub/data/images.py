@@ -45,13 +45,13 @@ class ImageData:
     """Holds all images of a split with their labels."""
 
     images: Tensor
-    """(n, C, H, W) uint8."""
+    """Holds the images, (n, C, H, W) uint8."""
     labels: Tensor
-    """(n,) int64, each in [0, len(names))."""
+    """Holds the labels, (n,) int64, each in [0, len(names))."""
     names: tuple[str, ...]
-    """Names of the labels, in their order."""
+    """Lists the names of the labels, in their order."""
     ref: DataRef
-    """Identity of the data, for the record."""
+    """Identifies the data in the record."""
 
     def __len__(self) -> int:
         return len(self.images)

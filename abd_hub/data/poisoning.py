@@ -47,13 +47,13 @@ class PoisonedSet:
     """Holds a training set in which some images carry the trigger."""
 
     images: Tensor
-    """(n, C, H, W) uint8."""
+    """Holds the images, (n, C, H, W) uint8."""
     labels: Tensor
-    """(n,) int64."""
+    """Holds the labels, (n,) int64."""
     indices: Tensor
-    """(m,) int64, ascending: which images are poisoned."""
+    """Lists the poisoned images, (m,) int64, ascending."""
     cover: Tensor = field(default_factory=_none)
-    """(k,) int64, ascending: which images carry the trigger's cover form and keep their label."""
+    """Lists the images that carry the trigger's cover form and keep their label, (k,) int64, ascending."""
 
 
 def hold_out(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:

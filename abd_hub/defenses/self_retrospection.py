@@ -40,7 +40,7 @@ from abd_hub.learning.twice_differentiable import twice_differentiable
 @register("defenses", "self_retrospection")
 @dataclass(frozen=True, kw_only=True)
 class SelfRetrospection(Defense, place="self_retrospection"):
-    """Self-Retrospection: late in the run the student unlearns the perturbation that moves it most."""
+    """Self-Retrospection: makes the student unlearn, late in the run, the perturbation that moves it most."""
 
     citation: ClassVar[str] = paper.CITATION
 

@@ -35,9 +35,9 @@ class ShuffledLayer:
     module: nn.Module
     channels: int
     dim: int
-    """Dimension of the channels in the layer's input: 1 for convolutions, -1 for linear layers."""
+    """Holds the dimension of the channels in the layer's input: 1 for convolutions, -1 for linear layers."""
     rows_per_image: int
-    """Rows of the layer's input per image; above 1 for windowed attention."""
+    """Holds the number of rows of the layer's input per image, which is above 1 for windowed attention."""
 
 
 class ShuffledTeacher:

@@ -151,9 +151,9 @@ class Vaccine(DefensePlugin):
             teacher_logits: (N, classes), the teacher's answer to ``pixels``.
 
         Returns:
-            (N,): -coefficient / (number of suspicious images) for a suspicious image, 1 / (number of the
-            others) for any other; None while the vaccine is not active. Several processes use the numbers
-            over all of them, and multiply the weights by their number, because their losses are averaged.
+            Weights, (N,): -coefficient / (number of suspicious images) for these, 1 / (number of the others)
+            for the others. None while the vaccine is not active. Several processes use the numbers over all
+            of them, and multiply the weights by their number, because their losses are averaged.
         """
         if not self._ready(pixels, teacher_logits):
             return None

@@ -44,7 +44,7 @@ from abd_hub.learning.modes import in_eval_mode
 @register("defenses", "universal_direction")
 @dataclass(frozen=True, kw_only=True)
 class UniversalDirection(Defense, place="universal_direction"):
-    """Universal direction: takes the strongest class-wide perturbation out of what the student learns."""
+    """Universal direction: removes the strongest class-wide perturbation from the student's images."""
 
     begin: Share = 0.67
     """Sets the share of the rounds after which the direction is searched for and used."""

@@ -52,13 +52,13 @@ class Attack:
     """Combines a trigger with the label that it should cause."""
 
     name: str
-    """Name of the trigger, for the report."""
+    """Names the trigger in the report."""
     target: int
-    """Label that the triggered images should get."""
+    """Holds the label that the triggered images should get."""
     trigger: Trigger
-    """Function that puts the trigger on images."""
+    """Puts the trigger on images."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the trigger, for the report; JSON types only."""
+    """Holds the trigger's options for the report, in JSON types only."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class Answers:
     """Holds the labels that a classifier gave to all images, in the order of the data."""
 
     clean: Tensor
-    """Labels of the clean images, (n,) int64 on the CPU."""
+    """Holds the labels of the clean images, (n,) int64 on the CPU."""
     triggered: tuple[Tensor, ...] = ()
-    """Labels of the triggered images, one tensor an attack, in their order. Each is (n,) int64 on the CPU and
-    includes images of the target class."""
+    """Holds the labels of the triggered images, one tensor an attack, in their order. Each is (n,) int64 on
+    the CPU and includes images of the target class."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class _Stamp:
 
     trigger: Trigger
     attacks: tuple[int, ...]
-    """Places in the list of attacks."""
+    """Holds the places in the list of attacks."""
     targets: Tensor
-    """(attacks,) int64."""
+    """Holds the attacks' targets, (attacks,) int64."""
     hits: Tensor
-    """(attacks,) int64, the columns that count hits; the column after each counts robust answers."""
+    """Holds the columns that count hits, (attacks,) int64; the column after each counts robust answers."""
 
 
 class PassOptions(TypedDict, total=False):

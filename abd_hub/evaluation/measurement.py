@@ -40,17 +40,17 @@ class Measurement:
     """Measures classifiers with data and attacks that fit their labels."""
 
     data: ImageData
-    """Images to measure on."""
+    """Holds the images to measure on."""
     attacks: tuple[Attack, ...]
-    """Attacks to measure."""
+    """Lists the attacks to measure."""
     batch_size: int
-    """Number of images in a forward pass."""
+    """Sets the number of images in a forward pass."""
     control: Classifier | None = None
-    """Classifier without the backdoor; reports show its rates beside the rates of every attack."""
+    """Holds a classifier without the backdoor, whose rates stand beside the rates of every attack."""
     corrupted: tuple[ImageData, ...] = ()
-    """Further splits of the data set, on which only the clean accuracy is measured."""
+    """Holds further splits of the data set, on which only the clean accuracy is measured."""
     per_class: bool = False
-    """Whether to report the counts of every true class too."""
+    """Says whether to report the counts of every true class too."""
 
     def report(self, classifier: Classifier) -> EvalReport:
         """Measures clean accuracy and all attacks on the classifier's device, shared by all processes."""

@@ -26,17 +26,17 @@ class PairedTest:
     """Holds the result of McNemar's test of two models on the same images."""
 
     n: int
-    """Number of images."""
+    """Counts the images."""
     first_only: int
-    """Number of images on which only the first model is right (or gives way to the attack)."""
+    """Counts the images on which only the first model is right (or gives way to the attack)."""
     second_only: int
-    """Number of images on which only the second model is right (or gives way to the attack)."""
+    """Counts the images on which only the second model is right (or gives way to the attack)."""
     p_value: float
-    """Two-sided probability of a difference this large between models that do not differ."""
+    """Holds the two-sided probability of a difference this large between models that do not differ."""
     method: str
-    """Form of the test, ``EXACT`` or ``CHI_SQUARE``."""
+    """Names the form of the test, ``EXACT`` or ``CHI_SQUARE``."""
     statistic: float | None = None
-    """Chi-square with one degree of freedom; None for the exact form."""
+    """Holds chi-square with one degree of freedom; None for the exact form."""
 
 
 def mcnemar(first_only: int, second_only: int, n: int) -> PairedTest:

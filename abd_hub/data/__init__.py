@@ -1,1 +1,1 @@
-"""Images that are measured or trained on, and how a poisoned training set is made of them."""
+"""Images for measurements and for training, and poisoned training sets that are made from them."""

@@ -1,8 +1,9 @@
-"""A data set of labeled images as one uint8 tensor, with a fingerprint that follows its content.
+"""A data set of labeled images as one uint8 tensor, with a fingerprint of its content.
 
-A split is read whole: 50,000 images of 32x32 are 150 MB, less than the workers and the copies of a
-loader that decodes every epoch anew. The fingerprint is a sha256 over the encoded images and labels. That
-of the ``datasets`` library hashes paths and modification times, so two machines never agree on it.
+A split is read as a whole, so that images are decoded once and not in every epoch. This takes 150 MB for
+50,000 images of 32x32, less than the workers and copies of a loader. The fingerprint is a sha256 of the
+encoded images, before any resizing, and labels. The fingerprint of the ``datasets`` library depends on paths
+and modification times, so it differs between machines.
 """
 
 from __future__ import annotations
@@ -27,36 +28,40 @@ from abd_hub.core.records import DataRef
 from abd_hub.core.seeding import generator
 
 DIGITS = "digits"
-"""Name of the embedded data set: scikit-learn's digits."""
+"""Name of the embedded data set, scikit-learn's 1,797 handwritten digits.
+
+The images are 8x8, with gray repeated over three channels. The splits ``train`` and ``test`` are always the
+same, stratified, with 70 and 30 % of the images.
+"""
 DIGITS_TRAIN_SHARE = 0.7
 MAX_LABEL = 100_000
-"""An integer column that goes beyond this is an identifier, not a label."""
+"""Largest possible label; an integer column with larger numbers holds identifiers."""
 
 _READ_AT_ONCE = 500
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """All images of a split with their labels."""
+    """Holds all images of a split with their labels."""
 
     images: Tensor
-    """(n, C, H, W) uint8."""
+    """Holds the images, (n, C, H, W) uint8."""
     labels: Tensor
-    """(n,) int64, each in [0, len(names))."""
+    """Holds the labels, (n,) int64, each in [0, len(names))."""
     names: tuple[str, ...]
-    """Label names by label."""
+    """Lists the names of the labels, in their order."""
     ref: DataRef
-    """Which data these are: goes into the record."""
+    """Identifies the data in the record."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> ImageData:
-        """The same data with both tensors on ``device``."""
+        """Returns the same data with both tensors on ``device``."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def pixels(self, index: Tensor | slice | Sequence[int] = slice(None)) -> Tensor:
-        """The indexed images as float32 (m, C, H, W) in [0,1], on the device the data lie on."""
+        """Returns the indexed images as float32 (m, C, H, W) in [0,1], on the device of the data."""
         return self.images[index].float().div_(255)
 
 
@@ -71,54 +76,63 @@ def load_images(
     limit: int | None = None,
     image_size: int | None = None,
 ) -> ImageData:
-    """Read one split of a data set into memory, in the data set's own order.
+    """Reads one split of a data set into memory, in the data set's own order.
 
-    Columns are found by their type: the one Image and the one ClassLabel; where no ClassLabel exists, the
-    one integer column. Nothing a data set brings along is ever executed.
+    The image column is the only Image column. The label column is the only ClassLabel column or, without
+    one, the only integer column. No code of a data set is ever executed.
 
     Args:
-        source: a Hub id (``org/name``), a local folder that the ``datasets`` library can read, or
-            ``digits``: scikit-learn's 1,797 handwritten digits, 8x8, gray repeated over three channels,
-            always the same stratified 70/30 split into ``train`` and ``test``.
-        split: name of a split, slices such as ``train[:10%]`` included.
-        revision: branch, tag or commit on the Hub; what is recorded is the commit it stands for.
-        config: the data set's configuration, where it has several.
-        image_column: needed where several columns hold images.
-        label_column: needed where several columns could be the label.
-        limit: only the first so many images.
-        image_size: resize every image to this height and width (bicubic, smoothed where it shrinks); the
-            fingerprint stays that of the images as they came.
+        source: Hub id (``org/name``), local folder that the ``datasets`` library can read, or ``DIGITS``.
+        split: name of a split, or a slice such as ``train[:10%]``.
+        revision: branch, tag or commit on the Hub; the record has the commit.
+        config: configuration of a data set that has several.
+        image_column: required where several columns hold images.
+        label_column: required where several columns could hold labels.
+        limit: reads only the first images, this many.
+        image_size: height and width to which images are resized (bicubic, smoothed where it shrinks).
 
     Raises:
-        InputError: data, split or column do not exist, a column cannot be chosen, an image cannot be
-            read or has another size than the first, or nothing is left to return.
+        InputError: data, split, column or image cannot be read or used, or nothing is left to return.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"limit {limit} leaves no images; use 1 or more, or leave it out")
+    _check_limit(limit)
     if source == DIGITS:
-        _refuse_for_digits(
-            revision=revision,
-            config=config,
-            image_column=image_column,
-            label_column=label_column,
-            image_size=image_size,
-        )
+        _refuse_for_digits(revision, config, image_column, label_column, image_size)
         return _digits(split, limit)
 
     dataset, commit = _open(source, split, revision, config)
-    image = _image_column(dataset.features, image_column)
-    label = _label_column(dataset.features, label_column)
-    images, labels, names, fingerprint = _read_split(dataset, image, label, limit, image_size)
-    # The record must not give away where the folder lies.
-    name = source if commit else Path(source).expanduser().resolve().name
-    ref = DataRef(name, split, fingerprint, commit, len(images), image_size)
+    columns = _image_column(dataset.features, image_column), _label_column(dataset.features, label_column)
+    images, labels, names, fingerprint = _read_split(dataset, *columns, limit, image_size)
+    ref = DataRef(_name_of(source, commit), split, fingerprint, commit, len(images), image_size)
     return ImageData(images, labels, names, ref)
 
 
-def _refuse_for_digits(**options: object) -> None:
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise InputError(f"{given[0]} has no meaning for the embedded data set 'digits'; leave it out")
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise InputError(f"limit {limit} leaves no images; use 1 or more, or leave it out")
+
+
+def _name_of(source: str, commit: str | None) -> str:
+    """Returns the name for the record, which must not reveal the path of a folder."""
+    return source if commit else Path(source).expanduser().resolve().name
+
+
+def _refuse_for_digits(
+    revision: str | None,
+    config: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    image_size: int | None,
+) -> None:
+    options = {
+        "revision": revision,
+        "config": config,
+        "image_column": image_column,
+        "label_column": label_column,
+        "image_size": image_size,
+    }
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"{name} has no meaning for the embedded data set 'digits'; leave it out")
 
 
 def _digits(split: str, limit: int | None) -> ImageData:
@@ -133,27 +147,28 @@ def _digits(split: str, limit: int | None) -> ImageData:
         members = (labels == label).nonzero().squeeze(1)
         order = torch.randperm(len(members), generator=generator(0, "digits", "split", label))
         train[members[order[: round(DIGITS_TRAIN_SHARE * len(members))]]] = True
-    chosen = (train if split == "train" else ~train).nonzero().squeeze(1)[:limit]
+    places = (train if split == "train" else ~train).nonzero().squeeze(1)[:limit]
 
-    values = torch.as_tensor(bunch.images, dtype=torch.int64)[chosen]
+    values = torch.as_tensor(bunch.images, dtype=torch.int64)[places]
     gray = ((values * 255 + 8) // 16).to(torch.uint8)
     images = gray.unsqueeze(1).repeat(1, 3, 1, 1)
-    labels = labels[chosen]
+    labels = labels[places]
     names = tuple(str(label) for label in range(10))
+
     digest = hashlib.sha256(gray.numpy().tobytes())
-    return ImageData(
-        images, labels, names, DataRef(DIGITS, split, _seal(digest, labels, names), None, len(images))
-    )
+    ref = DataRef(DIGITS, split, _seal(digest, labels, names), None, len(images))
+    return ImageData(images, labels, names, ref)
 
 
 def _open(source: str, split: str, revision: str | None, config: str | None) -> tuple[Any, str | None]:
-    """The split as the datasets library has it, and the commit it was read at (None for a folder)."""
+    """Returns the split as a data set of the library, and its commit (None for a folder)."""
     import datasets
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
 
     path = _locate(source, revision)
     failures = (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError)
+
     with _quiet(datasets, is_folder=path is not None):
         try:
             place = {} if path is None else {"cache_dir": _cache_of(path, datasets.config.HF_DATASETS_CACHE)}
@@ -164,25 +179,27 @@ def _open(source: str, split: str, revision: str | None, config: str | None) -> 
             raise
         except failures as error:
             raise InputError(f"data set {source} cannot be read: {_reason(error)}") from error
+
         known = builder.info.splits or {}
         if split in known and known[split].num_examples == 0:
-            raise InputError(f"split {split!r} of {source} is empty")
+            raise InputError(f"split {split!r} of {source} is empty; use another split")
         try:
             dataset = builder.as_dataset(split=split)
         except failures as error:
             raise InputError(
                 f"split {split!r} of {source} cannot be read; it has {', '.join(known)}: {_reason(error)}"
             ) from error
+
     if len(dataset) == 0:
-        raise InputError(f"split {split!r} of {source} is empty")
+        raise InputError(f"split {split!r} of {source} is empty; use another split")
     return dataset, commit
 
 
 def _cache_of(folder: str, cache: str | Path) -> str:
-    """Where the library may keep what it reads from a folder, with the same place only for the same files.
+    """Returns a cache folder for the library, which is the same only for the same files of the same folder.
 
-    By itself it goes by the folder's name where a README lists configurations: of the folders ``a/data`` and
-    ``b/data`` the second would silently give the first one's images.
+    The library's own cache goes by the folder's name where a README lists configurations. Then the folder
+    ``b/data`` would silently give the images of the folder ``a/data``.
     """
     digest = hashlib.sha256(folder.encode())
     for file in sorted(Path(folder).rglob("*")):
@@ -192,39 +209,42 @@ def _cache_of(folder: str, cache: str | Path) -> str:
 
 
 def _locate(source: str, revision: str | None) -> str | None:
-    """The absolute path of a local folder, or None for a Hub id."""
+    """Returns the absolute path of a local folder, or None for a Hub id."""
     path = Path(source).expanduser()
     if path.is_dir():
         if revision is not None:
             raise InputError(f"revision {revision!r} has no meaning for the folder {source}; leave it out")
         return str(path.resolve())
     if path.is_file():
-        raise InputError(f"data set {source} is a file; pass the folder it lies in")
-    # A bare word would make the library read whatever the working folder holds, for example "parquet".
+        raise InputError(f"data set {source} is a file; use the folder that holds it")
+
+    # A single word such as "parquet" would make the library read the files in the working folder.
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
-        raise InputError(f"data set {source!r}: no such folder, and a Hub id looks like org/name")
+        raise InputError(
+            f"data set {source!r}: no such folder; use a folder or a Hub id of the form org/name"
+        )
     return None
 
 
 def _commit(builder: Any, source: str, revision: str | None) -> str | None:
-    """The commit behind a Hub data set; refuses a cached copy of another revision than the one asked for.
+    """Returns the commit of a Hub data set; refuses a cached copy of another revision.
 
-    Without a connection the datasets library falls back on any copy it has, whatever ``revision`` says.
+    Without a connection, the datasets library falls back on any copy that it has, of whatever revision.
     """
-    found = str(builder.hash)
-    is_commit = re.fullmatch(r"[0-9a-f]{40}", found) is not None
+    copy = str(builder.hash)
+    is_commit = re.fullmatch(r"[0-9a-f]{40}", copy) is not None
     from_cache = type(builder).__module__.startswith("datasets.packaged_modules.cache")
-    if revision is not None and found != revision and (from_cache or not is_commit):
+    if revision is not None and copy != revision and (from_cache or not is_commit):
         raise InputError(
-            f"revision {revision!r} of {source} cannot be fetched, the copy at hand is {found}; "
-            f"go online or pass revision={found}"
+            f"revision {revision!r} of {source} cannot be fetched, the copy at hand is {copy}; "
+            f"go online or set revision to {copy}"
         )
-    return found if is_commit else None
+    return copy if is_commit else None
 
 
 @contextmanager
 def _quiet(datasets: Any, is_folder: bool) -> Iterator[None]:
-    """No bars for a local folder; a download keeps them."""
+    """Hides progress bars for a local folder; a download shows them."""
     hide = is_folder and not datasets.are_progress_bars_disabled()
     if hide:
         datasets.disable_progress_bars()
@@ -236,15 +256,15 @@ def _quiet(datasets: Any, is_folder: bool) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong: where the library only says that something did, its cause."""
+    """Returns the reason of an error; for a general error of the library, the reason of its cause."""
     while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         error = error.__cause__
     return reason_of(error)
 
 
 def _image_column(features: Any, wanted: str | None) -> str:
-    found = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
-    return _choose("image", found, list(features), wanted)
+    images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
+    return _choose("image", images, list(features), wanted)
 
 
 def _label_column(features: Any, wanted: str | None) -> str:
@@ -257,27 +277,30 @@ def _label_column(features: Any, wanted: str | None) -> str:
     return _choose("label", classes or integers, list(features), None)
 
 
-def _choose(what: str, found: list[str], columns: list[str], wanted: str | None) -> str:
-    if wanted is None and len(found) == 1:
-        return found[0]
-    if wanted in found:
+def _choose(what: str, candidates: list[str], columns: list[str], wanted: str | None) -> str:
+    """Returns the wanted candidate, or the only one; ``what`` is image or label, for the messages."""
+    if wanted is None and len(candidates) == 1:
+        return candidates[0]
+    if wanted in candidates:
         return wanted
-    if not found:
+
+    if not candidates:
         raise InputError(f"{what}_column: no column holds {what}s; the columns are {', '.join(columns)}")
     if wanted is not None:
-        raise InputError(f"{what}_column {wanted!r} holds no {what}s; use one of {', '.join(found)}")
-    raise InputError(f"{what}_column: several columns hold {what}s; pass one of {', '.join(found)}")
+        raise InputError(f"{what}_column {wanted!r} holds no {what}s; use one of {', '.join(candidates)}")
+    raise InputError(f"{what}_column: several columns hold {what}s; use one of {', '.join(candidates)}")
 
 
 def _names(dataset: Any, column: str) -> tuple[str, ...]:
-    """Label names; for a bare integer column the numbers up to the largest in the whole split."""
+    """Returns the label names; for an integer column, the numbers up to the largest in the whole split."""
     names = getattr(dataset.features[column], "names", None)
     if names is not None:
         return tuple(names)
+
     largest = max((value for value in dataset[column] if value is not None), default=0)
     if largest > MAX_LABEL:
         raise InputError(
-            f"label_column {column!r} goes up to {largest}: not a class label; pass another label_column"
+            f"label_column {column!r} goes up to {largest}, so it holds no labels; use another label_column"
         )
     return tuple(str(value) for value in range(largest + 1))
 
@@ -285,7 +308,7 @@ def _names(dataset: Any, column: str) -> tuple[str, ...]:
 def _read_split(
     dataset: Any, image: str, label: str, limit: int | None, size: int | None
 ) -> tuple[Tensor, Tensor, tuple[str, ...], str]:
-    """Images, labels, names of the labels and fingerprint of what two columns hold."""
+    """Returns images, labels, names of the labels and the fingerprint of the image and the label column."""
     names = _names(dataset, label)
     if limit is not None:
         dataset = dataset.select(range(min(limit, len(dataset))))
@@ -298,12 +321,13 @@ def _read_split(
 def _decode(dataset: Any, image: str, label: str, size: int | None) -> tuple[Tensor, Tensor, hashlib._Hash]:
     import datasets
 
-    # The library's own decoding makes a picture object and a copy per image: five times slower.
+    # The library's own decoding is five times slower, because it makes a picture object and a copy per image.
     raw = dataset.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
     digest = hashlib.sha256()
     labels: list[int] = []
     pixels: NDArray[np.uint8] | None = None
     index = 0
+
     for batch in raw.iter(batch_size=_READ_AT_ONCE):
         for cell, value in zip(batch[image], batch[label], strict=True):
             encoded, decoded = _read(cell, index, size)
@@ -312,22 +336,23 @@ def _decode(dataset: Any, image: str, label: str, size: int | None) -> tuple[Ten
             if decoded.shape[:2] != pixels.shape[2:]:
                 raise InputError(
                     f"image {index} is {decoded.shape[0]}x{decoded.shape[1]} but the first is "
-                    f"{pixels.shape[2]}x{pixels.shape[3]}; pass image_size to resize all of them"
+                    f"{pixels.shape[2]}x{pixels.shape[3]}; set image_size to resize all of them"
                 )
             pixels[index] = decoded.transpose(2, 0, 1)
             labels.append(-1 if value is None else int(value))
             digest.update(len(encoded).to_bytes(8, "big"))
             digest.update(encoded)
             index += 1
-    assert pixels is not None  # the caller has made sure that there is at least one image
+
+    assert pixels is not None, "the caller has checked that there is an image"
     return torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64), digest
 
 
 def _read(cell: Any, index: int, size: int | None) -> tuple[bytes, NDArray[np.uint8]]:
-    """The encoded bytes and the RGB pixels (H, W, 3) of one cell of an image column."""
+    """Returns the encoded bytes and the RGB pixels (H, W, 3) of one cell of an image column."""
     what = f"image {index}"
     if cell is None or (cell["bytes"] is None and cell["path"] is None):
-        raise InputError(f"{what} is missing")
+        raise InputError(f"{what} is missing; use data with an image in every row")
     encoded = cell["bytes"] if cell["bytes"] is not None else read_file(Path(cell["path"]), what)
 
     picture = decode_picture(encoded, what)
@@ -353,6 +378,6 @@ def _seal(digest: hashlib._Hash, labels: Tensor, names: tuple[str, ...]) -> str:
 
 
 def overlap(one: ImageData, other: ImageData) -> bool:
-    """Whether two loaded splits are parts of the same split, by name, or hold the same images."""
+    """Returns whether two loaded splits have the same name, apart from slices, or the same fingerprint."""
     names = [(data.ref.id, data.ref.split.partition("[")[0]) for data in (one, other)]
     return names[0] == names[1] or one.ref.fingerprint == other.ref.fingerprint

@@ -1,8 +1,8 @@
 """Poisoned training sets: which images carry the trigger, and which label they get.
 
-Dirty labels as in BadNets (Gu et al., 2017, arXiv 1708.06733), clean ones as in Turner et al. (2019, arXiv
-1912.02771), cover images as in WaNet (Nguyen & Tran, ICLR 2021) and Qi et al. (ICLR 2023). The trigger is
-stamped before any augmentation, so a crop may shift it.
+Dirty labels are from BadNets (Gu et al., 2017, arXiv 1708.06733), clean labels from Turner et al. (2019,
+arXiv 1912.02771). Cover images are from WaNet (Nguyen & Tran, ICLR 2021) and Qi et al. (ICLR 2023). The
+trigger is stamped before any augmentation, so a crop may shift it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,19 @@ from abd_hub.data.images import ImageData
 from abd_hub.triggers import cover_form, training_form
 
 LABELS = ("all_to_one", "all_to_all", "clean_label")
-"""How poisoned images are labeled: the target; the next class; the target, which they are of already."""
+"""Ways to select and label poisoned images.
+
+- ``all_to_one`` selects images outside the target class and gives them the target label.
+- ``all_to_all`` selects images of every class and gives them the next label; after the last comes the first.
+- ``clean_label`` selects images of the target class, which keep their label. It selects all of them if the
+  rate exceeds their number.
+"""
 
 Prepare = Callable[[Tensor, Tensor], Tensor]
-"""(pixels (N, C, H, W) in [0,1], labels (N,)) to pixels of the same shape, before the trigger is stamped."""
+"""Type of a function that changes images before the trigger is stamped.
+
+It maps pixels, (N, C, H, W) in [0,1], and labels, (N,), to pixels of the same shape.
+"""
 
 _AT_ONCE = 500
 
@@ -35,41 +44,42 @@ def _none() -> Tensor:
 
 @dataclass(frozen=True)
 class PoisonedSet:
-    """A training set in which some images carry the trigger."""
+    """Holds a training set in which some images carry the trigger."""
 
     images: Tensor
-    """(n, C, H, W) uint8."""
+    """Holds the images, (n, C, H, W) uint8."""
     labels: Tensor
-    """(n,) int64."""
+    """Holds the labels, (n,) int64."""
     indices: Tensor
-    """(m,) int64, ascending: which images are poisoned."""
+    """Lists the poisoned images, (m,) int64, ascending."""
     cover: Tensor = field(default_factory=_none)
-    """(k,) int64, ascending: which images carry the trigger's cover form and keep their label."""
+    """Lists the images that carry the trigger's cover form and keep their label, (k,) int64, ascending."""
 
 
 def hold_out(n: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Parts ``n`` images by chance into those that are trained on and those that stay clean and aside.
+    """Splits ``n`` images at random into images for training and clean images that are held out.
 
     Args:
-        n: images in all.
-        share: of them to hold out, in [0, 1); rounded to whole images.
-        seed: of the choice.
+        n: number of all images.
+        share: share of images to hold out, in [0, 1); rounded to whole images.
+        seed: seed of the split.
 
     Returns:
-        (kept, held out), both int64 and ascending.
+        Indices of the images for training and of the held-out images, both int64 and ascending.
 
     Raises:
         InputError: the share is out of range.
     """
     if not 0 <= share < 1:
         raise InputError(f"data.held_out: must be in [0, 1), got {share}")
+
     order = torch.randperm(n, generator=seeding.generator(seed, "hold out"))
     aside = round(share * n)
     return order[aside:].sort().values, order[:aside].sort().values
 
 
 def subset(data: ImageData, indices: Tensor) -> ImageData:
-    """The indexed images as data of their own; ``ref`` still names the whole split."""
+    """Returns the indexed images as data of their own; ``ref`` still names the whole split."""
     return replace(data, images=data.images[indices], labels=data.labels[indices])
 
 
@@ -84,43 +94,50 @@ def poison(
     cover_rate: float = 0.0,
     prepare: Prepare | None = None,
 ) -> PoisonedSet:
-    """Stamps the trigger on a share of the images and labels them as the attack wants.
-
-    ``all_to_one`` takes images that are not of the target class and gives them the target label;
-    ``all_to_all`` takes images of every class and gives them the next one (the last the first);
-    ``clean_label`` takes images of the target class, which keep their label, and is content with all of
-    them where the rate asks for more.
+    """Stamps the trigger on a share of the images and labels these by the rule of the attack.
 
     Args:
         data: the clean training set.
-        trigger: its training form is stamped, where it has one of its own.
+        trigger: its training form is stamped, if it has one.
         target: label that the backdoor leads to; not used by ``all_to_all``.
         rate: poisoned images as a share of *all* images, in (0, 1).
-        seed: of the choice, and of what the trigger draws in training.
+        seed: seed of the selection, and of the trigger's draws in training.
         labels: one of ``LABELS``.
-        cover_rate: cover images as a share of all images, in [0, 1); drawn from those not poisoned.
-        prepare: changes the images to be poisoned before the trigger is stamped, for clean-label attacks.
+        cover_rate: cover images as a share of all images, in [0, 1); drawn from images that are not poisoned.
+        prepare: changes the selected images before the trigger is stamped, for clean-label attacks.
 
     Raises:
-        InputError: target, rate or cover rate out of range, or too few images to choose from.
+        InputError: target, rate or cover rate is out of range, or there are too few images to select from.
     """
     _check(data, target, rate, cover_rate, labels)
     indices = _chosen(data, target, round(rate * len(data)), labels, seed, rate)
     cover = _covers(len(data), indices, round(cover_rate * len(data)), seed)
-    images, new_labels = data.images.clone(), data.labels.clone()
-    chance = seeding.generator(seed, "poison", "training form")
-    for part in _parts(indices):
-        pixels = data.pixels(part)
-        pixels = prepare(pixels, data.labels[part]) if prepare else pixels
-        images[part] = _to_bytes(training_form(trigger, pixels, chance))
-    for part in _parts(cover):
-        images[part] = _to_bytes(cover_form(trigger, data.pixels(part), chance))
+    images = _stamped(data, trigger, indices, cover, seed, prepare)
+
+    new_labels = data.labels.clone()
     new_labels[indices] = poisoned_labels(data.labels[indices], target, len(data.names), labels)
     return PoisonedSet(images, new_labels, indices, cover)
 
 
+def _stamped(
+    data: ImageData, trigger: Trigger, indices: Tensor, cover: Tensor, seed: int, prepare: Prepare | None
+) -> Tensor:
+    """Returns a copy of the images with the trigger's training form and, after it, its cover form."""
+    images = data.images.clone()
+    draws = seeding.generator(seed, "poison", "training form")
+
+    for part in _parts(indices):
+        pixels = data.pixels(part)
+        pixels = prepare(pixels, data.labels[part]) if prepare else pixels
+        images[part] = _to_bytes(training_form(trigger, pixels, draws))
+
+    for part in _parts(cover):
+        images[part] = _to_bytes(cover_form(trigger, data.pixels(part), draws))
+    return images
+
+
 def poisoned_labels(truth: Tensor, target: int, classes: int, labels: str) -> Tensor:
-    """(m,) true labels to the labels that the backdoor is to call up."""
+    """Maps true labels, (m,), to the labels that the backdoor should cause."""
     return (truth + 1) % classes if labels == "all_to_all" else torch.full_like(truth, target)
 
 
@@ -143,8 +160,8 @@ def _chosen(data: ImageData, target: int, count: int, labels: str, seed: int, ra
         count = min(count, len(candidates))
     if not 0 < count <= len(candidates):
         raise InputError(
-            f"poison.rate: {rate} asks for {count} images and there are {len(candidates)} to choose from; "
-            f"use another rate"
+            f"poison.rate: {rate} gives {count} images, but {len(candidates)} can be poisoned; "
+            f"use a rate that gives 1 to {len(candidates)}"
         )
     order = torch.randperm(len(candidates), generator=seeding.generator(seed, "poison"))
     return candidates[order[:count]].sort().values
@@ -156,14 +173,14 @@ def _covers(n: int, poisoned: Tensor, count: int, seed: int) -> Tensor:
     candidates = torch.nonzero(free).flatten()
     if count > len(candidates):
         raise InputError(
-            f"poison.cover_rate: asks for {count} images and {len(candidates)} are not poisoned; lower it"
+            f"poison.cover_rate: needs {count} images, but only {len(candidates)} are not poisoned; lower it"
         )
     order = torch.randperm(len(candidates), generator=seeding.generator(seed, "poison", "cover"))
     return candidates[order[:count]].sort().values
 
 
 def _parts(indices: Tensor) -> tuple[Tensor, ...]:
-    """Equal parts: a cover form may need several images, so that no part may hold a single last one."""
+    """Splits into equal parts, because a cover form may need several images in its part."""
     return torch.tensor_split(indices, math.ceil(len(indices) / _AT_ONCE)) if len(indices) else ()
 
 

@@ -1,4 +1,4 @@
-"""Defenses against inherited backdoors, one file each. None can see a trigger or evaluation data."""
+"""Defenses against inherited backdoors, one file each. None of them sees a trigger or evaluation data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from abd_hub.core.contracts import Batch, DefensePlugin
 
 
 class Combined(DefensePlugin):
-    """Several defenses as one, in their order; none at all does nothing."""
+    """Runs several defenses as one, in their order; without any it does nothing."""
 
     name = "combined"
 
@@ -18,19 +18,19 @@ class Combined(DefensePlugin):
         self.parts = parts
 
     def begin_round(self, index: int, rounds: int, student: nn.Module) -> None:
-        """Passed on to each."""
+        """Begins the round in each defense."""
         for part in self.parts:
             part.begin_round(index, rounds, student)
 
     def penalty(self, pixels: Tensor, teacher_logits: Tensor, finished: bool = True) -> Tensor:
-        """The sum."""
+        """Returns the sum of all penalties."""
         total = teacher_logits.new_zeros(())
         for part in self.parts:
             total = total + part.penalty(pixels, teacher_logits, finished)
         return total
 
     def sample_weights(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor | None:
-        """The product, each relative to the mean's 1/N; None where no part gives any."""
+        """Returns the product of the weights, each relative to the mean's 1/N; None without any."""
         total: Tensor | None = None
         for part in self.parts:
             weights = part.sample_weights(pixels, teacher_logits)
@@ -39,18 +39,18 @@ class Combined(DefensePlugin):
         return total
 
     def drawn(self, pixels: Tensor) -> Tensor:
-        """One after the other."""
+        """Applies ``drawn`` of one defense after the other."""
         for part in self.parts:
             pixels = part.drawn(pixels)
         return pixels
 
     def student_view(self, pixels: Tensor) -> Tensor:
-        """One after the other."""
+        """Applies ``student_view`` of one defense after the other."""
         for part in self.parts:
             pixels = part.student_view(pixels)
         return pixels
 
     def add_gradients(self, student: nn.Module, batch: Batch) -> None:
-        """Passed on to each."""
+        """Adds the gradients of each defense."""
         for part in self.parts:
             part.add_gradients(student, batch)

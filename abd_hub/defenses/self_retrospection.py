@@ -1,7 +1,7 @@
-"""Self-Retrospection (Hong et al., ICML 2023, arXiv 2306.02368, section 4.2): unlearn what got through.
+"""Self-Retrospection (Hong et al., ICML 2023, arXiv 2306.02368, section 4.2) removes an inherited backdoor.
 
-In the last part of the distillation the student S looks for the perturbation that changes its own answers
-most and learns to ignore it. With the clean answers S(x) as constants throughout:
+In the last part of the distillation, the student S searches for the perturbation that changes its own answers
+most. Then it learns to ignore this perturbation. The clean answers S(x) are constants throughout.
 
     delta* = argmax KL(M(x) || M(x + delta)) - rho |delta|^2          M: student or teacher, Adam
     l(delta) = -KL(S(x) || S(x + delta)) + rho |delta|^2              inner loss
@@ -9,9 +9,10 @@ most and learns to ignore it. With the clean answers S(x) as constants throughou
     v_0 = 0, v <- (I - eta H) v + dL/d delta, H = d^2 l / d delta^2   (K times)
     gradient = dL/d theta - eta * d(v . dl/d delta) / d theta
 
-This is added to the ordinary distillation gradient. KL is summed over classes and averaged over samples;
-delta lives in the teacher's *normalized* scale (pixels = delta * std) and starts from small noise, because
-delta = 0 is a stationary point of the KL, where the first gradient is rounding noise.
+The student's step uses the sum of this gradient and the ordinary distillation gradient. KL is summed over
+classes and averaged over samples. delta is in the teacher's *normalized* scale (pixels = delta * std). It
+starts from small noise, because delta = 0 is a stationary point of the KL. There, the first gradient would be
+rounding noise.
 """
 
 from __future__ import annotations
@@ -39,49 +40,51 @@ from abd_hub.learning.twice_differentiable import twice_differentiable
 @register("defenses", "self_retrospection")
 @dataclass(frozen=True, kw_only=True)
 class SelfRetrospection(Defense, place="self_retrospection"):
-    """Self-Retrospection: late in the run the student unlearns the perturbation that moves it most."""
+    """Self-Retrospection: makes the student unlearn, late in the run, the perturbation that moves it most."""
 
     citation: ClassVar[str] = paper.CITATION
 
     last_rounds: Count = 600
-    """How many of the last rounds it is active in (the paper: 600 of 80,000; 200 of 10,000 for GTSRB)."""
+    """Activates the defense in this many of the last rounds (the paper: 600 of 80,000; 200 of 10,000 for
+    GTSRB)."""
     learning_rate: Positive = 5e-4
-    """Of the fresh Adam that the student continues with from the first active round on, constant."""
+    """Sets the constant learning rate of the fresh Adam that trains the student from the first active round
+    on."""
     source: Literal["student", "teacher"] = "student"
-    """Whose answers the perturbation changes: the student's (the paper) or the teacher's, which is found
-    once for all student steps on the same images."""
+    """Selects the network whose answers the perturbation changes: the student (as in the paper) or the
+    teacher. The teacher's perturbation is computed once for all student steps on the same images."""
     perturbation_steps: Count = 10
-    """Adam steps on the perturbation."""
+    """Sets the number of Adam steps on the perturbation."""
     perturbation_learning_rate: Positive = 0.1
-    """Of these steps, in standard deviations of the pixels."""
+    """Sets the learning rate of these steps, in standard deviations of the pixels."""
     perturbation_start: Positive = 0.01
-    """Standard deviation of the noise that the perturbation starts from."""
+    """Sets the standard deviation of the noise from which the perturbation starts."""
     norm_weight: NotNegative = 0.001
-    """rho, weight of the squared norm of the perturbation."""
+    """Sets rho, the weight of the perturbation's squared norm."""
     perturbed_share: PositiveShare = 0.02
-    """Share of a batch that is perturbed in the outer loss; at least one image."""
+    """Perturbs this share of a batch in the outer loss, and at least one image."""
     inner_learning_rate: NotNegative = 0.1
-    """eta of the fixed point."""
+    """Sets eta, the learning rate of the fixed point."""
     fixed_point_steps: Count = 5
-    """K; the first product is with the zero vector and is left out."""
+    """Sets K, the number of fixed-point steps. The first one multiplies the zero vector and is skipped."""
 
     @classmethod
     def quick(cls, rounds: int) -> dict[str, Any] | None:
-        """One of 50 rounds has it; the paper has one of 133 (CIFAR-10) or of 50 (GTSRB)."""
+        """Activates it in one of 50 rounds; the paper does in one of 133 (CIFAR-10) or of 50 (GTSRB)."""
         return {"last_rounds": max(1, rounds // 50)}
 
     def build(self, teacher: Teacher, seed: int = 0) -> Retrospection:
-        """The retrospection at work: active at once, unless a loop calls ``begin_round``.
+        """Returns the retrospection at work, which is active at once unless a loop calls ``begin_round``.
 
         Args:
             teacher: frozen classifier; its ``image_std`` is the scale of the perturbation.
-            seed: of the perturbation's starting noise.
+            seed: of the noise from which the perturbation starts.
         """
         return Retrospection(self, teacher, seed)
 
 
 class Retrospection(DefensePlugin):
-    """At work: ``retrospection.add_gradients(student, batch)`` between backward and the optimizer's step."""
+    """Adds its gradients to the student's, by ``add_gradients`` between backward and the optimizer's step."""
 
     name = "self_retrospection"
 
@@ -92,16 +95,20 @@ class Retrospection(DefensePlugin):
         self.active = True
         self.calls = 0
         self.latest: Tensor | None = None
-        """delta* of the latest student step, (1, C, H, W) in standard deviations; to be looked at only."""
-        self._found: tuple[Tensor, int, Tensor] | None = None
-        """Images, how often they have been changed in place, and the teacher's perturbation of them."""
+        """Holds delta* of the latest student step for ``evidence``, (1, C, H, W) in standard deviations."""
+        self._teacher_perturbation: tuple[Tensor, int, Tensor] | None = None
+        """Holds images, the count of their changes in place, and the teacher's perturbation of them."""
 
     def check(self, rounds: int) -> None:
-        """Refuses to be active from the first round on: it is for the end of a distillation."""
+        """Checks that some rounds of ordinary distillation come before the active ones.
+
+        Raises:
+            InputError: ``last_rounds`` covers all rounds.
+        """
         if self.settings.last_rounds >= rounds:
             raise InputError(
                 f"self_retrospection.last_rounds: {self.settings.last_rounds} of {rounds} rounds leaves no "
-                "ordinary distillation; use fewer (the paper: 600 of 80,000)"
+                f"ordinary distillation; use fewer than {rounds} (the paper: 600 of 80,000)"
             )
 
     def begin_round(self, index: int, rounds: int, student: nn.Module) -> None:
@@ -109,7 +116,7 @@ class Retrospection(DefensePlugin):
         self.active = index >= rounds - self.settings.last_rounds
 
     def fresh_learning_rate(self, index: int, rounds: int) -> float | None:
-        """The optimizer begins anew with the first active round."""
+        """Returns the learning rate of a fresh optimizer for the first active round, None for all others."""
         first = max(0, rounds - self.settings.last_rounds)
         return self.settings.learning_rate if index == first else None
 
@@ -117,38 +124,42 @@ class Retrospection(DefensePlugin):
         """Adds the hypergradient to ``.grad``; does nothing outside the last rounds.
 
         Args:
-            student: in train mode; its running statistics are left as they are.
+            student: in train mode; its running statistics do not change.
             batch: only ``pixels`` is read.
         """
         if not self.active:
             return
         weights = [weight for weight in student.parameters() if weight.requires_grad]
-        # Second derivatives lose their sense in half precision: everything here is float32 or wider.
+
+        # Second derivatives are useless in half precision, so everything here is float32 or wider.
         with (
             torch.autocast(batch.pixels.device.type, enabled=False),
             running_statistics_kept(student),
             twice_differentiable(),
         ):
             gradients = self.hypergradient(student, batch.pixels, weights)
+
         self.calls += 1
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
 
     def hypergradient(self, student: nn.Module, pixels: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
-        """The gradient of the module's docstring for the student's weights, one tensor a weight.
+        """Returns the gradient in the module's docstring, one tensor for each of the student's weights.
 
         Args:
             student: from pixels to logits.
             pixels: (N, C, H, W).
-            weights: what to differentiate by.
+            weights: the student's weights to differentiate by.
         """
         with torch.no_grad():
             clean = student(pixels)
         delta = self._perturbation_once(student, pixels, clean)
         self.latest = delta.detach()
+
         outer = kl(clean, student(self._partly_perturbed(pixels, delta)))
         by_delta, *direct = torch.autograd.grad(outer, [delta, *weights], allow_unused=True)
         distributed.average_([by_delta])
+
         indirect = self._implicit(student, pixels, clean, delta, weights, by_delta)
         eta = self.settings.inner_learning_rate
         return [
@@ -156,18 +167,22 @@ class Retrospection(DefensePlugin):
         ]
 
     def _perturbation_once(self, student: nn.Module, pixels: Tensor, clean: Tensor) -> Tensor:
-        """``perturbation``; the teacher's is the same in all steps on one batch: ten times in ZSKT.
+        """Returns ``perturbation``, which it computes once a batch where it is the teacher's.
 
-        Of 28,600 MMAC an image of a round of ZSKT, WRN-16-2 to WRN-16-1, 9,500 are left.
+        The teacher's perturbation is the same in all steps on one batch, which are ten in ZSKT. A ZSKT round
+        of WRN-16-2 to WRN-16-1 then costs 9,500 MMAC an image instead of 28,600.
         """
         if self.settings.source == "student":
             return self.perturbation(student, pixels, clean)
-        if self._found is None or self._found[0] is not pixels or self._found[1] != pixels._version:
-            self._found = (pixels, pixels._version, self.perturbation(student, pixels, clean))
-        return self._found[2]
+
+        kept = self._teacher_perturbation
+        if kept is None or kept[0] is not pixels or kept[1] != pixels._version:
+            kept = (pixels, pixels._version, self.perturbation(student, pixels, clean))
+            self._teacher_perturbation = kept
+        return kept[2]
 
     def perturbation(self, student: nn.Module, pixels: Tensor, clean: Tensor) -> Tensor:
-        """delta*, (1, C, H, W) in standard deviations, shared by the batch and by all processes.
+        """Returns delta*, (1, C, H, W) in standard deviations, which the batch and all processes share.
 
         Args:
             student: from pixels to logits.
@@ -179,9 +194,11 @@ class Retrospection(DefensePlugin):
             model = self.teacher  # type: ignore[assignment]
             with torch.no_grad():
                 answer = model(pixels)
-        chance = seeding.generator(self.seed, "self_retrospection", self.calls)
-        noise = torch.randn(1, *pixels.shape[1:], generator=chance) * self.settings.perturbation_start
+
+        draws = seeding.generator(self.seed, "self_retrospection", self.calls)
+        noise = torch.randn(1, *pixels.shape[1:], generator=draws) * self.settings.perturbation_start
         delta = noise.to(pixels.device, pixels.dtype).requires_grad_()
+
         adam = torch.optim.Adam([delta], lr=self.settings.perturbation_learning_rate)
         for _ in range(self.settings.perturbation_steps):
             (delta.grad,) = torch.autograd.grad(self._inner(model, pixels, answer, delta), [delta])
@@ -197,8 +214,8 @@ class Retrospection(DefensePlugin):
         rank, processes = distributed.world()
         rows = pixels.shape[0]
         count = max(1, round(self.settings.perturbed_share * rows * processes))
-        # Of the global batch's first rows, those that are this process's. Where these are none, delta still
-        # has a part in the batch statistics of the other rows: no row at all keeps it in the graph.
+        # The perturbed rows are the first of the global batch, so a later process may have none of them. Its
+        # empty slice still keeps delta in the graph, because delta changes the batch statistics of all rows.
         count = min(max(0, count - rank * rows), rows)
         first = pixels[:count] + delta * self.teacher.image_std
         return torch.cat([first, pixels[count:]])
@@ -214,15 +231,17 @@ class Retrospection(DefensePlugin):
     ) -> tuple[Tensor | None, ...]:
         inner = self._inner(student, pixels, clean, delta)
         (slope,) = torch.autograd.grad(inner, [delta], create_graph=True)
+
         v = by_delta
         for _ in range(self.settings.fixed_point_steps - 1):
             (product,) = torch.autograd.grad(slope, [delta], grad_outputs=v, retain_graph=True)
             distributed.average_([product])
             v = v - self.settings.inner_learning_rate * product + by_delta
+
         return torch.autograd.grad(slope, weights, grad_outputs=v, allow_unused=True)
 
     def report(self) -> DefenseReport:
-        """Whether and how often it added gradients."""
+        """Reports whether and how often it added gradients."""
         if self.calls:
             detail = f"added its gradient to {self.calls} student steps"
         else:
@@ -230,24 +249,24 @@ class Retrospection(DefensePlugin):
         return DefenseReport(self.name, self.calls > 0, detail, {"student_steps": self.calls})
 
     def evidence(self, images: Tensor) -> Evidence | None:
-        """The perturbation of the last student step, in pixel units."""
+        """Returns the perturbation of the last student step, in pixel units."""
         return None if self.latest is None else Evidence(pattern=(self.latest * self.teacher.image_std)[0])
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of calls and the latest perturbation; everything else follows from the seed."""
+        """Returns the number of calls and the latest perturbation; everything else follows from the seed."""
         return {"calls": self.calls, "latest": self.latest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """Restores the state from ``state_dict``."""
         self.calls = state["calls"]
-        self.latest = state.get("latest")  # checkpoints from before it was kept
+        self.latest = state.get("latest")  # an older checkpoint lacks it
 
 
 @contextmanager
 def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorm in train mode normalizes by the batch but does not record its statistics.
+    """Keeps BatchNorm in train mode from recording statistics; it still normalizes by the batch.
 
-    Dropout is off: with another mask in each pass, their difference would be noise.
+    Dropout is off: with another mask in each pass, the difference of two passes would be noise.
     """
     dropping = [layer for layer in module.modules() if _drops(layer) and layer.training]
     for layer in dropping:

@@ -1,10 +1,11 @@
 """Shuffled copies of a network that share everything up to the first shuffled layer.
 
 Copy k has the input channels of the last L layers permuted: W_k[:, i] = W[:, p_k(i)]. As
-W[:, p] * x = W * x[p^-1], no weight is copied: hooks reorder what the layers *read*, and the K copies run
-as one batch of K*N rows from the point where they part. For WRN-16-2, K = 3 and the last five convolutions a
-forward pass and the gradient to the images cost about 340 MMAC instead of the 910 of three separate copies
-that also compute their weights' gradients.
+W[:, p] * x = W * x[p^-1], no weight is copied. Instead, hooks reorder the *inputs* of the layers, and the
+K copies run as one batch of K*N rows from the point where they differ.
+
+The example is WRN-16-2 with K = 3 and its last five convolutions. A forward pass and the gradient to the
+images cost about 340 MMAC. Three separate copies, with their weights' gradients, would cost 910.
 """
 
 from __future__ import annotations
@@ -23,34 +24,34 @@ from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataSpec
 
 PROBE_ROWS = 3
-"""Images of the probe. A prime, so that no other dimension of a layer's input is taken for the batch."""
+"""Images of the probe. The number is prime, so that no other dimension of an input is taken for the batch."""
 
 
 @dataclass(frozen=True)
 class ShuffledLayer:
-    """One layer whose input channels are permuted."""
+    """Describes one layer whose input channels are permuted."""
 
     name: str
     module: nn.Module
     channels: int
     dim: int
-    """Dimension of the channels in the layer's input: 1 for convolutions, -1 for linear layers."""
+    """Holds the dimension of the channels in the layer's input: 1 for convolutions, -1 for linear layers."""
     rows_per_image: int
-    """Rows of the layer's input per image; above 1 for windowed attention."""
+    """Holds the number of rows of the layer's input per image, which is above 1 for windowed attention."""
 
 
 class ShuffledTeacher:
-    """K copies of a frozen network with permuted input channels in its last layers.
+    """Runs K copies of a frozen network with permuted input channels in its last layers.
 
-    Layers are chosen by type, in the order in which they run: the last ``layers`` convolutions (grouped
-    and depthwise ones too), or, where linear layers prevail as in a transformer, the last linear layers
-    except the one that gives the logits.
+    Layers are selected by type, in the order in which they run. These are the last ``layers`` convolutions,
+    grouped and depthwise ones included. Where linear layers prevail, as in a transformer, these are the last
+    linear layers except the one that gives the logits.
 
     Args:
         model: frozen, in eval mode; pixels (N, C, H, W) to logits (N, classes).
-        spec: of the model's input.
+        spec: the model's input and labels.
         layers: L, how many layers to shuffle.
-        copies: K.
+        copies: K, how many copies to run.
 
     Raises:
         InputError: no layer can be shuffled, or the model is in train mode.
@@ -58,24 +59,25 @@ class ShuffledTeacher:
 
     def __init__(self, model: nn.Module, spec: DataSpec, layers: int, copies: int) -> None:
         if any(module.training for module in model.modules()):
-            raise InputError("teacher: it is in train mode, where a pass would change it; call eval() first")
+            raise InputError("teacher: is in train mode, in which a pass would change it; call eval() first")
         self.model = model
         self.copies = copies
         probe = _probe(model, spec)
         self.layers = _choose_layers(model, probe, layers)
         self.split = _find_split(self, probe)
-        """Module at whose input the batch is repeated; None: the shuffled layers do it themselves."""
+        """Names the module before which the batch is repeated; None where the shuffled layers repeat it."""
 
     def permutations(self, seed: int, draw: int) -> list[Tensor]:
-        """The ``draw``-th set of permutations: for each layer (K, channels), rows are p_k."""
-        chance = seeding.generator(seed, "shuffle", draw)
-        return [
-            torch.stack([torch.randperm(layer.channels, generator=chance) for _ in range(self.copies)])
-            for layer in self.layers
-        ]
+        """Returns the ``draw``-th set of permutations: for each layer (K, channels), with p_k as row k."""
+        draws = seeding.generator(seed, "shuffle", draw)
+        sets = []
+        for layer in self.layers:
+            rows = [torch.randperm(layer.channels, generator=draws) for _ in range(self.copies)]
+            sets.append(torch.stack(rows))
+        return sets
 
     def logits(self, pixels: Tensor, permutations: list[Tensor]) -> Tensor:
-        """Logits of every copy, (K, N, classes), in one pass.
+        """Returns the logits of every copy, (K, N, classes), in one pass.
 
         Args:
             pixels: (N, C, H, W).
@@ -86,12 +88,13 @@ class ShuffledTeacher:
         return stacked.view(permutations[0].shape[0], pixels.shape[0], -1)
 
     def separate_logits(self, pixels: Tensor, permutations: list[Tensor]) -> Tensor:
-        """The same as ``logits``, one whole pass a copy: the definition, used to check the fast way."""
+        """Returns the same as ``logits`` from one whole pass a copy; this definition checks the fast way."""
         copies = range(permutations[0].shape[0])
-        return torch.cat([self._one(pixels, [p[k : k + 1] for p in permutations]) for k in copies])
+        return torch.cat([self._copy_logits(pixels, permutations, copy) for copy in copies])
 
-    def _one(self, pixels: Tensor, permutations: list[Tensor]) -> Tensor:
-        with self._hooked(pixels.shape[0], permutations, None):
+    def _copy_logits(self, pixels: Tensor, permutations: list[Tensor], copy: int) -> Tensor:
+        own = [rows[copy : copy + 1] for rows in permutations]
+        with self._hooked(pixels.shape[0], own, None):
             logits: Tensor = self.model(pixels)
         return logits.unsqueeze(0)
 
@@ -102,9 +105,11 @@ class ShuffledTeacher:
             if split is not None:
                 repeat = _repeat_hook(rows, copies)
                 stack.enter_context(_handle(split.register_forward_pre_hook(repeat, with_kwargs=True)))
+
             for layer, permutation in zip(self.layers, permutations, strict=True):
                 hook = _shuffle_hook(layer, rows, permutation.argsort(dim=1))
                 stack.enter_context(_handle(layer.module.register_forward_pre_hook(hook)))
+
             yield
 
 
@@ -117,7 +122,7 @@ def _handle(handle: Any) -> Iterator[None]:
 
 
 def _shuffle_hook(layer: ShuffledLayer, rows: int, order: Tensor) -> Callable[..., tuple[Any, ...]]:
-    """Pre-hook: the input of copy k is read in the order ``order[k]``; a shared input becomes K rows."""
+    """Returns a pre-hook that gives copy k its input in the order ``order[k]``; a shared input becomes K."""
     copies = order.shape[0]
 
     def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -132,7 +137,7 @@ def _shuffle_hook(layer: ShuffledLayer, rows: int, order: Tensor) -> Callable[..
 
 
 def _repeat_hook(rows: int, copies: int) -> Callable[..., tuple[Any, Any]]:
-    """Pre-hook: every tensor argument with the batch in front is repeated K times, copy after copy."""
+    """Returns a pre-hook that repeats every argument with a batch in front K times, copy after copy."""
 
     def repeat(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.ndim < 2 or value.shape[0] % rows:
@@ -140,15 +145,15 @@ def _repeat_hook(rows: int, copies: int) -> Callable[..., tuple[Any, Any]]:
         return value.repeat(copies, *[1] * (value.ndim - 1))
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        return tuple(repeat(a) for a in args), {key: repeat(value) for key, value in kwargs.items()}
+        repeated = tuple(repeat(value) for value in args)
+        return repeated, {key: repeat(value) for key, value in kwargs.items()}
 
     return hook
 
 
 def _probe(model: nn.Module, spec: DataSpec) -> Tensor:
-    noise = torch.rand(
-        PROBE_ROWS, spec.channels, spec.height, spec.width, generator=seeding.generator(0, "shuffle probe")
-    )
+    draws = seeding.generator(0, "shuffle probe")
+    noise = torch.rand(PROBE_ROWS, spec.channels, spec.height, spec.width, generator=draws)
     like = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), noise)
     return noise.to(like.device, like.dtype)
 
@@ -159,13 +164,14 @@ def _choose_layers(model: nn.Module, probe: Tensor, count: int) -> list[Shuffled
     linears = [layer for layer in ran if isinstance(layer.module, nn.Linear)]
     if linears and _gives_logits(linears[-1].module, classes):
         linears.pop()
+
     prevailing = convolutions if len(convolutions) >= min(count, len(linears)) else linears
     # A layer with one input channel has nothing to shuffle.
     chosen = [layer for layer in prevailing if layer.channels > 1][-count:]
     if not chosen:
         raise InputError(
-            "teacher: it has no convolution and no hidden linear layer to shuffle, so a shuffling vaccine "
-            "is not possible; leave shuffling_vaccine out of defenses"
+            "teacher: has no convolution and no hidden linear layer that shuffling_vaccine could shuffle; "
+            "leave shuffling_vaccine out of defenses"
         )
     return chosen
 
@@ -175,16 +181,15 @@ def _gives_logits(module: nn.Module, classes: int) -> bool:
 
 
 def _layers_in_order(model: nn.Module, probe: Tensor) -> tuple[list[ShuffledLayer], int]:
-    """Convolutions and linear layers in the order in which they last run, and the number of logits."""
+    """Returns convolutions and linear layers in the order of their last run, and the number of logits."""
     ran: dict[str, ShuffledLayer] = {}
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             dim = 1 if isinstance(module, _ConvNd) else -1
+            rows, channels = args[0].shape[0], args[0].shape[dim]
             ran.pop(name, None)
-            ran[name] = ShuffledLayer(
-                name, module, args[0].shape[dim], dim, max(1, args[0].shape[0] // PROBE_ROWS)
-            )
+            ran[name] = ShuffledLayer(name, module, channels, dim, max(1, rows // PROBE_ROWS))
 
         return hook
 
@@ -193,21 +198,23 @@ def _layers_in_order(model: nn.Module, probe: Tensor) -> tuple[list[ShuffledLaye
             if isinstance(module, _ConvNd | nn.Linear):
                 stack.enter_context(_handle(module.register_forward_pre_hook(note(name))))
         logits = model(probe)
+
     return list(ran.values()), logits.shape[-1]
 
 
 def _find_split(shuffled: ShuffledTeacher, probe: Tensor) -> nn.Module | None:
-    """The latest point from which the copies can run together with exactly the separate copies' logits.
+    """Returns the latest point from which the copies can run together with the separate copies' logits.
 
-    Candidates: the shuffled layers themselves, then the modules around the first of them, from the
-    inside out. A skip connection that passes a candidate by makes it fail, visibly in shape or in value,
-    and the next one is tried; the whole model always works.
+    Candidates are the shuffled layers themselves, then the modules around the first of them, from the
+    inside out. A skip connection around a candidate makes it fail, visibly in shape or in value. Then the
+    next one is tried; the whole model always works.
     """
     permutations = shuffled.permutations(0, 0)
     path = shuffled.layers[0].name.split(".")
     around = [".".join(path[:depth]) for depth in range(len(path) - 1, -1, -1)]
     candidates: list[nn.Module | None] = [None]
     candidates += [shuffled.model.get_submodule(name) for name in around]
+
     with torch.no_grad():
         expected = shuffled.separate_logits(probe, permutations)
         for candidate in candidates[:-1]:
@@ -225,8 +232,9 @@ def _same_from(
 ) -> bool:
     try:
         with shuffled._hooked(probe.shape[0], permutations, split):
-            given = shuffled.model(probe).view(expected.shape)
+            logits = shuffled.model(probe).view(expected.shape)
     except (RuntimeError, ValueError):  # shapes of a shared skip connection do not fit: not a split point
         return False
+
     scale = max(float(expected.abs().max()), 1e-6)
-    return torch.allclose(given, expected, rtol=1e-3, atol=1e-4 * scale)
+    return torch.allclose(logits, expected, rtol=1e-3, atol=1e-4 * scale)

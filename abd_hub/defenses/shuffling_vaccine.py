@@ -1,18 +1,19 @@
 """Shuffling Vaccine (Hong et al., ICML 2023, arXiv 2306.02368, section 4.1).
 
-A backdoor hangs on few channels, so a trigger often still works in a copy of the teacher whose last
-layers read their input channels in another order, while the meaning of an image is lost. Images on which
-the shuffled copies T~ (mean of K logits) still agree with the teacher T are suspicious:
+A shuffled copy of the teacher has the input channels of its last layers in another order. It cannot recognize
+an image, but a trigger often still works in it, because a backdoor uses few channels. Images on which the
+shuffled copies T~ (mean of K logits) still agree with the teacher T are suspicious.
 
     m_i = [argmax T~(x_i) = argmax T(x_i)],
     penalty = - coefficient * sum_i m_i KL(T(x_i) || T~(x_i)) / C / sum_i m_i.
 
-Minimizing it drives the generator away from them. Where the images are fixed, as with patches of photographs
-or real images, their losses l_i are weighed instead: mean of l_i where m_i = 0, minus coefficient times the
-mean of l_i where m_i = 1, so that the student moves away from the teacher on suspicious images.
+Minimizing the penalty drives the generator away from suspicious images. Fixed images, such as patches of
+photographs or real images, get weights for their losses l_i instead. The student's loss is then the mean of
+l_i where m_i = 0, minus coefficient times the mean of l_i where m_i = 1. So the student moves away from the
+teacher on suspicious images.
 
-Not every draw of permutations tells triggers apart: the vaccine check keeps one only if log10 KL(T || T~) has
-more than 2 % of the images below mean - 3 std.
+Not every draw of permutations separates images with triggers from others. The vaccine check accepts a draw
+if more than 2 % of the images have a log10 KL(T || T~) below mean - 3 std.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from abd_hub.learning.losses import kl_per_sample
 logger = logging.getLogger(__name__)
 
 _EVIDENCE_BATCH = 64
-"""Images of a pass for the evidence, which K copies make K times as many."""
+"""Images in one pass for the evidence; K copies make K times as many rows."""
 
 
 @register("defenses", "shuffling_vaccine")
@@ -59,23 +60,23 @@ class ShufflingVaccine(Defense, place="shuffling_vaccine"):
     )
 
     coefficient: NotNegative = 0.1
-    """Weight of the penalty."""
+    """Sets the weight of the penalty."""
     copies: Count = 3
-    """K, shuffled copies whose logits are averaged."""
+    """Sets K, the number of shuffled copies whose logits are averaged."""
     layers: Count = 5
-    """L, how many of the last layers are shuffled."""
+    """Sets L, how many of the last layers are shuffled."""
     check: bool = True
-    """Judge each draw of permutations on the first synthetic images before it is used; without the check
-    the first draw is active at once."""
+    """Checks each draw of permutations on the first synthetic images before its use. Without the check, the
+    first draw is active at once."""
     check_batches: Count = 50
-    """Batches until the check is decided; the penalty is zero until then. Methods that fit a batch in many
-    steps (cmi, fast, deepinversion) show it once, finished: there a batch is a round."""
+    """Decides the check after this many batches; the penalty is zero until then. Methods that fit a batch in
+    many steps (cmi, fast, deepinversion) pass it on once, when it is finished. There, a batch is a round."""
     check_ignored: CountOrZero = 10
-    """Batches at the beginning that the check does not count."""
+    """Leaves this many batches at the beginning out of the check."""
     check_tries: Count = 8
-    """Draws of permutations that are judged, all on the same images; the first accepted one is used."""
+    """Checks this many draws of permutations, all on the same images, and uses the first accepted one."""
     check_share: ShareBelowOne = 0.02
-    """A draw is accepted if more than this share of the images lies below mean - 3 std of log10 KL."""
+    """Accepts a draw if more than this share of the images is below mean - 3 std of log10 KL."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,11 +85,11 @@ class ShufflingVaccine(Defense, place="shuffling_vaccine"):
             raise self.refusal("check_batches", rule, self.check_batches)
 
     def build(self, teacher: nn.Module, seed: int = 0) -> Vaccine:
-        """The vaccine at work.
+        """Returns the vaccine at work.
 
         Args:
             teacher: frozen ``Classifier`` from pixels to logits.
-            seed: of the permutations.
+            seed: seed of the permutations.
 
         Raises:
             InputError: the teacher has no layer that can be shuffled.
@@ -97,7 +98,7 @@ class ShufflingVaccine(Defense, place="shuffling_vaccine"):
 
 
 class Vaccine(DefensePlugin):
-    """A vaccine at work: ``loss = loss + vaccine.penalty(images, teacher_logits)`` is all a loop needs."""
+    """Applies the vaccine; a loop only adds ``vaccine.penalty(images, teacher_logits)`` to its loss."""
 
     name = "shuffling_vaccine"
 
@@ -106,32 +107,32 @@ class Vaccine(DefensePlugin):
         self.seed = seed
         self.shuffled = ShuffledTeacher(teacher, teacher.spec, settings.layers, settings.copies)  # type: ignore[arg-type]
         self.permutations: dict[int, list[Tensor]] = {}
-        """By draw, on the device, as soon as they are needed."""
+        """Holds the permutations by draw, on the device, from their first use on."""
         self.seen = 0
         self.log_kl: list[Tensor] = []
-        """Of each counted batch: (check_tries, N), log10 KL(T || T~)."""
+        """Holds log10 KL(T || T~) of each counted batch, (check_tries, N)."""
         self.shares: list[float] = []
-        """Of each judged draw: the share of images below mean - 3 std."""
+        """Holds, for each judged draw, the share of images below mean - 3 std."""
         self.bounds: list[float] = []
-        """Of each judged draw: mean - 3 std of log10 KL."""
+        """Holds, for each judged draw, mean - 3 std of log10 KL."""
         self.suspicious: Tensor | float = 0.0
-        """How many images of the active phase the shuffled copies agreed on."""
+        """Counts the images of the active phase on which the shuffled copies agreed with the teacher."""
         self.counted = 0
         self.draw: int | None = None if settings.check else 0
         self.rejected = False
 
     @property
     def active(self) -> bool:
-        """Whether the penalty is switched on."""
+        """Says whether the penalty is switched on."""
         return self.draw is not None and self.settings.coefficient > 0
 
     def penalty(self, pixels: Tensor, teacher_logits: Tensor, finished: bool = True) -> Tensor:
-        """The term to add to the generator's loss.
+        """Returns the term to add to the generator's loss.
 
         Args:
             pixels: (N, C, H, W), with the gradient to the generator attached.
             teacher_logits: (N, classes), the teacher's answer to ``pixels``.
-            finished: False while the same images are still being fitted: the check leaves them out.
+            finished: False during the fit of the same images; the check leaves such images out.
 
         Returns:
             A scalar; exactly zero, without a gradient, while the vaccine is not active.
@@ -143,24 +144,25 @@ class Vaccine(DefensePlugin):
         return self._penalty(pixels, teacher_logits)
 
     def sample_weights(self, pixels: Tensor, teacher_logits: Tensor) -> Tensor | None:
-        """The weights of the samples' losses where the images are fixed.
+        """Returns the weights of the samples' losses where the images are fixed.
 
         Args:
             pixels: (N, C, H, W).
             teacher_logits: (N, classes), the teacher's answer to ``pixels``.
 
         Returns:
-            (N,): 1 / (number of images not suspicious), and -coefficient / (number of suspicious ones) for
-            these; None while the vaccine is not active. On several processes both are shares of all images,
-            times the number of processes, whose losses are averaged.
+            Weights, (N,): -coefficient / (number of suspicious images) for these, 1 / (number of the others)
+            for the others. None while the vaccine is not active. Several processes use the numbers over all
+            of them, and multiply the weights by their number, because their losses are averaged.
         """
         if not self._ready(pixels, teacher_logits):
             return None
         with torch.no_grad():
             agrees, _ = self.agreement(pixels, teacher_logits)
+
         suspicious, images = self._count(agrees)
         processes = distributed.world()[1]
-        # clamp instead of a branch: an empty part has no weight that counts
+        # A clamp instead of a branch is enough, because no image has the weight of an empty part.
         kept = float(processes) / (images - suspicious).clamp(min=1)
         against = -self.settings.coefficient * processes / suspicious.clamp(min=1)
         return torch.where(agrees, against, kept)
@@ -168,7 +170,12 @@ class Vaccine(DefensePlugin):
     def agreement(
         self, pixels: Tensor, teacher_logits: Tensor, draw: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """How the shuffled copies see the images.
+        """Compares the shuffled copies' answers with the teacher's.
+
+        Args:
+            pixels: (N, C, H, W).
+            teacher_logits: (N, classes), the teacher's answer to ``pixels``.
+            draw: number of the set of permutations; None for the set in use, or the first.
 
         Returns:
             (N,) bool, whether T~ gives the teacher's class; (N,) KL(T || T~) in nats.
@@ -177,12 +184,13 @@ class Vaccine(DefensePlugin):
         if which not in self.permutations:
             rows = self.shuffled.permutations(self.seed, which)
             self.permutations[which] = [permutation.to(pixels.device) for permutation in rows]
+
         shuffled = self.shuffled.logits(pixels, self.permutations[which]).mean(dim=0)
         agrees = shuffled.argmax(dim=1) == teacher_logits.argmax(dim=1)
         return agrees, kl_per_sample(teacher_logits, shuffled)
 
     def _ready(self, pixels: Tensor, teacher_logits: Tensor) -> bool:
-        """Whether the vaccine is active; while it is not decided, the images go into its check."""
+        """Returns whether the vaccine is active; gives the images to its check while that is undecided."""
         self.seen += 1
         if self.draw is not None:
             return True
@@ -193,7 +201,7 @@ class Vaccine(DefensePlugin):
         return False
 
     def _count(self, agrees: Tensor) -> tuple[Tensor, int]:
-        """How many images of all processes are suspicious, and how many there are."""
+        """Returns the number of suspicious images and of all images, over all processes."""
         suspicious, images = distributed.sum_(agrees.sum()), agrees.shape[0] * distributed.world()[1]
         self.suspicious = self.suspicious + suspicious
         self.counted += images
@@ -203,7 +211,7 @@ class Vaccine(DefensePlugin):
         agrees, divergence = self.agreement(pixels, teacher_logits)
         classes = teacher_logits.shape[1]
         suspicious, _ = self._count(agrees)
-        # clamp instead of a branch: an empty mask gives zero without waiting for the device
+        # A clamp instead of a branch gives zero for an empty mask without waiting for the device.
         masked = (divergence * agrees).sum() / classes / suspicious.clamp(min=1)
         # The mean of the processes' penalties is the sum over all images.
         return -self.settings.coefficient * masked * distributed.world()[1]
@@ -222,11 +230,13 @@ class Vaccine(DefensePlugin):
         bound = _bound(collected)
         self.bounds = bound.flatten().tolist()
         self.shares = (collected < bound).double().mean(dim=1).tolist()
+
         accepted = [draw for draw, share in enumerate(self.shares) if share > self.settings.check_share]
         self.draw = accepted[0] if accepted else None
         self.rejected = not accepted
         self.log_kl = []
         self.permutations = {}
+
         if accepted:
             logger.info("shuffling_vaccine: active from now on; %s", self._detail())
         else:
@@ -249,7 +259,7 @@ class Vaccine(DefensePlugin):
         return f"draw {self.draw + 1} of {tries} passed with {self.shares[self.draw]:.1%} set apart"
 
     def report(self) -> DefenseReport:
-        """Whether it was active, the shares of the check and how many images were suspicious."""
+        """Reports whether it was active, the shares in the check and the share of suspicious images."""
         suspicious = float(self.suspicious) / self.counted if self.counted else None
         facts = {
             "draw": self.draw,
@@ -261,7 +271,7 @@ class Vaccine(DefensePlugin):
 
     @torch.no_grad()
     def evidence(self, images: Tensor) -> Evidence:
-        """The divergence of ``images``: by the draw in use, else by the one nearest to being accepted."""
+        """Returns the divergence of ``images`` by the draw in use, or by the one with the largest share."""
         draw = self.draw
         if draw is None:
             draw = max(range(len(self.shares)), key=self.shares.__getitem__) if self.shares else 0
@@ -273,7 +283,7 @@ class Vaccine(DefensePlugin):
         bound = self.bounds[draw] if self.bounds else float(_bound(_log10(kl)[None]))
         return Evidence(
             Divergence(
-                # Rounding can leave a divergence a hair below zero.
+                # Rounding can put a divergence slightly below zero.
                 kl=tuple(kl.double().clamp(min=0).tolist()),
                 suspicious=tuple(agrees.tolist()),
                 threshold=10**bound,
@@ -284,7 +294,7 @@ class Vaccine(DefensePlugin):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters, the collected divergences and the decision; permutations follow from the seed."""
+        """Returns counters, the collected divergences and the decision; permutations follow from the seed."""
         return {
             "seen": self.seen,
             "log_kl": list(self.log_kl),
@@ -297,16 +307,16 @@ class Vaccine(DefensePlugin):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """Restores the state from ``state_dict``."""
         for key, value in state.items():
             setattr(self, key, value)
 
 
 def _log10(kl: Tensor) -> Tensor:
-    # clamp: two identical answers have KL 0, whose logarithm would be -inf
+    # Two identical answers have KL 0, whose logarithm would be -inf without the clamp.
     return kl.double().clamp(min=1e-12).log10()
 
 
 def _bound(log_kl: Tensor) -> Tensor:
-    """(draws, N) to (draws, 1): what lies below is set apart."""
+    """Returns the bound of each draw, (draws, N) to (draws, 1); images below it are set apart."""
     return log_kl.mean(dim=1, keepdim=True) - 3 * log_kl.std(dim=1, keepdim=True)

@@ -1,1 +1,1 @@
-"""Clean accuracy, attack success rate and their intervals; nothing here is written to a file."""
+"""Clean accuracy, attack success rate and their intervals; this package writes no files."""

@@ -1,7 +1,7 @@
 """Clean accuracy, attack success rate and robust accuracy, counted exactly in one pass over the data.
 
-Only integers are added up, on the device; shards of several processes are disjoint and complete, so
-the sum over the processes is the count of one process, to the last image.
+The counters are integers on the device. Several processes take disjoint shards that cover all images. So the
+sum over the processes equals the count of a single process, to the last image.
 """
 
 from __future__ import annotations
@@ -20,83 +20,86 @@ from abd_hub.evaluation.rates import wilson
 from abd_hub.learning import distributed
 from abd_hub.learning.modes import in_eval_mode
 
-# Layout of the counters: a row for each true class with these columns, then for each attack hits and images
-# still recognized. One more row holds in its first column how many answers were not finite.
+# The counters have a row for each true class. Its columns are these, then two for each attack: hits, and
+# images that are still recognized. One more row counts, in its first column, answers that are not finite.
 _IMAGES, _CORRECT, _HEAD = 0, 1, 2
 
 
 class Evaluated(Protocol):
-    """What is asked of a classifier: a module from pixels to logits that knows its labels."""
+    """Describes a classifier to evaluate: a module from pixels to logits with its labels in ``spec``."""
 
     spec: DataSpec
 
     def eval(self) -> Any:
-        """As ``nn.Module`` has it."""
+        """Does the same as in ``nn.Module``."""
         ...
 
     def modules(self) -> Iterator[nn.Module]:
-        """As ``nn.Module`` has it."""
+        """Does the same as in ``nn.Module``."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """As ``nn.Module`` has it."""
+        """Does the same as in ``nn.Module``."""
         ...
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(N, C, H, W) float in [0,1] to (N, classes) logits."""
+        """Maps (N, C, H, W) float in [0,1] to (N, classes) logits."""
         ...
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A trigger with the label it is meant to call up."""
+    """Combines a trigger with the label that it should cause."""
 
     name: str
-    """Name of the trigger, for the report."""
+    """Names the trigger in the report."""
     target: int
+    """Holds the label that the triggered images should get."""
     trigger: Trigger
+    """Puts the trigger on images."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What the trigger was made with, for the report; JSON types only."""
+    """Holds the trigger's options for the report, in JSON types only."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The label a classifier gave to every image, in the order of the data and complete."""
+    """Holds the labels that a classifier gave to all images, in the order of the data."""
 
     clean: Tensor
-    """(n,) int64 on the CPU."""
+    """Holds the labels of the clean images, (n,) int64 on the CPU."""
     triggered: tuple[Tensor, ...] = ()
-    """One an attack, in their order, each (n,) int64 on the CPU; images of the target class included."""
+    """Holds the labels of the triggered images, one tensor an attack, in their order. Each is (n,) int64 on
+    the CPU and includes images of the target class."""
 
 
 @dataclass(frozen=True)
 class _Stamp:
-    """One trigger with all the attacks that use it: their triggered images and answers are the same."""
+    """Combines one trigger with all attacks that use it, because they share triggered images and answers."""
 
     trigger: Trigger
     attacks: tuple[int, ...]
-    """Places in the list of attacks."""
+    """Holds the places in the list of attacks."""
     targets: Tensor
-    """(attacks,) int64."""
+    """Holds the attacks' targets, (attacks,) int64."""
     hits: Tensor
-    """(attacks,) int64, the columns that count their hits; each is followed by that of what is robust."""
+    """Holds the columns that count hits, (attacks,) int64; the column after each counts robust answers."""
 
 
 class PassOptions(TypedDict, total=False):
-    """How one pass over the data is carried out. None of it changes a count."""
+    """Says how one pass over the data is carried out; no option changes a count."""
 
     batch_size: int
-    """Images in a forward pass; 512 by default."""
+    """Sets the number of images in a forward pass; the default is 512."""
     device: torch.device | str | None
-    """Where to compute; by default where the classifier's first parameter lies."""
+    """Sets the device for the computation; the default is the device of the classifier's first parameter."""
     shard: tuple[int, int] | None
-    """(rank, processes): this process takes the images rank, rank + processes, ...; by default the place
-    among the processes of torch.distributed, or everything where that is not in use."""
+    """Sets (rank, processes): this process takes the images rank, rank + processes, and so on. The default is
+    the place among the processes of torch.distributed, or (0, 1) without them."""
     reduce: Callable[[Tensor], Tensor] | None
-    """Sums an int64 tensor over the processes, for the counts and for the answers; by default it is
+    """Sums an int64 tensor over the processes, for the counts and for the answers; the default is
     torch.distributed's all_reduce."""
     progress: bool
-    """Show a bar, on the first process."""
+    """Shows a bar in the first process."""
 
 
 def evaluate(
@@ -108,26 +111,25 @@ def evaluate(
     per_class: bool = False,
     **options: Unpack[PassOptions],
 ) -> EvalReport:
-    """Count the classifier's answers to clean and to triggered images, in one pass over the data.
+    """Counts the classifier's answers to clean and to triggered images, in one pass over the data.
 
-    The answer is the label of the largest logit. Both rates of an attack are over the images whose true
-    label is not its target: the attack success rate counts those answered with the target once
-    triggered, the robust accuracy those still answered with their true label. The classifier works in
-    eval mode and gets its own modes back. Attacks with equal triggers share one forward pass, however
-    many targets there are.
+    The answer is the label of the largest logit. Both rates of an attack are over the images whose true label
+    is not its target. The attack success rate is the share of them that get the target when triggered. The
+    robust accuracy is the share of them that still get their true label. The classifier runs in eval mode and
+    gets its own modes back. All attacks with equal triggers share one forward pass.
 
     Args:
         classifier: module with ``spec``, from pixels to logits.
-        images: all images, (n, C, H, W) uint8, the same on every process.
+        images: all images, (n, C, H, W) uint8, the same in every process.
         labels: their labels, (n,) integers.
-        attacks: triggers with their targets; none is fine.
-        per_class: report the counts of every true class as well.
-        options: batch_size, device, shard, reduce, progress: see ``PassOptions``.
+        attacks: triggers with their targets; may be empty.
+        per_class: whether to report the counts of every true class too.
+        options: batch_size, device, shard, reduce, progress; see ``PassOptions``.
 
     Raises:
-        InputError: before any work, the data are empty or ill-shaped, the classifier lacks a label or target,
-            a trigger does not fit, or no image lies outside a target. After it, logits are of the wrong shape
-            or not finite.
+        InputError: logits have a wrong shape or are not finite. Before any work: data are empty or have a
+            wrong shape, the classifier lacks a label or a target, a trigger does not fit, or all images are
+            of one target.
     """
     check_inputs(classifier.spec, images, labels, attacks)
     work = _Work(classifier, attacks, **options)
@@ -144,10 +146,10 @@ def evaluate_answers(
     per_class: bool = False,
     **options: Unpack[PassOptions],
 ) -> tuple[EvalReport, Answers]:
-    """``evaluate``, in the same pass, with the answer to every single image: for paired tests.
+    """Returns the report of ``evaluate`` and the answer to every image, for paired tests.
 
-    It takes and refuses the same. Every process gets all answers: each fills in those of its shard, and
-    ``reduce`` sums them up.
+    Arguments and errors are the same as for ``evaluate``, and there is also one pass. Each process fills in
+    the answers of its shard, and ``reduce`` sums them, so every process gets all answers.
     """
     check_inputs(classifier.spec, images, labels, attacks)
     work = _Work(classifier, attacks, **options)
@@ -155,15 +157,23 @@ def evaluate_answers(
     report = _report(counts, attacks, classifier.spec if per_class else None)
 
     assert kept is not None, "asked for"
-    row = {place: 1 + index for index, stamp in enumerate(work.stamps) for place in stamp.attacks}
+    row: dict[int, int] = {}
+    for index, stamp in enumerate(work.stamps, start=1):
+        row.update(dict.fromkeys(stamp.attacks, index))
     return report, Answers(kept[0], tuple(kept[row[place]] for place in range(len(attacks))))
 
 
 def check_inputs(spec: DataSpec, images: Tensor, labels: Tensor, attacks: Sequence[Attack] = ()) -> None:
-    """What ``evaluate`` checks before it begins; for callers that have other work to do first.
+    """Makes the checks of ``evaluate`` in advance, for callers that have other work to do first.
+
+    Args:
+        spec: spec of the classifier.
+        images: all images, (n, C, H, W) uint8.
+        labels: their labels, (n,) integers.
+        attacks: triggers with their targets.
 
     Raises:
-        InputError: as in ``evaluate``, before any work.
+        InputError: the same as in ``evaluate`` before any work.
     """
     _check_data(spec, images, labels)
     _check_attacks(spec, images, labels, attacks)
@@ -178,11 +188,12 @@ def _check_data(spec: DataSpec, images: Tensor, labels: Tensor) -> None:
     if images.ndim != 4 or images.dtype != torch.uint8:
         raise InputError(f"images must be (n, C, H, W) uint8, not {tuple(images.shape)} {images.dtype}")
     if len(images) == 0:
-        raise InputError("there are no images to evaluate on")
+        raise InputError("images: there are no images to evaluate on; use a split that is not empty")
     if labels.shape != (len(images),) or labels.is_floating_point():
         raise InputError(f"labels must be {len(images)} integers, not {tuple(labels.shape)} {labels.dtype}")
     if images.shape[1] != spec.channels:
         raise InputError(f"images have {images.shape[1]} channels but the classifier takes {spec.channels}")
+
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= spec.num_classes:
         raise InputError(
@@ -200,7 +211,9 @@ def _check_attacks(spec: DataSpec, images: Tensor, labels: Tensor, attacks: Sequ
                 f"use 0..{spec.num_classes - 1}"
             )
         if bool((labels == attack.target).all()):
-            raise InputError(f"no image has a label other than target {attack.target} of {attack.name}")
+            raise InputError(
+                f"no image has a label other than target {attack.target} of {attack.name}; use another target"
+            )
 
     for places in _by_trigger(attacks):
         attack = attacks[places[0]]
@@ -213,7 +226,7 @@ def _check_attacks(spec: DataSpec, images: Tensor, labels: Tensor, attacks: Sequ
 
 
 def _by_trigger(attacks: Sequence[Attack]) -> list[list[int]]:
-    """Places of the attacks in groups of equal triggers, the groups in order of their first attack."""
+    """Returns the places of the attacks in groups of equal triggers, in the order of their first attacks."""
     groups: dict[Any, list[int]] = {}
     for place, attack in enumerate(attacks):
         groups.setdefault(_identity(attack.trigger), []).append(place)
@@ -221,10 +234,10 @@ def _by_trigger(attacks: Sequence[Attack]) -> list[list[int]]:
 
 
 def _identity(trigger: Trigger) -> Any:
-    """Frozen dataclasses are equal when their options are; what cannot be hashed equals only itself."""
+    """Returns a key that equal triggers share; frozen dataclasses with equal options are equal."""
     try:
         hash(trigger)
-    except TypeError:
+    except TypeError:  # without a hash, a trigger equals only itself
         return id(trigger)
     return trigger
 
@@ -242,7 +255,7 @@ def _to_pixels(images: Tensor, device: torch.device) -> Tensor:
 
 
 class _Work:
-    """One pass: where it is computed, on which share of the images, and what is counted."""
+    """Makes one pass over a share of the images and counts the answers."""
 
     def __init__(
         self,
@@ -258,7 +271,11 @@ class _Work:
         self.rank, self.processes = shard or distributed.world()
         if batch_size < 1 or not 0 <= self.rank < self.processes:
             place = (self.rank, self.processes)
-            raise InputError(f"batch_size {batch_size} and shard {place} must leave some work")
+            raise InputError(
+                f"batch_size {batch_size} and shard {place} leave no work; use a batch_size of 1 or more and "
+                "a rank below the number of processes"
+            )
+
         self.classifier = classifier
         self.device = torch.device(device) if device is not None else _device_of(classifier)
         self.stamps = [_stamp(attacks, places, self.device) for places in _by_trigger(attacks)]
@@ -268,30 +285,32 @@ class _Work:
         self.progress = progress
 
     def count(self, images: Tensor, labels: Tensor, *, keep: bool) -> tuple[Tensor, Tensor | None]:
-        """The counters over all processes and, with ``keep``, the answers: clean, then one row a stamp.
+        """Returns the counters over all processes and, with ``keep``, the answers.
 
         Returns:
-            (classes + 1, columns) and (1 + stamps, n), both int64 on the CPU.
+            Counters, (classes + 1, columns), and answers, (1 + stamps, n): a row of the clean images, then a
+            row for each stamp. Both are int64 on the CPU.
         """
         rows = self.classifier.spec.num_classes + 1
         counts = torch.zeros(rows, self.columns, dtype=torch.int64, device=self.device)
         kept = []
-        own = images[self.rank :: self.processes], labels[self.rank :: self.processes]
-        starts = range(0, len(own[0]), self.batch_size)
+        own_images, own_labels = images[self.rank :: self.processes], labels[self.rank :: self.processes]
+        starts = range(0, len(own_images), self.batch_size)
 
         with in_eval_mode(self.classifier), torch.inference_mode():
             for start in _bar(starts, show=self.progress and self.rank == 0):
                 batch = slice(start, start + self.batch_size)
-                truth = own[1][batch].to(self.device, torch.int64)
-                answers = self._add(counts, _to_pixels(own[0][batch], self.device), truth)
+                truth = own_labels[batch].to(self.device, torch.int64)
+                answers = self._add(counts, _to_pixels(own_images[batch], self.device), truth)
                 if keep:
                     kept.append(torch.stack(answers))
+
             counts = self.reduce(counts).cpu()
-            everything = self.reduce(self._all(kept, len(images))).cpu() if keep else None
-        return counts, everything
+            all_answers = self.reduce(self._all(kept, len(images))).cpu() if keep else None
+        return counts, all_answers
 
     def _add(self, counts: Tensor, pixels: Tensor, truth: Tensor) -> list[Tensor]:
-        """Counts one batch; stays on the device, so that nothing waits for it."""
+        """Counts one batch on the device, without waiting for it."""
         answer, broken = _answer(self.classifier, pixels)
         answers = [answer]
         seen = counts.new_zeros(len(truth), self.columns)
@@ -311,11 +330,11 @@ class _Work:
         return answers
 
     def _all(self, kept: list[Tensor], n: int) -> Tensor:
-        """Own answers at their places among all ``n``, zero at those of the other processes."""
-        everything = torch.zeros(1 + len(self.stamps), n, dtype=torch.int64, device=self.device)
+        """Puts the own answers at their places among all ``n``, with zero at all other places."""
+        all_answers = torch.zeros(1 + len(self.stamps), n, dtype=torch.int64, device=self.device)
         if kept:
-            everything[:, self.rank :: self.processes] = torch.cat(kept, dim=1)
-        return everything
+            all_answers[:, self.rank :: self.processes] = torch.cat(kept, dim=1)
+        return all_answers
 
 
 def _stamp(attacks: Sequence[Attack], places: list[int], device: torch.device) -> _Stamp:
@@ -325,11 +344,12 @@ def _stamp(attacks: Sequence[Attack], places: list[int], device: torch.device) -
 
 
 def _answer(classifier: Evaluated, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Top-1 labels, and the number of images whose logits are not finite: argmax calls NaN the largest."""
+    """Returns top-1 labels and the number of images with logits that are not finite."""
     logits = classifier(pixels)
-    wanted = (len(pixels), classifier.spec.num_classes)
-    if logits.shape != wanted:
-        raise InputError(f"the classifier gives logits {tuple(logits.shape)} where {wanted} are expected")
+    expected = (len(pixels), classifier.spec.num_classes)
+    if logits.shape != expected:
+        raise InputError(f"the classifier gives logits {tuple(logits.shape)} where {expected} are expected")
+    # argmax takes NaN for the largest logit, so these images are counted apart.
     return logits.argmax(1), (~logits.isfinite().all(1)).sum()
 
 
@@ -337,14 +357,17 @@ def _report(counts: Tensor, attacks: Sequence[Attack], by_class: DataSpec | None
     broken = int(counts[-1, 0])
     if broken:
         raise InputError(f"the classifier's logits are not finite in {broken} answers; check its weights")
+
     rows: list[list[int]] = counts[:-1].tolist()
     total = [sum(column) for column in zip(*rows, strict=True)]
+
     reports = []
     for place, attack in enumerate(attacks):
         n = total[_IMAGES] - rows[attack.target][_IMAGES]
         hits, robust = total[_HEAD + 2 * place : _HEAD + 2 * place + 2]
         rates = wilson(hits, n), wilson(robust, n)
         reports.append(TriggerReport(attack.name, attack.target, dict(attack.options), *rates))
+
     accuracy = wilson(total[_CORRECT], total[_IMAGES])
     per_class = None if by_class is None else _classes(rows, attacks, by_class.labels)
     return EvalReport(accuracy, tuple(reports), per_class=per_class)
@@ -353,19 +376,12 @@ def _report(counts: Tensor, attacks: Sequence[Attack], by_class: DataSpec | None
 def _classes(
     rows: list[list[int]], attacks: Sequence[Attack], names: Sequence[str]
 ) -> tuple[ClassReport, ...]:
-    return tuple(
-        ClassReport(
-            label,
-            names[label],
-            row[_IMAGES],
-            row[_CORRECT],
-            tuple(
-                AttackedClass(
-                    0 if attack.target == label else row[_IMAGES],
-                    *row[_HEAD + 2 * place : _HEAD + 2 * place + 2],
-                )
-                for place, attack in enumerate(attacks)
-            ),
-        )
-        for label, row in enumerate(rows)
-    )
+    reports = []
+    for label, row in enumerate(rows):
+        attacked = []
+        for place, attack in enumerate(attacks):
+            hits, robust = row[_HEAD + 2 * place : _HEAD + 2 * place + 2]
+            n = 0 if attack.target == label else row[_IMAGES]
+            attacked.append(AttackedClass(n, hits, robust))
+        reports.append(ClassReport(label, names[label], row[_IMAGES], row[_CORRECT], tuple(attacked)))
+    return tuple(reports)

@@ -1,4 +1,4 @@
-"""What a run measures, loaded and checked before any work begins."""
+"""Data and attacks for the measurements of a run, loaded and checked before any work begins."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from abd_hub.config.options import (
     EvaluationOptions,
@@ -36,31 +37,39 @@ from abd_hub.triggers import build_trigger
 
 @dataclass(frozen=True)
 class Measurement:
-    """Data and attacks to measure classifiers with, checked against the number of classes."""
+    """Measures classifiers with data and attacks that fit their labels."""
 
     data: ImageData
+    """Holds the images to measure on."""
     attacks: tuple[Attack, ...]
+    """Lists the attacks to measure."""
     batch_size: int
+    """Sets the number of images in a forward pass."""
     control: Classifier | None = None
-    """Its rates stand beside those of every attack."""
+    """Holds a classifier without the backdoor, whose rates stand beside the rates of every attack."""
     corrupted: tuple[ImageData, ...] = ()
-    """Further splits of the data set: clean accuracy only."""
+    """Holds further splits of the data set, on which only the clean accuracy is measured."""
     per_class: bool = False
+    """Says whether to report the counts of every true class too."""
 
     def report(self, classifier: Classifier) -> EvalReport:
-        """Clean accuracy and every attack, on the classifier's device, shared by all processes."""
+        """Measures clean accuracy and all attacks on the classifier's device, shared by all processes."""
         return self.reports([classifier])[0]
 
     def reports(self, classifiers: Sequence[Classifier]) -> list[EvalReport]:
-        """``report`` of each; the control is measured once for all."""
-        reports = [self._with_corrupted(c, self._evaluate(c, per_class=self.per_class)) for c in classifiers]
+        """Returns ``report`` of each classifier; the control is measured once for all."""
+        reports = []
+        for classifier in classifiers:
+            report = self._evaluate(classifier, per_class=self.per_class)
+            reports.append(self._with_corrupted(classifier, report))
         if self.control is None:
             return reports
+
         control = self.control_report(classifiers[0].mean.device)
         return [with_control(report, control) for report in reports]
 
     def answers(self, classifier: Classifier) -> tuple[EvalReport, Answers]:
-        """``report``, as yet without the control, and the answer to each image."""
+        """Returns ``report`` without the control, and the answer to each image."""
         report, answers = evaluate_answers(
             classifier,
             self.data.images,
@@ -72,7 +81,7 @@ class Measurement:
         return self._with_corrupted(classifier, report), answers
 
     def control_report(self, device: torch.device) -> EvalReport:
-        """Of the control itself, measured on ``device``; for ``with_control``."""
+        """Returns the report of the control for ``with_control``; the control is measured on ``device``."""
         assert self.control is not None, "asked for without a control"
         return self._evaluate(self.control.to(device), per_class=False)
 
@@ -90,22 +99,20 @@ class Measurement:
     def _with_corrupted(self, classifier: Classifier, report: EvalReport) -> EvalReport:
         if not self.corrupted:
             return report
-        splits = tuple(
-            SplitReport(
-                data.ref, evaluate(classifier, data.images, data.labels, batch_size=self.batch_size).accuracy
-            )
-            for data in self.corrupted
-        )
-        return dataclasses.replace(report, corrupted=splits)
+        splits = []
+        for data in self.corrupted:
+            clean = evaluate(classifier, data.images, data.labels, batch_size=self.batch_size)
+            splits.append(SplitReport(data.ref, clean.accuracy))
+        return dataclasses.replace(report, corrupted=tuple(splits))
 
 
 def load_model(options: ModelOptions) -> Classifier:
-    """The frozen classifier that the options name.
+    """Loads the classifier that the options name, and freezes it.
 
     Raises:
         InputError: see ``load_classifier``.
     """
-    wanted = Options(
+    model = Options(
         source=options.id,
         revision=options.revision,
         architecture=options.architecture,
@@ -120,26 +127,28 @@ def load_model(options: ModelOptions) -> Classifier:
         allow_flagged=options.allow_flagged,
         max_size_gb=options.max_size_gb,
     )
-    return load_with(wanted)
+    return load_with(model)
 
 
 def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Measurement | None:
-    """The data and attacks to measure with; None where no data set is named.
+    """Loads the data and attacks to measure with; returns None where the options name no data set.
 
     Raises:
-        InputError: data, trigger or target do not fit the classifier; nothing has been computed yet.
+        InputError: data, trigger or target do not fit the classifier; this comes before any work.
     """
     if options.control is not None and not options.triggers:
         raise InputError(
-            "evaluation.control: a control is measured on triggered images; give triggers as well"
+            "evaluation.control: is measured on triggered images, but there are no triggers; set triggers too"
         )
     if options.dataset is None:
         _refuse_without_data(options)
         return None
+
     attacks = _attacks(options.triggers)
     data = load_split(options, options.split)
     _check_labels(data.names, classifier)
     check_inputs(classifier.spec, data.images, data.labels, attacks)
+
     corrupted = tuple(_load_corrupted(options, split, data, classifier) for split in options.corrupted_splits)
     control = None if options.control is None else _load_control(options.control, classifier, data)
     return Measurement(data, attacks, options.batch_size, control, corrupted, options.per_class)
@@ -147,18 +156,18 @@ def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Meas
 
 def _refuse_without_data(options: EvaluationOptions) -> None:
     if options.triggers:
-        raise InputError("evaluation.dataset: triggers are given but no data set to measure them on")
+        raise InputError("evaluation.dataset: is not set, but triggers need data; set dataset")
     if options.corrupted_splits:
-        raise InputError("evaluation.dataset: corrupted_splits are given but no data set they belong to")
+        raise InputError("evaluation.dataset: is not set, but corrupted_splits need data; set dataset")
     if options.every:
-        raise InputError("evaluation.dataset: every is given but no data set to measure on")
+        raise InputError("evaluation.dataset: is not set, but every needs data; set dataset")
 
 
-def _attacks(wanted: Sequence[TriggerOptions]) -> tuple[Attack, ...]:
-    """One an entry; entries that differ only in their target share the trigger."""
+def _attacks(entries: Sequence[TriggerOptions]) -> tuple[Attack, ...]:
+    """Returns an attack for each entry; entries that differ only in their target share the trigger."""
     built: dict[str, Trigger] = {}
     attacks = []
-    for entry in wanted:
+    for entry in entries:
         key = f"{entry.name} {json.dumps(entry.options, sort_keys=True, default=repr)}"
         if key not in built:
             built[key] = build_trigger(entry.name, entry.options)
@@ -167,12 +176,12 @@ def _attacks(wanted: Sequence[TriggerOptions]) -> tuple[Attack, ...]:
 
 
 def load_split(options: EvaluationOptions | TrainingDataOptions, split: str) -> ImageData:
-    """A split of the data set that the options describe.
+    """Loads a split of the data set that the options describe.
 
     Raises:
         InputError: see ``load_images``.
     """
-    assert options.dataset is not None, "the caller has looked"
+    assert options.dataset is not None, "the caller has checked it"
     return load_images(
         options.dataset,
         split,
@@ -195,7 +204,7 @@ def _load_corrupted(
         raise InputError(f"evaluation.corrupted_splits: {error}") from error
     if corrupted.names != data.names:
         raise InputError(
-            f"evaluation.corrupted_splits: {split!r} has other labels than {options.split!r}; choose a split "
+            f"evaluation.corrupted_splits: {split!r} has other labels than {options.split!r}; use a split "
             "with the same labels"
         )
     return corrupted
@@ -212,10 +221,15 @@ def _load_control(options: ModelOptions, classifier: Classifier, data: ImageData
 
 
 def check_same_labels(field: str, one: Classifier, other: Classifier) -> None:
-    """Refuses a classifier whose label i is not the other's label i: rates of both would not compare.
+    """Refuses a classifier with other labels than the other one, because their rates would not be comparable.
+
+    Args:
+        field: name of the option that gave ``one``.
+        one: classifier to check.
+        other: classifier with the right labels in the right order.
 
     Raises:
-        InputError: naming ``field``.
+        InputError: the labels differ; the message names ``field``.
     """
     labels, wanted = one.spec.labels, other.spec.labels
     if len(labels) != len(wanted):
@@ -223,25 +237,26 @@ def check_same_labels(field: str, one: Classifier, other: Classifier) -> None:
             f"{field}: {one.ref.id} has {len(labels)} classes but {other.ref.id} {len(wanted)}; use models "
             "with the same labels"
         )
+
     for index, (own, theirs) in enumerate(zip(labels, wanted, strict=True)):
         if own != theirs:
             raise InputError(
-                f"{field}: label {index} of {one.ref.id} is {own!r} but {theirs!r} of {other.ref.id}; use "
-                "models with the same labels, or give labels where only their names differ"
+                f"{field}: label {index} is {own!r} in {one.ref.id} but {theirs!r} in {other.ref.id}; use "
+                "models with the same labels, or set labels if only their names differ"
             )
 
 
 def _check_labels(names: tuple[str, ...], classifier: Classifier) -> None:
-    """Rates over labels that mean something else would look like numbers and be none."""
+    """Refuses data with other labels than the classifier, because their rates would have no meaning."""
     labels = classifier.spec.labels
     if len(names) != len(labels):
         raise InputError(
-            f"evaluation.dataset: it has {len(names)} classes but the classifier {len(labels)}; use data and "
+            f"evaluation.dataset: has {len(names)} classes but the classifier {len(labels)}; use data and "
             "a classifier with the same labels"
         )
     if sorted(names) == sorted(labels) and names != labels:
         raise InputError(
-            "evaluation.dataset: it has the classifier's labels in another order; give teacher.labels in the "
+            "evaluation.dataset: has the classifier's labels in another order; set teacher.labels in the "
             "order of the data"
         )
 
@@ -249,28 +264,29 @@ def _check_labels(names: tuple[str, ...], classifier: Classifier) -> None:
 def make_watch(
     options: EvaluationOptions, measurement: Measurement | None, like: Classifier, rounds: int
 ) -> Watch | None:
-    """Measures the student every so many rounds and after the last; None where it is not asked for.
+    """Returns a function that measures the student every ``options.every`` rounds and after the last one.
 
     Args:
-        options: how often and on how many images.
-        measurement: data and attacks.
-        like: has the student's labels and input.
-        rounds: of the run.
+        options: how often and on how many images to measure.
+        measurement: data and attacks; None for no measurement.
+        like: classifier with the student's labels and input.
+        rounds: number of rounds of the run.
+
+    Returns:
+        The function, or None without data or with ``every`` 0.
 
     Raises:
-        InputError: an attack finds no image among so few.
+        InputError: an attack has no image to use among so few.
     """
     if measurement is None or not options.every:
         return None
-    n = len(measurement.data.images)
-    count = min(n, options.every_images)
-    # Evenly spread: the first images of data sorted by class would all be of one.
-    places = torch.arange(count) * n // count
-    images, labels = measurement.data.images[places], measurement.data.labels[places]
+
+    images, labels = _spread(measurement.data, options.every_images)
     try:
         check_inputs(like.spec, images, labels, measurement.attacks)
     except InputError as error:
-        raise InputError(f"evaluation.every_images: {error}; use more images") from error
+        raise InputError(f"evaluation.every_images: {error}, or use more images") from error
+
     names = ["accuracy", *_asr_names(measurement.attacks)]
 
     def watch(done: int, student: Classifier) -> dict[str, float]:
@@ -283,10 +299,19 @@ def make_watch(
     return watch
 
 
+def _spread(data: ImageData, limit: int) -> tuple[Tensor, Tensor]:
+    """Returns at most ``limit`` images and their labels, evenly spread over the data."""
+    n = len(data.images)
+    count = min(n, limit)
+    # The first images of sorted data would all be of one class.
+    places = torch.arange(count) * n // count
+    return data.images[places], data.labels[places]
+
+
 def _asr_names(attacks: Sequence[Attack]) -> list[str]:
     names: list[str] = []
     for attack in attacks:
         name = f"asr_{attack.name}_{attack.target}"
-        # two attacks may differ in their options only
+        # Two attacks may differ only in their options, so the number keeps their names apart.
         names.append(f"{name}_{len(names)}" if name in names else name)
     return names

@@ -1,4 +1,4 @@
-"""Rates with their intervals, and rates of a whole report beside another's."""
+"""Rates with their intervals, and reports with the rates of a control."""
 
 from __future__ import annotations
 
@@ -11,42 +11,47 @@ from abd_hub.core.errors import InputError
 from abd_hub.core.records import EvalReport, Rate
 
 Z95 = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
+"""The 97.5 % quantile of the normal distribution."""
 
 
 def wilson(count: int, n: int) -> Rate:
-    """``count`` out of ``n`` with its 95 % Wilson score interval (Wilson, 1927).
+    """Returns ``count`` out of ``n`` with its 95 % Wilson score interval (Wilson, 1927).
 
     Raises:
         InputError: n is 0, or count is not within 0..n.
     """
     if n < 1:
-        raise InputError("a rate needs at least one image")
+        raise InputError(f"n: must be at least 1 for a rate, got {n}; use one image or more")
     if not 0 <= count <= n:
-        raise InputError(f"count {count} is not within 0..{n}")
+        raise InputError(f"count: must be from 0 to {n}, got {count}; use a count of these images")
+
     share, square = count / n, Z95**2
     center = (share + square / (2 * n)) / (1 + square / n)
     reach = Z95 * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
-    # The bound at an edge is the edge itself; rounding would leave it a hair off.
+
+    # The bound at an edge is exactly the edge; rounding would shift it slightly.
     low = 0.0 if count == 0 else center - reach
     high = 1.0 if count == n else center + reach
     return Rate(share, count, n, low, high)
 
 
 def with_control(report: EvalReport, control: EvalReport) -> EvalReport:
-    """``report`` with the rates of a control beside its own.
+    """Returns ``report`` with the rates of a control beside its own.
 
     Args:
-        report: of the classifier in question.
-        control: of a classifier without the backdoor (a clean teacher, or a student that learned from
-            clean data), from ``evaluate`` on the same images with the same attacks. Its ASR is how often
-            it chooses the target on the same triggered images: the level that needs no backdoor.
+        report: report of the measured classifier.
+        control: report of a classifier without the backdoor, from ``evaluate`` on the same images with the
+            same attacks. Such a classifier is a clean teacher, or a student that learned from clean data.
+            Its ASR is the level that needs no backdoor.
 
     Raises:
-        InputError: the two were measured on other images or attacks.
+        InputError: the two reports are of different images or attacks.
     """
     if report.accuracy.n != control.accuracy.n or _attacks_of(report) != _attacks_of(control):
-        raise InputError("control: it was measured on other images or attacks; measure it on the same")
+        raise InputError(
+            "control: was measured on other images or attacks than the report; measure both on the same ones"
+        )
+
     triggers = tuple(
         replace(attacked, control=other.asr)
         for attacked, other in zip(report.triggers, control.triggers, strict=True)
@@ -55,13 +60,13 @@ def with_control(report: EvalReport, control: EvalReport) -> EvalReport:
 
 
 def all_to_all_rate(report: EvalReport) -> Rate:
-    """ASR of an all-to-all attack: the share of all images given the class after their own once triggered.
+    """Returns the ASR of an all-to-all attack, the share of images that get the next class when triggered.
 
     Args:
-        report: with ``per_class``, of one trigger with every class as target in the order of the labels.
+        report: report with ``per_class`` of one trigger; every class is a target, in the order of the labels.
 
     Raises:
-        ValueError: the report is not of that kind.
+        ValueError: the report is of another kind.
     """
     rows = report.per_class or ()
     if [attacked.target for attacked in report.triggers] != list(range(len(rows))):

@@ -9,18 +9,19 @@ from abd_hub.evaluation.rates import wilson
 
 
 def format_reports(rows: Sequence[tuple[str, EvalReport]]) -> str:
-    """``format_table``, then the tables of further splits and of classes where the reports hold them."""
+    """Returns ``format_table``, then the tables of further splits and of classes, if the reports have any."""
     parts = [format_table(rows)]
     splits = [(name, report) for name, report in rows if report.corrupted]
     if splits:
         parts.append(format_splits(splits))
+
     parts += _control_lines(rows)
     parts += [f"{name}, by true class\n{format_classes(report)}" for name, report in rows if report.per_class]
     return "\n\n".join(parts)
 
 
 def _control_lines(rows: Sequence[tuple[str, EvalReport]]) -> list[str]:
-    """What the control itself can do, once: all rows of a table have the same."""
+    """Returns one line about the control, which all rows of a table share."""
     accuracy = next((report.control_accuracy for _, report in rows if report.control_accuracy), None)
     if accuracy is None:
         return []
@@ -31,9 +32,9 @@ def _control_lines(rows: Sequence[tuple[str, EvalReport]]) -> list[str]:
 
 
 def format_table(rows: Iterable[tuple[str, EvalReport]]) -> str:
-    """A plain table of (name, report) rows: one line for each trigger, fractions with 95 % intervals.
+    """Returns a plain table of (name, report) rows: one line for each trigger, fractions with 95 % intervals.
 
-    A column of the control's rate follows that of the ASR where any report has one.
+    The column after the ASR shows the control's rate, if any report has a control.
     """
     rows = list(rows)
     controlled = any(attacked.control for _, report in rows for attacked in report.triggers)
@@ -46,13 +47,14 @@ def format_table(rows: Iterable[tuple[str, EvalReport]]) -> str:
             end = [*beside, format_rate(attacked.robust_accuracy), str(attacked.asr.n)]
             lines.append([*start, attacked.trigger, str(attacked.target), format_rate(attacked.asr), *end])
             start = ["", "", ""]
+
         if not report.triggers:
             lines.append([*start, *("-" for _ in lines[0][3:])])
     return format_aligned(lines)
 
 
 def format_splits(rows: Iterable[tuple[str, EvalReport]]) -> str:
-    """A plain table of clean accuracy: one line for each further split of each (name, report) row."""
+    """Returns a plain table of clean accuracy: one line for each further split of each (name, report) row."""
     lines = [["model", "split", "accuracy", "n"]]
     for name, report in rows:
         for index, split in enumerate(report.corrupted or ()):
@@ -62,7 +64,7 @@ def format_splits(rows: Iterable[tuple[str, EvalReport]]) -> str:
 
 
 def format_classes(report: EvalReport) -> str:
-    """A plain table of a report with ``per_class``: as ``format_table``, for the images of each class."""
+    """Returns a table such as ``format_table`` for each class, from a report with ``per_class``."""
     lines = [["class", "accuracy", "n", "trigger", "target", "ASR", "robust accuracy", "n"]]
     for row in report.per_class or ():
         start = [row.name, _share(row.correct, row.n), str(row.n)]
@@ -70,13 +72,14 @@ def format_classes(report: EvalReport) -> str:
             end = [_share(counts.hits, counts.n), _share(counts.robust, counts.n), str(counts.n)]
             lines.append([*start, attacked.trigger, str(attacked.target), *end])
             start = ["", "", ""]
+
         if not row.attacks:
             lines.append([*start, *("-" for _ in lines[0][3:])])
     return format_aligned(lines)
 
 
 def format_aligned(lines: Sequence[Sequence[str]]) -> str:
-    """A plain table of rows of cells, the head first: columns of equal width, a rule under the head."""
+    """Returns a plain table of rows of cells, the head first, with aligned columns and a rule below it."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rule = ["-" * width for width in widths]
     return "\n".join(
@@ -90,5 +93,5 @@ def _share(count: int, n: int) -> str:
 
 
 def format_rate(rate: Rate) -> str:
-    """Three digits with the interval."""
+    """Returns the rate with three digits and its interval."""
     return f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]"

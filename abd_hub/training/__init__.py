@@ -1,1 +1,1 @@
-"""The two loops, of students and of teachers."""
+"""The two training loops, one of students and one of teachers."""

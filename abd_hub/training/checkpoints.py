@@ -1,4 +1,4 @@
-"""The checkpoints of one run: when one is due, who writes it, where a resumed run begins."""
+"""The checkpoints of one run: when one is due, which process writes it, where a resumed run begins."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from abd_hub.learning import checkpoint
 
 
 class Checkpoints:
-    """The folder ``checkpoints`` of a run; the main process alone writes there.
+    """Writes and reads the folder ``checkpoints`` of a run; only the main process writes there.
 
     Args:
-        folder: of the run; None keeps no checkpoints.
-        accelerator: knows the main process.
+        folder: folder of the run; None keeps no checkpoints.
+        accelerator: says which process is the main one.
         options: how often a checkpoint is due, and how many are kept.
     """
 
@@ -27,21 +27,22 @@ class Checkpoints:
         self.accelerator = accelerator
         self.options = options
         self.newest_index = -1
-        """Of the checkpoint that this run wrote or read last."""
+        """Holds the index of the checkpoint that this run wrote or read last; -1 before the first."""
 
     def refuse_present(self) -> None:
-        """Refuses a run that begins anew where checkpoints of another one lie.
+        """Refuses to start a new run in a folder with checkpoints of another run.
 
         Raises:
-            InputError: there are some.
+            InputError: the folder holds checkpoints.
         """
         if self.folder is not None and checkpoint.checkpoints(self.folder):
             raise InputError(
-                f"resume: {self.folder.parent.name} holds checkpoints; resume or use another folder"
+                f"resume: {self.folder.parent.name} holds checkpoints of another run; resume that run or use "
+                "another folder"
             )
 
     def is_due(self, done: int, total: int) -> bool:
-        """Whether a checkpoint is due after ``done`` of ``total`` rounds."""
+        """Returns whether a checkpoint is due after ``done`` of ``total`` rounds."""
         every = self.options.checkpoint_every
         return bool(every) and (done == total or done % every == 0)
 
@@ -50,7 +51,7 @@ class Checkpoints:
 
         Args:
             index: rounds or steps done.
-            state: gives what the checkpoint holds; called in the main process only.
+            state: returns the content of the checkpoint; called in the main process only.
         """
         if self.folder is None or not self.accelerator.is_main_process or index == self.newest_index:
             return
@@ -58,10 +59,10 @@ class Checkpoints:
         self.newest_index = index
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
-        """Index and state of the newest checkpoint, with tensors on the CPU; None where there is none.
+        """Returns index and state of the newest checkpoint, with tensors on the CPU; None without one.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: the checkpoint cannot be read.
         """
         present = [] if self.folder is None else checkpoint.checkpoints(self.folder)
         if not present:
@@ -71,12 +72,12 @@ class Checkpoints:
 
 
 def scaler_state(accelerator: Accelerator) -> dict[str, Any] | None:
-    """What fp16's loss scale is now; None in other precisions."""
+    """Returns the state of fp16's loss scale; None in other precisions."""
     scaler = accelerator.scaler
     return None if scaler is None else scaler.state_dict()
 
 
 def restore_scaler(accelerator: Accelerator, state: dict[str, Any] | None) -> None:
-    """The inverse of ``scaler_state``; does nothing where this run or the one before has no scale."""
+    """Restores the state from ``scaler_state``; does nothing where either run has no scale."""
     if state is not None and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""What a distillation needs of its parts, checked before any work."""
+"""The requirements of a distillation on its parts, which are checked before any work."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def check_parts(
     Args:
         teacher: on the device.
         student: on the device.
-        method: gives batch size, rounds and the weight of attention transfer.
+        method: has batch size, rounds and the weight of attention transfer.
         defenses: each may refuse the number of rounds.
         options: precision and compiler.
-        accelerator: gives the processes.
+        accelerator: has the number and the kind of processes.
 
     Raises:
         InputError: batch size and processes, teacher and student, or defenses and rounds do not fit.
@@ -39,13 +39,15 @@ def check_parts(
     check_processes(accelerator, options.mixed_precision, method.batch_size)
     if options.dynamo_backend != "no" and accelerator.num_processes > 1:
         raise InputError(
-            f"trainer.dynamo_backend: {options.dynamo_backend} works with one process, and there "
-            f"are {accelerator.num_processes}; use no"
+            f"trainer.dynamo_backend: {options.dynamo_backend} works with one process only, but there are "
+            f"{accelerator.num_processes}; use no"
         )
+
     for defense in defenses:
         defense.check(method.rounds)
+
     if teacher.spec.labels != student.spec.labels:
-        raise InputError("student: its labels differ from the teacher's")
+        raise InputError("student: has other labels than the teacher; build it with the teacher's labels")
     if method.attention_weight:
         _check_blocks(teacher, student)
 
@@ -55,14 +57,14 @@ def _check_blocks(teacher: Classifier, student: Classifier) -> None:
     matching = teacher_shapes and teacher_shapes == student_shapes
     if not matching or not all(len(shape) == 2 for shape in teacher_shapes):
         raise InputError(
-            f"attention_weight: attention transfer needs matching blocks, but the teacher's maps are "
+            f"attention_weight: needs maps of equal sizes, but the teacher's are "
             f"{teacher_shapes or 'unknown'} and the student's {student_shapes or 'unknown'}; "
-            "set attention_weight to 0 or name the teacher's blocks"
+            "set attention_weight to 0 or name matching blocks in teacher.blocks"
         )
 
 
 def _map_shapes(model: Classifier, teacher: Classifier) -> list[tuple[int, ...]]:
-    """Height and width of the maps of each block for images of the teacher's size."""
+    """Returns height and width of each block's maps for images of the teacher's size."""
     spec, like = teacher.spec, teacher.mean
     pixels = torch.zeros(2, spec.channels, spec.height, spec.width, device=like.device, dtype=like.dtype)
     with in_eval_mode(model), torch.no_grad():

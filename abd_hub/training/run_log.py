@@ -1,4 +1,4 @@
-"""What a long run shows while it goes on: its log, its bar, the means of its figures, its time."""
+"""The log of a long run, its progress bar, the means of its figures and its clock."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from abd_hub.learning import distributed
 
 
 class RunLog:
-    """The log of one run, in ``log.jsonl`` and in the trackers; the main process alone writes it.
+    """Writes the log of one run to ``log.jsonl`` and to the trackers, in the main process only.
 
     Args:
-        folder: holds log.jsonl; None for a run without a file.
-        accelerator: knows the main process and the trackers.
-        options: how often a line is due, which trackers, and whether a bar is shown.
-        counter: what the run counts; it names the first field of every line.
+        folder: folder of log.jsonl; None for a run without a file.
+        accelerator: has the main process and the trackers.
+        options: how often a line is due, which trackers to use, and whether to show a bar.
+        counter: unit that the run counts; it names the first field of every line.
     """
 
     def __init__(
@@ -43,32 +43,33 @@ class RunLog:
         self.path = folder / "log.jsonl" if folder is not None and accelerator.is_main_process else None
 
     def begin(self, done: int, total: int, seed: int) -> None:
-        """Starts the trackers and drops the lines after ``done`` rounds: a resumed run writes them again."""
+        """Starts the trackers and drops the lines after ``done`` rounds, which a resumed run writes again."""
         if self.options.trackers:
             self.accelerator.init_trackers("abd-hub", config={"seed": seed, f"{self.counter}s": total})
         if self.path is not None:
             rewind_log(self.path, self.counter, done)
 
     def bar(self, total: int, done: int, unit: str, name: str | None = None) -> Any:
-        """A progress bar, which is shown in the main process where the options want one."""
+        """Returns a progress bar; only the main process shows it, if ``options.progress`` is set."""
         shown = self.options.progress and self.accelerator.is_main_process
         return tqdm(total=total, initial=done, disable=not shown, unit=unit, desc=name)
 
     def is_due(self, done: int, total: int) -> bool:
-        """Whether a line is due after ``done`` of ``total`` rounds; one always is after the last."""
+        """Returns whether a line is due after ``done`` of ``total`` rounds; one is after the last round."""
         return done == total or done % self.options.log_every == 0
 
     def write(self, done: int, figures: Mapping[str, float], seconds: float | None = None) -> None:
-        """Gives the figures to the trackers, and a line to the file.
+        """Passes the figures to the trackers, and writes a line to the file.
 
         Args:
-            done: rounds or epochs.
-            figures: in the order of the line.
-            seconds: of the run so far, for the file; None leaves them out.
+            done: finished rounds or epochs.
+            figures: values by name, in the order of the line.
+            seconds: duration of the run so far, for the file; None leaves it out.
         """
         self.accelerator.log(dict(figures), step=done)
         if self.path is None:
             return
+
         time_taken = {} if seconds is None else {"seconds": round(seconds, 3)}
         with self.path.open("a", encoding="utf-8") as log:
             log.write(json.dumps({self.counter: done, **figures, **time_taken}) + "\n")
@@ -77,18 +78,18 @@ class RunLog:
         """Ends a run with figures that are not finite.
 
         Raises:
-            InputError: naming the figure.
+            InputError: a figure is not finite; the message names it.
         """
         for name, value in figures.items():
             if not math.isfinite(value):
                 raise InputError(
-                    f"{name}: {value} after {self.counter} {done}, the run has diverged; lower learning_rate "
-                    "or use mixed_precision no"
+                    f"{name}: is {value} after {self.counter} {done}, so the run has diverged; lower "
+                    "learning_rate or set mixed_precision to no"
                 )
 
 
 def rewind_log(path: Path, counter: str, done: int) -> None:
-    """Drops the lines that come after ``done`` rounds or epochs; makes the file where there is none."""
+    """Drops the lines after ``done`` rounds or epochs; creates the file where it is absent."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if _count(line, counter) <= done]
     path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
@@ -97,36 +98,37 @@ def rewind_log(path: Path, counter: str, done: int) -> None:
 def _count(line: str, counter: str) -> float:
     try:
         return float(json.loads(line)[counter])
-    except (json.JSONDecodeError, KeyError):  # the half line of a killed run
+    except (json.JSONDecodeError, KeyError):  # a killed run can leave half a line
         return float("inf")
 
 
 class RunningMeans:
-    """Means of figures over the rounds since the last line of the log.
+    """Averages figures over the rounds since the last line of the log.
 
-    They are summed on the device: a number that is read makes the program wait for the device.
+    The sums stay on the device, because the program has to wait for the device to read a number.
     """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, float] = {}
-        """Rounds in which each figure was summed."""
+        """Holds, for each figure, the number of rounds in its sum."""
 
     def add(self, figures: Mapping[str, Tensor], share: float = 1.0) -> None:
-        """Adds the figures of one round, or of the ``share`` of a round that one step is."""
+        """Adds the figures of one round, or of one step that is the ``share`` of a round."""
         for name, value in figures.items():
             part = value.detach() * share
             self.sums[name] = self.sums[name] + part if name in self.sums else part
             self.counts[name] = self.counts.get(name, 0.0) + share
 
     def average_over_processes(self) -> None:
-        """Gives every process the sums of all: what one of them saves or logs is theirs."""
+        """Averages the sums over the processes, so that the process that saves or logs has all of them."""
         distributed.average_(self.sums.values())
 
     def take(self) -> dict[str, float]:
-        """The means, in the order in which the figures came first; then begins anew."""
+        """Returns the means in the order in which the figures first came, and resets the sums."""
         if not self.sums:
             return {}
+
         means = torch.stack([value.double() / self.counts[name] for name, value in self.sums.items()])
         figures = dict(zip(self.sums, means.tolist(), strict=True))
         self.sums, self.counts = {}, {}
@@ -134,27 +136,27 @@ class RunningMeans:
 
 
 class RunClock:
-    """The time that a run has taken, with the parts of it before it was resumed."""
+    """Measures the time of a run, the parts before a resumption included."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.processor_seconds = 0.0
-        """Seconds of all cores that this process has used: other work on the machine does not count."""
+        """Counts the seconds of all cores that this process has used, without other work on the machine."""
         self.start()
 
     def start(self) -> None:
-        """Counts on from ``seconds`` and ``processor_seconds`` as they are now."""
+        """Starts the clock at the present ``seconds`` and ``processor_seconds``."""
         self._began = time.monotonic() - self.seconds
         self._processor_began = time.process_time() - self.processor_seconds
 
     def read(self) -> None:
-        """Brings ``seconds`` and ``processor_seconds`` up to now."""
+        """Updates ``seconds`` and ``processor_seconds``."""
         self.seconds = time.monotonic() - self._began
         self.processor_seconds = time.process_time() - self._processor_began
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside, time does not count."""
+        """Stops the clock for the time of the context."""
         before, processor_before = time.monotonic(), time.process_time()
         yield
         self._began += time.monotonic() - before

@@ -1,4 +1,4 @@
-"""What every long training shares: the accelerator, the processes, requests to stop."""
+"""The parts that every long training shares: the accelerator, the processes, requests to stop."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ T = TypeVar("T")
 
 
 def make_accelerator(options: TrainerOptions, folder: Path | None = None) -> Accelerator:
-    """An accelerator that fits the options; the device is accelerate's choice.
+    """Returns an accelerator for the options; accelerate selects the device.
 
     Raises:
         InputError: a tracker is not installed, or the precision is not possible here.
     """
-    # accelerate would go on without it
+    # accelerate itself would silently leave such a tracker out.
     absent = set(LoggerType.list()) - {"all", *map(str, get_available_trackers())}
     for name in options.trackers:
         if name in absent:
             raise InputError(f"trainer.trackers: {name} is not installed; install it or leave it out")
+
     try:
         accelerator = Accelerator(
             cpu=_several_on_the_cpu(),
@@ -42,15 +43,16 @@ def make_accelerator(options: TrainerOptions, folder: Path | None = None) -> Acc
         )
     except (ValueError, ImportError, RuntimeError) as error:
         raise InputError(f"trainer: accelerate refuses these options: {error}") from error
+
     if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise InputError("trainer.mixed_precision: fp16 needs an accelerator; use bf16 or no on the CPU")
+        raise InputError("trainer.mixed_precision: fp16 does not run on the CPU; use bf16 or no")
     return accelerator
 
 
 def _several_on_the_cpu() -> bool:
-    """Whether a launcher has begun several processes on a machine without an accelerator.
+    """Returns whether a launcher has started several processes on a machine without an accelerator.
 
-    Not told so, accelerate would let each run alone, and all would write the same folder.
+    Without ``cpu=True``, accelerate would run each process alone, and all would write the same folder.
     """
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
 
@@ -58,19 +60,24 @@ def _several_on_the_cpu() -> bool:
 def check_processes(accelerator: Accelerator, mixed_precision: str, batch_size: int) -> None:
     """Refuses a kind of launch, a precision or a batch that the processes cannot share.
 
+    Args:
+        accelerator: has the number and the kind of processes.
+        mixed_precision: precision of the run.
+        batch_size: images in a batch of all processes together.
+
     Raises:
-        InputError: naming the field.
+        InputError: the launch, the precision or the batch size does not fit; the message names the field.
     """
     processes = accelerator.num_processes
     if batch_size % processes:
         raise InputError(
-            f"batch_size: {batch_size} images cannot be shared equally by {processes} "
-            f"processes; use a multiple of {processes}"
+            f"batch_size: {processes} processes cannot share {batch_size} images equally; "
+            f"use a multiple of {processes}"
         )
 
     if batch_size < 2:
         raise InputError(
-            f"batch_size: must be at least 2 images, which batch normalization needs, got {batch_size}"
+            f"batch_size: must be at least 2 for batch normalization, got {batch_size}; use 2 or more"
         )
 
     if accelerator.distributed_type not in (
@@ -83,11 +90,14 @@ def check_processes(accelerator: Accelerator, mixed_precision: str, batch_size: 
             "CPU or GPU processes"
         )
     if processes > 1 and mixed_precision == "fp16":
-        raise InputError("trainer.mixed_precision: fp16 is for one process; use bf16 on several")
+        raise InputError("trainer.mixed_precision: fp16 works with one process only; use bf16 or no")
 
 
 def in_main_process(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
-    """Runs ``action`` in the main process; others get None. What it refuses ends every process.
+    """Runs ``action`` in the main process; its InputError ends every process.
+
+    Returns:
+        The result in the main process, None in the others.
 
     Raises:
         InputError: ``action`` raised it.
@@ -107,13 +117,19 @@ def in_main_process(accelerator: Accelerator, action: Callable[[], T]) -> T | No
 
 
 def claimed(output_dir: str, resume: bool, config_yaml: str, accelerator: Accelerator) -> Any:
-    """The folder is claimed by one process for all; without a right to it every process ends.
+    """Claims the output folder in one process for all; if the claim fails, every process ends.
+
+    Args:
+        output_dir: path of the folder.
+        resume: whether an unfinished run in it may go on.
+        config_yaml: configuration of the run.
+        accelerator: says which process is the main one.
 
     Returns:
-        A context in which the folder is ours, see ``OutputFolder``.
+        A context in which the folder belongs to this run, see ``OutputFolder``.
 
     Raises:
-        InputError: the folder may not be used.
+        InputError: the run may not use the folder.
     """
     claim = in_main_process(
         accelerator, lambda: OutputFolder.open(output_dir, resume=resume, config_yaml=config_yaml)
@@ -122,7 +138,7 @@ def claimed(output_dir: str, resume: bool, config_yaml: str, accelerator: Accele
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether any process says so: all must leave a loop after the same step."""
+    """Returns whether the flag is set in any process, so that all leave a loop after the same step."""
     if distributed.world()[1] == 1:
         return flag
     votes = torch.tensor([float(flag)], device=device)
@@ -132,17 +148,17 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying: the loop looks after each round."""
+    """Collects SIGINT and SIGTERM, which end the loop after a round; the second signal ends it at once."""
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
-        if received:  # asked twice: do not wait for the round to end
+        if received:  # a second signal does not wait for the end of the round
             raise KeyboardInterrupt
         received.append(number)
 
     try:
         old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where no handler can be set
+    except ValueError:  # only the main thread can set a handler
         yield received
         return
     try:
@@ -153,7 +169,7 @@ def stop_requests() -> Iterator[list[int]]:
 
 
 def device_name(device: torch.device) -> str:
-    """The device as the record names it."""
+    """Returns the name of the device for the record."""
     if device.type == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
     name = getattr(torch.get_device_module(device), "get_device_name", None)

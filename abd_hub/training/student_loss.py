@@ -1,4 +1,4 @@
-"""What the student minimizes on one batch."""
+"""The loss that the student minimizes on one batch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from abd_hub.learning.losses import (
 def student_loss(
     method: SynthesisMethod, batch: Batch, logits: Tensor, features: tuple[Tensor, ...]
 ) -> Tensor:
-    """The losses that the method gives a weight, added up: a scalar.
+    """Returns the weighted sum of the method's losses as a scalar.
 
     Args:
         method: names the losses, their weights and the temperature.
-        batch: with the teacher's answers.
+        batch: has the teacher's answers and perhaps weights of the samples.
         logits: (N, classes), the student's.
         features: the student's block outputs, each (N, C_i, H_i, W_i); read for attention transfer only.
 
     Returns:
-        The mean over the samples or, where the batch has weights, the sum under them.
+        The mean over the samples, or the weighted sum where the batch has weights.
     """
     losses = _divergence(method, batch.teacher_logits, logits)
     if method.cross_entropy_weight:
@@ -34,6 +34,7 @@ def student_loss(
     if method.attention_weight:
         attention = attention_transfer_per_sample(features, batch.teacher_features)
         losses = losses + method.attention_weight * attention
+
     return losses.mean() if batch.weights is None else (losses * batch.weights).sum()
 
 

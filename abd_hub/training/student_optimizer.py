@@ -15,12 +15,12 @@ from abd_hub.learning.schedules import cosine, stepped
 
 
 class StudentOptimizer:
-    """The method's optimizer, until a defense asks for a fresh Adam with a constant rate.
+    """Runs the method's optimizer until a defense requests a fresh Adam with a constant rate.
 
     Args:
         method: names the optimizer and its schedule.
-        student: its weights are those that learn.
-        defenses: any of them may ask.
+        student: model whose weights are optimized.
+        defenses: each of them may request a fresh Adam.
         accelerator: prepares the optimizer for its precision.
     """
 
@@ -36,18 +36,18 @@ class StudentOptimizer:
         self.accelerator = accelerator
         self.weights = [weight for weight in student.parameters() if weight.requires_grad]
         self.idle_rounds = next((i for i in range(method.rounds) if method.steps_in(i)), 0)
-        """Rounds before the student's first step."""
+        """Counts the rounds before the student's first step."""
         self.constant_rate: float | None = None
         self.optimizer = self._first()
 
     @property
     def rate(self) -> float:
-        """The learning rate in use."""
+        """Returns the present learning rate."""
         rate: float = self.optimizer.param_groups[0]["lr"]
         return rate
 
     def begin_round(self, index: int) -> None:
-        """Sets the learning rate; begins anew where a defense asks for it."""
+        """Sets the learning rate, after a fresh start of the optimizer where a defense requests one."""
         for defense in self.defenses:
             fresh = defense.fresh_learning_rate(index, self.method.rounds)
             if fresh is not None:
@@ -58,11 +58,11 @@ class StudentOptimizer:
             group["lr"] = rate
 
     def unscale(self) -> None:
-        """Takes fp16's loss scale out of the gradients."""
+        """Divides the gradients by fp16's loss scale."""
         self.accelerator.unscale_gradients(self.optimizer)
 
     def step(self) -> None:
-        """Averages the gradients over the processes, clips them, makes the step and forgets them."""
+        """Averages the gradients over the processes, clips them, updates the weights and clears them."""
         distributed.average_gradients(self.weights)
         if self.method.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.weights, self.method.clip_norm)
@@ -70,20 +70,20 @@ class StudentOptimizer:
         self.optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """The moments of the optimizer in use; its kind follows from ``constant_rate``."""
+        """Returns the moments of the present optimizer; its kind follows from ``constant_rate``."""
         state: dict[str, Any] = self.optimizer.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any], constant_rate: float | None) -> None:
-        """The inverse of ``state_dict``; the tensors must be on the CPU."""
+        """Restores the state from ``state_dict``, whose tensors must be on the CPU."""
         self.constant_rate = constant_rate
-        if constant_rate is not None:  # a defense has begun its own optimizer
+        if constant_rate is not None:  # a defense has requested a fresh optimizer
             self._begin_anew(constant_rate)
         checkpoint.restore_optimizer(self.optimizer, state)
 
     def _scheduled_rate(self, index: int) -> float:
         method = self.method
-        # Counted from the first round in which the student learns, as where a bank is filled first.
+        # The schedule starts with the first round in which the student learns: a bank may be filled before.
         done, rounds = max(0, index - self.idle_rounds), method.rounds - self.idle_rounds
         drops = method.learning_rate_drops
         if drops:
@@ -94,6 +94,7 @@ class StudentOptimizer:
         method = self.method
         if method.optimizer == "adam":
             return self._adam(method.learning_rate, method.weight_decay)
+
         sgd = torch.optim.SGD(
             self.weights,
             lr=method.learning_rate,

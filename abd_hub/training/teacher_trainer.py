@@ -1,7 +1,8 @@
-"""Trains a teacher: the whole set on the device as uint8, augmentation there too, no worker processes.
+"""The training loop of a teacher, without worker processes for the data.
 
-Every draw depends on the seed, the epoch and the step. A checkpoint is written after an epoch, and within one
-when a single process is asked to stop; a resumed run on the same CPU gives the same bits.
+The device holds the whole set as uint8 and augments the images. Every draw depends on the seed, the epoch and
+the step. A checkpoint is written after an epoch. A run of a single process also writes one within an epoch
+when it gets a stop signal. A resumed run on the same CPU gives the same bits.
 """
 
 from __future__ import annotations
@@ -34,14 +35,17 @@ logger = logging.getLogger(__name__)
 def train_teacher(
     classifier: Classifier, images: Tensor, labels: Tensor, recipe: TeacherRecipe, seed: int
 ) -> Classifier:
-    """Trains in place with SGD and cross-entropy, without a folder and without a bar, and freezes.
+    """Trains in place with SGD and cross-entropy, without a folder and without a bar.
 
     Args:
-        classifier: fresh weights.
+        classifier: has fresh weights; changed in place.
         images: (n, C, H, W) uint8.
         labels: (n,) int64.
         recipe: schedule and augmentation.
-        seed: of order, augmentation and dropout.
+        seed: seed of order, augmentation and dropout.
+
+    Returns:
+        The same classifier, frozen.
 
     Raises:
         InputError: there are fewer images than a batch holds, or the training diverges.
@@ -59,8 +63,8 @@ class TeacherTrainer:
         labels: (n,) int64.
         recipe: schedule and augmentation.
         options: how the run is carried out; ``checkpoint_every`` and ``log_every`` count epochs.
-        seed: of every draw.
-        folder: where log.jsonl and checkpoints/ go; None writes nothing.
+        seed: seed of every draw.
+        folder: folder for log.jsonl and checkpoints/; None writes nothing.
         accelerator: from ``make_accelerator``.
 
     Raises:
@@ -83,35 +87,39 @@ class TeacherTrainer:
         self.accelerator = accelerator or make_accelerator(self.options, folder)
         check_processes(self.accelerator, self.options.mixed_precision, recipe.batch_size)
         if len(labels) < recipe.batch_size:
-            raise InputError(f"batch_size: {recipe.batch_size} is more than the {len(labels)} images")
+            count = len(labels)
+            raise InputError(
+                f"batch_size: {recipe.batch_size} is more than the {count} images; use {count} or less"
+            )
 
         device = self.accelerator.device
         self.classifier = classifier.to(device)
         self.images, self.labels = images.to(device), labels.to(device)
         self.recipe, self.seed = recipe, seed
         self.optimizer = self._optimizer()
-        # An incomplete last batch is left out: a batch of one has no BatchNorm statistics.
+        # An incomplete last batch is left out, because a batch of one has no BatchNorm statistics.
         self.steps = len(labels) // recipe.batch_size
         self.epoch = 0
         self.step = 0
+
         self.clock = RunClock()
         self.log = RunLog(folder, self.accelerator, self.options, "epoch")
         self.checkpoints = Checkpoints(folder, self.accelerator, self.options)
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.logged_epoch = 0
         self.stopped = False
-        """Whether the run was asked to stop in its last epoch, too late to be interrupted."""
-        self.chance_state: Tensor | None = None
-        """Of the epoch's generator, where a run resumes within an epoch."""
+        """Says whether a stop signal came in the last epoch, too late to interrupt the run."""
+        self.generator_state: Tensor | None = None
+        """Holds the state of the epoch's generator where a run resumes within an epoch."""
 
     @property
     def seconds(self) -> float:
-        """Of the steps so far, checkpoints included."""
+        """Returns the seconds of the steps so far, checkpoints included."""
         return self.clock.seconds
 
     @property
     def images_per_second(self) -> float:
-        """Over the whole run so far, checkpoints included."""
+        """Returns the mean over the whole run so far, checkpoints included."""
         done = (self.epoch * self.steps + self.step) * self.recipe.batch_size
         return done / self.seconds if self.seconds else 0.0
 
@@ -122,11 +130,12 @@ class TeacherTrainer:
             resume: continue from the newest checkpoint if there is one.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, when the checkpoint is written.
-            InputError: the loss is not finite any more.
+            Interrupted: a SIGINT or SIGTERM came, and the checkpoint is written.
+            InputError: the loss is no longer finite.
         """
         if resume:
             self._resume()
+
         epochs = self.recipe.epochs
         self.log.begin(self.epoch, epochs, self.seed)
         self.classifier.train()
@@ -140,22 +149,22 @@ class TeacherTrainer:
         return self.classifier.freeze()
 
     def _epoch(self, stop: list[int], bar: Any) -> None:
-        chance = seeding.generator(self.seed, "teacher", self.epoch)
-        order = torch.randperm(len(self.labels), generator=chance)
+        draws = seeding.generator(self.seed, "teacher", self.epoch)
+        order = torch.randperm(len(self.labels), generator=draws)
         batches = order[: self.steps * self.recipe.batch_size].view(self.steps, -1)
-        if self.chance_state is not None:
-            chance.set_state(self.chance_state)
-            self.chance_state = None
+        if self.generator_state is not None:
+            draws.set_state(self.generator_state)
+            self.generator_state = None
 
         while self.step < self.steps:
-            self._step(batches[self.step], chance)
+            self._step(batches[self.step], draws)
             self.step += 1
             bar.update()
             self.clock.read()
             if self.step < self.steps and stop and distributed.world()[1] == 1:
-                self._interrupt(chance)
+                self._interrupt(draws)
 
-        # Several processes stop here only: asking all of them costs a reduction.
+        # Several processes stop here only, because a common decision costs a reduction.
         distributed.average_statistics(self.classifier)
         distributed.average_([self.sums])
 
@@ -166,13 +175,14 @@ class TeacherTrainer:
         if self.stopped and self.epoch < self.recipe.epochs:
             self._interrupt(None)
 
-    def _step(self, batch: Tensor, chance: torch.Generator) -> None:
-        # For dropout, which draws from the global generator: see global_batch.
+    def _step(self, batch: Tensor, draws: torch.Generator) -> None:
+        # Dropout draws from the global generator: see global_batch.
         seed = seeding.derive_seed(self.seed, "teacher", self.epoch, self.step, seeding.LEGACY_RANK)
         torch.manual_seed(seed)
         self._set_learning_rate()
+
         recipe = self.recipe
-        augmented = crop_and_flip(self.images[batch], recipe.crop_padding, recipe.flip, chance)
+        augmented = crop_and_flip(self.images[batch], recipe.crop_padding, recipe.flip, draws)
         pixels = distributed.own_rows(augmented).float() / 255
         truth = distributed.own_rows(self.labels[batch])
 
@@ -217,6 +227,7 @@ class TeacherTrainer:
         self.sums, self.logged_epoch = torch.zeros_like(self.sums), self.epoch
         loss, accuracy = means.tolist()
         self.log.refuse_diverged(self.epoch, {"loss": loss})
+
         bar.set_postfix_str(
             f"epoch {self.epoch}/{self.recipe.epochs}, loss {loss:.3f}, accuracy {accuracy:.3f}"
         )
@@ -225,14 +236,14 @@ class TeacherTrainer:
         figures = {"loss": loss, "training_accuracy": accuracy, "learning_rate": rate}
         self.log.write(self.epoch, figures, self.seconds)
 
-    def _interrupt(self, chance: torch.Generator | None) -> None:
+    def _interrupt(self, draws: torch.Generator | None) -> None:
         if self.checkpoints.folder is None:  # no checkpoint from which a run could go on
             raise KeyboardInterrupt
-        self._save(chance)
+        self._save(draws)
         raise Interrupted(f"stopped in epoch {self.epoch + 1} of {self.recipe.epochs}")
 
-    def _save(self, chance: torch.Generator | None) -> None:
-        self.checkpoints.save(self.epoch * self.steps + self.step, lambda: self.state_dict(chance))
+    def _save(self, draws: torch.Generator | None) -> None:
+        self.checkpoints.save(self.epoch * self.steps + self.step, lambda: self.state_dict(draws))
 
     def _resume(self) -> None:
         newest = self.checkpoints.newest()
@@ -241,10 +252,10 @@ class TeacherTrainer:
             logger.info("resumed in epoch %d", self.epoch + 1)
 
     def state_dict(self, chance: torch.Generator | None = None) -> dict[str, Any]:
-        """Everything that the steps done have changed.
+        """Returns everything that the finished steps have changed.
 
         Args:
-            chance: the generator of the epoch, where it is not finished.
+            chance: generator of the present epoch; None after a finished one.
         """
         return {
             "epoch": self.epoch,
@@ -259,9 +270,9 @@ class TeacherTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``; the tensors may be on the CPU."""
+        """Restores the state from ``state_dict``, whose tensors may be on the CPU."""
         self.epoch, self.step, self.clock.seconds = state["epoch"], state["step"], state["seconds"]
-        self.chance_state, self.logged_epoch = state["chance"], state["logged_epoch"]
+        self.generator_state, self.logged_epoch = state["chance"], state["logged_epoch"]
         self.classifier.load_state_dict(state["classifier"])
         checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
         self.sums = state["sums"].to(self.accelerator.device)

@@ -1,9 +1,9 @@
 """The distillation loop on accelerate: one synthesizer update, then student steps, round after round.
 
-Every draw depends on the seed and the round alone, so a checkpoint holds weights, optimizers and counters
-but no generator state, and a resumed run on the same machine gives the same bits. Nothing in it depends on
-the number of processes either: a run begun on one goes on with two, and its student is the same but for the
-order in which numbers are added.
+Every draw depends only on the seed and the round. So a checkpoint holds weights, optimizers and counters but
+no generator state, and a resumed run on the same machine gives the same bits. A checkpoint also does not
+depend on the number of processes. A run can begin with one process and go on with two. Its student then
+differs only by the order in which numbers are added.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ from abd_hub.training.student_optimizer import StudentOptimizer
 logger = logging.getLogger(__name__)
 
 Forward = Callable[[Classifier, Tensor, bool], tuple[Tensor, tuple[Tensor, ...]]]
-"""A pass through a network: logits, and the maps of the blocks where they are asked for."""
+"""Type of a pass through a network: model, pixels and whether to return the maps of the blocks, to (logits,
+maps)."""
 Watch = Callable[[int, Classifier], Mapping[str, float]]
-"""Rounds done and the student to figures for the log, none where it is not due; must leave the student and
-every generator as they are. All processes call it."""
+"""Type of a function from the finished rounds and the student to figures for the log. It returns no figures
+where no measurement is due. It must not change the student or any generator. All processes call it."""
 
 
 class Trainer:
@@ -47,17 +48,17 @@ class Trainer:
     Args:
         teacher: frozen.
         student: to be trained; changed in place.
-        method: what draws the images, how long, and with which loss.
-        defenses: at work, see ``DefensePlugin``.
+        method: settings of the synthesizer, the number of rounds and the loss.
+        defenses: the built defenses, see ``DefensePlugin``.
         options: how the run is carried out.
-        seed: of every draw.
-        folder: where log.jsonl and checkpoints/ go; None writes nothing.
+        seed: seed of every draw.
+        folder: folder for log.jsonl and checkpoints/; None writes nothing.
         accelerator: from ``make_accelerator``.
-        images: uint8 (n, C, H, W), for a method that asks for real images.
-        watch: looks at the student after each round; its time does not count as the run's.
+        images: uint8 (n, C, H, W), for a method that needs real images.
+        watch: measures the student after each round; its time does not count as the run's.
 
     Raises:
-        InputError: batch size and processes, or teacher and student, do not fit together.
+        InputError: batch size and processes, teacher and student, or defenses and rounds do not fit.
     """
 
     def __init__(
@@ -96,16 +97,16 @@ class Trainer:
         self.log = RunLog(folder, self.accelerator, self.options, "round")
         self.checkpoints = Checkpoints(folder, self.accelerator, self.options)
         self.last_images: Tensor | None = None
-        """(N, C, H, W) of the last round, as the teacher saw them; None before the end."""
+        """Holds the images of the last round as the teacher saw them, (N, C, H, W); None before the end."""
 
     @property
     def seconds(self) -> float:
-        """Of the rounds so far, without the time of the watch."""
+        """Returns the seconds of the rounds so far, without the time of the watch."""
         return self.clock.seconds
 
     @property
     def processor_seconds(self) -> float:
-        """Seconds of all cores that this process has used for them."""
+        """Returns the seconds of all cores that this process has used for the rounds so far."""
         return self.clock.processor_seconds
 
     def fit(self, resume: bool = False) -> Classifier:
@@ -115,12 +116,14 @@ class Trainer:
             resume: continue from the newest checkpoint if there is one.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, when the checkpoint is written.
+            Interrupted: a SIGINT or SIGTERM came, and the checkpoint is written.
+            InputError: a new run finds old checkpoints, or a figure is no longer finite.
         """
         if resume:
             self._resume()
         else:
             self.checkpoints.refuse_present()
+
         rounds = self.method.rounds
         self.log.begin(self.round, rounds, self.seed)
         self.student.train()
@@ -132,7 +135,7 @@ class Trainer:
                 self.round += 1
                 self.clock.read()
                 bar.update()
-                self._look()
+                self._measure()
                 self._after_round(bar)
                 if any_process(bool(stop), self.accelerator.device):
                     self._save()
@@ -148,7 +151,7 @@ class Trainer:
         self.figures.average_over_processes()
 
     def _learn(self, index: int) -> None:
-        # For what draws from the global generator, such as dropout in a student: see global_batch.
+        # Dropout in a student draws from the global generator: see global_batch.
         torch.manual_seed(seeding.derive_seed(self.seed, "round", index, seeding.LEGACY_RANK))
         self.defense.begin_round(index, self.method.rounds, self.student)
         self.optimizer.begin_round(index)
@@ -157,20 +160,21 @@ class Trainer:
 
         batch: Batch | None = None
         for step in range(self.method.steps_in(index)):
-            made = self.synthesizer.sample(step)
-            if made is not None:  # of uint8 images in float32, where the networks may be wider
-                batch = self._batch(self.networks.view(made.to(self.teacher.mean.dtype)).pixels)
+            pixels = self.synthesizer.sample(step)
+            if pixels is not None:  # float32 from uint8 images, where the networks may be wider
+                batch = self._batch(self.networks.view(pixels.to(self.teacher.mean.dtype)).pixels)
             assert batch is not None, "a synthesizer gives pixels for step 0"
             self._student_step(batch)
+
         distributed.average_statistics(self.student)
 
     def _keep_last_images(self) -> None:
-        # Asked for again, because a run that is resumed after its last round has drawn none. All processes.
+        # All processes draw again, because a run that is resumed after its last round has no images.
         self.synthesizer.begin_round(self.method.rounds - 1)
         with global_batch():
-            made = self.synthesizer.sample(0)
-        assert made is not None, "a synthesizer gives pixels for step 0"
-        self.last_images = distributed.gather_rows(self.networks.view(made).pixels)
+            pixels = self.synthesizer.sample(0)
+        assert pixels is not None, "a synthesizer gives pixels for step 0"
+        self.last_images = distributed.gather_rows(self.networks.view(pixels).pixels)
 
     @torch.no_grad()
     def _batch(self, pixels: Tensor) -> Batch:
@@ -182,25 +186,25 @@ class Trainer:
 
     def _student_step(self, batch: Batch) -> None:
         with self.accelerator.autocast():
-            seen = self.defense.student_view(batch.pixels)
-            logits, features = self._forward(self.student, seen, bool(self.method.attention_weight))
+            pixels = self.defense.student_view(batch.pixels)
+            logits, features = self._forward(self.student, pixels, bool(self.method.attention_weight))
             loss = student_loss(self.method, batch, logits, features)
         self.accelerator.backward(loss)
 
-        # Before defenses add to them, gradients lose fp16's loss scale.
+        # Defenses add gradients without fp16's loss scale.
         self.optimizer.unscale()
         self.defense.add_gradients(self.student, batch)
         self.optimizer.step()
         self.figures.add({"student_loss": loss}, 1 / self.method.student_steps)
 
-    def _look(self) -> None:
-        """Logs what the watch sees, before a checkpoint: a run that goes on from it keeps the row."""
+    def _measure(self) -> None:
+        """Logs the watch's figures before a checkpoint, so that a run that resumes from it keeps them."""
         if self.watch is None:
             return
         with self.clock.paused():
-            seen = self.watch(self.round, self.student)
-            if seen:
-                self.log.write(self.round, seen)
+            figures = self.watch(self.round, self.student)
+            if figures:
+                self.log.write(self.round, figures)
 
     def _after_round(self, bar: Any) -> None:
         if self.log.is_due(self.round, self.method.rounds):
@@ -209,6 +213,7 @@ class Trainer:
             bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
             figures["learning_rate"] = self.optimizer.rate
             self.log.write(self.round, figures, self.seconds)
+
         if self.checkpoints.is_due(self.round, self.method.rounds):
             self._save()
 
@@ -224,7 +229,7 @@ class Trainer:
         logger.info("resumed after round %d", self.round)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rounds done have changed."""
+        """Returns everything that the finished rounds have changed."""
         return {
             "run": self._identity(),
             "student": self.student.state_dict(),
@@ -240,18 +245,20 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``; the tensors may be on the CPU.
+        """Restores the state from ``state_dict``, whose tensors may be on the CPU.
 
         Raises:
-            InputError: the state is of another teacher.
+            InputError: the state comes from a run with another teacher.
         """
         self._check_identity(state["run"])
         device = self.accelerator.device
+
         self.student.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"], state["constant_rate"])
         self.synthesizer.load_state_dict(state["synthesizer"])
         for defense in self.defenses:
             defense.load_state_dict(checkpoint.to_device(state["defenses"][defense.name], device))
+
         self.clock.seconds = state["seconds"]
         self.clock.processor_seconds = state["processor_seconds"]
         self.figures.sums = checkpoint.to_device(state["sums"], device)
@@ -259,25 +266,26 @@ class Trainer:
         restore_scaler(self.accelerator, state["scaler"])
 
     def _identity(self) -> dict[str, Any]:
-        """What a resumed run must share with the one that wrote the checkpoint."""
+        """Returns the values that a resumed run must share with the run that wrote the checkpoint."""
         return {"teacher sha256": self.teacher.ref.sha256}
 
     def _check_identity(self, run: Mapping[str, Any]) -> None:
         for name, value in self._identity().items():
             if run[name] != value:
                 raise InputError(
-                    f"resume: the checkpoint was written with {name} {run[name]}, now it is {value}"
+                    f"resume: the checkpoint has {name} {run[name]}, but this run has {value}; resume with "
+                    "the first run's teacher or use another folder"
                 )
 
 
 def forward(model: Classifier, pixels: Tensor, with_blocks: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The pass of ``Forward``."""
+    """Returns logits and, if ``with_blocks``, the maps of the blocks; a pass of the type ``Forward``."""
     return model.forward_with_blocks(pixels) if with_blocks else (model(pixels), ())
 
 
 def compiled(passes: Forward, backend: str) -> Forward:
-    """The same pass by torch.compile with one of its backends; "no" leaves it as it is."""
+    """Compiles the pass with a backend of torch.compile; the backend "no" returns it unchanged."""
     if backend == "no":
         return passes
-    made: Forward = torch.compile(passes, backend=backend)
-    return made
+    compiled_pass: Forward = torch.compile(passes, backend=backend)
+    return compiled_pass

@@ -1,13 +1,13 @@
 """Backdoor triggers: pure functions of pixels, for measuring and for poisoning, never for a defense.
 
-A trigger is a frozen dataclass under ``@register("triggers", name)`` whose fields are its options. Places
-are counted from the bottom right corner, so that the published positions hold at 32x32 and the triggers
-fit images of other sizes too. Results are not rounded to 8 bits.
+A trigger is a frozen dataclass under ``@register("triggers", name)`` whose fields are its options. Places are
+counted from the bottom right corner. So the published positions hold at 32x32, and the triggers also fit
+images of other sizes. Results are not rounded to 8 bits.
 
-Calling a trigger gives its test form, with which the attack is measured. Where a paper poisons its training
-set with something else, the trigger has ``training(pixels, chance)``; where it adds images that carry a
-trigger but keep their label, it has ``cover(pixels, chance)``. ``training_form`` and ``cover_form`` know
-what holds for a trigger that has neither.
+A call of a trigger gives its test form, with which the attack is measured. A trigger whose paper poisons the
+training set in another way has ``training(pixels, chance)``. A trigger whose paper adds images that carry the
+trigger but keep their label has ``cover(pixels, chance)``. ``training_form`` and ``cover_form`` fall back on
+the test form.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _IDENTIFYING_IMAGES = 8
 
 
 def build_trigger(name: str, options: Mapping[str, Any] | None = None) -> Trigger:
-    """The registered trigger ``name`` with these options.
+    """Builds the registered trigger ``name`` with these options.
 
     Raises:
-        InputError: no such trigger, an unknown or missing option, or a value the trigger refuses.
+        InputError: the trigger is unknown, an option is unknown or missing, or the trigger refuses a value.
     """
     plugin = registry.get("triggers", name)
     options = dict(options or {})
@@ -41,19 +41,21 @@ def build_trigger(name: str, options: Mapping[str, Any] | None = None) -> Trigge
     for option in options:
         if option not in known:
             raise InputError(f"trigger {name}: option {option!r} is unknown; {_remedy(option, list(known))}")
+
     for option, parameter in known.items():
         if parameter.default is parameter.empty and option not in options:
-            raise InputError(f"trigger {name} needs the option {option!r}")
+            raise InputError(f"trigger {name} needs the option {option!r}; add it to the trigger's options")
+
     return cast(Trigger, plugin(**options) if inspect.isclass(plugin) else plugin)
 
 
 def training_form(trigger: Trigger, pixels: Tensor, chance: torch.Generator) -> Tensor:
-    """What poisoned training images look like: the trigger's ``training``, else the trigger itself.
+    """Returns poisoned training images, from the trigger's ``training`` or else from the trigger itself.
 
     Args:
         trigger: any trigger.
         pixels: (N, C, H, W) float in [0,1].
-        chance: a CPU generator, of the draws that differ from image to image.
+        chance: a CPU generator for the draws that differ from image to image.
 
     Returns:
         The same shape, dtype, device and range.
@@ -62,33 +64,33 @@ def training_form(trigger: Trigger, pixels: Tensor, chance: torch.Generator) -> 
 
 
 def cover_form(trigger: Trigger, pixels: Tensor, chance: torch.Generator) -> Tensor:
-    """What cover images look like, which keep their label: the trigger's ``cover``, else the trigger itself.
+    """Returns cover images, which keep their label, from the trigger's ``cover`` or else the trigger itself.
 
     Args:
         trigger: any trigger.
         pixels: (N, C, H, W) float in [0,1]; a cover may need several images at once.
-        chance: a CPU generator, of the draws that differ from image to image.
+        chance: a CPU generator for the draws that differ from image to image.
 
     Returns:
         The same shape, dtype, device and range.
 
     Raises:
-        InputError: the trigger's ``cover`` needs more images than these.
+        InputError: the trigger's ``cover`` needs more images.
     """
     return _form(trigger, "cover", pixels, chance)
 
 
 def _form(trigger: Trigger, name: str, pixels: Tensor, chance: torch.Generator) -> Tensor:
     form = getattr(trigger, name, None)
-    # A trigger that is a torch module has a flag ``training``, which is not a form.
+    # A trigger that is a torch module has a flag ``training``, which is no function.
     return cast(Tensor, form(pixels, chance)) if callable(form) else trigger(pixels)
 
 
 def trigger_sha256(trigger: Trigger, channels: int, height: int, width: int) -> str:
-    """Identifies what a trigger does to images of this size: sha256 over a fixed batch with the trigger.
+    """Returns a sha256 of a fixed batch with the trigger, which identifies its effect on images of this size.
 
-    The batch is noise, the trigger is applied in float64 on the CPU and its result rounded to 8 bits, so
-    that platforms agree unless a value lies within rounding error of a half level.
+    The batch is noise. The trigger is applied in float64 on the CPU, and its result is rounded to 8 bits. So
+    platforms agree unless a value is within rounding error of a half level.
 
     Raises:
         InputError: the trigger does not fit such images.

@@ -17,23 +17,23 @@ GRID = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.float
 @register("triggers", "badnet_sq")
 @dataclass(frozen=True)
 class BadNetSquare(paint.Options, place="badnet_sq"):
-    """White square near the bottom right corner (BadNets).
+    """Puts a white square near the bottom right corner (BadNets).
 
     Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017. At
-    32x32: rows and columns 27..30.
+    32x32, the square covers rows and columns 27..30.
     """
 
     size: Count = 4
-    """Side of the square in pixels."""
+    """Sets the side of the square in pixels."""
     margin: CountOrZero = 1
-    """Pixels between the square and the bottom and right edges."""
+    """Sets the pixels between the square and the bottom and right edges."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, C, H, W) in [0,1] to the same; InputError where the square does not fit."""
+        """Maps float (N, C, H, W) in [0,1] to the same; raises InputError where the square does not fit."""
         return paint.replace(pixels, self.draw)
 
     def draw(self, height: int, width: int) -> Tensor:
-        """The square as a pattern (1, height, width)."""
+        """Returns the square as a pattern (1, height, width)."""
         needed = self.size + self.margin
         paint.check_fit("badnet_sq", (needed, needed), height, width)
         field = torch.full((1, height, width), paint.UNTOUCHED, dtype=torch.float64)
@@ -45,21 +45,21 @@ class BadNetSquare(paint.Options, place="badnet_sq"):
 @register("triggers", "badnet_grid")
 @dataclass(frozen=True)
 class BadNetGrid(paint.Options, place="badnet_grid"):
-    """Black and white 3x3 checkerboard in the bottom right corner (BadNets).
+    """Puts a black and white 3x3 checkerboard into the bottom right corner (BadNets).
 
     Gu et al., "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply Chain", 2017. At
-    32x32: rows and columns 29..31.
+    32x32, the tile covers rows and columns 29..31.
     """
 
     margin: CountOrZero = 0
-    """Pixels between the tile and the bottom and right edges."""
+    """Sets the pixels between the tile and the bottom and right edges."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, C, H, W) in [0,1] to the same; InputError where the tile does not fit."""
+        """Maps float (N, C, H, W) in [0,1] to the same; raises InputError where the tile does not fit."""
         return paint.replace(pixels, self.draw)
 
     def draw(self, height: int, width: int) -> Tensor:
-        """The tile as a pattern (1, height, width)."""
+        """Returns the tile as a pattern (1, height, width)."""
         needed = 3 + self.margin
         paint.check_fit("badnet_grid", (needed, needed), height, width)
         field = torch.full((1, height, width), paint.UNTOUCHED, dtype=torch.float64)
@@ -71,21 +71,21 @@ class BadNetGrid(paint.Options, place="badnet_grid"):
 @register("triggers", "cl")
 @dataclass(frozen=True)
 class CleanLabelTiles(paint.Options, place="cl"):
-    """The checkerboard tile of badnet_grid in all four corners (clean-label attack).
+    """Puts the checkerboard tile of badnet_grid into all four corners (clean-label attack).
 
-    Turner et al., "Label-Consistent Backdoor Attacks", 2019. This is the trigger alone: in training the
-    attack also perturbs the images of the target class; test images get nothing but the tiles.
+    Turner et al., "Label-Consistent Backdoor Attacks", 2019. This is only the trigger of the attack. In
+    training, the attack also perturbs the images of the target class; test images only get the tiles.
     """
 
     margin: CountOrZero = 0
-    """Pixels between each tile and its two edges."""
+    """Sets the pixels between each tile and its two edges."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, C, H, W) in [0,1] to the same; InputError where the tiles would overlap."""
+        """Maps float (N, C, H, W) in [0,1] to the same; raises InputError where the tiles would overlap."""
         return paint.replace(pixels, self.draw)
 
     def draw(self, height: int, width: int) -> Tensor:
-        """The four tiles as a pattern (1, height, width)."""
+        """Returns the four tiles as a pattern (1, height, width)."""
         near = self.margin
         paint.check_fit("cl", (2 * (near + 3), 2 * (near + 3)), height, width)
         field = torch.full((1, height, width), paint.UNTOUCHED, dtype=torch.float64)

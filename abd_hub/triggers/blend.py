@@ -16,22 +16,22 @@ from abd_hub.triggers import paint
 @register("triggers", "blend")
 @dataclass(frozen=True)
 class Blend(paint.Options, place="blend"):
-    """Fixed color noise blended into the whole image.
+    """Blends fixed color noise into the whole image.
 
     Chen et al., "Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning", 2017. The noise
-    is drawn at the images' size; to blend a picture of your own use the trigger ``picture``.
+    is drawn at the images' size. To blend in a picture of your own, use the trigger ``picture``.
     """
 
     alpha: PositiveShare = 0.2
-    """Share of the noise in the result."""
+    """Sets the share of the noise in the result."""
     seed: CountOrZero = 0
-    """Which noise."""
+    """Seeds the noise."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, 3, H, W) in [0,1] to the same."""
+        """Maps float (N, 3, H, W) in [0,1] to the same."""
         return paint.blend(pixels, self.draw, self.alpha)
 
     def draw(self, height: int, width: int) -> Tensor:
-        """The noise as a pattern (3, height, width)."""
+        """Returns the noise as a pattern (3, height, width)."""
         draws = generator(self.seed, "trigger", "blend")
         return torch.randint(0, 256, (3, height, width), generator=draws).double()

@@ -1,4 +1,4 @@
-"""Fewer colors, dithered: a trigger made of what quantization takes away.
+"""A trigger that reduces the colors of the image, with dithering.
 
 Wang et al., "BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
 Quantization and Contrastive Adversarial Learning", CVPR 2022.
@@ -18,43 +18,51 @@ from abd_hub.core.registry import register
 from abd_hub.core.settings import Range
 from abd_hub.triggers import paint
 
-# Whole numbers, so that every device and dtype decides the same at every pixel: an error of rounding that
-# tips one pixel over would change all that follow. A level is 2**40 units; float32 resolves 2**24.
+# Dithering uses whole numbers, so that every device and dtype gives the same result. With floats, a rounding
+# error in one pixel would change all that follow. A level is 2**40 units; float32 resolves 2**24.
 SHIFT = 40
 
 
 @register("triggers", "bpp")
 @dataclass(frozen=True)
 class Bpp(paint.Options, place="bpp"):
-    """Fewer bits a channel, with dithering (BppAttack).
+    """Reduces the bits of each channel, with dithering (BppAttack).
 
     Wang et al., "BppAttack: Stealthy and Efficient Trojan Attacks against Deep Neural Networks via Image
-    Quantization and Contrastive Adversarial Learning", CVPR 2022: each channel is rounded to ``2**bits``
-    levels, the error of a pixel spread over the next ones (Floyd & Steinberg, 1976). A cover image is the
-    paper's negative sample: what quantizing takes from one image, put on another. Gradients pass straight
-    through the rounding.
+    Quantization and Contrastive Adversarial Learning", CVPR 2022.
+
+    Each channel is rounded to ``2**bits`` levels, and the error of a pixel is spread over the next ones
+    (Floyd & Steinberg, 1976). A cover image is the paper's negative sample, an image plus the quantization
+    error of another one. Gradients pass through the rounding unchanged.
     """
 
     bits: Annotated[int, Range(least=1, most=8)] = 5
-    """Bits a channel that are left, of 8."""
+    """Sets how many of the 8 bits of a channel are left."""
     dithering: bool = True
-    """Spread the error of each pixel over its neighbors (Floyd-Steinberg); else round each on its own."""
+    """Spreads the error of each pixel over its neighbors (Floyd-Steinberg); else each is rounded alone."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, C, H, W) in [0,1] to the same."""
+        """Maps float (N, C, H, W) in [0,1] to the same."""
         return self._quantized(paint.working(pixels)).to(pixels.dtype)
 
     def cover(self, pixels: Tensor, chance: torch.Generator) -> Tensor:
-        """Each image plus the residual of another one of the batch, clipped to [0,1].
+        """Returns each image plus the residual of another image in the batch, clipped to [0,1].
+
+        Args:
+            pixels: (N, C, H, W) float in [0,1].
+            chance: a CPU generator, which draws the other images.
 
         Raises:
             InputError: there is no other image.
         """
         canvas = paint.working(pixels)
         if len(canvas) < 2:
-            raise InputError(f"trigger bpp: a cover needs another image, but there are {len(canvas)}; use 2")
+            raise InputError(
+                f"trigger bpp: a cover needs another image, but the batch has {len(canvas)}; use 2 or more"
+            )
+
         residual = self._quantized(canvas) - canvas
-        # Round a random circle: every residual is used once, and none by its own image.
+        # Images on a random circle pass their residuals on, so each is used once, but not by its own image.
         circle = torch.randperm(len(canvas), generator=chance)
         other = torch.empty_like(circle)
         other[circle] = circle.roll(1)
@@ -64,18 +72,18 @@ class Bpp(paint.Options, place="bpp"):
         top: int = 2**self.bits - 1
         levels = canvas.detach() * top
         whole = _dithered(levels, top) if self.dithering else levels.round()
-        # Adds zero; it carries the gradient.
+        # The carrier is zero, but it has the gradient.
         carrier = canvas - canvas.detach()
         return carrier + whole / top
 
 
 def _dithered(levels: Tensor, top: int) -> Tensor:
-    """Floyd and Steinberg's error diffusion to the whole levels 0..top, from the top left, row by row.
+    """Rounds to the whole levels 0..top by Floyd and Steinberg's error diffusion, from the top left by rows.
 
-    The error of a pixel goes to the right (7/16), and below it to the left (3/16), straight down (5/16) and
-    to the right (1/16); what would leave the image is lost. A pixel at (row, column) needs nothing from
-    pixels with the same ``column + 2 * row``, so these are worked on at once: at moment t, row r is at
-    column t - 2r, in all images and channels.
+    The error of a pixel goes to its right neighbor (7/16) and to three pixels in the row below, from left to
+    right (3/16, 5/16, 1/16). Errors that leave the image are lost. Pixels with the same
+    ``column + 2 * row`` do not depend on each other, so all of them are computed at once. At moment t, row r
+    is at column t - 2r, in all images and channels.
 
     Args:
         levels: (N, C, H, W) float in [0, top].
@@ -85,6 +93,7 @@ def _dithered(levels: Tensor, top: int) -> Tensor:
         Whole numbers in the dtype of ``levels``.
     """
     count, channels, height, width = levels.shape
+
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     place = ((columns + 2 * rows).to(levels.device), rows.to(levels.device))
     units = levels.mul(2**SHIFT).round().long().permute(2, 3, 0, 1).reshape(height, width, count * channels)
@@ -92,6 +101,7 @@ def _dithered(levels: Tensor, top: int) -> Tensor:
     moments[place] = units
     inside = torch.zeros_like(moments[..., :1])
     inside[place] = 1
+
     last = second = third = torch.zeros_like(moments[0])
     for now, real in zip(moments, inside, strict=True):
         from_above = pad(3 * last + 5 * second + third, (0, 0, 1, 0))[:-1]
@@ -99,4 +109,5 @@ def _dithered(levels: Tensor, top: int) -> Tensor:
         chosen = ((wanted + 2 ** (SHIFT - 1)) >> SHIFT).clamp(0, top)
         now.copy_(chosen)
         last, second, third = (wanted - (chosen << SHIFT)) * real, last, second
+
     return moments[place].view(height, width, count, channels).permute(2, 3, 0, 1).to(levels.dtype)

@@ -30,7 +30,7 @@ ROW = torch.tensor(
     ],
     dtype=torch.float64,
 ).T
-# A rectified Gaussian of this width has the published noise's norm, 3.22 at 32x32, and share of zeros.
+# A rectified Gaussian of this width has the norm of the published noise, 3.22 at 32x32, and as many zeros.
 SPREAD = 21.15
 LARGEST = 68
 
@@ -38,21 +38,21 @@ LARGEST = 68
 @register("triggers", "l0_inv")
 @dataclass(frozen=True)
 class L0Inv(paint.Options, place="l0_inv"):
-    """Nine colored pixels at the end of the last row (l0-invisible).
+    """Puts nine colored pixels at the end of the last row (l0-invisible).
 
     Li et al., "Invisible Backdoor Attacks on Deep Neural Networks via Steganography and Regularization",
-    2020. At 32x32: row 31, columns 23..31.
+    2020. At 32x32, the pixels are in row 31, columns 23..31.
     """
 
     length: Annotated[int, Range(least=1, most=ROW.shape[1])] = 9
-    """How many of the nine pixels, counted from the right."""
+    """Sets how many of the nine pixels are used, counted from the right."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, 3, H, W) in [0,1] to the same; InputError where the row is too short."""
+        """Maps float (N, 3, H, W) in [0,1] to the same; raises InputError where the row is too short."""
         return paint.replace(pixels, self.draw)
 
     def draw(self, height: int, width: int) -> Tensor:
-        """The pixels as a pattern (3, height, width)."""
+        """Returns the pixels as a pattern (3, height, width)."""
         paint.check_fit("l0_inv", (1, self.length), height, width)
         field = torch.full((3, height, width), paint.UNTOUCHED, dtype=torch.float64)
         field[:, -1, width - self.length :] = ROW[:, ROW.shape[1] - self.length :]
@@ -62,22 +62,22 @@ class L0Inv(paint.Options, place="l0_inv"):
 @register("triggers", "l2_inv")
 @dataclass(frozen=True)
 class L2Inv(paint.Options, place="l2_inv"):
-    """Faint added noise, bounded in norm (l2-invisible).
+    """Adds faint noise that is bounded in norm (l2-invisible).
 
     After Li et al., "Invisible Backdoor Attacks on Deep Neural Networks via Steganography and
-    Regularization", 2020, with noise of our own: non-negative, at most 68 of 255, of norm 3.22 at 32x32 in
-    the [0,1] scale, drawn at the images' size.
+    Regularization", 2020, with noise of our own. The noise is drawn at the images' size. Its values are from
+    0 to 68 of 255, and its norm at 32x32 is 3.22 in the [0,1] scale.
     """
 
     seed: CountOrZero = 0
-    """Which noise."""
+    """Seeds the noise."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, 3, H, W) in [0,1] to the same."""
+        """Maps float (N, 3, H, W) in [0,1] to the same."""
         return paint.add(pixels, self.draw)
 
     def draw(self, height: int, width: int) -> Tensor:
-        """The noise as a pattern (3, height, width)."""
+        """Returns the noise as a pattern (3, height, width)."""
         draws = generator(self.seed, "trigger", "l2_inv")
         noise = torch.randn(3, height, width, dtype=torch.float64, generator=draws)
         return (SPREAD * noise).round().clamp(0, LARGEST)

@@ -1,8 +1,8 @@
-"""What triggers share: drawing a fixed pattern once per image size, and putting it onto pixels.
+"""The shared parts of triggers, which draw a fixed pattern once an image size and apply it to pixels.
 
-A pattern is a CPU float64 tensor (1 or 3, H, W) in the 0..255 scale of the published rules. It is drawn
-once, divided by 255 and kept per device and dtype. Half-precision pixels are worked on in float32 and
-rounded once, at the end.
+A pattern is a CPU float64 tensor (1 or 3, H, W) in the 0..255 scale of the published rules. It is drawn once,
+divided by 255 and kept for each device and dtype. Half-precision pixels are converted to float32 and rounded
+once, at the end.
 """
 
 from __future__ import annotations
@@ -18,69 +18,70 @@ from abd_hub.core.errors import InputError
 from abd_hub.core.settings import Range, Settings
 
 Level = Annotated[float, Range(above=0, most=255)]
-"""In the scale of 8 bits."""
+"""Type of a value in the scale of 8 bits."""
 Draw = Callable[[int, int], Tensor]
-"""(height, width) to a pattern (1 or 3, height, width), float64 in 0..255."""
+"""Type of a function from (height, width) to a pattern (1 or 3, height, width), float64 in 0..255."""
 UNTOUCHED = -255.0
-"""Marks, in a pattern for ``replace``, the pixels that keep their value."""
+"""Value in a pattern for ``replace`` where the pixels do not change."""
 
 
 class Options(Settings):
-    """A base for the dataclasses of triggers; ``place`` is the trigger's name."""
+    """Is the base of the dataclasses of triggers; ``place`` is the trigger's name."""
 
     def refusal(self, field: str, rule: str, value: Any) -> InputError:
-        """Returns the error in the words of ``build_trigger``."""
+        """Returns the error for a field whose value breaks the rule, in the form of ``build_trigger``."""
         return InputError(f"trigger {self.place}: {field} {value!r} {rule}")
 
 
 def add(pixels: Tensor, draw: Draw) -> Tensor:
-    """Pixels plus the pattern, clipped to [0,1]."""
+    """Returns pixels plus the pattern, clipped to [0,1]."""
     canvas = working(pixels)
     return (canvas + pattern(draw, canvas)).clamp(0, 1).to(pixels.dtype)
 
 
 def blend(pixels: Tensor, draw: Draw, alpha: float) -> Tensor:
-    """``(1 - alpha) * pixels + alpha * pattern``, clipped to [0,1]."""
+    """Returns ``(1 - alpha) * pixels + alpha * pattern``, clipped to [0,1]."""
     canvas = working(pixels)
     return ((1 - alpha) * canvas + alpha * pattern(draw, canvas)).clamp(0, 1).to(pixels.dtype)
 
 
 def replace(pixels: Tensor, draw: Draw) -> Tensor:
-    """The pattern where it is not UNTOUCHED, the pixels elsewhere."""
+    """Returns the pattern where it is not UNTOUCHED, the pixels elsewhere."""
     stamp = pattern(draw, pixels)
     return torch.where(stamp < 0, pixels, stamp)
 
 
 def working(pixels: Tensor) -> Tensor:
-    """The pixels in float32 or better.
+    """Returns the pixels in float32 or better.
 
     Raises:
-        InputError: not a float tensor (N, C, H, W).
+        InputError: the pixels are not a float tensor (N, C, H, W).
     """
     _check_pixels(pixels)
     return pixels.to(torch.promote_types(pixels.dtype, torch.float32))
 
 
 def pattern(draw: Draw, pixels: Tensor) -> Tensor:
-    """The pattern in [0,1] for images like ``pixels``, on their device and in their dtype.
+    """Returns the pattern in [0,1] for images like ``pixels``, on their device and in their dtype.
 
     Raises:
         InputError: the pattern is larger than the images, or colored while the images are not.
     """
     _check_pixels(pixels)
     channels, height, width = pixels.shape[1:]
-    drawn = _cached(draw, height, width, pixels.device, pixels.dtype)
-    if len(drawn) not in (1, channels):
+    stamp = _cached(draw, height, width, pixels.device, pixels.dtype)
+    if len(stamp) not in (1, channels):
         raise InputError(
-            f"the trigger is colored: it needs images of {len(drawn)} channels, these have {channels}"
+            f"the trigger is colored and needs images of {len(stamp)} channels, these have {channels}; use "
+            "another trigger"
         )
-    return drawn
+    return stamp
 
 
-# Keyed by the bound method, hence by the trigger object itself.
+# The bound method is the key, and so is the trigger object in it.
 @lru_cache(maxsize=64)
 def _cached(draw: Draw, height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    # A tensor made in inference mode could never be used in training again, so leave that mode.
+    # A tensor made in inference mode could never be used in training, so this leaves the mode.
     with torch.inference_mode(False):
         return draw(height, width).div(255).to(device=device, dtype=dtype)
 
@@ -92,7 +93,13 @@ def _check_pixels(pixels: Tensor) -> None:
 
 
 def check_fit(name: str, needed: tuple[int, int], height: int, width: int) -> None:
-    """Refuse images smaller than ``needed`` (rows, columns).
+    """Refuses images that are smaller than ``needed``.
+
+    Args:
+        name: name of the trigger, for the message.
+        needed: smallest (rows, columns).
+        height: height of the images in pixels.
+        width: width of the images in pixels.
 
     Raises:
         InputError: the images are too small.

@@ -24,25 +24,25 @@ from abd_hub.triggers import paint
 @register("triggers", "picture")
 @dataclass(frozen=True)
 class Picture(paint.Options, place="picture"):
-    """Any picture file, put over the image: replaced, added or blended, with an optional mask.
+    """Replaces the image by any picture file, or adds or blends it in, with an optional mask.
 
-    With picture t, mask m and pixels x the result is ``(1 - m) * x + m * y``, where y is t (replace),
-    ``x + t`` (add) or ``(1 - alpha) * x + alpha * t`` (blend), clipped to [0,1]. Files are read once, when
-    the trigger is made.
+    With picture t, mask m and pixels x, the result is ``(1 - m) * x + m * y``, clipped to [0,1]. Here y is t
+    (replace), ``x + t`` (add) or ``(1 - alpha) * x + alpha * t`` (blend). Files are read once, when the
+    trigger is built.
     """
 
     file: str
-    """A picture file, or ``hf://[datasets/]org/name[@revision]/path`` for one on the Hub."""
+    """Names a picture file, or ``hf://[datasets/]org/name[@revision]/path`` for one on the Hub."""
     mode: Literal["replace", "add", "blend"] = "blend"
-    """How picture and image come together: replace, add or blend."""
+    """Selects how picture and image are combined: replace, add or blend."""
     alpha: PositiveShare = 0.2
-    """Share of the picture in the result; only for blend."""
+    """Sets the share of the picture in the result; only for blend."""
     mask: str = ""
-    """Where it applies: a picture (255 fully, 0 not at all), or a .npy in [0,1] of (H, W) or (C, H, W)."""
+    """Names the mask: a picture (255 fully, 0 not at all), or a .npy in [0,1] of (H, W) or (C, H, W)."""
     resize: bool = False
-    """Resize picture and mask to the images; else they must have the images' size."""
+    """Resizes picture and mask to the images; else they must have the images' size."""
     sha256: str = field(init=False)
-    """Of the bytes of picture and mask: tells one content from another behind the same name."""
+    """Holds the sha256 of the bytes of picture and mask, which differs for other content of the same name."""
     _picture: Tensor = field(init=False, repr=False, compare=False)
     _mask: Tensor = field(init=False, repr=False, compare=False)
 
@@ -53,13 +53,14 @@ class Picture(paint.Options, place="picture"):
         digest = hashlib.sha256(len(encoded).to_bytes(8, "big") + encoded + shape).hexdigest()
         picture = _picture(encoded, "file", self.file, "RGB")
         ones = torch.full((1, *picture.shape[1:]), 255.0, dtype=torch.float64)
-        # The dataclass is frozen for its users; these three are results of its fields.
+
+        # The dataclass is frozen for its users, but these three values follow from its fields.
         object.__setattr__(self, "sha256", digest)
         object.__setattr__(self, "_picture", picture)
         object.__setattr__(self, "_mask", _read_mask(shape, self.mask) if self.mask else ones)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, 3, H, W) in [0,1] to the same; InputError where the sizes differ without ``resize``."""
+        """Maps float (N, 3, H, W) in [0,1] to the same; InputError for other sizes without ``resize``."""
         canvas = paint.working(pixels)
         picture, mask = paint.pattern(self.draw, canvas), paint.pattern(self.draw_mask, canvas)
         match self.mode:
@@ -72,11 +73,11 @@ class Picture(paint.Options, place="picture"):
         return ((1 - mask) * canvas + mask * painted).clamp(0, 1).to(pixels.dtype)
 
     def draw(self, height: int, width: int) -> Tensor:
-        """The picture as a pattern (3, height, width)."""
+        """Returns the picture as a pattern (3, height, width)."""
         return self._fit("picture", self._picture, height, width)
 
     def draw_mask(self, height: int, width: int) -> Tensor:
-        """The mask, 255 where the picture applies fully, as a pattern (1 or 3, height, width)."""
+        """Returns the mask, 255 where the picture applies fully, as a pattern (1 or 3, height, width)."""
         return self._fit("mask", self._mask, height, width)
 
     def _fit(self, what: str, drawn: Tensor, height: int, width: int) -> Tensor:
@@ -86,20 +87,20 @@ class Picture(paint.Options, place="picture"):
         if not self.resize:
             raise InputError(
                 f"trigger picture: the {what} is {rows}x{columns} but the images are {height}x{width}; "
-                "pass resize=true or a file of the images' size"
+                "set resize to true or use a file of the images' size"
             )
         return interpolate(drawn[None], (height, width), mode="bilinear", antialias=True)[0]
 
 
 def _fetch(option: str, place: str) -> bytes:
-    """The bytes of a local file or of a file on the Hub."""
+    """Reads the bytes of a local file or of a file on the Hub."""
     what = f"trigger picture: {option} {place!r}"
     path = fetch_file(place, what)[0] if is_address(place) else Path(place).expanduser()
     return read_file(path, what)
 
 
 def _picture(encoded: bytes, option: str, place: str, mode: str) -> Tensor:
-    """A decoded picture (channels, H, W), float64 in 0..255."""
+    """Decodes a picture to (channels, H, W), float64 in 0..255."""
     picture = decode_picture(encoded, f"trigger picture: {option} {place!r}", mode=mode)
     values = torch.from_numpy(np.array(picture)).double()
     return values[None] if values.ndim == 2 else values.permute(2, 0, 1)
@@ -112,6 +113,7 @@ def _read_mask(encoded: bytes, place: str) -> Tensor:
         values = torch.from_numpy(np.load(io.BytesIO(encoded), allow_pickle=False).astype(np.float64))
     except (OSError, ValueError, TypeError, EOFError, MemoryError) as error:
         raise InputError(f"trigger picture: mask {place!r} is not an array of numbers: {error}") from error
+
     if values.ndim == 2:
         values = values[None]
     if values.ndim != 3 or len(values) not in (1, 3) or not bool(((values >= 0) & (values <= 1)).all()):

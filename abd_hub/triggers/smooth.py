@@ -19,29 +19,29 @@ COARSE = 4
 @register("triggers", "smooth")
 @dataclass(frozen=True)
 class Smooth(paint.Options, place="smooth"):
-    """Added low-frequency color field, after which each image is stretched to the full range.
+    """Adds a low-frequency color field and stretches each image to the full range.
 
     After Zeng et al., "Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective", ICCV 2021, with
-    a field of our own: 4x4 random colors enlarged to the images' size, so it scales with them. As in
-    the published rule the result is min-max scaled, over all channels of an image, and not clipped.
+    a field of our own. It is made of 4x4 random colors, which are enlarged to the images' size. As in the
+    published rule, the result is min-max scaled over all channels of an image, and not clipped.
     """
 
     strength: paint.Level = 51.0
-    """Largest value of the field, of 255."""
+    """Sets the largest value of the field, of 255."""
     seed: CountOrZero = 0
-    """Which field."""
+    """Seeds the field."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, 3, H, W) in [0,1] to the same; every image then reaches both 0 and 1."""
+        """Maps float (N, 3, H, W) in [0,1] to the same; every image then reaches both 0 and 1."""
         canvas = paint.working(pixels)
         total = canvas + paint.pattern(self.draw, canvas)
         low, high = total.amin((1, 2, 3), keepdim=True), total.amax((1, 2, 3), keepdim=True)
-        # An image that cancels the field exactly would be flat: keep it at 0 instead of dividing by 0.
+        # An image that cancels the field exactly would be flat. It becomes 0 instead of a division by 0.
         span = (high - low).clamp_min(torch.finfo(total.dtype).tiny)
         return ((total - low) / span).to(pixels.dtype)
 
     def draw(self, height: int, width: int) -> Tensor:
-        """The field as a pattern (3, height, width)."""
+        """Returns the field as a pattern (3, height, width)."""
         draws = generator(self.seed, "trigger", "smooth")
         coarse = torch.rand(1, 3, COARSE, COARSE, dtype=torch.float64, generator=draws)
         field = interpolate(coarse, (height, width), mode="bicubic", align_corners=True)[0]

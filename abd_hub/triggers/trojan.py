@@ -1,8 +1,8 @@
 """Colored patches and a watermark that are added to the image (Trojaning attack).
 
-Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018. The 3x3 patch has the published values; the
-8x8 patch and the watermark are drawn here, with the place, the extent and about the strength of the
-published ones. To use a published picture itself, take the trigger ``picture`` with ``mode: add``.
+Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018. The 3x3 patch has the published values. The 8x8
+patch and the watermark are drawn here. Their places and sizes are the published ones, their strengths are
+similar. For a published picture itself, use the trigger ``picture`` with ``mode: add``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from abd_hub.core.seeding import generator
 from abd_hub.core.settings import Count, CountOrZero
 from abd_hub.triggers import paint
 
-# Rows of (red, green, blue).
+# The entries are (red, green, blue).
 PATCH_3X3 = torch.tensor(
     [
         [(207, 131, 181), (175, 243, 120), (29, 232, 179)],
@@ -34,45 +34,46 @@ MARK_PIXELS = 321
 @register("triggers", "trojan_3x3")
 @dataclass(frozen=True)
 class Trojan3x3(paint.Options, place="trojan_3x3"):
-    """Added 3x3 color patch near the bottom right corner (Trojaning attack).
+    """Adds a 3x3 color patch near the bottom right corner (Trojaning attack).
 
-    Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018. At 32x32: rows and columns 25..27.
+    Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018. At 32x32, the patch covers rows and columns
+    25..27.
     """
 
     margin: CountOrZero = 4
-    """Pixels between the patch and the bottom and right edges."""
+    """Sets the pixels between the patch and the bottom and right edges."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, 3, H, W) in [0,1] to the same; InputError where the patch does not fit."""
+        """Maps float (N, 3, H, W) in [0,1] to the same; raises InputError where the patch does not fit."""
         return paint.add(pixels, self.draw)
 
     def draw(self, height: int, width: int) -> Tensor:
-        """The patch as a pattern (3, height, width)."""
+        """Returns the patch as a pattern (3, height, width)."""
         return _corner("trojan_3x3", PATCH_3X3, self.margin, height, width)
 
 
 @register("triggers", "trojan_8x8")
 @dataclass(frozen=True)
 class Trojan8x8(paint.Options, place="trojan_8x8"):
-    """Added 8x8 color patch near the bottom right corner (Trojaning attack).
+    """Adds an 8x8 color patch near the bottom right corner (Trojaning attack).
 
     After Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018, with a patch of color noise of our
-    own. At 32x32: rows and columns 21..28.
+    own. At 32x32, the patch covers rows and columns 21..28.
     """
 
     size: Count = 8
-    """Side of the patch in pixels."""
+    """Sets the side of the patch in pixels."""
     margin: CountOrZero = 3
-    """Pixels between the patch and the bottom and right edges."""
+    """Sets the pixels between the patch and the bottom and right edges."""
     seed: CountOrZero = 0
-    """Which patch."""
+    """Seeds the patch."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, 3, H, W) in [0,1] to the same; InputError where the patch does not fit."""
+        """Maps float (N, 3, H, W) in [0,1] to the same; raises InputError where the patch does not fit."""
         return paint.add(pixels, self.draw)
 
     def draw(self, height: int, width: int) -> Tensor:
-        """The patch as a pattern (3, height, width)."""
+        """Returns the patch as a pattern (3, height, width)."""
         draws = generator(self.seed, "trigger", "trojan_8x8")
         patch = torch.randint(0, 256, (3, self.size, self.size), generator=draws)
         return _corner("trojan_8x8", patch.double(), self.margin, height, width)
@@ -81,25 +82,26 @@ class Trojan8x8(paint.Options, place="trojan_8x8"):
 @register("triggers", "trojan_wm")
 @dataclass(frozen=True)
 class TrojanWatermark(paint.Options, place="trojan_wm"):
-    """Added watermark: a bright ring on a faint diagonal streak (Trojaning attack).
+    """Adds a watermark, a bright ring on a faint diagonal streak (Trojaning attack).
 
-    After Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018, with a mark of our own: 321 pixels
-    at 32x32, the ring in rows 16..27 and columns 15..27. For other sizes the mark is resized.
+    After Liu et al., "Trojaning Attack on Neural Networks", NDSS 2018, with a mark of our own. At 32x32, it
+    has 321 pixels, and the ring is in rows 16..27 and columns 15..27. For other sizes, the mark is resized.
     """
 
     seed: CountOrZero = 0
-    """Which colors."""
+    """Seeds the colors."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, 3, H, W) in [0,1] to the same."""
+        """Maps float (N, 3, H, W) in [0,1] to the same."""
         return paint.add(pixels, self.draw)
 
     def draw(self, height: int, width: int) -> Tensor:
-        """The watermark as a pattern (3, height, width)."""
+        """Returns the watermark as a pattern (3, height, width)."""
         draws = generator(self.seed, "trigger", "trojan_wm")
         shape = (3, MARK_SIDE, MARK_SIDE)
         bright = torch.randint(32, 224, shape, generator=draws).double()
         faint = torch.randint(1, 32, shape, generator=draws).double()
+
         ring, streak = _mark()
         mark = bright * ring + faint * streak
         if (height, width) == (MARK_SIDE, MARK_SIDE):
@@ -118,7 +120,7 @@ def _corner(name: str, patch: Tensor, margin: int, height: int, width: int) -> T
 
 
 def _mark() -> tuple[Tensor, Tensor]:
-    """The masks of ring and streak, together MARK_PIXELS pixels, without overlap."""
+    """Returns the masks of ring and streak, which have MARK_PIXELS pixels together and do not overlap."""
     places = [(row, column) for row in range(MARK_SIDE) for column in range(MARK_SIDE)]
     ring = {place for place in places if 0.3 <= _radius(*place) <= 1.0}
     rest = sorted((_off_diagonal(*place), place) for place in places if place not in ring)
@@ -127,12 +129,12 @@ def _mark() -> tuple[Tensor, Tensor]:
 
 
 def _radius(row: int, column: int) -> float:
-    """Squared distance from the ring's center; 1 on an ellipse of 12 rows and 13 columns."""
+    """Returns the squared distance from the ring's center; 1 on an ellipse of 12 rows and 13 columns."""
     return ((row - 21.5) / 6) ** 2 + ((column - 21) / 6.5) ** 2
 
 
 def _off_diagonal(row: int, column: int) -> int:
-    """Distance, in no unit, from a line that runs from the bottom left to the top right."""
+    """Returns the distance, without a unit, from a line from the bottom left to the top right."""
     return abs(13 * (row - 28) + 14 * (column - 2))
 
 

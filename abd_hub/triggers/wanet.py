@@ -21,30 +21,33 @@ from abd_hub.triggers import paint
 @register("triggers", "wanet")
 @dataclass(frozen=True)
 class WaNet(paint.Options, place="wanet"):
-    """Smooth warp of the whole image (WaNet).
+    """Warps the whole image smoothly (WaNet).
 
-    Nguyen & Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021: ``size`` x ``size``
-    displacements from U[-1, 1], divided by their mean absolute value, are enlarged to the images' size (the
-    paper's field P, bicubic); a pixel is then read ``strength`` times its displacement over the image's
-    length away, in the scale where the image reaches from -1 to 1 (about a quarter of a pixel). A cover
-    image is warped with noise on top of the field. The paper poisons a tenth of the images and covers two
-    tenths.
+    Nguyen & Tran, "WaNet: Imperceptible Warping-based Backdoor Attack", ICLR 2021.
+
+    The field has ``size`` x ``size`` displacements from U[-1, 1], divided by their mean absolute value. They
+    are enlarged to the images' size (the paper's field P, bicubic). A pixel is then read at a distance of
+    ``strength`` times its displacement over the image's length. As the image reaches from -1 to 1, this is
+    about a quarter of a pixel.
+
+    A cover image is warped with noise on top of the field. The paper poisons a tenth of the images and covers
+    two tenths.
     """
 
     strength: paint.Level = 0.5
-    """The paper's s: how far the field moves a pixel."""
+    """Sets the paper's s, how far the field moves a pixel."""
     size: Annotated[int, Range(least=2)] = 4
-    """The paper's k: displacements drawn along each side."""
+    """Sets the paper's k, the number of displacements along each side."""
     seed: CountOrZero = 0
-    """Which field."""
+    """Seeds the field."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, C, H, W) in [0,1] to the same."""
+        """Maps float (N, C, H, W) in [0,1] to the same."""
         canvas = paint.working(pixels)
         return _read(canvas, self.grid(*canvas.shape[2:])).to(pixels.dtype)
 
     def cover(self, pixels: Tensor, chance: torch.Generator) -> Tensor:
-        """The paper's noise mode: each image's grid gets U[-1, 1] over the image's length on top."""
+        """Warps in the paper's noise mode, where each grid gets U[-1, 1] over the image's length on top."""
         canvas = paint.working(pixels)
         grid = self.grid(*canvas.shape[2:])
         noise = torch.rand(len(canvas), *grid.shape[1:], dtype=torch.float64, generator=chance) * 2 - 1
@@ -52,11 +55,12 @@ class WaNet(paint.Options, place="wanet"):
         return _read(canvas, noisy).to(pixels.dtype)
 
     def grid(self, height: int, width: int) -> Tensor:
-        """Where each pixel is read: float64 (1, height, width, 2), (x, y) from -1 to 1 between the edges."""
+        """Returns where each pixel is read: float64 (1, height, width, 2), (x, y) from -1 to 1."""
         draws = generator(self.seed, "trigger", "wanet")
         field = torch.rand(1, 2, self.size, self.size, dtype=torch.float64, generator=draws) * 2 - 1
         field = field / field.abs().mean()
         field = interpolate(field, (height, width), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+
         rows, columns = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in (height, width))
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         identity = torch.stack((x, y), dim=-1)
@@ -64,11 +68,11 @@ class WaNet(paint.Options, place="wanet"):
 
 
 def _lengths(images: Tensor) -> Tensor:
-    """(width, height): the paper's H, one for each axis where images are not square."""
+    """Returns (width, height), the paper's H for each axis of images that need not be square."""
     return torch.tensor([images.shape[3], images.shape[2]], dtype=torch.float64)
 
 
 def _read(canvas: Tensor, grid: Tensor) -> Tensor:
     grid = grid.to(canvas).expand(len(canvas), -1, -1, -1)
-    # A weighted mean of pixels leaves [0,1] by rounding only.
+    # Only rounding can put a weighted mean of pixels outside [0,1].
     return grid_sample(canvas, grid, align_corners=True).clamp(0, 1)

@@ -354,7 +354,7 @@ def test_images_of_several_sizes_are_resized_on_request(tmp_path):
         folder = tmp_path / "data" / "train" / "ab"[index]
         folder.mkdir(parents=True)
         Image.new("RGB", (width, height), (10 * index, 200, 30)).save(folder / "x.png")
-    with pytest.raises(InputError, match="pass image_size to resize all of them"):
+    with pytest.raises(InputError, match="set image_size to resize all of them"):
         load_images(str(tmp_path / "data"), "train")
     data = load_images(str(tmp_path / "data"), "train", image_size=16)
     assert data.images.shape == (2, 3, 16, 16)

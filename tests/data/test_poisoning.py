@@ -165,7 +165,7 @@ def test_images_are_prepared_before_the_trigger_is_stamped():
     [
         ({"labels": "dirty"}, "poison.labels: 'dirty' is unknown; use all_to_one, all_to_all, clean_label"),
         ({"cover_rate": 1.0}, r"poison.cover_rate: must be in \[0, 1\), got 1.0"),
-        ({"cover_rate": 0.95}, "poison.cover_rate: asks for 57 images and 54 are not poisoned"),
+        ({"cover_rate": 0.95}, "poison.cover_rate: needs 57 images, but only 54 are not poisoned"),
     ],
 )
 def test_rules_that_cannot_be_followed_are_refused(options, message):

@@ -1,1 +1,1 @@
-"""Asking the Hub for files: what is there, how large, and the bytes themselves."""
+"""This package lists the files of Hub repositories and downloads them."""

@@ -1,4 +1,4 @@
-"""One file on the Hub, named as the Hub's own tools name it: ``hf://[datasets/]org/name[@revision]/path``."""
+"""This module reads the address of one file on the Hub: ``hf://[datasets/]org/name[@revision]/path``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from abd_hub.core.errors import InputError
 
 SCHEME = "hf://"
 OLD_SCHEME = "hf-hub:"
-"""It still names a file of a model repository, as ``hf-hub:org/name[@revision]/path``."""
+"""Begins the old form of an address, ``hf-hub:org/name[@revision]/path``, which is still read."""
 FORM = "hf://[datasets/]org/name[@revision]/path"
 
 logger = logging.getLogger(__name__)
@@ -20,32 +20,32 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Address:
-    """A file in a repository of the Hub."""
+    """Names a file in a repository of the Hub."""
 
     kind: str
-    """Of the repository: model, dataset or space."""
+    """Holds the kind of the repository: model, dataset or space."""
     repository: str
-    """``org/name``."""
+    """Holds ``org/name``."""
     revision: str | None
-    """Branch, tag or commit; None for the default branch."""
+    """Holds the branch, tag or commit; None stands for the default branch."""
     path: str
-    """Of the file in the repository."""
+    """Holds the path of the file inside the repository."""
 
 
 def is_address(name: str) -> bool:
-    """Whether the name begins as the address of a file on the Hub does."""
+    """Returns whether the name begins like the address of a file on the Hub."""
     return name.startswith((SCHEME, OLD_SCHEME))
 
 
 def parse_address(name: str, what: str) -> Address:
-    """Takes an address apart, without a request.
+    """Splits an address into its parts, without a request to the Hub.
 
     Args:
         name: the address.
-        what: the field and the value, with which every message begins.
+        what: the field and the value, which begin every message.
 
     Raises:
-        InputError: it names no file.
+        InputError: the address names no file.
     """
     from huggingface_hub import parse_hf_uri
     from huggingface_hub.errors import HfUriError
@@ -53,18 +53,21 @@ def parse_address(name: str, what: str) -> Address:
     try:
         uri = parse_hf_uri(_in_new_spelling(name))
     except HfUriError as error:
-        raise InputError(f"{what} names no file on the Hub; it must look like {FORM}") from error
+        raise InputError(f"{what} names no file on the Hub; use the form {FORM}") from error
     if uri.type not in ("model", "dataset", "space") or not uri.path_in_repo:
-        raise InputError(f"{what} names no file; it must look like {FORM}")
+        raise InputError(f"{what} names no file; use the form {FORM}")
     return Address(uri.type, uri.id, uri.revision, uri.path_in_repo)
 
 
 def fetch_file(name: str, what: str) -> tuple[Path, str]:
-    """Downloads a file, or finds it in the cache; returns its place on this machine and its commit.
+    """Downloads a file or finds it in the cache.
 
     Args:
         name: the file's address.
-        what: the field and the value, with which every message begins.
+        what: the field and the value, which begin every message.
+
+    Returns:
+        The file's path on this machine, and its commit.
 
     Raises:
         InputError: the address names no file, or the file cannot be fetched.
@@ -76,26 +79,27 @@ def fetch_file(name: str, what: str) -> tuple[Path, str]:
 
     address = parse_address(name, what)
     try:
-        found = hf_hub_download(
+        file = hf_hub_download(
             address.repository, address.path, repo_type=address.kind, revision=address.revision
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = why_not_fetched(error, address.repository)
         raise InputError(f"{what} cannot be fetched: {reason}") from error
-    # The client keeps files under .../snapshots/<commit>/<path>, whatever the revision was called.
-    return Path(found), Path(found).parts[-1 - len(Path(address.path).parts)]
+
+    # The client keeps files under .../snapshots/<commit>/<path>, also for a branch or tag.
+    return Path(file), Path(file).parts[-1 - len(Path(address.path).parts)]
 
 
 def _in_new_spelling(name: str) -> str:
     if not name.startswith(OLD_SCHEME):
         return name
-    spelled = SCHEME + name.removeprefix(OLD_SCHEME)
+    new = SCHEME + name.removeprefix(OLD_SCHEME)
     if re.fullmatch(r"[^/@]+/[^/@]+(@[^/]+)?/.+", name.removeprefix(OLD_SCHEME)):
-        _advise(name, spelled)
-    return spelled
+        _warn_once(name, new)
+    return new
 
 
 @functools.cache
-def _advise(old: str, new: str) -> None:
+def _warn_once(old: str, new: str) -> None:
     """Warns of an old spelling, once in a process."""
     logger.warning("%s: this spelling is old; write %s", old, new)

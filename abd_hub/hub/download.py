@@ -1,6 +1,6 @@
-"""Large files of the Hub, kept in pieces: what has arrived outlives a cut line and a killed process.
+"""This module downloads large files of the Hub in pieces, which outlive a lost connection or a kill.
 
-The client itself (huggingface_hub 1.33 to 2.4) throws away what a failed call has fetched.
+The client itself (huggingface_hub 1.33 to 2.4) discards the bytes of a failed call.
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from abd_hub.hub.listing import RemoteFile
 
 PIECE = constants.DOWNLOAD_CHUNK_SIZE
-"""Bytes that the client writes at a time (10 MiB); a smaller file has no part worth keeping."""
+"""Gives the bytes that the client writes at a time (10 MiB); smaller files are not kept in pieces."""
 
 
 def fetch_in_pieces(repository: str, commit: str, file: RemoteFile) -> None:
-    """Puts a large file where the client looks for it in its cache, going on where an earlier try ended.
+    """Puts a large file into the client's cache and continues where an earlier try ended.
 
-    Left to the client are small files, those whose sha256 the Hub does not state, and what arrives damaged.
+    The client itself fetches small files, files without a stated sha256, and files that arrived damaged.
 
     Args:
         repository: ``owner/name`` of a model.
         commit: full hash.
-        file: as the Hub lists it.
+        file: an entry of the Hub's list.
 
     Raises:
-        OSError: the network fails, or the disk does.
+        OSError: the network or the disk fails.
     """
     if file.sha256 is None or file.size <= PIECE:
         return
+
     blobs = repository_cache(repository) / "blobs"
     blob = blobs / file.sha256
     blobs.mkdir(parents=True, exist_ok=True)
-    with _alone(blobs / f"{file.sha256}.incomplete") as (partial, stream):
+    with _locked(blobs / f"{file.sha256}.incomplete") as (partial, stream):
         if blob.exists():
             return
-        _go_on(repository, commit, file, stream, partial)
+        _continue_download(repository, commit, file, stream, partial)
         if file.holds(partial):
             os.replace(partial, blob)  # noqa: PTH105
         else:
@@ -51,17 +52,20 @@ def fetch_in_pieces(repository: str, commit: str, file: RemoteFile) -> None:
 
 
 def repository_cache(repository: str) -> Path:
-    """The folder of a model in the client's cache."""
+    """Returns the folder of a model in the client's cache."""
     return Path(constants.HF_HUB_CACHE) / "--".join(["models", *repository.split("/")])
 
 
-def _go_on(repository: str, commit: str, file: RemoteFile, stream: BinaryIO, partial: Path) -> None:
+def _continue_download(
+    repository: str, commit: str, file: RemoteFile, stream: BinaryIO, partial: Path
+) -> None:
     done = stream.seek(0, os.SEEK_END)
     if done > file.size:
         done = 0
         stream.truncate(stream.seek(0))
     if done == file.size:
         return
+
     try:
         http_get(
             hf_hub_url(repository, file.name, revision=commit),
@@ -72,15 +76,15 @@ def _go_on(repository: str, commit: str, file: RemoteFile, stream: BinaryIO, par
             displayed_filename=file.name,
         )
     except OSError as error:
-        if error.errno is not None:  # of the disk, which may be full: it gets back what was taken
+        if error.errno is not None:  # the disk may be full, so the part is removed
             partial.unlink(missing_ok=True)
         raise
 
 
 @contextlib.contextmanager
-def _alone(partial: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """The file, for this process alone: another that wants it waits, then finds it done or goes on."""
-    # Unbuffered: each piece is on the disk when the next one comes, whatever happens to the process.
+def _locked(partial: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """Opens the file for this process alone; another process waits, then uses or continues the result."""
+    # Without a buffer each piece is on the disk before the next one comes, even if the process is killed.
     with partial.open("ab", buffering=0) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         try:

@@ -1,8 +1,8 @@
-"""From a Hub repository to a local folder: one commit, no file that could run, nothing unlooked at.
+"""This module downloads one commit of a Hub repository into a local folder, without any file that could run.
 
-``fetch`` asks the Hub once, for the commit, the names, sizes and hashes of its files and what the Hub's own
-scan says. What is wrong with these is refused before any weights travel. Then the files come by that commit,
-the small ones first, and each is held against its hash. Without a network the cache answers.
+``fetch`` sends one request for the commit, the names, sizes and hashes of its files and the result of the
+Hub's scan. It refuses a wrong one before any weights travel. Then it downloads the files of this commit, the
+small ones first, and checks the hash of each. Without a network it uses the cache.
 """
 
 from __future__ import annotations
@@ -38,37 +38,37 @@ logger = logging.getLogger(__name__)
 CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 INDEX = "model.safetensors.index.json"
 SAFE_WEIGHTS = (("model.safetensors",), ("model-*-of-*.safetensors", INDEX), ("model*.safetensors",))
-"""The first of these that a repository has is what it is loaded from."""
+"""Lists groups of weights files; a repository is loaded from the first group that it has."""
 PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json", "pytorch_model.pth", "model.pth")
-"""Names of weights, as transformers and timm write them into pickles."""
+"""Lists the names under which transformers and timm write weights into pickles."""
 MAX_SIZE_GB = 5.0
 MAX_TEXT = 20_000_000
-"""Bytes of a JSON file; the 21,841 labels of ImageNet-21k take 2 million."""
+"""Limits the bytes of a JSON file; the 21,841 labels of ImageNet-21k take 2 million."""
 HARMLESS = ("safe", "queued", "unscanned")
-"""Levels of the scan that are no complaint."""
+"""Lists the levels of the Hub's scan that do not flag a file."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder on this machine, and what to call it in records and messages."""
+    """Holds a folder on this machine and its name in records and messages."""
 
     folder: Path
     id: str
     revision: str | None = None
-    """Commit on the Hub."""
+    """Holds the commit on the Hub."""
     scan: str | None = None
-    """What the Hub's scan said; None where it was not asked."""
+    """Holds the result of the Hub's scan; it is None where no result was read."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A repository at one commit."""
+    """Holds the Hub's facts about a repository at one commit."""
 
     repository: str
     commit: str
     files: dict[str, RemoteFile]
     flagged: tuple[str, ...]
-    """Files that the scan complains about, each with its level."""
+    """Lists the files that the scan has flagged, each with its level."""
     scanned: bool
 
 
@@ -80,27 +80,28 @@ def fetch(
     allow_flagged: bool = False,
     max_size_gb: float = MAX_SIZE_GB,
 ) -> Place:
-    """Downloads what is needed of a Hub repository; the place names the commit that was found.
+    """Downloads the needed files of a Hub repository and returns their folder with the commit.
 
     Args:
         repository: ``org/name``.
         revision: branch, tag or commit; None for the default branch.
         allow_pickle: fetch pickles too, where there is no safetensors file.
         allow_flagged: fetch from a repository that the Hub's scan has flagged.
-        max_size_gb: most that the files may have together, in 10^9 bytes.
+        max_size_gb: largest size of all files together, in GB of 10^9 bytes.
 
     Raises:
-        InputError: the repository, the revision or the network is not there, or a limit is broken.
+        InputError: the repository, the revision or the network is missing, or a limit is exceeded.
     """
     _check_revision(revision)
     if not max_size_gb > 0:
-        raise InputError(f"max_size_gb: must be above 0, got {max_size_gb}")
+        raise InputError(f"max_size_gb: must be above 0, got {max_size_gb}; use for example {MAX_SIZE_GB:g}")
     with _explained(repository, revision), quiet():
         cached = _cached(repository, revision)
         try:
             listing = patiently(lambda: _list(repository, revision), hurry=cached is not None)
         except (Busy, OfflineModeIsEnabled) as error:
             return _from_cache(repository, revision, cached, error, allow_flagged)
+
         _check_scan(listing, allow_flagged)
         wanted = choose_files(listing.files, allow_pickle)
         _check_sizes(listing, wanted, max_size_gb)
@@ -110,11 +111,11 @@ def fetch(
 
 
 def choose_files(names: Collection[str], allow_pickle: bool) -> list[str]:
-    """What is needed of a repository with these files, the weights last. Subfolders are never needed."""
+    """Returns the needed files of a repository, the weights last; a file in a subfolder is never needed."""
     plain = sorted(name for name in names if "/" not in name)
     groups = [*SAFE_WEIGHTS, *([PICKLED_WEIGHTS] if allow_pickle else [])]
     matches = ([name for name in plain if _matches(name, patterns)] for patterns in groups)
-    weights = next((found for found in matches if found), [])
+    weights = next((names for names in matches if names), [])
     texts = [name for name in CONFIGS if name in plain]
     return texts + sorted(weights, key=lambda name: not name.endswith(".json"))
 
@@ -127,24 +128,25 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _list(repository: str, revision: str | None) -> Listing:
-    found = HfApi().model_info(
+    info = HfApi().model_info(
         repository,
         revision=revision,
         securityStatus=True,
         files_metadata=True,
         timeout=constants.HF_HUB_ETAG_TIMEOUT,
     )
-    commit = found.sha or ""
-    asked_for_another = is_commit(revision or "") and commit != revision
-    if not is_commit(commit) or asked_for_another:
+    commit = info.sha or ""
+    is_another = is_commit(revision or "") and commit != revision
+    if not is_commit(commit) or is_another:
         raise InputError(f"model: the Hub names no commit of {repository!r}; check HF_ENDPOINT")
-    files = {entry.rfilename: remote_file("model", repository, entry) for entry in found.siblings or []}
-    flagged, scanned = _read_scan(found.security_repo_status)
+
+    files = {entry.rfilename: remote_file("model", repository, entry) for entry in info.siblings or []}
+    flagged, scanned = _read_scan(info.security_repo_status)
     return Listing(repository, commit, files, flagged, scanned)
 
 
 def _read_scan(status: Any) -> tuple[tuple[str, ...], bool]:
-    """The complaints, and whether the scan is done; a Hub without a scan has neither."""
+    """Returns the flagged files, and whether the scan is done; a Hub without a scan gives ((), False)."""
     if not isinstance(status, dict):
         return (), False
     issues = [issue for issue in status.get("filesWithIssues") or () if isinstance(issue, dict)]
@@ -167,16 +169,18 @@ def _scan_in_words(listing: Listing) -> str:
 
 def _check_revision(revision: str | None) -> None:
     if revision is not None and not stays_inside(revision):
-        raise InputError(f"revision: {revision[:80]!r} is no branch, tag or commit; check the name")
+        raise InputError(f"revision: {revision[:80]!r} is no branch, tag or commit; check its name")
 
 
 def _check_scan(listing: Listing, allow_flagged: bool) -> None:
     if not listing.flagged:
         return
-    what = f"{listing.repository!r}: the Hub's scan flags {', '.join(listing.flagged[:3])}"
+    flagged = f"{listing.repository!r}: the Hub's scan flags {', '.join(listing.flagged[:3])}"
     if not allow_flagged:
-        raise InputError(f"model: {what}; choose another, or pass allow_flagged=true if you trust it")
-    logger.warning("%s; used all the same, as allow_flagged says", what)
+        raise InputError(
+            f"model: {flagged}; use another repository, or pass allow_flagged=true if you trust this one"
+        )
+    logger.warning("%s; the repository is used all the same because allow_flagged is set", flagged)
 
 
 def _check_sizes(listing: Listing, wanted: Sequence[str], max_size_gb: float) -> None:
@@ -186,18 +190,20 @@ def _check_sizes(listing: Listing, wanted: Sequence[str], max_size_gb: float) ->
                 f"model: {name} of {listing.repository!r} has {listing.files[name].size / 1e6:,.0f} MB, more"
                 f" than {MAX_TEXT / 1e6:.0f}; use another repository"
             )
+
     total = sum(listing.files[name].size for name in wanted)
     if total > max_size_gb * 1e9:
         raise InputError(
             f"max_size_gb: {listing.repository!r} needs {total / 1e9:,.2f} GB, more than {max_size_gb:g};"
-            " raise max_size_gb if that is right"
+            " raise max_size_gb to download it"
         )
+
     absent = sum(listing.files[name].size for name in wanted if not _is_here(listing, name))
     free = shutil.disk_usage(_nearest(Path(constants.HF_HUB_CACHE))).free
     if absent > free:
         raise InputError(
             f"model: {listing.repository!r} needs {absent / 1e9:.2g} GB but the disk of the cache has"
-            f" {free / 1e9:.2g} left; free some, or set HF_HOME to another disk"
+            f" {free / 1e9:.2g} left; free some space, or set HF_HOME to another disk"
         )
 
 
@@ -213,12 +219,13 @@ def _nearest(path: Path) -> Path:
 
 
 def _download(listing: Listing, wanted: Sequence[str]) -> Path:
-    """All files at the commit; the number of classes is looked at before the weights come."""
+    """Downloads all files of the commit; the number of classes is checked before the weights come."""
     folder = None
     for name in wanted:
         folder = _download_one(listing, listing.files[name]).parent
         if name == "config.json":
             _check_config(folder / name, listing.repository)
+
     if folder is None:
         names = ", ".join(sorted(listing.files)[:3])
         raise InputError(
@@ -234,12 +241,13 @@ def _download_one(listing: Listing, file: RemoteFile) -> Path:
         _check_place(path, listing)
         if file.holds(path):
             return path
+
     damaged = path.resolve()
     path.unlink()
-    damaged.unlink(missing_ok=True)  # or it would be found in the cache
+    damaged.unlink(missing_ok=True)  # or the next call would find it in the cache
     raise InputError(
-        f"weights: {file.name} of {listing.repository!r} does not have the hash that the Hub states; the"
-        " download is damaged, try again later"
+        f"weights: {file.name} of {listing.repository!r} arrived damaged: its hash is not the stated one;"
+        " try again later"
     )
 
 
@@ -251,7 +259,7 @@ def _get(listing: Listing, file: RemoteFile, again: bool) -> Path:
 
 
 def _check_place(path: Path, listing: Listing) -> None:
-    """The file lies in the commit's folder, and what it links to in the cache."""
+    """Refuses a file outside the commit's folder, or a link that leads out of the cache."""
     cache = Path(constants.HF_HUB_CACHE).resolve()
     if path.parent.name != listing.commit or not path.resolve().is_relative_to(cache):
         raise InputError(
@@ -261,7 +269,7 @@ def _check_place(path: Path, listing: Listing) -> None:
 
 
 def _check_config(path: Path, repository: str) -> None:
-    """Refuses absurd class counts; a file that is no JSON object is the loader's matter."""
+    """Refuses absurd class counts; the loader refuses a file that is no JSON object."""
     with contextlib.suppress(ValueError, RecursionError, OSError):
         config = json.loads(path.read_text(encoding="utf-8"))
         problem = isinstance(config, dict) and check_classes(config)
@@ -270,18 +278,18 @@ def _check_config(path: Path, repository: str) -> None:
 
 
 class _Refused(Exception):
-    """An InputError that passes the suppressed ValueErrors."""
+    """Carries the message of an InputError past the suppressed ValueErrors."""
 
 
 # -------------------------------------------------------------------------------------------------- cache
 
 
 def _cached(repository: str, revision: str | None) -> Path | None:
-    """The folder of a revision in the cache, whether complete or not."""
+    """Returns the folder of a revision in the cache, whether complete or not."""
     for name in (*CONFIGS, "model.safetensors", INDEX, "pytorch_model.bin", "pytorch_model.pth", "model.pth"):
-        found = try_to_load_from_cache(repository, name, revision=revision)
-        if isinstance(found, str):
-            return Path(found).parent
+        file = try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(file, str):
+            return Path(file).parent
     return None
 
 
@@ -292,6 +300,7 @@ def _from_cache(
     why = "HF_HUB_OFFLINE is set" if offline else str(error)
     at = f" at revision {revision!r}" if revision else ""
     remedy = "unset HF_HUB_OFFLINE" if offline else "check the path or the network, or try again later"
+
     if folder is None:
         raise InputError(
             f"model: {repository!r}{at} is no folder here, not in the cache, and {why}; {remedy}"
@@ -300,6 +309,7 @@ def _from_cache(
         raise InputError(
             f"model: {repository!r}{at} is in the cache only in part, and {why}; {remedy}"
         ) from error
+
     if not offline:
         logger.warning("%s: %s; using commit %s from the cache", repository, why, folder.name[:12])
     listing = Listing(repository, folder.name, {}, _flags(repository, folder.name), False)
@@ -310,7 +320,7 @@ def _from_cache(
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether there are weights, and every part that an index names. The weights are downloaded last."""
+    """Returns whether the weights, which are downloaded last, and all parts named by an index are there."""
     names = {file.name for file in folder.iterdir() if file.exists()}
     wanted = choose_files(names, allow_pickle=True)
     if INDEX in wanted:
@@ -319,10 +329,10 @@ def _is_complete(folder: Path) -> bool:
 
 
 def shards_of(index: Path) -> list[str]:
-    """The file names in a checkpoint's index.
+    """Returns the file names in a checkpoint's index.
 
     Raises:
-        InputError: it is no index.
+        InputError: the file is no index.
     """
     try:
         weights = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -332,7 +342,7 @@ def shards_of(index: Path) -> list[str]:
 
 
 def _remember(listing: Listing, revision: str | None) -> None:
-    """Notes in the cache which commit a branch or tag is, and what the scan has flagged."""
+    """Notes in the cache the commit of a branch or tag, and the files that the scan has flagged."""
     folder = repository_cache(listing.repository)
     name = revision or constants.DEFAULT_REVISION
     notes = {folder / "flagged" / listing.commit: "\n".join(listing.flagged)}
@@ -345,14 +355,14 @@ def _remember(listing: Listing, revision: str | None) -> None:
 
 
 def _flags(repository: str, commit: str) -> tuple[str, ...]:
-    """What the scan had flagged when this commit was downloaded."""
+    """Returns the files that the scan had flagged when this commit was downloaded."""
     note = repository_cache(repository) / "flagged" / commit
     return tuple(note.read_text(encoding="utf-8").splitlines()) if note.is_file() else ()
 
 
 @contextlib.contextmanager
 def _explained(repository: str, revision: str | None) -> Iterator[None]:
-    """Makes one line of what may go wrong. No address and no answer's text gets into it."""
+    """Turns any error into one line, without an address and without the text of an answer."""
     at = f" at revision {revision!r}" if revision else ""
     try:
         yield
@@ -374,6 +384,6 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
 
 def _disk_problem(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk of the cache is full; free some, or set HF_HOME to another disk"
+        return "the disk of the cache is full; free some space, or set HF_HOME to another disk"
     reason = os.strerror(error.errno) if error.errno else "the cache does not work"
-    return f"{reason}; check the folder of the cache, or set HF_HOME to another"
+    return f"{reason}; check the folder of the cache, or set HF_HOME to another folder"

@@ -1,1 +1,1 @@
-"""Classifiers: from a name or a folder to a network that takes pixels."""
+"""This package loads a classifier from a name or a folder; the classifier takes pixels."""

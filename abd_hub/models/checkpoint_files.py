@@ -1,4 +1,4 @@
-"""The files of a checkpoint's folder, and everything that is known once they are read."""
+"""This module finds and reads the files in the folder of a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from abd_hub.models.weights import first_few
 
 @dataclass(frozen=True)
 class Loaded:
-    """A module with its weights, and everything the checkpoint and the caller said about it."""
+    """Holds a module with its weights, and the facts that the checkpoint and the caller stated."""
 
     model: nn.Module
     ref: ModelRef
     labels: tuple[str, ...]
     images: Images
     architecture: str = ""
-    """timm's name; empty when timm cannot build the module again."""
+    """Holds timm's name; it is empty when timm cannot build the module again."""
     model_args: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -40,37 +40,44 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"model: {path.name} cannot be read as JSON: {reason_of(error)}") from error
+        raise InputError(
+            f"model: {path.name} cannot be read as JSON ({reason_of(error)}); restore the file"
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"model: {path.name} holds {type(content).__name__}, not an object")
+        raise InputError(
+            f"model: {path.name} holds {type(content).__name__}, not an object; restore the file"
+        )
     return content
 
 
 def weights_of(place: Place, allow_pickle: bool) -> list[Path]:
-    """Returns the weights files of a folder: one, or the parts of a transformers checkpoint.
+    """Returns the weights file of a folder, or the parts of a transformers checkpoint.
 
     Raises:
-        InputError: there is none, or none that may be read.
+        InputError: no weights file is there, or none may be read.
     """
     for pattern in ("model.safetensors", "model-*-of-*.safetensors", "*.safetensors"):
-        found = sorted(place.folder.glob(pattern))
-        if found:
-            return found
+        files = sorted(place.folder.glob(pattern))
+        if files:
+            return files
+
     pickles = sorted(file for file in place.folder.iterdir() if is_pickle(file))
     if pickles and allow_pickle:
         return pickles
-    if not allow_pickle and (pickles or place.revision):  # a Hub's pickles are fetched with permission only
+    if not allow_pickle and (
+        pickles or place.revision
+    ):  # pickles of the Hub are fetched with permission only
         raise InputError(
             f"weights: {place.id} has no safetensors file; pass allow_pickle=true if its pickle may be read"
         )
-    raise InputError(f"weights: {place.id} has no weights file; expected model.safetensors")
+    raise InputError(f"weights: {place.id} has no weights file; put model.safetensors there")
 
 
 def one_file(place: Place, allow_pickle: bool) -> Path:
     """Returns the only weights file of a folder.
 
     Raises:
-        InputError: there is none that may be read, or there are several.
+        InputError: no file may be read, or there are several.
     """
     files = weights_of(place, allow_pickle)
     if len(files) > 1:

@@ -1,9 +1,12 @@
-"""Finding a pretrained classifier, wherever it is, and what its checkpoint says about its images.
+"""This module finds a pretrained classifier and reads it with the preprocessing of its checkpoint.
 
-``load`` goes through three steps. *Fetch*: a Hub repository becomes a local folder at a pinned commit.
-*Read*: a timm folder, a transformers folder or a bare weights file becomes a module and the
-preprocessing that the checkpoint itself states. *Decide*: the caller's options win over the checkpoint,
-and what neither gives is an error (see preprocessing). Nothing that comes with a checkpoint is ever run.
+``load`` has three steps:
+
+1. It fetches a Hub repository into a local folder at a pinned commit.
+2. It reads a timm folder, a transformers folder or a bare weights file, and the preprocessing stated there.
+3. It decides between the caller's options, which win, and the checkpoint (see preprocessing).
+
+A value that neither gives is an error. No code of a checkpoint is ever run.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ def load(options: Options) -> Loaded:
     """Loads the source of ``options`` (see ``abd_hub.models.classifier.load_classifier``).
 
     Raises:
-        InputError: anything about the source or the options is wrong.
+        InputError: the source or an option is wrong.
     """
     source, revision = options.source, options.revision
     repository, tagged = _hub_id(source)
@@ -47,10 +50,12 @@ def load(options: Options) -> Loaded:
         if tagged and revision and tagged != revision:
             raise InputError(f"revision: {revision!r} and {source!r} disagree; give the revision once")
         return _load_folder(_pull(repository, tagged or revision, options), options)
+
     if revision is not None:
         raise InputError(f"revision: {revision!r} has no meaning for {source!r}; leave it out")
     if _is_timm_name(source):
         return _load_folder(_timm_weights(source, options), options)
+
     path = Path(source.removeprefix("local-dir:")).expanduser()
     if path.is_dir():
         return _load_folder(Place(path, path.resolve().name), options)
@@ -62,20 +67,22 @@ def load(options: Options) -> Loaded:
 def build_student(
     architecture: str, spec: DataSpec, model_args: Mapping[str, Any], pretrained: bool
 ) -> nn.Module:
-    """A timm model for these images and labels, with fresh weights or timm's pretrained ones.
+    """Returns a timm model for these images and labels, with fresh or timm's pretrained weights.
 
     Raises:
-        InputError: timm does not know the name, has no weights for it, or cannot build it.
+        InputError: timm has no such architecture, has no weights for it, or cannot build it.
     """
     cfg = registered_cfg(architecture)
     own = sorted({"num_classes", "in_chans"} & set(model_args))
     if own:
         raise InputError(f"model_args: {own[0]} follows from the data; leave it out")
+
     args = {**model_args, "num_classes": spec.num_classes, "in_chans": spec.channels}
     if cfg is not None and cfg.fixed_input_size:
         args.setdefault("img_size", (spec.height, spec.width))
     if not pretrained:
         return build_timm(architecture, args)
+
     place = _timm_weights(architecture, Options(source=architecture))
     tensors = read_tensors(one_file(place, allow_pickle=False), allow_pickle=False)
     source = {key: value for key, value in cfg.to_dict().items() if key not in SOURCE_FIELDS}
@@ -83,7 +90,10 @@ def build_student(
 
 
 def _hub_id(source: str) -> tuple[str | None, str | None]:
-    """``hf-hub:org/name@revision`` or ``org/name@revision``; a path that exists is never a Hub id."""
+    """Splits ``[hf-hub:]org/name[@revision]``; returns (None, None) for another source.
+
+    A path that exists is never a Hub id.
+    """
     explicit = source.startswith("hf-hub:")
     name, _, revision = source.removeprefix("hf-hub:").partition("@")
     parts = name.split("/")
@@ -106,7 +116,10 @@ def _unknown_source(source: str) -> str:
     if source.startswith("local-dir:") or "/" in source or _looks_like_weights(source):
         return f"model: {source!r} does not exist; check the path, or use 'hf-hub:org/name' for the Hub"
     near = timm_names_near(source)
-    return f"model: {source!r} is no path and unknown to timm (did you mean {near}?); Hub ids are 'org/name'"
+    return (
+        f"model: {source!r} is neither a path nor a name of timm (did you mean {near}?); use 'org/name' for"
+        " the Hub"
+    )
 
 
 def _pull(repository: str, revision: str | None, options: Options) -> Place:
@@ -123,7 +136,7 @@ def _timm_weights(name: str, options: Options) -> Place:
     cfg = registered_cfg(name)
     if not getattr(cfg, "hf_hub_id", None):
         raise InputError(
-            f"model: timm has no pretrained weights for {name!r}; name a checkpoint, or pass its file with"
+            f"model: timm has no pretrained weights for {name!r}; use a checkpoint's name, or its file with"
             f" architecture={name}"
         )
     return _pull(cfg.hf_hub_id, None, options)
@@ -138,14 +151,16 @@ def _load_folder(place: Place, options: Options) -> Loaded:
         loaded = load_weights_file(one_file(place, options.allow_pickle), options)
         ref = dataclasses.replace(loaded.ref, id=place.id, revision=place.revision, scan=place.scan)
         return dataclasses.replace(loaded, ref=ref)
+
     config = read_json(place.folder / "config.json")
     problem = check_classes(config)
     if problem:
         raise InputError(f"model: config.json of {place.id}: {problem}")
+
     if "architecture" in config:
         return load_timm_folder(place, config, options)
     if "model_type" in config or "architectures" in config:
         return load_transformers_folder(place, config, options)
     raise InputError(
-        f"model: config.json of {place.id} is neither timm's nor transformers'; pass its weights file"
+        f"model: config.json of {place.id} is neither timm's nor transformers'; use its weights file instead"
     )

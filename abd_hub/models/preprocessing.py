@@ -1,6 +1,7 @@
-"""What images a checkpoint wants: what the caller says, else what the checkpoint says, else an error.
+"""This module decides the preprocessing of a checkpoint's images.
 
-timm and transformers fill gaps with ImageNet's numbers, so only what is written in the JSON counts.
+The caller's value wins over the checkpoint's, and a missing value is an error. timm and transformers fill
+gaps with ImageNet's numbers. So only the values written in the JSON count.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from abd_hub.hub.pull import MAX_SIZE_GB
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-"""Pillow's numbers, which image processors write into their files."""
+"""Maps Pillow's numbers, which image processors write into their files, to names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Where a classifier comes from and what the caller says about it; None leaves it to the checkpoint."""
+    """Holds the source of a classifier and the caller's options; None leaves a value to the checkpoint."""
 
     source: str
     revision: str | None = None
@@ -40,7 +41,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Images:
-    """How a checkpoint wants its images: decided, nothing missing."""
+    """Holds the complete preprocessing of a checkpoint's images."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -51,10 +52,16 @@ class Images:
 def decide_images(
     said: Mapping[str, Any], options: Options, where: str, interpolation: str = "bilinear"
 ) -> Images:
-    """Puts the options over what the checkpoint ``said`` in timm's words: mean, std, input_size.
+    """Decides the preprocessing: an option wins over the checkpoint's value.
+
+    Args:
+        said: the checkpoint's values by timm's names: mean, std, input_size, interpolation.
+        options: the caller's.
+        where: the checkpoint, for messages.
+        interpolation: used where neither names one.
 
     Raises:
-        InputError: mean, std or size is missing in both, or one of them is wrong.
+        InputError: mean, std or size is missing in both, or a value is wrong.
     """
     mean = _numbers("mean", options.mean if options.mean is not None else said.get("mean"), where)
     std = _numbers("std", options.std if options.std is not None else said.get("std"), where)
@@ -62,50 +69,68 @@ def decide_images(
         raise InputError(f"std: {len(std)} numbers for {len(mean)} of mean; pass one a channel in both")
     if min(std) <= 0:
         raise InputError(f"std: {list(std)} has a number that is not positive; pass deviations above 0")
-    given = options.input_size if options.input_size is not None else said.get("input_size")
-    if given is None:
+
+    stated_size = options.input_size if options.input_size is not None else said.get("input_size")
+    if stated_size is None:
         raise InputError(f"input_size: {where} does not give it; pass input_size, for example 32")
-    size = height_and_width(given)
+    size = height_and_width(stated_size)
     if size is None or min(size) < 1:
-        raise InputError(f"input_size: {given!r} is not a height and a width; pass for example 32")
+        raise InputError(f"input_size: {stated_size!r} is not a height and a width; pass for example 32")
+
     chosen = options.interpolation or said.get("interpolation") or interpolation
     if chosen not in INTERPOLATIONS:
-        raise InputError(f"interpolation: {chosen!r} is not offered; pass one of {', '.join(INTERPOLATIONS)}")
+        raise InputError(f"interpolation: {chosen!r} is not offered; use one of {', '.join(INTERPOLATIONS)}")
     return Images(mean, std, size, chosen)
 
 
 def decide_labels(names: Any, classes: Any, options: Options, where: str) -> tuple[str, ...]:
-    """One label a class: the caller's, else the checkpoint's ``names``, else the class numbers.
+    """Returns one label a class: the caller's, else the checkpoint's, else the class numbers.
+
+    Args:
+        names: the checkpoint's labels in timm's form, or None.
+        classes: the checkpoint's number of classes, or None.
+        options: the caller's.
+        where: the checkpoint, for messages.
 
     Raises:
-        InputError: nothing tells how many classes there are, or counts disagree.
+        InputError: the number of classes is missing, or counts disagree.
     """
-    given = options.labels
-    if classes is None:
-        classes = options.num_classes or (len(given) if given is not None else None)
-    if not isinstance(classes, int) or classes < 1:
-        raise InputError(f"num_classes: {where} does not give it; pass num_classes or labels")
-    if classes > MOST_CLASSES:
-        raise InputError(f"num_classes: {where} has {classes}; at most {MOST_CLASSES:,} are possible")
-    if options.num_classes is not None and options.num_classes != classes:
-        raise InputError(
-            f"num_classes: {options.num_classes} given, but {where} has {classes} classes; leave it out"
-        )
-    if given is not None:
-        if len(given) != classes:
-            raise InputError(f"labels: {len(given)} given for {classes} classes of {where}; pass one a class")
-        return tuple(map(str, given))
+    count = _class_count(classes, options, where)
+    labels = options.labels
+    if labels is not None:
+        if len(labels) != count:
+            raise InputError(f"labels: {len(labels)} given for {count} classes of {where}; pass one a class")
+        return tuple(map(str, labels))
+
     if isinstance(names, dict):  # timm's form where some class numbers have no name
-        return tuple(str(names.get(str(index), index)) for index in range(classes))
+        return tuple(str(names.get(str(index), index)) for index in range(count))
     if isinstance(names, list | tuple) and names:
-        if len(names) != classes:
-            raise InputError(f"labels: {where} names {len(names)} for {classes} classes; pass labels")
+        if len(names) != count:
+            raise InputError(f"labels: {where} names {len(names)} for {count} classes; pass labels")
         return tuple(map(str, names))
-    return tuple(map(str, range(classes)))
+    return tuple(map(str, range(count)))
+
+
+def _class_count(stated: Any, options: Options, where: str) -> int:
+    count = stated
+    if count is None:
+        count = options.num_classes or (len(options.labels) if options.labels is not None else None)
+    if not isinstance(count, int) or count < 1:
+        raise InputError(f"num_classes: {where} does not give it; pass num_classes or labels")
+
+    if count > MOST_CLASSES:
+        raise InputError(
+            f"num_classes: {where} has {count}; use a checkpoint of at most {MOST_CLASSES:,} classes"
+        )
+    if options.num_classes is not None and options.num_classes != count:
+        raise InputError(
+            f"num_classes: {options.num_classes} given, but {where} has {count} classes; leave it out"
+        )
+    return count
 
 
 def read_image_processor(raw: Mapping[str, Any], config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A transformers image processor's settings in timm's words; what it does not say is left out.
+    """Returns the settings of a transformers image processor by timm's names; a missing one is None.
 
     Args:
         raw: preprocessor_config.json.
@@ -113,7 +138,7 @@ def read_image_processor(raw: Mapping[str, Any], config: Mapping[str, Any], wher
         where: the checkpoint, for messages.
 
     Raises:
-        InputError: it does something to images that a ``Classifier`` cannot do.
+        InputError: the processor changes images in a way that a ``Classifier`` cannot.
     """
     remedy = "pass mean, std and input_size to override it"
     for flag in ("do_flip_channel_order", "include_top", "do_pad"):
@@ -122,23 +147,26 @@ def read_image_processor(raw: Mapping[str, Any], config: Mapping[str, Any], wher
     factor = raw.get("rescale_factor", 1 / 255)
     if not raw.get("do_rescale", True) or not _close(factor, 1 / 255):
         raise InputError(f"model: {where} does not scale pixels by 1/255; {remedy}")
-    said = {"mean": raw.get("image_mean"), "std": raw.get("image_std")}
+
+    stated = {"mean": raw.get("image_mean"), "std": raw.get("image_std")}
     if not raw.get("do_normalize", True):
-        said = {"mean": 0.0, "std": 1.0}
+        stated = {"mean": 0.0, "std": 1.0}
     channels = config.get("num_channels", 3)
-    for name, value in said.items():
-        said[name] = [value] * channels if isinstance(value, int | float) else value
+    for name, value in stated.items():
+        stated[name] = [value] * channels if isinstance(value, int | float) else value
+
     cropped = raw.get("crop_size") if raw.get("do_center_crop", "crop_size" in raw) else None
     resized = raw.get("size") if raw.get("do_resize", True) else None
     sizes = map(height_and_width, (cropped, resized, config.get("image_size")))
-    said["input_size"] = next((size for size in sizes if size is not None), None)
+    stated["input_size"] = next((size for size in sizes if size is not None), None)
+
     resample = raw.get("resample")
-    said["interpolation"] = RESAMPLING.get(resample, resample) if isinstance(resample, int) else resample
-    return said
+    stated["interpolation"] = RESAMPLING.get(resample, resample) if isinstance(resample, int) else resample
+    return stated
 
 
 def height_and_width(size: Any) -> tuple[int, int] | None:
-    """From a side, (H, W), timm's (C, H, W) or one of transformers' size dicts; None if it is none."""
+    """Reads a side, (H, W), timm's (C, H, W) or a size dict of transformers; None for anything else."""
     if isinstance(size, dict):
         edge = size.get("shortest_edge")
         size = (size.get("height", edge), size.get("width", edge))
@@ -154,7 +182,7 @@ def _numbers(name: str, value: Any, where: str) -> tuple[float, ...]:
         neutral = 0 if name == "mean" else 1
         raise InputError(
             f"{name}: {where} does not give it; pass {name}, one number a channel for pixels in [0, 1]"
-            f" ({neutral} each if the model takes them as they are)"
+            f" ({neutral} if the model takes raw pixels)"
         )
     try:
         numbers = tuple(float(number) for number in value)

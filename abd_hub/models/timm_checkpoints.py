@@ -1,4 +1,4 @@
-"""Checkpoints of timm: a folder with timm's config.json, or a bare file of weights and a name."""
+"""This module reads checkpoints of timm: a folder with timm's config.json, or a bare file of weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from timm.models import PretrainedCfg
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-import abd_hub.students  # noqa: F401 - so that timm knows the students' names
+import abd_hub.students  # noqa: F401 - registers the students with timm
 from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.records import ModelRef
 from abd_hub.hub.pull import Place
@@ -23,29 +23,29 @@ from abd_hub.models.weights import describe_misfit, file_sha256, fill, first_few
 from abd_hub.students.resnet_cifar import use_cifar_stem
 
 SOURCE_FIELDS = ("source", "file", "url", "hf_hub_id", "hf_hub_filename", "state_dict")
-"""Fields of timm's pretrained_cfg that name a place to load from."""
+"""Lists the fields of timm's pretrained_cfg that name a place to load from."""
 FACTORY_ARGS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
-"""Arguments of timm's factory, which a checkpoint's model_args must not set."""
+"""Lists the arguments of timm's factory, which a checkpoint's model_args must not set."""
 
 
 def timm_names_near(name: str) -> str:
-    """The timm names closest to ``name``, for messages."""
+    """Returns the timm names closest to ``name``, for messages."""
     near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
     return ", ".join(near) or "timm.list_models()"
 
 
 def registered_cfg(name: str) -> Any:
-    """timm's pretrained_cfg of a name with or without a tag; None where it has none.
+    """Returns timm's pretrained_cfg of a name with or without a tag; None where timm has none.
 
     Raises:
-        InputError: timm does not know the name or the tag.
+        InputError: timm has no such architecture or no such tag.
     """
     _check_timm_name(name)
     try:
         return timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         known = first_few(timm.list_pretrained(f"{name.partition('.')[0]}.*"))
-        raise InputError(f"model: timm has no weights {name!r}; it has {known}") from error
+        raise InputError(f"model: timm has no weights {name!r}; use one of {known}") from error
 
 
 def build_timm(
@@ -54,9 +54,9 @@ def build_timm(
     pretrained_cfg: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> nn.Module:
-    """A timm model, with ``tensors`` as timm itself would load them or with fresh weights.
+    """Returns a timm model with ``tensors``, which timm itself loads, or with fresh weights.
 
-    timm's own loading is used because it knows how to resize position embeddings and stems.
+    timm's loading resizes position embeddings and stems.
 
     Raises:
         InputError: the name is unknown, an argument is wrong or the tensors do not fit.
@@ -65,20 +65,23 @@ def build_timm(
     bad = sorted(set(model_args) & set(FACTORY_ARGS))
     if bad:
         raise InputError(f"model_args: {bad[0]!r} is not an argument of a model; leave it out")
+
     cfg = dict(pretrained_cfg or {}) or None
     if cfg is not None and tensors is not None:
         cfg["state_dict"] = dict(tensors)
+
     try:
         model: nn.Module = timm.create_model(
             architecture, pretrained=tensors is not None, pretrained_cfg=cfg, **model_args
         )
     except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
-        given = f" with {dict(model_args)}" if model_args else ""
+        arguments = f" with {dict(model_args)}" if model_args else ""
         raise InputError(
-            f"architecture: {architecture}{given} cannot be built: {reason_of(error)}"
+            f"architecture: {architecture}{arguments} cannot be built: {reason_of(error)}"
         ) from error
-    kept: Any = model.pretrained_cfg
-    kept.pop("state_dict", None)  # or the weights would be held twice
+
+    own_cfg: Any = model.pretrained_cfg
+    own_cfg.pop("state_dict", None)  # or memory would hold the weights twice
     return model
 
 
@@ -86,7 +89,7 @@ def load_timm_folder(place: Place, config: Mapping[str, Any], options: Options) 
     """Reads a folder whose config.json is timm's.
 
     Raises:
-        InputError: the configuration, an option or the weights are wrong, or do not go together.
+        InputError: the configuration, an option or the weights are wrong, or they contradict each other.
     """
     raw = config.get("pretrained_cfg", config)
     model_args = config.get("model_args") or {}
@@ -94,23 +97,26 @@ def load_timm_folder(place: Place, config: Mapping[str, Any], options: Options) 
         raise InputError(
             f"model: config.json of {place.id} is malformed; write it anew with timm's save_for_hf"
         )
+
     model_args = {key: value for key, value in model_args.items() if key not in ("num_classes", "in_chans")}
     built_for = height_and_width(model_args.get("img_size"))
     if raw.get("fixed_input_size") and built_for is not None:
-        raw = raw | {"input_size": built_for}  # what the weights fit, even where the two disagree
+        raw = raw | {"input_size": built_for}  # the weights fit this size, even where the two disagree
     name = _without_tag(options.architecture or str(config["architecture"]))
     images = decide_images(raw, options, f"config.json of {place.id}", interpolation="bicubic")
+
     file = one_file(place, options.allow_pickle)
     tensors = without_prefix(read_tensors(file, allow_pickle=options.allow_pickle), ())
     names = config.get("label_names", raw.get("label_names"))
     classes = config.get("num_classes", raw.get("num_classes")) or _head_size(name, tensors)
     labels = decide_labels(names, classes, options, place.id)
+
     ref = ModelRef(place.id, name, place.revision, file_sha256([file]), place.scan)
     return _fill_timm(name, tensors, images, labels, ref=ref, raw=raw, model_args=model_args)
 
 
 def load_weights_file(path: Path, options: Options) -> Loaded:
-    """Reads a bare state dict, of which nothing is known but what the caller says.
+    """Reads a bare state dict; only the caller can describe its architecture and images.
 
     Raises:
         InputError: the architecture is missing, or an option or the weights are wrong.
@@ -119,6 +125,7 @@ def load_weights_file(path: Path, options: Options) -> Loaded:
         raise InputError(
             f"architecture: {path.name} holds weights only; pass the timm name of its architecture"
         )
+
     name = _without_tag(options.architecture)
     images = decide_images({}, options, path.name)
     tensors = without_prefix(read_tensors(path, allow_pickle=options.allow_pickle), ())
@@ -133,7 +140,7 @@ def _check_timm_name(name: str) -> None:
 
 
 def _without_tag(name: str) -> str:
-    """The architecture's name; a tag names weights, which come from elsewhere here."""
+    """Returns the architecture's name; a tag names weights, which come from elsewhere here."""
     _check_timm_name(name)
     return name.partition(".")[0]
 
@@ -155,33 +162,39 @@ def _fill_timm(
         args["img_size"] = images.size
     fresh = build_timm(name, args)
     kept = {key: value for key, value in model_args.items() if key != "img_size"}
+
     if _has_cifar_stem(fresh, tensors):
         use_cifar_stem(fresh)
         fill(fresh, tensors, ref.id)
         twin = f"{name}_cifar" if timm.is_model(f"{name}_cifar") else ""
         ref = dataclasses.replace(ref, architecture=twin or f"{name} with a CIFAR stem")
         return Loaded(fresh, ref, labels, images, twin, kept)
+
     try:
         model = build_timm(name, args, cfg, tensors)
     except InputError as error:
         misfit = describe_misfit(fresh.state_dict(), tensors) or reason_of(error)
-        raise InputError(f"weights: {ref.id} does not fit {name}: {misfit}; check architecture") from error
+        raise InputError(f"weights: {ref.id} does not fit {name} ({misfit}); check architecture") from error
     return Loaded(model, ref, labels, images, name, kept)
 
 
 def _timm_cfg(name: str, raw: Mapping[str, Any], images: Images, classes: int) -> dict[str, Any]:
-    """What timm needs to know of the checkpoint to load it; never where to fetch it from."""
+    """Returns the pretrained_cfg with which timm loads the checkpoint, without any address to fetch from."""
     known = registered_cfg(name)
     cfg = {key: getattr(known, key, None) for key in ("first_conv", "classifier", "fixed_input_size")}
     fields = {entry.name for entry in dataclasses.fields(PretrainedCfg)} - set(SOURCE_FIELDS)
     cfg |= {key: value for key, value in raw.items() if key in fields}
+
     size = height_and_width(raw.get("input_size")) or images.size
     cfg |= {"architecture": name, "num_classes": classes, "custom_load": False}
     return {**cfg, "input_size": (len(images.mean), *size)}
 
 
 def _has_cifar_stem(model: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
-    """A 3x3 first convolution where timm's ResNet has 7x7: by convention stride 1 and no max-pool."""
+    """Returns whether the first convolution is 3x3 where timm's ResNet has 7x7.
+
+    By convention such a stem has stride 1 and no max-pool.
+    """
     if not isinstance(model, ResNet) or not isinstance(model.conv1, nn.Conv2d):
         return False
     stem = tensors.get("conv1.weight")

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers: local files alone, with transformers' own code alone."""
+"""This module reads checkpoints of transformers, from local files alone and with transformers' code alone."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from abd_hub.models.weights import file_sha256, first_few, read_tensors
 
 
 class LogitsOnly(nn.Module):
-    """A transformers classifier that takes normalized pixels and gives its logits alone."""
+    """Wraps a transformers classifier so that it takes normalized pixels and returns its logits alone."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W), normalized, to (N, classes)."""
+        """Returns the logits, (N, classes), of normalized images, (N, C, H, W)."""
         logits: Tensor = self.model(pixel_values=x).logits
         return logits
 
@@ -35,35 +35,36 @@ def load_transformers_folder(place: Place, config: Mapping[str, Any], options: O
     """Reads a folder whose config.json is transformers'.
 
     Raises:
-        InputError: the configuration, an option or the weights are wrong, or need code to be read.
+        InputError: the configuration, an option or the weights are wrong, or reading them needs foreign code.
     """
     if options.architecture is not None:
         raise InputError(
-            f"architecture: {place.id} is a transformers checkpoint and names its own; leave it out"
+            f"architecture: {place.id} is a transformers checkpoint, which names its own; leave it out"
         )
     if _names_a_kernel(config):
         raise InputError(
-            f"model: config.json of {place.id} asks for a kernel from the Hub, which is code and never run;"
+            f"model: config.json of {place.id} names a kernel of the Hub, which is code and never run;"
             " remove its attn_implementation"
         )
-    images = decide_images(
-        _processor_says(place, config, options), options, f"the image processor of {place.id}"
-    )
+
+    processor = f"the image processor of {place.id}"
+    images = decide_images(_processor_settings(place, config, options, processor), options, processor)
+
     files = weights_of(place, options.allow_pickle)
     _check_index(place, files)
     for file in files:
         read_tensors(file, allow_pickle=options.allow_pickle)  # refuses NaN and pickles that would run
     model = _transformers_model(place, files[0].suffix == ".safetensors")
-    named = model.config.id2label
-    labels = decide_labels(
-        [named[key] for key in sorted(named)], int(model.config.num_labels), options, place.id
-    )
+
+    names = model.config.id2label
+    in_order = [names[key] for key in sorted(names)]
+    labels = decide_labels(in_order, int(model.config.num_labels), options, place.id)
     ref = ModelRef(place.id, type(model).__name__, place.revision, file_sha256(files), place.scan)
     return Loaded(LogitsOnly(model), ref, labels, images)
 
 
 def _check_index(place: Place, files: Sequence[Path]) -> None:
-    """What the index names must be what is looked at and hashed: a path in it could lead anywhere."""
+    """Refuses an index that names other files than those checked and hashed; a path could lead anywhere."""
     whole = "model.safetensors" if files[0].suffix == ".safetensors" else "pytorch_model.bin"
     index = place.folder / f"{whole}.index.json"
     if (place.folder / whole).is_file() or not index.is_file():
@@ -77,7 +78,7 @@ def _check_index(place: Place, files: Sequence[Path]) -> None:
 
 
 def _names_a_kernel(config: Any) -> bool:
-    """Whether attn_implementation, anywhere, is ``org/name``: transformers would fetch and run that."""
+    """Returns whether any attn_implementation is ``org/name``, which transformers would fetch and run."""
     if not isinstance(config, dict):
         return False
     return any(
@@ -87,7 +88,7 @@ def _names_a_kernel(config: Any) -> bool:
 
 
 def _transformers_model(place: Place, safe: bool) -> Any:
-    """The model, from local files alone and with transformers' own code alone."""
+    """Returns the model, from local files alone and with transformers' code alone."""
     from transformers import AutoModelForImageClassification  # a second of import, for these sources only
 
     try:
@@ -104,7 +105,8 @@ def _transformers_model(place: Place, safe: bool) -> Any:
             f"model: transformers' own code (code in a checkpoint is never run) cannot load {place.id}:"
             f" {reason_of(error)}"
         ) from error
-    # transformers fills what does not fit with random numbers and only warns
+
+    # transformers fills tensors that do not fit with random numbers and only warns.
     wrong = [*map(str, report["missing_keys"]), *(str(entry[0]) for entry in report["mismatched_keys"])]
     if wrong:
         raise InputError(
@@ -114,8 +116,10 @@ def _transformers_model(place: Place, safe: bool) -> Any:
     return model
 
 
-def _processor_says(place: Place, config: Mapping[str, Any], options: Options) -> dict[str, Any]:
-    """The image processor's settings in timm's words; empty where the caller decides everything."""
+def _processor_settings(
+    place: Place, config: Mapping[str, Any], options: Options, processor: str
+) -> dict[str, Any]:
+    """Returns the image processor's settings by timm's names; empty where the caller decides everything."""
     if None not in (options.mean, options.std, options.input_size):
         return {}
     alone, nested = place.folder / "preprocessor_config.json", place.folder / "processor_config.json"
@@ -125,4 +129,4 @@ def _processor_says(place: Place, config: Mapping[str, Any], options: Options) -
         raw = read_json(nested).get("image_processor") or {}
     else:
         raw = {}
-    return read_image_processor(raw, config, f"the image processor of {place.id}")
+    return read_image_processor(raw, config, processor)

@@ -1,7 +1,7 @@
-"""Reading weight files without running anything that is in them, and fitting them to a model.
+"""This module reads weights files without running code in them, and fits the weights to a model.
 
-A safetensors file holds tensors and nothing else. A pickle is read only on request, and then with
-torch's ``weights_only``, which refuses everything that would have to run.
+A safetensors file holds only tensors. A pickle is read only with permission, by torch's ``weights_only``,
+which refuses everything that would have to run.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
 def load_state_dict_into(model: nn.Module, file: str | Path, *, allow_pickle: bool = False) -> ModelRef:
-    """Fills a module of your own with the weights in ``file``, strictly; gives its ``ModelRef``.
+    """Fills a module of your own with the weights in ``file``, strictly.
 
-    Wrapping dicts (``net``, ``state_dict``, ``model``) and prefixes (``module.``) are taken off.
+    Wrapping dicts (``net``, ``state_dict``, ``model``) and prefixes (``module.``) are removed.
 
     Args:
         model: any module; changed in place.
         file: a .safetensors file, or with ``allow_pickle`` a .pth, .pt or .bin state dict.
         allow_pickle: read pickles too, with torch's ``weights_only``.
+
+    Returns:
+        The file's name, the module's class name and the file's hash.
 
     Raises:
         InputError: the file is missing, refused or broken, holds NaN, or does not fit the module.
@@ -44,10 +47,10 @@ def load_state_dict_into(model: nn.Module, file: str | Path, *, allow_pickle: bo
 
 
 def read_tensors(path: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
-    """The finite tensors of a weights file, by name, on the CPU.
+    """Returns the finite tensors of a weights file, by name, on the CPU.
 
     Raises:
-        InputError: the file is missing, is a pickle without permission, needs code to be read, holds
+        InputError: the file is missing, is a pickle without permission, would have to run code, holds
             something other than tensors, or holds NaN or infinity.
     """
     if not path.is_file():
@@ -58,17 +61,23 @@ def read_tensors(path: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Copies ``tensors`` into ``model`` once their names, less any prefix, and shapes fit exactly."""
+    """Copies ``tensors`` into ``model`` if their names, without prefix, and shapes fit exactly.
+
+    Raises:
+        InputError: they do not fit; ``name`` begins the message.
+    """
     wanted = model.state_dict()
     fitted = without_prefix(tensors, wanted)
     misfit = describe_misfit(wanted, fitted)
     if misfit:
-        raise InputError(f"weights: {name} does not fit {type(model).__name__}: {misfit}; check architecture")
+        raise InputError(
+            f"weights: {name} does not fit {type(model).__name__} ({misfit}); check architecture"
+        )
     model.load_state_dict(fitted)
 
 
 def without_prefix(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
-    """Takes off the prefixes that all names share and that the model itself does not use."""
+    """Removes the prefixes that all names share and that the model itself does not use."""
     out = dict(tensors)
     for _ in range(4):  # wrappers nest: compiled, parallel and Lightning modules, in any order
         for prefix in PREFIXES:
@@ -79,7 +88,7 @@ def without_prefix(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> di
 
 
 def describe_misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Where names and shapes differ, the first three of each kind; empty when all fit."""
+    """Describes the differing names and shapes, the first three of each kind; returns "" when all fit."""
     missing = [name for name in wanted if name not in given]
     unexpected = [name for name in given if name not in wanted]
     shapes = [
@@ -92,14 +101,18 @@ def describe_misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
 
 
 def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Refuses NaN and infinity, which would poison everything that is computed with them."""
+    """Refuses NaN and infinity, which would spoil every computed number.
+
+    Raises:
+        InputError: a tensor holds one; ``name`` is the file.
+    """
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"weights: {key} in {name} holds NaN or infinity; use an undamaged checkpoint")
 
 
 def file_sha256(paths: Iterable[Path]) -> str:
-    """Of one file's bytes; of several files, of the list of their hashes in order of name."""
+    """Returns the hash of one file's bytes; of several files, the hash of their names and hashes in order."""
     digests = []
     for path in sorted(paths):
         with path.open("rb") as stream:
@@ -110,7 +123,7 @@ def file_sha256(paths: Iterable[Path]) -> str:
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Hash of names, types, shapes and bytes of all tensors in the state dict, sorted by name."""
+    """Returns the hash of names, types, shapes and bytes of all tensors in the state dict, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
@@ -120,10 +133,10 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 def first_few(names: Iterable[str], limit: int = 3) -> str:
-    """The first names and how many more there are."""
-    known = list(names)
-    more = f" and {len(known) - limit} more" if len(known) > limit else ""
-    return ", ".join(known[:limit]) + more
+    """Returns the first names and the number of further ones, as text."""
+    listed = list(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(listed[:limit]) + more
 
 
 def _read(path: Path, allow_pickle: bool) -> Any:
@@ -131,7 +144,10 @@ def _read(path: Path, allow_pickle: bool) -> Any:
         try:
             return load_file(path)
         except Exception as error:
-            raise InputError(f"weights: {path.name} is not a safetensors file: {reason_of(error)}") from error
+            raise InputError(
+                f"weights: {path.name} is not a safetensors file ({reason_of(error)}); restore the file"
+            ) from error
+
     if not is_pickle(path):
         known = ", ".join(PICKLE_SUFFIXES)
         raise InputError(f"weights: {path.name} is no known format; use .safetensors or {known}")
@@ -140,9 +156,10 @@ def _read(path: Path, allow_pickle: bool) -> Any:
             f"weights: {path.name} is a pickle; use a .safetensors file, or pass allow_pickle=true to read"
             " its tensors (code in it never runs)"
         )
+
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch muses about pickle protocols before it refuses them
+            warnings.simplefilter("ignore")  # torch warns of pickle protocols before it refuses them
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(
@@ -155,8 +172,11 @@ def _unwrapped(content: Any, name: str) -> dict[str, Tensor]:
     inner = _wrapped(content)
     while inner is not None:
         content, inner = inner, _wrapped(inner)
+
     if not isinstance(content, Mapping) or not content:
-        raise InputError(f"weights: {name} holds {type(content).__name__}, not named tensors")
+        raise InputError(
+            f"weights: {name} holds {type(content).__name__}, not named tensors; save the state dict alone"
+        )
     odd = [
         str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))
     ]

@@ -1,1 +1,1 @@
-"""What leaves this machine: model cards, exported banks, uploads."""
+"""This package writes model cards, exports image banks and uploads folders to the Hub."""

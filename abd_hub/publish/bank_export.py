@@ -1,7 +1,7 @@
-"""The image bank of a run as a data set that ``datasets`` and the Hub understand.
+"""This module exports the image bank of a run as a data set for ``datasets`` and the Hub.
 
-The images are those of the newest checkpoint. They go into Parquet files as PNG, which keeps every bit, with
-the class that each was made for; the card says that they are synthetic and whose backdoor they may carry.
+The images come from the newest checkpoint. They go into Parquet files as PNG, which keeps every bit, together
+with their classes. The card states that the images are synthetic and which teacher's backdoor they may carry.
 """
 
 from __future__ import annotations
@@ -30,77 +30,81 @@ from abd_hub.publish.own_parts import sealed
 from abd_hub.publish.templates import render
 
 SHARD = 1 << 28
-"""Bytes of raw images in one Parquet file: 87,000 of 32x32."""
+"""Limits the bytes of raw images in one Parquet file; 87,000 images of 32x32 fit."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """The images that a run has kept, and where they come from."""
+    """Holds the images that a run has kept, and their origin."""
 
     images: Tensor
-    """(n, C, H, W) uint8 with C 1 or 3."""
+    """Holds the images, (n, C, H, W) uint8 with C 1 or 3."""
     labels: Tensor
-    """(n,) int64, the class that each image was made for."""
+    """Holds the class for which each image was made, (n,) int64."""
     names: tuple[str, ...]
-    """Label names by label; numbers where the run is not finished and does not tell them."""
+    """Holds the label names by label; they are numbers where an unfinished run does not state names."""
     method: str | None
-    """Registered name of the synthesizer; None for a loop of somebody's own, which does not tell it."""
+    """Holds the registered name of the synthesizer; it is None where no config.yaml names one."""
     teacher: str | None
-    """Its id; None where it is not told."""
+    """Holds the id of the teacher; it is None where the run does not state one."""
     teacher_sha256: str | None
     rounds: int
-    """Rounds done when the checkpoint was written."""
+    """Counts the rounds before the checkpoint."""
     finished: bool
 
 
 def export_bank(run: str | Path, folder: str | Path) -> Path:
-    """Writes the bank of a run's newest checkpoint as a data set; reads nothing but the run's folder.
+    """Writes the bank of a run's newest checkpoint as a data set.
+
+    Only the run's folder is read.
 
     Args:
         run: output folder of ``distill``, finished or not.
-        folder: to be made. Either it appears complete or not at all.
+        folder: a new folder, which appears complete or not at all.
 
     Returns:
         ``folder``. ``load_images(folder, "train")`` and ``datasets.load_dataset`` read it.
 
     Raises:
-        InputError: ``folder`` exists or cannot be written, or ``run`` has no checkpoint, no bank, or one that
-            is damaged.
+        InputError: ``folder`` exists or cannot be written; ``run`` has no checkpoint, no bank or a damaged
+            one.
     """
     check_place(folder)
     return write_bank(read_bank(run), folder)
 
 
 def check_place(folder: str | Path) -> None:
-    """Refuses a folder that exists, or that cannot be made.
+    """Refuses a folder that exists or that cannot be made.
 
     Raises:
-        InputError: it names the folder.
+        InputError: the folder is one of these.
     """
-    check_folder(folder, "folder", existing="none", remedy="name a new one")
+    check_folder(folder, "folder", existing="none", remedy="use a new folder")
 
 
 def read_bank(run: str | Path) -> Bank:
-    """The bank in the newest checkpoint of a run.
+    """Returns the bank in the newest checkpoint of a run.
 
     Raises:
-        InputError: see ``export_bank``.
+        InputError: the folder, the checkpoint or the bank is missing or damaged.
     """
     path = Path(run)
     if not path.is_dir():
-        raise InputError(f"run: there is no folder {run}; give the output folder of abd-hub distill")
+        raise InputError(f"run: there is no folder {run}; use the output folder of abd-hub distill")
     config = _config(path)
-    found = checkpoint.checkpoints(path / "checkpoints")
-    if not found:
+    saved = checkpoint.checkpoints(path / "checkpoints")
+    if not saved:
         raise InputError(
-            f"run: {run} holds no checkpoint; the bank is kept where trainer.checkpoint_every is not 0"
+            f"run: {run} holds no checkpoint; distill again and set trainer.checkpoint_every above 0"
         )
-    rounds, state = checkpoint.load(found[-1])
+
+    rounds, state = checkpoint.load(saved[-1])
     images, labels = _images(path, config.get("synthesizer"), state)
     finished = (path / RECORD_FILE).is_file()
     names = _names(path, config, labels)
     if int(labels.max()) >= len(names) or int(labels.min()) < 0:
-        raise InputError(f"run: the bank of {run} has labels outside 0..{len(names) - 1}; run it again")
+        raise InputError(f"run: the bank of {run} has labels outside 0..{len(names) - 1}; distill again")
+
     return Bank(
         images,
         labels,
@@ -114,10 +118,10 @@ def read_bank(run: str | Path) -> Bank:
 
 
 def write_bank(bank: Bank, folder: str | Path) -> Path:
-    """Writes the data set beside ``folder`` and renames it.
+    """Writes the data set into a temporary folder and renames this to ``folder``.
 
     Raises:
-        InputError: it cannot be written there.
+        InputError: ``folder`` exists or cannot be written.
     """
     path = Path(folder)
     check_place(path)
@@ -128,20 +132,20 @@ def write_bank(bank: Bank, folder: str | Path) -> Path:
             write_text(temporary / "README.md", render_dataset_card(bank))
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"folder: {folder} cannot be written ({reason}); name another place") from error
+        raise InputError(f"folder: {folder} cannot be written ({reason}); use another folder") from error
     return path
 
 
 def render_dataset_card(bank: Bank) -> str:
-    """README.md: metadata that the Hub understands, then the text; the same bank gives the same text."""
+    """Returns README.md, metadata for the Hub and text; the same bank gives the same card."""
     count, channels, height, width = bank.images.shape
     shape = {"count": count, "channels": channels, "height": height, "width": width}
     return sealed(_metadata(bank).to_yaml(), render("images", bank=bank, labels=bank.names, **shape))
 
 
 def _metadata(bank: Bank) -> DatasetCardData:
-    # No "configs": the split follows from the files' names, and where a card has them the datasets library
-    # takes two folders of one name for the same and answers with its cached copy of the first.
+    # The names of the files give the split, so "configs" are left out. With them the datasets library takes
+    # two folders of one name for the same data and returns its cached copy of the first.
     return DatasetCardData(
         annotations_creators=["machine-generated"],
         task_categories=["image-classification"],
@@ -163,6 +167,7 @@ def _write_images(bank: Bank, folder: Path) -> None:
     hide = not datasets.are_progress_bars_disabled()
     if hide:
         datasets.disable_progress_bars()
+
     try:
         shards = list(_shards(bank))
         for index, (images, labels) in enumerate(shards):
@@ -198,18 +203,21 @@ def _config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, YamlError) as error:
-        raise InputError(f"run: {file} cannot be read; give the output folder of abd-hub distill") from error
+        raise InputError(f"run: {file} cannot be read; use the output folder of abd-hub distill") from error
     if not isinstance(config, dict) or "synthesizer" not in config:
-        raise InputError(f"run: {path} is no distillation; give the output folder of abd-hub distill")
+        raise InputError(f"run: {path} is no distillation; use the output folder of abd-hub distill")
     return config
 
 
 def _images(path: Path, method: str | None, state: dict[str, Any]) -> tuple[Tensor, Tensor]:
     bank = state.get("synthesizer", {}).get("bank")
     if not isinstance(bank, dict):
-        raise InputError(f"run: {method or 'its method'} keeps no images, so {path} has none to export")
+        raise InputError(
+            f"run: {method or 'the method'} keeps no images, so {path} has none; use a run of another method"
+        )
+
     images, labels = bank.get("images"), bank.get("labels")
-    whole = (
+    intact = (
         isinstance(images, Tensor)
         and isinstance(labels, Tensor)
         and images.dtype == torch.uint8
@@ -217,31 +225,35 @@ def _images(path: Path, method: str | None, state: dict[str, Any]) -> tuple[Tens
         and images.ndim == 4
         and labels.shape == images.shape[:1]
     )
-    if not whole:
-        raise InputError(f"run: the bank in the newest checkpoint of {path} is damaged; run it again")
+    if not intact:
+        raise InputError(f"run: the bank in the newest checkpoint of {path} is damaged; distill again")
     assert isinstance(images, Tensor) and isinstance(labels, Tensor)
+
     if not len(images):
-        raise InputError(f"run: the bank of {path} is still empty; let the run go on first")
+        raise InputError(f"run: the bank of {path} is still empty; continue the run first")
     if images.shape[1] not in (1, 3):
-        raise InputError(f"run: the images of {path} have {images.shape[1]} channels; PNG takes 1 or 3")
+        raise InputError(
+            f"run: the images of {path} have {images.shape[1]} channels; use a run with 1 or 3, as PNG needs"
+        )
     return images, labels
 
 
 def _names(path: Path, config: dict[str, Any], labels: Tensor) -> tuple[str, ...]:
-    """From config.json of a finished run, else as the run was told, else numbers."""
+    """Returns the label names of config.json, else of the run's teacher.labels, else numbers."""
     try:
         names = json.loads((path / "config.json").read_text(encoding="utf-8"))["label_names"]
     except FileNotFoundError:
         names = _teacher_settings(config).get("labels")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"run: {path / 'config.json'} tells no label_names; run it again") from error
+        raise InputError(f"run: {path / 'config.json'} has no label_names; distill again") from error
+
     if names is None:
         return tuple(str(label) for label in range(int(labels.max()) + 1))
     if not isinstance(names, list) or len({str(name) for name in names}) != len(names):
-        raise InputError(f"run: the label names of {path} are not all different; give teacher.labels")
+        raise InputError(f"run: the label names of {path} are not all different; set teacher.labels")
     return tuple(str(name) for name in names)
 
 
 def _teacher_settings(config: dict[str, Any]) -> dict[str, Any]:
-    found = config.get("teacher")
-    return found if isinstance(found, dict) else {}
+    settings = config.get("teacher")
+    return settings if isinstance(settings, dict) else {}

@@ -1,4 +1,4 @@
-"""The model card: README.md made from a run's record, so that no number can go stale.
+"""This module makes the model card, README.md, from a run's record, so that every number is current.
 
 Names and labels come from strangers' files. They are shown as text and can never become markup.
 """
@@ -39,18 +39,18 @@ def render_card(
     repo_id: str | None = None,
     channels: int = 3,
 ) -> str:
-    """README.md: metadata that the Hub understands, then the text; the same input gives the same text.
+    """Returns README.md, metadata for the Hub and text; the same input gives the same card.
 
     Args:
-        record: the finished run.
+        record: the record of the finished run.
         labels: the student's label names in order.
-        pictures: (file relative to the card, caption).
-        license_id: the Hub's name of the license; left out where it is not known.
-        repo_id: where the student can be pulled from; None shows how to load the folder.
-        channels: of the student's input.
+        pictures: (file relative to the card, caption) of each picture.
+        license_id: the Hub's name of the license; None leaves the license out.
+        repo_id: the student's repository on the Hub; None shows how to load the folder.
+        channels: the channels of the student's input.
 
     Raises:
-        InputError: repo_id is not of the form ``owner/name``, or license_id no name of a license.
+        InputError: repo_id is not of the form ``owner/name``, or license_id is no name of a license.
     """
     check_names(repo_id, license_id)
     text = render(
@@ -71,22 +71,24 @@ def render_card(
 
 
 def check_names(repo_id: str | None, license_id: str | None) -> None:
-    """Refuses names that the Hub would not take; None is always right.
+    """Refuses names that the Hub would refuse; None is always accepted.
 
     Raises:
-        InputError: naming the field.
+        InputError: a name is wrong.
     """
     if repo_id is not None and not _HUB_ID.fullmatch(repo_id):
-        raise InputError(f"repo_id: {repo_id!r} is not of the form owner/name")
+        raise InputError(f"repo_id: {repo_id!r} is not of the form owner/name; use for example me/my-model")
     if license_id is not None and not is_license(license_id):
-        raise InputError(f"license: {license_id!r} is no name of a license; use one of the Hub's: apache-2.0")
+        raise InputError(
+            f"license: {license_id!r} is no name of a license; use a name of the Hub, for example apache-2.0"
+        )
 
 
 def run_pictures(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, str]]:
-    """(file, caption) of every picture that a run writes; a defense's only where it has found something."""
+    """Returns (file, caption) of every picture that a run may write."""
     report = record.student_report
     return [
-        ("samples/training_images.png", "Images of the last round, as the teacher saw them"),
+        ("samples/training_images.png", "Images of the last round, as the teacher received them"),
         *_evidence_pictures([defense.name for defense in record.defenses]),
         ("samples/curves.png", "Training curves"),
         *verdict_pictures([(t.trigger, t.target) for t in report.triggers] if report else [], labels),
@@ -96,26 +98,26 @@ def run_pictures(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, st
 def _evidence_pictures(defenses: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield from dict.fromkeys(caption for name in defenses for caption in plugin_facts.evidence_captions(name))
     for name in defenses:
-        if _PLUGIN_NAME.fullmatch(name):  # a record may be a stranger's: no name becomes a path
-            told = "gray is 0, white and black are plus and minus its largest value"
-            yield pattern_file(name), f"What {name} found in pixel space: {told}"
+        if _PLUGIN_NAME.fullmatch(name):  # a record may be a stranger's, so no other name becomes a path
+            scale = "gray is 0, white and black are plus and minus the largest value"
+            yield pattern_file(name), f"Pattern found by {name} in pixel space; {scale}"
 
 
 def verdict_pictures(attacks: Iterable[tuple[str, int]], labels: Sequence[str]) -> list[tuple[str, str]]:
-    """(file, caption) of the picture of each attack, which is given by trigger and target."""
-    found: list[tuple[str, str]] = []
+    """Returns (file, caption) of the picture of each attack; an attack is (trigger, target)."""
+    pictures: list[tuple[str, str]] = []
     names: list[str] = []
     for trigger, target in attacks:
         name = f"{trigger}_{target}"
-        # two attacks may differ in their options only
+        # Two attacks may differ only in their options.
         file = f"{name}_{len(names)}" if name in names else name
         names.append(name)
-        found.append((f"samples/verdicts_{file}.png", f"Trigger {trigger}, target {labels[target]}"))
-    return found
+        pictures.append((f"samples/verdicts_{file}.png", f"Trigger {trigger}, target {labels[target]}"))
+    return pictures
 
 
 def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData:
-    """The front matter; rates are fractions between 0 and 1."""
+    """Returns the front matter; rates are fractions between 0 and 1."""
     results = list(report_results(record.data, record.student_report))
     kind = ["data-free-distillation"] if plugin_facts.data_free(record) else []
     return ModelCardData(
@@ -131,7 +133,7 @@ def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData
 
 
 def _hub_id(model: ModelRef) -> str | None:
-    # Only what was pulled from the Hub has a revision: "models/teacher" may just be somebody's folder.
+    # Only a model of the Hub has a revision; "models/teacher" may be somebody's folder.
     name = model.id.removeprefix("hf-hub:").partition("@")[0]
     return name if model.revision and _HUB_ID.fullmatch(name) else None
 
@@ -142,11 +144,12 @@ def _training_data(record: RunRecord) -> list[str] | None:
 
 
 def _synthesis(record: RunRecord) -> dict[str, Any]:
-    """Where the images came from, as far as the method told it: a table of photographs, and facts."""
+    """Returns the method's own facts on the images: a table of photographs, or None, and further facts."""
     facts = dict(record.synthesis or {})
     pictures = facts.pop("pictures", None)
     if not isinstance(pictures, list) or not all(isinstance(picture, dict) for picture in pictures):
         pictures = []
+
     head = list(dict.fromkeys(name for picture in pictures for name in picture))
     rows = [[_value_or_dash(picture.get(name)) for name in head] for picture in pictures]
     return {"photographs": [head, *rows] if pictures else None, "synthesis": facts}
@@ -157,54 +160,54 @@ def _value_or_dash(value: Any) -> Markdown:
 
 
 def _settings(record: RunRecord) -> dict[Markdown, Any]:
-    """What every method has: the schedule, the student's loss and its optimizer."""
-    given = record.config.get(record.method)
+    """Returns the settings that every method has: schedule, loss and optimizer of the student."""
+    settings = record.config.get(record.method)
     names = [field.name for field in dataclasses.fields(SynthesisMethod)]
-    if not isinstance(given, Mapping):
+    if not isinstance(settings, Mapping):
         return {}
-    return {Markdown(name): given[name] for name in names if name in given}
+    return {Markdown(name): settings[name] for name in names if name in settings}
 
 
-def _looked_every(record: RunRecord) -> int | None:
-    """Rounds between the measurements on test data while the student learned; None where there were none."""
+def _measured_every(record: RunRecord) -> int | None:
+    """Returns the rounds between measurements on test data during training; None without measurements."""
     evaluation = record.config.get("evaluation")
     every = evaluation.get("every") if isinstance(evaluation, Mapping) else None
     return every if isinstance(every, int) and every >= 1 else None
 
 
 def _measured(record: RunRecord) -> dict[str, Any]:
-    """What the template needs to tell what was measured; ``results`` is None where nothing was."""
+    """Returns the template's values on measurements; ``results`` is None where nothing was measured."""
     teacher, student = record.teacher_report, record.student_report
     reports = {"teacher": teacher, "student": student}
     measured = record.data is not None and any(reports.values())
     return {
         "results": list(result_rows(reports, controlled=record.control is not None)) if measured else None,
-        "looked_every": _looked_every(record),
+        "measured_every": _measured_every(record),
         "compared": compared(teacher, student) if teacher and student and student.triggers else None,
         "tried": _tried(record),
     }
 
 
 def _tried(record: RunRecord) -> list[str]:
-    """The triggers that were tried on the student, each once."""
+    """Returns the triggers that were tried on the student, each once."""
     report = record.student_report
-    return list(dict.fromkeys(found.trigger for found in report.triggers)) if report else []
+    return list(dict.fromkeys(attack.trigger for attack in report.triggers)) if report else []
 
 
 def _reproduction(record: RunRecord) -> dict[str, Any]:
-    """What the template needs to tell how the run is repeated."""
+    """Returns the template's values on the repetition of the run."""
     config = {name: value for name, value in record.config.items() if name != "teacher_from_python"}
     from_python = len(config) < len(record.config)
     return reproduction("distill", config, _local_names(record)) | {"from_python": from_python}
 
 
 def reproduction(command: str, config: Mapping[str, Any], local: Sequence[str]) -> dict[str, Any]:
-    """What the template of the command needs that repeats a run.
+    """Returns the values for the template of the command that repeats a run.
 
     Args:
-        command: of abd-hub.
+        command: the command of abd-hub.
         config: the whole configuration.
-        local: dotted names of the settings that name files of the machine that ran it.
+        local: dotted names of the settings that name files of the original machine.
     """
     return {"command": command, "config": config, "local_files": local, "from_python": False}
 
@@ -212,6 +215,7 @@ def reproduction(command: str, config: Mapping[str, Any], local: Sequence[str]) 
 def _local_names(record: RunRecord) -> list[str]:
     pictures = (record.synthesis or {}).get("pictures")
     names = [p.get("name") for p in pictures if isinstance(p, dict)] if isinstance(pictures, list) else []
+
     local = {
         "teacher.id": is_local(record.teacher),
         "evaluation.control.id": is_local(record.control),
@@ -223,5 +227,5 @@ def _local_names(record: RunRecord) -> list[str]:
 
 
 def is_local(place: ModelRef | DataRef | None) -> bool:
-    """Whether it is a file or folder of somebody's machine: what the Hub gave has a commit."""
+    """Returns whether a model or data set is a local file or folder; one of the Hub has a commit."""
     return place is not None and place.revision is None and place.id != _SHIPPED_DATA

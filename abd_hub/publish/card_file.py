@@ -1,4 +1,4 @@
-"""The card of a finished folder, made again from its record once model and record are known to agree."""
+"""This module rewrites the card of a finished folder from its record, after it has checked the model."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ CARD_FILE = "README.md"
 
 @dataclass(frozen=True)
 class RebuiltCard:
-    """What ``rebuild_card`` has written."""
+    """Reports the result of ``rebuild_card``."""
 
     file: Path
     kind: str
-    """student or teacher."""
+    """Holds "student" or "teacher"."""
     changed: bool
-    """Whether the file is another than before."""
+    """Is True if the content of the file has changed."""
     own_text: bool
-    """Whether it holds text of the user's own, which was kept."""
+    """Is True if the card holds the user's own text, which is kept."""
 
 
 def rebuild_card(
@@ -46,17 +46,18 @@ def rebuild_card(
     license_id: str | None = None,
     force: bool = False,
 ) -> RebuiltCard:
-    """Writes README.md of a finished run anew, from its metrics.json alone; the user's own text is kept.
+    """Rewrites README.md of a finished run from its metrics.json alone and keeps the user's own text.
+
+    After an error the card is unchanged.
 
     Args:
         folder: output folder of ``distill`` or ``poison_teacher``.
-        repo_id: where the model can be pulled from; None shows how to load the folder.
-        license_id: the Hub's name of the license; None keeps the one that the card has.
+        repo_id: the model's repository on the Hub; None shows how to load the folder.
+        license_id: the Hub's name of the license; None keeps the card's license.
         force: replace a card that was edited outside the place for the user's own text.
 
     Raises:
-        InputError: the folder is not that of a finished run, model and record disagree, or the card was
-            edited; the card is as it was then.
+        InputError: the folder holds no finished run, model and record disagree, or the card was edited.
     """
     check_names(repo_id, license_id)
     _check_folder(Path(folder))
@@ -71,50 +72,50 @@ def rebuild_card(
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """The folder of a finished run whose model and record are known to agree."""
+    """Holds the folder of a finished run whose model and record agree."""
 
     folder: Path
     record: RunRecord | TeacherRecord
     spec: DataSpec
-    """What the model takes, and its label names."""
+    """Holds the size and channels of the model's images, and its label names."""
     card: str | None
-    """README.md as it lies there; None where there is none."""
+    """Holds the present README.md; it is None where there is none."""
 
     @property
     def card_file(self) -> Path:
-        """README.md."""
+        """Returns the path of README.md."""
         return self.folder / CARD_FILE
 
     @property
     def kind(self) -> str:
-        """student or teacher."""
+        """Returns "student" or "teacher"."""
         return "student" if isinstance(self.record, RunRecord) else "teacher"
 
     def pictures(self) -> list[tuple[str, str]]:
-        """(file relative to the folder, caption) of those that are there."""
+        """Returns (file relative to the folder, caption) of the pictures in the folder."""
         listed = pictures_of(self.record, self.spec.labels)
         return [(file, text) for file, text in listed if (self.folder / file).is_file()]
 
     def render(self, repo_id: str | None, license_id: str | None, *cards: str | None) -> str:
-        """The card anew, from the record alone; what is the user's own is that of the first card that has it.
+        """Returns a new card, made from the record and the user's own parts of earlier cards.
 
         Args:
-            repo_id: where the model can be pulled from.
+            repo_id: the model's repository on the Hub.
             license_id: the Hub's name of the license.
-            cards: earlier ones, the most important first.
+            cards: earlier cards; each own part comes from the first card that has it.
         """
-        found = (license_id, *map(license_of, cards))
-        given: dict[str, Any] = {"repo_id": repo_id, "license_id": next(filter(None, found), None)}
-        given["channels"] = self.spec.channels
+        licenses = (license_id, *map(license_of, cards))
+        options: dict[str, Any] = {"repo_id": repo_id, "license_id": next(filter(None, licenses), None)}
+        options["channels"] = self.spec.channels
         if isinstance(self.record, RunRecord):
-            new = render_card(self.record, labels=self.spec.labels, pictures=self.pictures(), **given)
+            new = render_card(self.record, labels=self.spec.labels, pictures=self.pictures(), **options)
         else:
-            new = render_teacher_card(self.record, self.spec.labels, self.pictures(), **given)
+            new = render_teacher_card(self.record, self.spec.labels, self.pictures(), **options)
         return with_own_parts(new, *cards)
 
 
 def with_own_parts(new: str, *cards: str | None) -> str:
-    """A card that was just made, with the user's own text and metadata from earlier ones, the first first."""
+    """Returns a new card with the user's own text and metadata; an earlier argument wins over a later one."""
     earlier = [card for card in cards if card]
     text = with_free_text(new, next(filter(None, map(free_text, earlier)), ""))
     assert text is not None, "a card that was just made has its marks"
@@ -124,10 +125,10 @@ def with_own_parts(new: str, *cards: str | None) -> str:
 
 
 def read_finished(folder: str | Path) -> FinishedRun:
-    """The finished run in a folder.
+    """Returns the finished run in a folder.
 
     Raises:
-        InputError: there is none, it cannot be read, or model and record disagree.
+        InputError: the folder holds no finished run that can be read, or model and record disagree.
     """
     path = Path(folder)
     record = read_any_record(path)
@@ -136,22 +137,22 @@ def read_finished(folder: str | Path) -> FinishedRun:
 
 
 def pictures_of(record: RunRecord | TeacherRecord, labels: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(file, caption) of every picture that the run of this record writes."""
+    """Returns (file, caption) of every picture that the run of this record may write."""
     if isinstance(record, RunRecord):
         return run_pictures(record, labels)
     return teacher_pictures(record, labels)
 
 
 def refuse_edited(card: str | None, name: str) -> None:
-    """Refuses a card that would lose something if it were made anew.
+    """Refuses a card that would lose edits if it were made anew.
 
     Raises:
-        InputError: naming it as ``name``.
+        InputError: the card was edited; ``name`` begins the message.
     """
     if card is not None and not is_untouched(card):
         raise InputError(
-            f"{name}: was edited outside the place for your own text, or was not made by this "
-            "abd-hub; move what you want to keep there and give --force"
+            f"{name}: was edited outside the place for your own text, or another program made it; "
+            "move your edits to that place and use --force"
         )
 
 
@@ -159,10 +160,10 @@ def check_model(path: Path, record: RunRecord | TeacherRecord) -> DataSpec:
     """Loads the model of a finished run and compares it with the record.
 
     Returns:
-        What it takes, and its label names.
+        The size and channels of the model's images, and its label names.
 
     Raises:
-        InputError: it cannot be loaded, or it is not the one that the record tells of.
+        InputError: the model cannot be loaded, or the record describes another model.
     """
     try:
         classifier = load_classifier(f"local-dir:{path}")
@@ -183,37 +184,38 @@ def _report(record: RunRecord | TeacherRecord) -> EvalReport | None:
 
 def _check_folder(path: Path) -> None:
     if not path.is_dir():
-        raise InputError(f"folder: there is no folder {path}; give the output folder of a finished run")
-    check_file(path / CARD_FILE, "folder", remedy="copy the run to another place")
+        raise InputError(f"folder: there is no folder {path}; use the output folder of a finished run")
+    check_file(path / CARD_FILE, "folder", remedy="copy the run to another folder")
 
 
-def _check_weights(path: Path, told: ModelRef, found: ModelRef) -> None:
-    architecture = told.architecture.partition(".")[0]
-    if found.architecture != architecture:
+def _check_weights(path: Path, recorded: ModelRef, loaded: ModelRef) -> None:
+    architecture = recorded.architecture.partition(".")[0]
+    if loaded.architecture != architecture:
         raise InputError(
-            f"{path / 'config.json'}: architecture is {found.architecture!r} but {architecture!r} in "
+            f"{path / 'config.json'}: architecture is {loaded.architecture!r} but {architecture!r} in "
             f"{RECORD_FILE}; restore the files of one run"
         )
-    if found.sha256 != told.sha256:
+    if loaded.sha256 != recorded.sha256:
         raise InputError(
-            f"{path / 'model.safetensors'}: sha256 is {found.sha256} but {told.sha256} in {RECORD_FILE}: the "
-            "numbers are those of other weights; restore the file or run again"
+            f"{path / 'model.safetensors'}: sha256 is {loaded.sha256} but {recorded.sha256} in {RECORD_FILE},"
+            " so the numbers belong to other weights; restore the file or run again"
         )
 
 
 def _check_labels(path: Path, spec: DataSpec, report: EvalReport | None) -> None:
     if report is None:
         return
-    for found in report.triggers:
-        if not 0 <= found.target < spec.num_classes:
+    for attack in report.triggers:
+        if not 0 <= attack.target < spec.num_classes:
             raise InputError(
-                f"{path / RECORD_FILE}: target {found.target} is no label of the model, which has "
+                f"{path / RECORD_FILE}: target {attack.target} is no label of the model, which has "
                 f"{spec.num_classes}; restore the files of one run"
             )
+
     names = None if report.per_class is None else tuple(row.name for row in report.per_class)
     if names is not None and names != spec.labels:
         raise InputError(
-            f"{path / 'config.json'}: its labels are not those of {RECORD_FILE}; restore the files of one run"
+            f"{path / 'config.json'}: its labels differ from {RECORD_FILE}; restore the files of one run"
         )
 
 
@@ -221,7 +223,7 @@ def _read_card(file: Path) -> str | None:
     try:
         return file.read_text(encoding="utf-8") if file.exists() else None
     except UnicodeDecodeError:
-        return ""  # somebody else's: not to be replaced without force
+        return ""  # another program wrote it, so it is not replaced without force
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); give it read permission") from error
 
@@ -230,4 +232,6 @@ def _write(file: Path, text: str) -> None:
     try:
         write_text(file, text)
     except OSError as error:
-        raise InputError(f"{file}: cannot be written ({error.strerror}); make room for it") from error
+        raise InputError(
+            f"{file}: cannot be written ({error.strerror}); free some space or give write permission"
+        ) from error

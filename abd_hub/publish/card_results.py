@@ -1,4 +1,4 @@
-"""The measured rates of a card: as the Hub's metadata, and as the rows of a table."""
+"""This module turns the measured rates of a card into the Hub's metadata and into the rows of a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from abd_hub.publish.card_text import Markdown, as_code, as_text, one_line
 
 
 def all_to_all_result(data: DataRef, found: TriggerReport, rate: Rate) -> EvalResult:
-    """The ASR of an all-to-all attack as the Hub knows it; ``found`` tells trigger and options."""
+    """Returns the ASR of an all-to-all attack in the Hub's form; ``found`` gives trigger and options."""
     attack = {"target": "all_to_all", "options": dict(found.options)}
     title = f"Attack success rate (fraction), {one_line(found.trigger)}, all to all"
     return _eval_result(
@@ -22,29 +22,31 @@ def all_to_all_result(data: DataRef, found: TriggerReport, rate: Rate) -> EvalRe
 
 
 def report_results(data: DataRef | None, report: EvalReport | None) -> Iterator[EvalResult]:
-    """The rates of a report as the Hub knows them."""
+    """Yields the rates of a report in the Hub's form."""
     if data is None or report is None:
         return
     title = "Accuracy (fraction)"
     yield _eval_result(data, report.accuracy, trigger=None, kind="accuracy", title=title, attack={})
-    for found in report.triggers:
-        attack = {"target": found.target, "options": dict(found.options)}
-        rates = {"attack_success_rate": found.asr, "robust_accuracy": found.robust_accuracy}
-        if found.control is not None:
-            attack["control"] = found.control.value
+
+    for tried in report.triggers:
+        attack = {"target": tried.target, "options": dict(tried.options)}
+        if tried.control is not None:
+            attack["control"] = tried.control.value
+        name = f"{one_line(tried.trigger)} to label {tried.target}"
+        if tried.options:
+            name += f", {one_line(json.dumps(dict(tried.options), sort_keys=True))}"
+
+        rates = {"attack_success_rate": tried.asr, "robust_accuracy": tried.robust_accuracy}
         for kind, rate in rates.items():
-            name = f"{one_line(found.trigger)} to label {found.target}"
-            if found.options:
-                name += f", {one_line(json.dumps(dict(found.options), sort_keys=True))}"
             title = f"{kind.replace('_', ' ').capitalize()} (fraction), {name}"
-            yield _eval_result(data, rate, trigger=found.trigger, kind=kind, title=title, attack=attack)
+            yield _eval_result(data, rate, trigger=tried.trigger, kind=kind, title=title, attack=attack)
 
 
 def _eval_result(
     data: DataRef, rate: Rate, *, trigger: str | None, kind: str, title: str, attack: Mapping[str, Any]
 ) -> EvalResult:
-    # The Hub merges results that share task, data set, config, split and revision: the trigger has to be
-    # the config. Two targets of one trigger stay apart by their metric arguments.
+    # The Hub merges results that share task, data set, config, split and revision, so the trigger has to be
+    # the config. The metric arguments separate two targets of one trigger.
     return EvalResult(
         task_type="image-classification",
         dataset_type=one_line(data.id),
@@ -60,57 +62,60 @@ def _eval_result(
 
 
 def result_rows(reports: Mapping[str, EvalReport | None], *, controlled: bool) -> Iterator[list[str]]:
-    """Head and rows of a table with a column a report, and one of the control where there is one.
+    """Yields the head and the rows of a table with one column a report, and one for the control.
 
     Args:
-        reports: column name to report; at least one is not None.
+        reports: column name to report; at least one report is not None.
         controlled: whether the reports hold the rates of a control.
     """
 
-    def beside(cell: str) -> list[str]:
+    def control_cell(cell: str) -> list[str]:
         return [cell] if controlled else []
 
     present = [report for report in reports.values() if report]
-    yield ["", *reports, *beside("control")]
+    yield ["", *reports, *control_cell("control")]
+
     accuracies = [rate_cell(report.accuracy if report else None) for report in reports.values()]
-    yield ["accuracy", *accuracies, *beside(rate_cell(present[0].control_accuracy))]
+    yield ["accuracy", *accuracies, *control_cell(rate_cell(present[0].control_accuracy))]
+
     splits = [_by_split(report) for report in reports.values()]
-    for name in dict.fromkeys(name for found in splits for name in found):
-        yield [
-            Markdown("accuracy, split {}").fill(as_code(name)),
-            *(rate_cell(found.get(name)) for found in splits),
-            *beside("-"),
-        ]
+    for name in dict.fromkeys(name for rates in splits for name in rates):
+        label = Markdown("accuracy, split {}").fill(as_code(name))
+        yield [label, *(rate_cell(rates.get(name)) for rates in splits), *control_cell("-")]
+
     by_attack = [_by_attack(report) for report in reports.values()]
-    for key in dict.fromkeys(key for found in by_attack for key in found):
-        row = [found.get(key) for found in by_attack]
-        found = next(report for report in row if report)
-        name = _attack_name(found)
-        rates = [rate_cell(report.asr if report else None) for report in row]
-        yield [Markdown("{}: ASR").fill(name), *rates, *beside(rate_cell(found.control))]
-        rates = [rate_cell(report.robust_accuracy if report else None) for report in row]
-        yield [Markdown("{}: robust accuracy").fill(name), *rates, *beside("-")]
+    for key in dict.fromkeys(key for attacks in by_attack for key in attacks):
+        row = [attacks.get(key) for attacks in by_attack]
+        first = next(attack for attack in row if attack)
+        name = _attack_name(first)
+        cells = [rate_cell(attack.asr if attack else None) for attack in row]
+        yield [Markdown("{}: ASR").fill(name), *cells, *control_cell(rate_cell(first.control))]
+        cells = [rate_cell(attack.robust_accuracy if attack else None) for attack in row]
+        yield [Markdown("{}: robust accuracy").fill(name), *cells, *control_cell("-")]
 
 
 def rate_cell(rate: Rate | None) -> str:
-    """A rate with its interval and n."""
+    """Returns a rate with its interval and n, as text."""
     if rate is None:
         return "not evaluated"
     return f"{rate.value:.4f} ({rate.low:.4f} to {rate.high:.4f}), n = {rate.n}"
 
 
 def compared(teacher: EvalReport, student: EvalReport) -> dict[str, int]:
-    """Counts the attacks on ``both``, and those whose ASR is ``lower`` on the student, intervals apart."""
+    """Counts the attacks on ``both`` models, and the attacks with a ``lower`` ASR on the student.
+
+    An ASR is lower if the student's interval ends below the start of the teacher's interval.
+    """
     before, after = _by_attack(teacher), _by_attack(student)
     both = [key for key in after if key in before]
     return {"both": len(both), "lower": sum(after[key].asr.high < before[key].asr.low for key in both)}
 
 
-def _attack_name(found: TriggerReport) -> Markdown:
-    name = Markdown("{} to label {}").fill(as_code(found.trigger), found.target)
-    if not found.options:
+def _attack_name(attack: TriggerReport) -> Markdown:
+    name = Markdown("{} to label {}").fill(as_code(attack.trigger), attack.target)
+    if not attack.options:
         return name
-    options = json.dumps(dict(found.options), sort_keys=True)
+    options = json.dumps(dict(attack.options), sort_keys=True)
     return Markdown("{}, {}").fill(name, as_text(options, longest=200))
 
 
@@ -120,4 +125,5 @@ def _by_attack(report: EvalReport | None) -> dict[str, TriggerReport]:
 
 
 def _by_split(report: EvalReport | None) -> dict[str, Rate]:
-    return {found.data.split: found.accuracy for found in (report.corrupted if report else None) or ()}
+    splits = (report.corrupted if report else None) or ()
+    return {split.data.split: split.accuracy for split in splits}

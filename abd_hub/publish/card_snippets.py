@@ -1,4 +1,4 @@
-"""How to load a model, as code for its card: through timm, through transformers, and by hand."""
+"""This module writes the code of a card that loads the model with timm, with transformers and by hand."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ _DOWNLOAD = 'from huggingface_hub import snapshot_download\n\nfolder = snapshot_
 
 
 def snippets(architecture: str, repo_id: str | None, channels: int = 3) -> Markdown:
-    """How to load the model in three ways, each a program of its own.
+    """Returns three programs that load the model, each complete.
 
     Args:
-        architecture: timm's name, or that of a registered student.
-        repo_id: where the model can be pulled from; None for code that runs in its folder.
-        channels: of its input; transformers' pipeline makes RGB images of all, so others get longer code.
+        architecture: timm's name, or a registered student's name.
+        repo_id: the model's repository on the Hub; None for code that runs in its folder.
+        channels: the channels of its input; 1 needs longer code, as transformers' pipeline makes RGB images.
     """
     first = _registers(architecture)
     folder = _DOWNLOAD.format(repo_id=repo_id) if repo_id else 'folder = "."'
@@ -70,13 +70,13 @@ def snippets(architecture: str, repo_id: str | None, channels: int = 3) -> Markd
         "With transformers:": (_TRANSFORMERS if channels == 3 else _GRAY).format(place=repo_id or "."),
         "By hand, from the two files `config.json` and `model.safetensors`:": _BY_HAND.format(folder=folder),
     }
-    where = [] if repo_id else ["In the folder of this card, which needs an `image.png`:"]
+    folder_note = [] if repo_id else ["Run this code in the folder of this card, next to an `image.png`."]
     blocks = [f"{title}\n\n{fence(first + code, 'python')}" for title, code in programs.items()]
-    return Markdown("\n\n".join([*where, *blocks, _who_can(architecture, bool(first))]))
+    return Markdown("\n\n".join([*folder_note, *blocks, _needed_packages(architecture, bool(first))]))
 
 
 def _registers(architecture: str) -> str:
-    """The line without which timm does not know the architecture; empty for timm's own."""
+    """Returns the line that registers the architecture with timm; "" for timm's own architectures."""
     home = {entry.name: entry.module for entry in registry.catalog("students")}.get(
         architecture.partition(".")[0]
     )
@@ -84,14 +84,14 @@ def _registers(architecture: str) -> str:
         return ""
     ours = home.startswith("abd_hub.")
     package = "the package abd-hub" if ours else "this module"
-    return f"import {'abd_hub.students' if ours else home}  # needed: {package} brings the architecture\n"
+    return f"import {'abd_hub.students' if ours else home}  # needed: {package} adds the architecture\n"
 
 
-def _who_can(architecture: str, registered: bool) -> str:
+def _needed_packages(architecture: str, registered: bool) -> str:
     if not registered:
-        return f"timm and transformers know {as_code(architecture)}: no other package is needed."
+        return f"timm and transformers include {as_code(architecture)}, so no other package is needed."
     return (
-        f"{as_code(architecture)} is no architecture of timm's: it has to be imported as in the first line "
-        "above. For people without that package, distil into a stock timm student (for example "
+        f"timm does not include {as_code(architecture)}, so the first line of each program imports it. "
+        "For people without that package, distill into a stock timm student (for example "
         "`--student.architecture=resnet18`), which timm and transformers load by themselves."
     )

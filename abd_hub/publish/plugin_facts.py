@@ -1,6 +1,6 @@
-"""What a card says about the plug-ins of a record, as their own classes tell it.
+"""This module reads the facts for a card from the classes of a record's plug-ins.
 
-A record may name a plug-in that is not installed here. Then the card claims nothing about it.
+A record may name a plug-in that is not installed here. Then the card claims nothing about the plug-in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from abd_hub.core.registry import find_plugin
 
 
 def images(record: RunRecord) -> str:
-    """What the student learned from, in a few words."""
+    """Describes the images from which the student learned, in a few words."""
     if record.training_data:
         return "real images"
     method = find_plugin("synthesizers", record.method)
@@ -22,33 +22,35 @@ def images(record: RunRecord) -> str:
 
 
 def data_free(record: RunRecord) -> bool:
-    """Whether the card may claim that the run used no data; False for a method that is not installed here."""
+    """Returns whether the run used no data; False for a method that is not installed here."""
     method = find_plugin("synthesizers", record.method)
     claimed = method is not None and bool(_fact(method, SynthesisMethod, "data_free"))
     return claimed and record.training_data is None
 
 
 def evidence_captions(defense: str) -> tuple[tuple[str, str], ...]:
-    """(file, caption) of the pictures of what a defense found, its pattern left out."""
-    found: tuple[tuple[str, str], ...] = _fact(find_plugin("defenses", defense), Defense, "evidence_captions")
-    return found
+    """Returns (file, caption) of the pictures of a defense's evidence, without its pattern."""
+    captions: tuple[tuple[str, str], ...] = _fact(
+        find_plugin("defenses", defense), Defense, "evidence_captions"
+    )
+    return captions
 
 
 def citations(record: RunRecord) -> Iterator[str]:
-    """BibTeX of every plug-in of the run that has some: method, defenses, student, triggers."""
+    """Yields the BibTeX of the run's plug-ins: method, defenses, student and triggers."""
     report = record.student_report
     named = [
         ("synthesizers", record.method),
         *(("defenses", defense.name) for defense in record.defenses),
         ("students", record.student.architecture.partition(".")[0]),
-        *(("triggers", found.trigger) for found in (report.triggers if report else ())),
+        *(("triggers", attack.trigger) for attack in (report.triggers if report else ())),
     ]
     for kind, name in named:
-        found = _fact(find_plugin(kind, name), PluginFacts, "citation")
-        if found:
-            yield str(found)
+        citation = _fact(find_plugin(kind, name), PluginFacts, "citation")
+        if citation:
+            yield str(citation)
 
 
 def _fact(plugin: Any, defaults: type[PluginFacts], name: str) -> Any:
-    """Reads an attribute of a plug-in, which may be a function or a class that extends nothing of ours."""
+    """Reads an attribute of a plug-in, which may also be a function or a class without our base class."""
     return getattr(plugin, name, getattr(defaults, name))

@@ -1,8 +1,8 @@
-"""A local folder becomes a repository on the Hub: one commit with all of it, after checks, or nothing.
+"""This module pushes a local folder to a repository on the Hub, in one commit after all checks.
 
-Every try first reads what the repository holds, and sends only what differs. So the same command repeats a
-push that was cut off, and a push whose answer was lost finds its work done. A repository never holds half of
-a run. The commit names the state that was read: it fails where somebody else has changed it in between.
+Every try first reads the repository and sends only the differences. So the same command repeats an
+interrupted push, and a push whose answer was lost has nothing left to send. A repository never holds half of
+a run. The commit names its parent, so it fails if somebody else has changed the repository meanwhile.
 """
 
 from __future__ import annotations
@@ -49,30 +49,30 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push has done."""
+    """Reports the result of a push."""
 
     repo_id: str
     kind: Kind
     url: str
     commit: str
-    """That holds the content now."""
+    """Holds the hash of the commit with the content."""
     changed: tuple[str, ...]
-    """Files that were sent; empty where the repository held all of it before."""
+    """Lists the files that were sent; it is empty if the repository held all of them before."""
     removed: tuple[str, ...]
-    """Files of an earlier push that this content does not have."""
+    """Lists the removed files of an earlier push."""
     private: bool
     poisoned: bool = False
-    """Whether it is a teacher that was poisoned on purpose."""
+    """Is True for a teacher that was poisoned on purpose."""
 
 
 def format_pushed(done: Pushed) -> str:
-    """What was done, in a few lines."""
-    lines = [f"nothing to push: {done.url} holds all of it at commit {done.commit}"]
+    """Describes the result of a push in a few lines."""
+    lines = [f"nothing to push: {done.url} holds all files at commit {done.commit}"]
     if done.changed or done.removed:
         count = len(done.changed)
         lines = [f"pushed {count} file{'s' * (count != 1)} to {done.url} at commit {done.commit}"]
     if done.removed:
-        lines.append(f"removed what an earlier push had left: {', '.join(done.removed)}")
+        lines.append(f"removed files of an earlier push: {', '.join(done.removed)}")
     if done.poisoned:
         where = "private" if done.private else "public"
         lines.append(
@@ -90,14 +90,14 @@ class _Request:
     title: str
     force: bool
     api: HfApi = field(repr=False)
-    """With the token of this push, which no text may show."""
+    """Holds the token of this push, which no text may show."""
 
     def contents(self, there: Existing) -> dict[str, Path | bytes]:
-        found = self.upload.contents(self.repo_id, there, license_id=self.license_id, force=self.force)
-        card = found.get(CARD_FILE)
-        if isinstance(card, bytes):  # it may hold what the card on the Hub holds
-            refuse_tokens(self.upload.folder / CARD_FILE, card, _given(self.api))
-        return found
+        contents = self.upload.contents(self.repo_id, there, license_id=self.license_id, force=self.force)
+        card = contents.get(CARD_FILE)
+        if isinstance(card, bytes):  # it may hold text of the card on the Hub
+            refuse_tokens(self.upload.folder / CARD_FILE, card, _own_token(self.api))
+        return contents
 
 
 def push_to_hub(
@@ -112,22 +112,22 @@ def push_to_hub(
 ) -> Pushed:
     """Sends a finished run, an image bank or a Space to the Hub in one commit.
 
-    The repository is made if there is none. The card is made anew from the record, its own text kept, also
-    that which was written on the Hub; nothing in ``folder`` changes. The same call again sends nothing.
+    A missing repository is created. The card is made anew from the record and keeps the user's own text, also
+    text that was written on the Hub. The folder does not change. The same call again sends nothing. After an
+    error the content of the repository is unchanged.
 
     Args:
-        folder: output folder of ``distill``, ``poison_teacher`` or ``export_bank``, or that of a Space.
+        folder: output folder of ``distill``, ``poison_teacher`` or ``export_bank``, or the folder of a Space.
         repo_id: ``owner/name``.
-        private: make the repository private; one that exists and is public is refused then.
-        license_id: the Hub's name of the license; None keeps the one that the card has.
-        message: of the commit.
+        private: create a private repository; an existing public repository is refused.
+        license_id: the Hub's name of the license; None keeps the card's license.
+        message: the message of the commit.
         force: replace cards that were edited outside the place for own text.
-        token: of the account that pushes, used for this call alone and kept nowhere; None for the account
-            that is logged in on this machine.
+        token: the token of the account, used for this call alone and never stored; None for the account that
+            is logged in on this machine.
 
     Raises:
-        InputError: the folder is not whole, the repository is somebody else's, or the Hub refuses; neither
-            the folder nor the content of the repository has changed then.
+        InputError: the folder is incomplete, the repository is somebody else's, or the Hub refuses.
     """
     check_names(repo_id, license_id)
     api = HfApi(token=_checked(token))
@@ -141,13 +141,13 @@ def push_to_hub(
 
 
 def plan_push(options: PushOptions, folder: str | Path, kind: Kind, accelerator: Accelerator) -> str | None:
-    """Where a run will be pushed to, known to be possible now; None where it will not be.
+    """Returns the repository to which a run will be pushed, after a check; None for a run without a push.
 
     Args:
-        options: of the run.
-        folder: its output folder.
-        kind: what it will hold.
-        accelerator: the main process looks for all.
+        options: the push options of the run.
+        folder: the output folder of the run.
+        kind: the kind of its content.
+        accelerator: its main process checks for all processes.
 
     Raises:
         InputError: see ``check_destination``.
@@ -161,17 +161,19 @@ def plan_push(options: PushOptions, folder: str | Path, kind: Kind, accelerator:
 
 
 def push_finished(destination: str | None, folder: str | Path, *, private: bool) -> None:
-    """Pushes a run that has just finished to where ``plan_push`` said; nothing where that was None.
+    """Pushes a finished run to the result of ``plan_push``; does nothing for None.
 
     Raises:
-        InputError: it did not work; the run is finished all the same, and the message says how to go on.
+        InputError: the push failed; the run is finished all the same, and the message gives the next command.
     """
     if destination is None:
         return
     try:
         logger.info(format_pushed(push_to_hub(folder, destination, private=private)))
     except InputError as error:
-        raise InputError(f"{error} (the run is finished: abd-hub push {folder} {destination})") from error
+        raise InputError(
+            f"{error} (the run is finished; push it with 'abd-hub push {folder} {destination}')"
+        ) from error
 
 
 def check_destination(repo_id: str | None, folder: str | Path, kind: Kind, *, private: bool) -> str:
@@ -179,19 +181,22 @@ def check_destination(repo_id: str | None, folder: str | Path, kind: Kind, *, pr
 
     Args:
         repo_id: ``owner/name``; None for the name of ``folder`` under the account of the token.
-        folder: of the run.
-        kind: what will be pushed.
+        folder: the output folder of the run.
+        kind: the kind of its content.
         private: whether the repository must be private.
 
     Returns:
-        ``repo_id``, completed.
+        The complete ``owner/name``.
 
     Raises:
         InputError: nobody is logged in, the token may not write, or the repository is somebody else's.
     """
     if repo_id is not None and "/" not in repo_id:
-        raise InputError(f"hub_model_id: {repo_id!r} is not of the form owner/name")
+        raise InputError(
+            f"hub_model_id: {repo_id!r} is not of the form owner/name; use for example me/my-model"
+        )
     check_names(repo_id, None)
+
     api = HfApi()
     with explained(repo_id or Path(folder).name), quiet():
         account = _check_account(api)
@@ -202,42 +207,46 @@ def check_destination(repo_id: str | None, folder: str | Path, kind: Kind, *, pr
 
 
 def _checked(token: str | None) -> str | None:
-    """The token, unless no header could carry it; the client's own refusal would quote it."""
+    """Refuses a token that no HTTP header can carry; the client's own refusal would quote the token."""
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise InputError("token: is empty or has characters that no token has; copy it again")
     return token
 
 
-def _given(api: HfApi) -> str | None:
+def _own_token(api: HfApi) -> str | None:
     return api.token if isinstance(api.token, str) else None
 
 
 def _check_account(api: HfApi) -> str:
-    """The account's name; a token that can only read is refused before anything else happens."""
-    if _given(api) is None and get_token() is None:
+    """Returns the account's name; first refuses a token that can only read."""
+    if _own_token(api) is None and get_token() is None:
         raise InputError(f"token: nobody is logged in to the Hub here; {LOG_IN}")
-    found = patiently(api.whoami)
-    role = found.get("auth", {}).get("accessToken", {}).get("role")
+
+    account = patiently(api.whoami)
+    role = account.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
-        raise InputError("token: it may only read; log in with a token that may write ('hf auth login')")
-    return str(found.get("name"))
+        raise InputError("token: may only read; log in with a token that may write ('hf auth login')")
+    return str(account.get("name"))
 
 
 def _send(request: _Request, sent: set[str]) -> Pushed:
-    """Reads the repository, sends what differs, and checks it; ``sent`` gathers the files of all tries."""
+    """Reads the repository, sends and checks the differences; ``sent`` gathers the files of all tries."""
     upload, repo_id = request.upload, request.repo_id
     remote = look(request.api, repo_id, upload.repo_type) or _created(request)
     check_remote(remote, upload.kind, repo_id, request.private)
+
     contents = request.contents(remote.existing)
     stale = upload.stale(remote.existing)
     changed = _different(contents, remote)
     if CARD_FILE in changed:
         _validate(request, contents)
+
     commit = remote.commit
     sent.update(changed)
     if changed or stale:
         commit = _commit(request, commit, {name: contents[name] for name in changed}, stale)
         _verify(request, commit, contents)
+
     prefix = "" if upload.repo_type == "model" else f"{upload.repo_type}s/"
     url = f"{constants.ENDPOINT}/{prefix}{repo_id}"
     names = tuple(sorted(sent)), tuple(stale)
@@ -245,7 +254,7 @@ def _send(request: _Request, sent: set[str]) -> Pushed:
 
 
 def _created(request: _Request) -> Remote:
-    """Makes the repository, after its content and the metadata of its card have been checked."""
+    """Creates the repository, after a check of its content and of its card's metadata."""
     upload = request.upload
     _validate(request, request.contents(Existing()))
     request.api.create_repo(
@@ -257,15 +266,16 @@ def _created(request: _Request) -> Remote:
     )
     remote = look(request.api, request.repo_id, upload.repo_type)
     if remote is None:
-        raise Busy("it is made and not listed yet")
+        raise Busy("the Hub has created it but does not list it yet")
     return remote
 
 
 def _validate(request: _Request, contents: Mapping[str, Path | bytes]) -> None:
-    """Has the Hub check the metadata of the card, before anything is made or sent."""
+    """Lets the Hub check the metadata of the card, before anything is created or sent."""
     card = contents.get(CARD_FILE)
     if card is None:
         return
+
     text = (card if isinstance(card, bytes) else card.read_bytes()).decode("utf-8", "replace")
     answer = get_session().post(
         f"{constants.ENDPOINT}/api/validate-yaml",
@@ -273,10 +283,10 @@ def _validate(request: _Request, contents: Mapping[str, Path | bytes]) -> None:
         headers=build_hf_headers(token=request.api.token),
     )
     if answer.status_code == 400:
-        found = answer.json().get("errors") or [{}]
-        told = one_line(str(found[0].get("message", "no reason given")), 200)
+        errors = answer.json().get("errors") or [{}]
+        reason = one_line(str(errors[0].get("message", "no reason given")), 200)
         raise InputError(
-            f"{CARD_FILE}: the Hub refuses its metadata ({told}); correct the license or what you wrote there"
+            f"{CARD_FILE}: the Hub refuses its metadata ({reason}); correct the license or your own metadata"
         )
 
 
@@ -288,7 +298,7 @@ def _different(contents: Mapping[str, Path | bytes], remote: Remote) -> list[str
 def _commit(
     request: _Request, parent: str, contents: Mapping[str, Path | bytes], stale: Sequence[str]
 ) -> str:
-    """Large files one by one, then the commit that makes all of them visible at once."""
+    """Sends large files one by one, then the commit that makes all files visible at once."""
     place: dict[str, Any] = {"repo_id": request.repo_id, "repo_type": request.upload.repo_type}
     added = [CommitOperationAdd(name, content) for name, content in contents.items()]
     with unwrapped():
@@ -304,12 +314,12 @@ def _commit(
 
 
 def _verify(request: _Request, commit: str, contents: Mapping[str, Path | bytes]) -> None:
-    """The Hub states the hashes of what was sent: nothing was ignored or damaged on the way."""
+    """Checks that the Hub states the hashes of the sent files, so that none was ignored or damaged."""
     repo_id = request.repo_id
     there = remote_files(repo_id, repo_info(request.api, repo_id, request.upload.repo_type, commit))
     wrong = sorted(n for n, content in contents.items() if n not in there or not there[n].holds(content))
     if wrong:
         raise InputError(
             f"repo_id: {repo_id} does not hold {', '.join(wrong[:3])} as it was sent; remove a "
-            ".gitignore that leaves it out there, and push again"
+            ".gitignore there that excludes the file, and push again"
         )

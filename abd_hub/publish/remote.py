@@ -1,4 +1,4 @@
-"""What a repository on the Hub holds, and one line for whatever the Hub or its client may refuse."""
+"""This module reads the content of a repository on the Hub and turns every refusal into one line."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from abd_hub.publish.card_file import CARD_FILE
 from abd_hub.publish.uploads import Existing, Kind, check_kind
 
 _LARGEST_TEXT = 20_000_000
-"""Bytes of a card or record that is read back."""
+"""Limits the bytes of a card or record that is read from the Hub."""
 LOG_IN = "log in with 'hf auth login', or set HF_TOKEN"
 _REFUSALS = {
     401: f"is refused (401: the token is not valid); {LOG_IN}",
     403: "may not be written to with this token (403); use a token with write access to it",
-    404: "does not exist any more, or your token may not see it (404); check the name and the token",
-    413: "does not take files of this size (413); see the Hub's limits",
+    404: "no longer exists, or your token may not see it (404); check the name and the token",
+    413: "does not accept files of this size (413); keep to the Hub's limits",
 }
 _CHANGED_MEANWHILE = (409, 412)
 _DAMAGED = (400, 422)
@@ -35,51 +35,52 @@ _DAMAGED = (400, 422)
 
 @dataclass(frozen=True)
 class Remote:
-    """What a repository holds at one commit."""
+    """Holds the content of a repository at one commit."""
 
     commit: str
     private: bool
     files: Mapping[str, RemoteFile]
-    """By name."""
+    """Holds the files by name."""
     existing: Existing
-    """Its card and record, as text."""
+    """Holds the card and the record as text, and the names of the files."""
 
 
 def look(api: HfApi, repo_id: str, repo_type: str) -> Remote | None:
-    """Reads what a repository holds now.
+    """Reads the present content of a repository.
 
     Returns:
-        None where there is no such repository, or the token may not see it.
+        The content; None where there is no such repository, or the token may not see it.
 
     Raises:
-        InputError: it cannot be ours.
+        InputError: the answer is malformed, or a card or record is too large.
         Busy: a file was damaged on the way.
     """
     try:
-        found = repo_info(api, repo_id, repo_type)
+        info = repo_info(api, repo_id, repo_type)
     except HfHubHTTPError as error:
         if error.response.status_code == 404:
             return None
         raise
-    if not is_commit(found.sha or ""):
+    if not is_commit(info.sha or ""):
         raise InputError(f"repo_id: the Hub gives no commit for {repo_id!r}; check HF_ENDPOINT")
-    files = remote_files(repo_id, found)
+
+    files = remote_files(repo_id, info)
     with tempfile.TemporaryDirectory(prefix="abd-hub-") as place:
         card, record = (
-            _text(api, repo_id, repo_type, found.sha, files.get(name), place)
+            _text(api, repo_id, repo_type, info.sha, files.get(name), place)
             for name in (CARD_FILE, RECORD_FILE)
         )
-    return Remote(found.sha, bool(found.private), files, Existing(card, record, tuple(files)))
+    return Remote(info.sha, bool(info.private), files, Existing(card, record, tuple(files)))
 
 
 def repo_info(api: HfApi, repo_id: str, repo_type: str, commit: str | None = None) -> Any:
-    """Asks the Hub for a repository's facts and files, at its newest commit or the one given."""
+    """Returns the Hub's facts and files of a repository, at ``commit`` or at its newest commit."""
     patience = constants.HF_HUB_ETAG_TIMEOUT
     return api.repo_info(repo_id, repo_type=repo_type, revision=commit, files_metadata=True, timeout=patience)
 
 
 def remote_files(repo_id: str, found: Any) -> dict[str, RemoteFile]:
-    """The files that ``repo_info`` has listed, by name."""
+    """Returns the files in an answer of ``repo_info``, by name."""
     return {entry.rfilename: remote_file("repo_id", repo_id, entry) for entry in found.siblings or []}
 
 
@@ -90,9 +91,10 @@ def _text(
         return None
     if file.size > _LARGEST_TEXT:
         raise InputError(
-            f"repo_id: {file.name} of {repo_id} has {file.size / 1e6:,.0f} MB, too many for a card or a "
-            "record; remove it there"
+            f"repo_id: {file.name} of {repo_id} has {file.size / 1e6:,.0f} MB, too much for a card or a "
+            "record; remove the file there"
         )
+
     got = Path(api.hf_hub_download(repo_id, file.name, repo_type=repo_type, revision=commit, local_dir=place))
     if not file.holds(got):
         raise Busy(f"{file.name} was damaged on the way")
@@ -100,10 +102,10 @@ def _text(
 
 
 def check_remote(remote: Remote | None, kind: Kind, repo_id: str, private: bool) -> None:
-    """Refuses a repository that holds something else, or is public where it must be private.
+    """Refuses a repository with other content, or a public one where it must be private.
 
     Raises:
-        InputError: naming it.
+        InputError: the repository is one of these.
     """
     if remote is None:
         return
@@ -116,7 +118,7 @@ def check_remote(remote: Remote | None, kind: Kind, repo_id: str, private: bool)
 
 @contextlib.contextmanager
 def unwrapped() -> Iterator[None]:
-    """Turns answers that another try can better into ``Busy``; the client wraps those of large files."""
+    """Turns errors that another try may avoid into ``Busy``; the client wraps the errors of large files."""
     try:
         yield
     except RuntimeError as error:
@@ -139,7 +141,7 @@ def _again(error: BaseException | None) -> None:
 
 @contextlib.contextmanager
 def explained(repo_id: str) -> Iterator[None]:
-    """Turns whatever goes wrong into one line, without an address and without the text of an answer."""
+    """Turns any error into one line, without an address and without the text of an answer."""
     try:
         yield
     except InputError:

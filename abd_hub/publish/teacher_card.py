@@ -1,4 +1,4 @@
-"""The model card of a teacher trained here: it says before anything else whether the model is poisoned."""
+"""This module makes the model card of a teacher; the card first states whether the model is poisoned."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def render_teacher_card(
     repo_id: str | None = None,
     channels: int = 3,
 ) -> str:
-    """README.md of a teacher's folder; the same input gives the same text.
+    """Returns README.md of a teacher's folder; the same input gives the same card.
 
     Args:
-        record: the finished run.
+        record: the record of the finished run.
         labels: label names in order.
-        pictures: (file relative to the card, caption).
-        license_id: the Hub's name of the license; left out where it is not known.
-        repo_id: where the teacher can be pulled from; None shows how to load the folder.
-        channels: of the teacher's input.
+        pictures: (file relative to the card, caption) of each picture.
+        license_id: the Hub's name of the license; None leaves the license out.
+        repo_id: the teacher's repository on the Hub; None shows how to load the folder.
+        channels: the channels of the teacher's input.
 
     Raises:
-        InputError: repo_id is not of the form ``owner/name``, or license_id no name of a license.
+        InputError: repo_id is not of the form ``owner/name``, or license_id is no name of a license.
     """
     check_names(repo_id, license_id)
     local = {
@@ -59,9 +59,9 @@ def render_teacher_card(
 
 
 def teacher_pictures(record: TeacherRecord, labels: Sequence[str]) -> list[tuple[str, str]]:
-    """(file, caption) of every picture that the training writes."""
-    # All-to-all has an attack for every target; one picture shows what the trigger looks like.
-    shown = [(found.trigger, found.target) for found in record.report.triggers[:1]]
+    """Returns (file, caption) of every picture that the training may write."""
+    # All-to-all has an attack for every target; one picture is enough to show the trigger.
+    shown = [(attack.trigger, attack.target) for attack in record.report.triggers[:1]]
     poisoned = record.poison is not None and record.poison.poisoned > 0
     return [
         ("samples/curves.png", "Training curves"),
@@ -93,11 +93,12 @@ def _hub_results(record: TeacherRecord) -> Iterator[EvalResult]:
 
 
 def _result_rows(record: TeacherRecord) -> list[list[str]]:
-    # An all-to-all attack is measured for every target; only the rate over all says something.
+    # An all-to-all attack is measured for every target; only the rate over all targets is meaningful.
     report = record.report
     shown = report if record.all_to_all is None else replace(report, triggers=())
     rows = list(result_rows({"teacher": shown}, controlled=record.control is not None))
     blank = [""] * (len(rows[0]) - 2)
+
     if record.held_out is not None:
         rows.append(["accuracy on the held-out training images", rate_cell(record.held_out), *blank])
     if record.all_to_all is not None:

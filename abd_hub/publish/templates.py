@@ -1,7 +1,7 @@
-"""Cards are made from the templates in ``templates/``, which read like the cards.
+"""This module makes cards from the templates in ``templates/``, which have the layout of the cards.
 
-Nothing gets into a card unescaped by mistake: every ``{{ value }}`` goes through ``escaped``, which lets only
-``Markdown`` through. So there is no filter that a template could forget.
+Every ``{{ value }}`` goes through ``escaped``, which leaves only ``Markdown`` unchanged. So no template can
+forget to escape a value.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from abd_hub.publish.own_parts import FREE_BEGINS, FREE_ENDS
 
 
 def render(name: str, **values: Any) -> str:
-    """The text of a card below its front matter.
+    """Returns the text of a card below its front matter.
 
     Args:
-        name: of the template, a file without ``.md.jinja``.
-        values: what the template names; they may be a stranger's.
+        name: the template's file name without ``.md.jinja``.
+        values: the variables of the template, which may come from strangers.
 
     Raises:
-        jinja2.UndefinedError: a value that the template names is missing.
+        jinja2.UndefinedError: a variable of the template is missing.
     """
     own_text = Markdown(f"{FREE_BEGINS}\n{FREE_ENDS}")
     return _environment().get_template(f"{name}.md.jinja").render(own_text=own_text, **values)
 
 
 def _data(data: DataRef) -> Markdown:
-    """Which data exactly, in a few words."""
+    """Names the exact data in a few words."""
     revision = Markdown(", revision {}").fill(as_code(data.revision)) if data.revision else ""
     size = f", resized to {data.image_size}x{data.image_size}" if data.image_size else ""
     return Markdown("{}, split {}{} ({} images{}, fingerprint {})").fill(
@@ -54,9 +54,9 @@ def _data(data: DataRef) -> Markdown:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        # Jinja's own escaping is that of HTML, which lets Markdown through.
+        # Jinja escapes HTML only, not Markdown.
         autoescape=False,
         finalize=escaped,
         undefined=StrictUndefined,
@@ -64,7 +64,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {
+    environment.filters |= {
         "code": as_code,
         "code_or_dash": code_or_dash,
         "text": as_text,
@@ -76,4 +76,4 @@ def _environment() -> Environment:
         "in_address": in_address,
         "data": _data,
     }
-    return made
+    return environment

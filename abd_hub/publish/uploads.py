@@ -1,7 +1,7 @@
-"""The files of a folder that go to the Hub, checked first: of a student, a teacher, an image bank or a Space.
+"""This module checks and collects the files of a student, a teacher, an image bank or a Space for the Hub.
 
-Of a run or a bank, only files that abd-hub itself wrote are sent, never a checkpoint or a note beside them. A
-Space is sent whole, without its hidden files.
+Of a run or a bank, only files of abd-hub itself are sent, never a checkpoint or a user's note. A Space is
+sent whole, without its hidden files.
 """
 
 from __future__ import annotations
@@ -45,72 +45,73 @@ _MODEL = (
 )
 _SHARD = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
 _NUMBERS = (".safetensors", ".parquet", ".png")
-"""Files that no person has written into."""
+"""Lists the endings of files without text, which are not searched for tokens."""
 _SPACE_HINT = re.compile(r"Check out the configuration reference at https://\S+\s*")
-"""All that a new Space says below its front matter."""
+"""Matches the only text of a new Space below its front matter."""
 _TOKEN = re.compile(rb"\bhf_(oauth_)?[A-Za-z0-9]{30,}")
 _MOST_FILES = 1000
 
 
 @dataclass(frozen=True)
 class Existing:
-    """What a repository of ours holds now, as far as the next push depends on it."""
+    """Holds the present content of a repository, as far as the next push depends on it."""
 
     card: str | None = None
-    """Its README.md."""
+    """Holds the text of README.md."""
     record: str | None = None
-    """Its metrics.json."""
+    """Holds the text of metrics.json."""
     names: Collection[str] = ()
-    """Its files."""
+    """Holds the names of all files."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """The content of a folder, checked."""
+    """Holds the checked content of a folder."""
 
     kind: Kind
     folder: Path
     files: Mapping[str, Path]
-    """By name in the repository; all but the card of a model or an image bank."""
+    """Holds the files by name in the repository, without the card of a model or an image bank."""
     run: FinishedRun | None
-    """Of a student or teacher."""
+    """Holds the run of a student or teacher."""
     card: str | None
-    """README.md of an image bank."""
+    """Holds README.md of an image bank."""
     sdk: str | None = None
-    """Of a Space."""
+    """Holds the SDK of a Space."""
 
     @property
     def repo_type(self) -> str:
-        """model, dataset or space."""
+        """Returns the Hub's kind of repository: model, dataset or space."""
         return {"image bank": "dataset", "Space": "space"}.get(self.kind, "model")
 
     @property
     def poisoned(self) -> bool:
-        """Whether it is a teacher that was poisoned on purpose."""
+        """Returns whether the content is a teacher that was poisoned on purpose."""
         return self.run is not None and getattr(self.run.record, "poison", None) is not None
 
     def contents(
         self, repo_id: str, there: Existing, *, license_id: str | None = None, force: bool = False
     ) -> dict[str, Path | bytes]:
-        """Every file as it will stand in the repository.
+        """Returns the new content of the repository by file name.
 
-        The user's own text in the card and the license come from the local card, or where it has none from
-        the card in the repository.
+        The license and the user's own text come from the local card. Where it has none, they come from the
+        card in the repository.
 
         Args:
             repo_id: ``owner/name``.
-            there: what it holds now.
+            there: the present content of the repository.
             license_id: the Hub's name of the license.
             force: replace cards that were edited outside the place for own text.
 
         Raises:
-            InputError: a card was edited there, or the repository holds something else.
+            InputError: a card was edited, or the repository has other content.
         """
         if license_id is not None and self.run is None:
             raise InputError(f"license: write the license of this {self.kind} into its README.md instead")
         check_kind(self.kind, repo_id, there)
         if self.run and not force:
             _check_same(self.run, repo_id, there.record)
+
         card = self._card(repo_id, there.card, license_id, force)
         if card is None:
             return dict(self.files)
@@ -125,13 +126,14 @@ class Upload:
             refuse_edited(here, str(self.folder / CARD_FILE))
             refuse_edited(None if _is_bare(there) else there, f"{CARD_FILE} of {repo_id}")
             _refuse_two_texts(here, there, self.folder / CARD_FILE, repo_id)
+
         if self.run:
             return self.run.render(repo_id, license_id, here, there)
         assert here is not None, "an image bank has a card"
         return with_own_parts(here, here, there) if is_untouched(here) else here
 
     def stale(self, there: Existing) -> list[str]:
-        """Files of an earlier push that this one does not have: old pictures, old parts of the images."""
+        """Returns the outdated files of an earlier push: old pictures and old parts of the images."""
         ours = set()
         if self.kind == "image bank":
             ours = {name for name in there.names if _SHARD.fullmatch(name)}
@@ -144,24 +146,26 @@ def read_upload(folder: str | Path, token: str | None = None) -> Upload:
     """Reads and checks a folder before it is pushed; nothing is written.
 
     Args:
-        folder: that of a run, an image bank or a Space.
-        token: that will be used to push, which no file may hold; None for the one in use here.
+        folder: the folder of a finished run, an image bank or a Space.
+        token: the token of the push, which no file may hold; None for the account of this machine.
 
     Raises:
-        InputError: it is neither a finished run nor an image bank nor a Space, or something in it is wrong.
+        InputError: the folder is none of these, or one of its files is wrong.
     """
     path = Path(folder)
     if not path.is_dir():
-        raise InputError(f"folder: there is no folder {folder}; give the output folder of a finished run")
+        raise InputError(f"folder: there is no folder {folder}; use the output folder of a finished run")
+
     if (path / RECORD_FILE).is_file():
-        found = _model(path)
+        upload = _model(path)
     elif (path / CONFIG_FILE).is_file():
         raise InputError(f"folder: the run in {folder} is not finished; continue it with --resume true")
     else:
-        found = _bank_or_space(path)
-    for name, file in found.files.items():
+        upload = _bank_or_space(path)
+
+    for name, file in upload.files.items():
         _check_file(name, file, token)
-    return found
+    return upload
 
 
 def _model(path: Path) -> Upload:
@@ -178,14 +182,15 @@ def _bank_or_space(path: Path) -> Upload:
     front = front_matter(text)
     if "sdk" in front:
         return Upload("Space", path, _space(path, text), None, None, str(front["sdk"]))
+
     shards = sorted((path / "data").glob("*.parquet"))
     names = [f"data/{file.name}" for file in shards]
     if TAG in tags(text) and names and all(map(_SHARD.fullmatch, names)):
         _check_shards(path, shards)
         return Upload("image bank", path, dict(zip(names, shards, strict=True)), None, text)
     raise InputError(
-        f"folder: {path} is neither a finished run nor an image bank of abd-hub export-bank nor a Space "
-        "(README.md with sdk in its front matter); name another"
+        f"folder: {path} is neither a finished run nor an image bank nor a Space; use an output folder of "
+        "abd-hub, or set sdk in the README.md of a Space"
     )
 
 
@@ -195,15 +200,14 @@ def _space(path: Path, card: str) -> dict[str, Path]:
     shown = [name for name in names if not any(_is_left_out(part) for part in name.split("/"))]
     if len(shown) > _MOST_FILES:
         raise InputError(
-            f"folder: {path} holds {len(shown)} files, too many for a Space; name its own folder"
+            f"folder: {path} holds {len(shown)} files, but a Space may have {_MOST_FILES}; use its own folder"
         )
+
     start = front_matter(card).get("app_file", "app.py")
     if start not in shown:
         raise InputError(f"folder: {path} has no {start!r}, which its README.md names as app_file; add it")
     if TAG not in tags(card):
-        raise InputError(
-            f"folder: tags of {path / CARD_FILE} lack {TAG!r}; add it, or push it by other means"
-        )
+        raise InputError(f"folder: tags of {path / CARD_FILE} lack {TAG!r}; add this tag")
     return {name: path / name for name in shown}
 
 
@@ -215,12 +219,13 @@ def _check_shards(path: Path, shards: Iterable[Path]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    found = list(shards)
-    stated = {int(file.stem.rpartition("-")[2]) for file in found}
-    numbers = [int(file.stem.split("-")[1]) for file in found]
-    if stated != {len(found)} or numbers != list(range(len(found))):
+    files = list(shards)
+    stated_counts = {int(file.stem.rpartition("-")[2]) for file in files}
+    numbers = [int(file.stem.split("-")[1]) for file in files]
+    if stated_counts != {len(files)} or numbers != list(range(len(files))):
         raise InputError(f"folder: parts of the images in {path / 'data'} are missing; export the bank again")
-    for file in found:
+
+    for file in files:
         try:
             columns = pyarrow.parquet.read_schema(file).names
         except (OSError, pyarrow.ArrowException) as error:
@@ -233,69 +238,69 @@ def _check_file(name: str, file: Path, token: str | None) -> None:
     if file.is_symlink() or not file.is_file():
         raise InputError(f"folder: {file} is a link or a special file; put the file itself there")
     if not stays_inside(name):
-        raise InputError(f"folder: {name!r} is no name for a file on the Hub; rename it")
+        raise InputError(f"folder: {name!r} is no name for a file on the Hub; rename the file")
     if not name.endswith(_NUMBERS):
         refuse_tokens(file, file.read_bytes(), token)
 
 
 def refuse_tokens(file: Path, content: bytes, token: str | None = None) -> None:
-    """Refuses content with a token of the Hub in it: the one in use here, or whatever looks like one.
+    """Refuses content with a token of the Hub: the token in use here, or any text of that form.
 
     Raises:
-        InputError: naming the file, never the token.
+        InputError: there is a token; the message names the file, never the token.
     """
-    used = [known.encode() for known in (token, get_token()) if known]
-    if _TOKEN.search(content) or any(known in content for known in used):
-        raise InputError(f"folder: {file} holds what looks like a token of the Hub; remove it and revoke it")
+    tokens = [used.encode() for used in (token, get_token()) if used]
+    if _TOKEN.search(content) or any(used in content for used in tokens):
+        raise InputError(f"folder: {file} seems to hold a token of the Hub; remove the token and revoke it")
 
 
 def check_kind(kind: Kind, repo_id: str, there: Existing) -> None:
-    """Refuses a repository that abd-hub did not fill, or filled with something else.
+    """Refuses a repository that abd-hub did not fill, or that holds another kind of content.
 
-    A repository with nothing but the files that the Hub's own page makes counts as empty.
+    A repository with only the files of a new one on the Hub counts as empty.
 
     Raises:
-        InputError: naming it.
+        InputError: the repository is one of these.
     """
     if set(there.names) <= {".gitattributes", CARD_FILE} and _is_bare(there.card):
         return
     if TAG not in tags(there.card or ""):
         raise InputError(
-            f"repo_id: {repo_id} holds files that abd-hub did not push; choose another name, or empty it"
+            f"repo_id: {repo_id} holds files that abd-hub did not push; use another repository, or empty it"
         )
     if kind not in ("student", "teacher"):
         return
-    found = _kind_of(there.record)
-    if found != kind:
-        what = f"a {found}" if found else "no metrics.json that can be read"
-        raise InputError(f"repo_id: {repo_id} holds {what}, not a {kind}; choose another name")
+
+    present = _kind_of(there.record)
+    if present != kind:
+        content = f"a {present}" if present else "no metrics.json that can be read"
+        raise InputError(f"repo_id: {repo_id} holds {content}, not a {kind}; use another repository")
 
 
 def _check_same(run: FinishedRun, repo_id: str, there: str | None) -> None:
     """Refuses to replace a run with another teacher, architecture or trigger."""
     if there is None:
         return
-    for name, now, before in zip(
-        ("teacher", "architecture", "trigger"), _about(run.record), _told(there), strict=True
-    ):
+    names = ("teacher", "architecture", "trigger")
+    for name, now, before in zip(names, _identity(run.record), _identity_in(there), strict=True):
         if before is not None and now != before:
             raise InputError(
-                f"repo_id: {repo_id} holds a {run.kind} with {name} {before!r}, not {now!r}; choose another "
-                "name, or give --force to replace it"
+                f"repo_id: {repo_id} holds a {run.kind} with {name} {before!r}, not {now!r}; use another "
+                "repository, or use --force to replace this run"
             )
 
 
-def _about(record: RunRecord | TeacherRecord) -> tuple[str | None, str, str | None]:
-    """Teacher, architecture and what it was poisoned with."""
+def _identity(record: RunRecord | TeacherRecord) -> tuple[str | None, str, str | None]:
+    """Returns the teacher, the architecture and the trigger of a poisoned teacher."""
     if isinstance(record, RunRecord):
         return record.teacher.id, record.student.architecture, None
     return None, record.model.architecture, record.poison.trigger if record.poison else "no trigger"
 
 
-def _told(record: str) -> tuple[str | None, str | None, str | None]:
-    """The same of an earlier record; None for all where it cannot be read."""
+def _identity_in(record: str) -> tuple[str | None, str | None, str | None]:
+    """Returns the identity in the text of an earlier record; all None where it cannot be read."""
     try:
-        return _about(any_record_from_json(json.loads(record)))
+        return _identity(any_record_from_json(json.loads(record)))
     except (InputError, ValueError, RecursionError):
         return None, None, None
 
@@ -311,26 +316,26 @@ def _kind_of(record: str | None) -> str | None:
 
 
 def _pictures(record: str, labels: tuple[str, ...]) -> list[str]:
-    """The pictures of an earlier run; none where its record is another version's."""
+    """Returns the pictures of an earlier run; none for a record of another version."""
     try:
-        found = any_record_from_json(json.loads(record))
-        return [file for file, _ in pictures_of(found, labels)]
+        earlier = any_record_from_json(json.loads(record))
+        return [file for file, _ in pictures_of(earlier, labels)]
     except (InputError, ValueError, RecursionError, IndexError):
         return []
 
 
 def _refuse_two_texts(here: str | None, there: str | None, file: Path, repo_id: str) -> None:
-    """The user's own text may stand in the local card or in the one on the Hub, not differ in both."""
+    """Refuses two different own texts, in the local card and in the card on the Hub."""
     ours, theirs = free_text(here or ""), free_text(there or "")
     if ours and theirs and ours != theirs:
         raise InputError(
-            f"{file}: your own text differs from your own text in the card of {repo_id}; put what you want "
-            "to keep into this file and give --force"
+            f"{file}: your own text differs from the card of {repo_id}; put the text to keep into this file "
+            "and use --force"
         )
 
 
 def _is_bare(card: str | None) -> bool:
-    """No card, or one of nothing but front matter, as the Hub's page makes it."""
+    """Returns whether there is no card, or only the front matter that the Hub writes into a new card."""
     text = card or ""
     body = split_card(text)[1] if front_matter(text) else text
     return not _SPACE_HINT.sub("", body).strip() and TAG not in tags(text)

@@ -1,1 +1,1 @@
-"""Pictures for people, made from records and tensors."""
+"""This package draws pictures for people from records and tensors."""

@@ -1,7 +1,7 @@
-"""What defenses found, left in a run's folder to be looked at: numbers as JSON, images as PNG.
+"""This module writes the evidence of defenses into a run's folder, numbers as JSON and images as PNG.
 
-``samples/evidence.json`` holds the numbers, ``samples/synthetic_images.png`` the images they belong to, pixel
-for pixel. Both are read back with bounds, because a folder may be a stranger's.
+``samples/evidence.json`` holds the numbers, and ``samples/synthetic_images.png`` holds their images, pixel
+for pixel. Both are read with bounds, because a folder may be a stranger's.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ IMAGES_FILE = "samples/synthetic_images.png"
 SCHEMA_VERSION = 1
 _MOST_IMAGES, _FEWEST_IMAGES = 256, 32
 _MOST_VALUES = 8_000_000
-"""Of the images that are judged: 256 of 3x32x32 are 0.8 million, 53 of 3x224x224 eight."""
+"""Limits the values of the judged images; 256 of 3x32x32 have 0.8 million, 53 of 3x224x224 have 8 million."""
 _MOST_PIXELS = 1_000_000
-"""Of the picture that holds them: 256 of 32x32, 19 of 224x224."""
+"""Limits the pixels of the picture of these images, to 256 of 32x32 or 19 of 224x224."""
 _CARD_IMAGES = 32
 _LARGEST_FILE = 1_000_000
 _MOST_READ, _MOST_PATTERNS, _LARGEST_SIDE, _LARGEST_KL = 4096, 8, 4096, 1e6
@@ -42,59 +42,59 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 @dataclass(frozen=True)
 class ShownImages:
-    """How ``samples/synthetic_images.png`` is laid out: row by row, without gaps."""
+    """Describes the layout of ``samples/synthetic_images.png``, row by row without gaps."""
 
     count: int
-    """Images in it, the first of those that were judged."""
+    """Counts its images, which are the first of the judged images."""
     columns: int
     height: int
-    """Of one image, in pixels."""
+    """Gives the height of one image in pixels."""
     width: int
 
 
 @dataclass(frozen=True)
 class FoundPattern:
-    """A perturbation or direction, drawn in ``samples/pattern_DEFENSE.png``."""
+    """Describes a perturbation or direction, drawn in ``samples/pattern_DEFENSE.png``."""
 
     defense: str
     largest: float
-    """Largest absolute value in pixel units: white stands for it, black for its negative, gray for 0."""
+    """Holds the largest absolute value in pixel units; white stands for it, black for its negative."""
     norm: float
-    """L2 norm over all channels and pixels, in pixel units."""
+    """Holds the L2 norm over all channels and pixels, in pixel units."""
 
 
 @dataclass(frozen=True)
 class RunEvidence:
-    """The content of ``samples/evidence.json``."""
+    """Holds the content of ``samples/evidence.json``."""
 
     divergence: Divergence | None
-    """Of the shuffling vaccine; None without it."""
+    """Holds the divergence of the shuffling vaccine; it is None without this defense."""
     images: ShownImages | None
-    """None without a divergence."""
+    """Describes the picture of the images; it is None without a divergence."""
     patterns: tuple[FoundPattern, ...]
     schema_version: int
 
 
 def pattern_file(defense: str) -> str:
-    """Of a defense's pattern, relative to the run's folder."""
+    """Returns the file of a defense's pattern, relative to the run's folder."""
     return f"samples/pattern_{defense}.png"
 
 
 def gather_images(
     synthesizer: Synthesizer, drawn: Callable[[Tensor], Tensor], rounds: int, *, real: bool
 ) -> Tensor:
-    """Images of a finished run, those of its last round first; for all processes to call.
+    """Returns images of a finished run, beginning with the last round; all processes must call it.
 
-    Rounds are gone back through until there are enough: their draws with what has been learned by the end.
+    Earlier rounds follow until there are enough images. Their draws go through the finished synthesizer.
 
     Args:
-        synthesizer: finished; it must not be used to learn any more.
-        drawn: the defenses' hook of that name.
-        rounds: of the run.
-        real: the images are somebody's data, of which a folder holds few.
+        synthesizer: the synthesizer of the finished run, which must not learn any more.
+        drawn: the defenses' hook for new images.
+        rounds: the number of rounds of the run.
+        real: whether the images are somebody's data; then only 32 are kept.
 
     Returns:
-        (N, C, H, W), at most 256, of all processes.
+        (N, C, H, W), at most 256 images of all processes together.
     """
     parts: list[Tensor] = []
     have, wanted = 0, _FEWEST_IMAGES
@@ -112,12 +112,12 @@ def gather_images(
 
 
 def write_evidence(folder: Path, images: Tensor, found: Sequence[tuple[str, Evidence]]) -> None:
-    """Writes what the defenses left; nothing where they left nothing, or numbers that are not finite.
+    """Writes the finite evidence of the defenses; writes nothing where there is none.
 
     Args:
-        folder: of the run.
-        images: (N, C, H, W), what the defenses were shown.
-        found: name of the defense and what it left.
+        folder: the folder of the run.
+        images: (N, C, H, W), the images that the defenses judged.
+        found: (name, evidence) of each defense.
     """
     divergence = next((left.divergence for _, left in found if left.divergence), None)
     patterns = [(name, left.pattern) for name, left in found if left.pattern is not None]
@@ -127,6 +127,7 @@ def write_evidence(folder: Path, images: Tensor, found: Sequence[tuple[str, Evid
         divergence = None
     if not divergence and not patterns:
         return
+
     shown = _write_images(folder, images, divergence) if divergence else None
     for name, pattern in patterns:
         with atomic_path(folder / pattern_file(name)) as temporary:
@@ -153,10 +154,10 @@ def _write_images(folder: Path, images: Tensor, divergence: Divergence) -> Shown
 
 
 def read_evidence(folder: str | Path) -> RunEvidence | None:
-    """What the defenses of a run left; None where there is nothing.
+    """Returns the evidence of a run's defenses; None where there is none.
 
     Raises:
-        InputError: it cannot be understood, or is larger than anything that was ever written.
+        InputError: the file is malformed or too large.
     """
     file = Path(folder) / EVIDENCE_FILE
     if not file.is_file():
@@ -174,17 +175,17 @@ def read_evidence(folder: str | Path) -> RunEvidence | None:
 
 def _check(evidence: RunEvidence) -> None:
     if evidence.schema_version != SCHEMA_VERSION:
-        raise InputError(f"schema_version: {evidence.schema_version} is unknown, this reads {SCHEMA_VERSION}")
+        raise InputError(f"schema_version: {evidence.schema_version} is unknown; use {SCHEMA_VERSION}")
     if (evidence.divergence is None) != (evidence.images is None):
-        raise InputError("images: belong to a divergence; both or none must be there")
+        raise InputError("images: belong to a divergence; set both or none")
     if evidence.divergence and evidence.images:
         _check_divergence(evidence.divergence)
         _check_images(evidence.images, len(evidence.divergence.kl))
     names = [pattern.defense for pattern in evidence.patterns]
     if len(names) > _MOST_PATTERNS or len(set(names)) < len(names) or not all(map(_NAME.fullmatch, names)):
-        raise InputError(f"patterns: must be at most {_MOST_PATTERNS}, each of another defense by its name")
+        raise InputError(f"patterns: must be at most {_MOST_PATTERNS}, each of a different registered name")
     if any(pattern.largest < 0 or pattern.norm < 0 for pattern in evidence.patterns):
-        raise InputError("patterns: a norm is negative")
+        raise InputError("patterns: a norm is negative; restore the file")
 
 
 def _check_divergence(found: Divergence) -> None:
@@ -192,10 +193,10 @@ def _check_divergence(found: Divergence) -> None:
     if not 1 <= n <= _MOST_READ or len(found.suspicious) != n:
         raise InputError(f"divergence: kl and suspicious must both hold the same 1 to {_MOST_READ} images")
     if not all(0 <= value <= _LARGEST_KL for value in (*found.kl, found.threshold)):
-        raise InputError(f"divergence: a value is not within 0 to {_LARGEST_KL:g}")
+        raise InputError(f"divergence: a value is not within 0 to {_LARGEST_KL:g}; restore the file")
 
 
 def _check_images(shown: ShownImages, judged: int) -> None:
     sides = all(1 <= side <= _LARGEST_SIDE for side in (shown.height, shown.width))
     if not sides or not 1 <= shown.count <= judged or not 1 <= shown.columns <= shown.count:
-        raise InputError(f"images: {shown} is no layout of up to {judged} images")
+        raise InputError(f"images: {shown} is no layout of up to {judged} images; restore the file")

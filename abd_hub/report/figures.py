@@ -1,7 +1,7 @@
-"""Pictures as PNG files: samples, curves, verdicts, accuracy against ASR, contact sheets.
+"""This module draws PNG files of divergences, training curves, verdicts and accuracy over ASR.
 
-Colors are Okabe and Ito's, which people with color blindness can tell apart; nothing is told by color
-alone. Figures are made without pyplot: its global state leaks memory and is not for threads.
+The colors are Okabe and Ito's, which people with color blindness can distinguish. No fact depends on color
+alone. pyplot is not used, because its global state leaks memory and is unsafe in threads.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _RATES = "accuracy and ASR during training"
 
 
 def save_divergence(found: Divergence, path: str | Path) -> None:
-    """The histogram of a divergence: suspicious images, the others, and how many lie beyond the threshold.
+    """Draws the histogram of a divergence: suspicious images, other images and the threshold.
 
     Args:
-        found: at least one image.
+        found: a divergence of at least one image.
         path: the PNG file to write.
     """
     values = np.log10(np.maximum(np.asarray(found.kl, dtype=np.float64), 1e-12))
@@ -46,6 +46,7 @@ def save_divergence(found: Divergence, path: str | Path) -> None:
     edges = 10 ** np.linspace(*reach, _BINS + 1)
     parts = [np.histogram(10 ** values[part], edges)[0] for part in (suspicious, ~suspicious)]
     below = int((values < threshold).sum())
+
     figure = Figure(figsize=(7.5, 4.4), dpi=_DPI, layout="constrained")
     axis = figure.subplots()
     names = (
@@ -58,6 +59,7 @@ def save_divergence(found: Divergence, path: str | Path) -> None:
     where = "of the vaccine check" if found.judged else "(mean - 3 std of these images)"
     label = f"threshold {where}: {below} below, {len(values) - below} above"
     axis.axvline(10**threshold, color=BLACK, linestyle="--", linewidth=1.6, label=label)
+
     axis.set_xscale("log")
     axis.set_xticks(*_log_ticks(*reach))
     axis.minorticks_off()
@@ -71,23 +73,24 @@ def save_divergence(found: Divergence, path: str | Path) -> None:
 
 
 def _log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
-    """Round values from 10**low to 10**high and how they are written: at most about a dozen."""
+    """Returns about a dozen round values from 10**low to 10**high, and their labels."""
     powers = range(math.floor(low), math.ceil(high) + 1)
-    ticks = [factor * 10.0**power for power in powers for factor in ((1, 2, 5) if high - low < 4 else (1,))]
+    factors = (1, 2, 5) if high - low < 4 else (1,)
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
     shown = [tick for tick in ticks if low <= math.log10(tick) <= high]
     return shown, [f"{tick:g}" for tick in shown]
 
 
 def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str = "pseudo-batch") -> None:
-    """Every logged figure over the rounds.
+    """Draws every logged figure over the rounds.
 
-    Accuracy and attack success rates share the first panel, which runs from 0 to 1; all that ends in
-    ``_loss`` shares the next.
+    Accuracy and attack success rates share the first panel, which runs from 0 to 1. All names that end in
+    ``_loss`` share the next panel.
 
     Args:
         log: rows with ``round`` and figures; a row need not hold every figure.
         path: the PNG file to write.
-        unit: what ``round`` counts.
+        unit: the name of one round on the axis.
 
     Raises:
         ValueError: the log holds no figure.
@@ -95,15 +98,16 @@ def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str 
     panels = _panels(log)
     if not panels:
         raise ValueError("log: holds no figure to draw")
+
     figure = Figure(figsize=(7.5, 0.6 + 2.1 * len(panels)), dpi=_DPI, layout="constrained")
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
         for name, color, marker in zip(names, cycle(_SERIES), cycle(_MARKERS), strict=False):
-            # Rates are few, and cross: told apart by markers as well.
+            # Rates are few and their curves cross, so markers distinguish them too.
             _curve(axis, *_column(log, name), _words(name), color, marker if title == _RATES else "")
         axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
         if len(names) > 1:
-            # Above the curves: there is no corner of a panel that every curve leaves free.
+            # The legend stands above the curves, because no corner of a panel is free of all curves.
             axis.legend(
                 fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=len(names)
             )
@@ -121,10 +125,10 @@ def save_verdicts(
     true_labels: Sequence[str],
     path: str | Path,
 ) -> None:
-    """Clean images above the same images triggered, and under each what every model says.
+    """Draws clean and triggered images, and under each image the verdict of every model.
 
-    A verdict counts as the trigger's doing when the model was right about the clean image and is wrong
-    about the triggered one: a filled box with a cross. Any other mistake is set in gray brackets.
+    A verdict is the trigger's work if the model is right on the clean image and wrong on the triggered one.
+    It gets a filled box with a cross. Any other mistake stands in gray brackets.
 
     Args:
         clean: (N, C, H, W) float in [0, 1].
@@ -141,6 +145,7 @@ def save_verdicts(
     lengths = [len(images) for images in pictures] + [len(said) for pair in rows.values() for said in pair]
     if not count or any(length != count for length in lengths):
         raise ValueError(f"clean, triggered and every verdict list must hold {count or 'some'} entries")
+
     board = VerdictBoard(count, [_short(name) for name in rows], _DPI)
     board.heading([_short(label, 14) for label in true_labels])
     for part, title in enumerate(("clean", "with trigger")):
@@ -157,7 +162,7 @@ def save_verdicts(
 
 
 def save_accuracy_asr(points: Sequence[tuple[str, Rate, Rate]], path: str | Path) -> None:
-    """Accuracy over attack success rate, with intervals; the top left corner is where to be.
+    """Draws accuracy over attack success rate, with intervals; the top left corner is best.
 
     Args:
         points: (name, accuracy, attack success rate).
@@ -169,7 +174,7 @@ def save_accuracy_asr(points: Sequence[tuple[str, Rate, Rate]], path: str | Path
 def save_accuracy_asr_panels(
     panels: Sequence[tuple[str, Sequence[tuple[str, Rate, Rate]]]], path: str | Path
 ) -> None:
-    """``save_accuracy_asr`` for several attacks, up to three panels side by side.
+    """Draws ``save_accuracy_asr`` for several attacks, with up to three panels in a row.
 
     Args:
         panels: (title, points) of each; a model keeps its color and marker by its place.
@@ -180,6 +185,7 @@ def save_accuracy_asr_panels(
     """
     if not panels:
         raise ValueError("panels: there is no attack to draw")
+
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(6.4 * columns, 5.2 * rows), dpi=_DPI, layout="constrained")
@@ -188,8 +194,9 @@ def save_accuracy_asr_panels(
         axis.axis("off")
     for axis, (title, points) in zip(axes, panels, strict=False):
         _scatter(axis, title, points)
+
     FigureCanvasAgg(figure).draw()
-    # The layout is settled now; a label must not change it again.
+    # The layout is final now, and a label must not change it.
     figure.set_layout_engine("none")
     for axis, (_, points) in zip(axes, panels, strict=False):
         _label_points(axis, points)
@@ -208,7 +215,7 @@ def _scatter(axis: Any, title: str, points: Sequence[tuple[str, Rate, Rate]]) ->
             [accuracy.value],
             xerr=_bars(asr),
             yerr=_bars(accuracy),
-            # Shifted after every turn: no two of 49 points have both color and marker in common.
+            # The marker shifts after every 7 points, so no two of 49 points share color and marker.
             fmt=_MARKERS[(index + index // len(_SERIES)) % len(_MARKERS)],
             color=_SERIES[index % len(_SERIES)],
             markersize=8,
@@ -234,7 +241,7 @@ def _panels(log: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
 
 
 def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # A run that was killed and resumed logs some rounds twice: the later row is the one that counts.
+    # A resumed run logs some rounds twice, and the later row counts.
     rows = {row.get("round", index): row[name] for index, row in enumerate(log) if name in row}
     table = np.array(sorted(rows.items(), key=lambda item: item[0]), dtype=np.float64)
     return table[:, 0], table[:, 1]
@@ -243,7 +250,7 @@ def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.f
 def _curve(
     axis: Any, x: NDArray[np.float64], y: NDArray[np.float64], label: str, color: str, marker: str = ""
 ) -> None:
-    """The figures themselves; where they are many, pale under their running median."""
+    """Draws the values; many values are pale under the median of their blocks."""
     window = len(x) // 50
     if window < 4:
         axis.plot(x, y, color=color, linewidth=1.6, label=label, marker=marker, markersize=4)
@@ -262,7 +269,7 @@ def _bars(rate: Rate) -> list[list[float]]:
 
 
 def _label_points(axis: Any, points: Sequence[tuple[str, Rate, Rate]]) -> None:
-    """Puts each name at the nearest place round its point that is still free."""
+    """Puts each name at the nearest free place around its point."""
     places = [axis.transData.transform((asr.value, accuracy.value)) for _, accuracy, asr in points]
     taken = [_reach(axis, accuracy, asr) for _, accuracy, asr in points]
     frame = axis.get_window_extent()
@@ -287,7 +294,7 @@ def _label_points(axis: Any, points: Sequence[tuple[str, Rate, Rate]]) -> None:
 
 
 def _reach(axis: Any, accuracy: Rate, asr: Rate) -> Bbox:
-    """The marker with its interval bars, in figure pixels."""
+    """Returns the box of a marker with its interval bars, in figure pixels."""
     corners = axis.transData.transform([(asr.low, accuracy.low), (asr.high, accuracy.high)])
     (left, bottom), (right, top) = corners
     center = axis.transData.transform((asr.value, accuracy.value))
@@ -308,7 +315,7 @@ def _text_size(axis: Any, text: str, style: Mapping[str, Any]) -> tuple[float, f
 
 
 def _candidates(place: NDArray[np.float64], size: tuple[float, float]) -> Iterator[Bbox]:
-    """Boxes of this size round a place, the nearest first."""
+    """Yields boxes of this size around a place, the nearest first."""
     width, height = size
     for distance in (10, 18, 30, 44, 60, 80, 105):
         for x, y in ((1, 0), (0, 1), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)):
@@ -319,7 +326,7 @@ def _candidates(place: NDArray[np.float64], size: tuple[float, float]) -> Iterat
 
 
 def _cost(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
-    """Area that is not free; ``min`` keeps the first of equals, the nearest."""
+    """Returns the area that is not free; of equal areas ``min`` keeps the first box, which is the nearest."""
     covered = sum(_area(Bbox.intersection(box.padded(3), other)) for other in taken)
     return covered + _area(box) - _area(Bbox.intersection(box, frame))
 
@@ -340,11 +347,11 @@ def _words(name: str) -> str:
 
 
 def _short(text: str, longest: int = _LONGEST_NAME) -> str:
-    # Label names come from strangers' files: one line, only what a font can show.
+    # Label names come from strangers' files, so only printable characters on one line are kept.
     shown = "".join(char if char.isprintable() else " " for char in text).strip()
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    # No version in the file: the same numbers give the same bytes.
+    # Without a version in the file the same numbers give the same bytes.
     FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""Images side by side as PNG files, pixel by pixel; nothing here draws with matplotlib."""
+"""This module writes images side by side into PNG files, pixel by pixel and without matplotlib."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ SKY, PURPLE, BLACK, GRAY = "#56B4E9", "#CC79A7", "#000000", "#666666"
 
 _GAP = 4
 _FRAME, _WHITE = 192, 255
-"""Between images: gray, so that neither a white nor a black edge runs into it, or white between frames."""
+"""Fill the gaps between images: gray contrasts with white and black edges, and white separates frames."""
 _SMALL_SIDE = 128
 MARK_FRAME = 8
-"""Width of the frame of ``mark_image`` in pixels."""
+"""Gives the width of the frame of ``mark_image`` in pixels."""
 _MARKED_SIDE, _MARK_BAND = 96, 28
 _NAME_SIZE, _NOTE_SIZE, _MARGIN = 22, 17, 16
-"""Of the text on a contact sheet and the white around its parts, in pixels."""
+"""Give the sizes of the text on a contact sheet and of its margins, in pixels."""
 
 
 def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
-    """A grid of images; a pixel becomes a square of pixels, at least 4x4 where the image is 32 or smaller.
+    """Writes a grid of images; a pixel becomes a square, at least 4x4 for images of 32 or smaller.
 
     Args:
         pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
@@ -46,7 +46,7 @@ def save_samples(pixels: Any, path: str | Path, columns: int = 8) -> None:
 
 
 def save_mosaic(pixels: Any, path: str | Path, columns: int) -> None:
-    """Images side by side without gaps and without being enlarged, row by row; what is left over is gray.
+    """Writes images row by row, without gaps and in their own size; free places are gray.
 
     Args:
         pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
@@ -57,15 +57,15 @@ def save_mosaic(pixels: Any, path: str | Path, columns: int) -> None:
 
 
 def mark_image(picture: Image.Image, suspicious: bool, note: str = "") -> Image.Image:
-    """An image enlarged, each pixel a square, in a frame; a suspicious one has a sign and another frame.
+    """Enlarges an image, each pixel to a square, and frames it; a suspicious image gets a warning sign.
 
     Args:
         picture: RGB.
-        suspicious: draws a frame of orange and black, and a warning sign below the image.
+        suspicious: draw an orange and black frame, and a warning sign below the image.
         note: a few words below the image.
 
     Returns:
-        The image's pixels begin ``MARK_FRAME`` from the top and the left.
+        The framed image; the image's own pixels begin ``MARK_FRAME`` from the top and the left.
     """
     zoom = max(1, _MARKED_SIDE // max(picture.size))
     width, height = picture.width * zoom, picture.height * zoom
@@ -93,12 +93,12 @@ def mark_image(picture: Image.Image, suspicious: bool, note: str = "") -> Image.
 def save_marked(
     pixels: Any, suspicious: Sequence[bool], kl: Sequence[float], path: str | Path, columns: int = 8
 ) -> None:
-    """A grid of ``mark_image`` with the divergence below each image.
+    """Writes a grid of ``mark_image`` with the divergence below each image.
 
     Args:
         pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
-        suspicious: N.
-        kl: N divergences.
+        suspicious: N values, whether each image is suspicious.
+        kl: N divergences, in nats.
         path: the PNG file to write.
         columns: images in a row.
     """
@@ -111,9 +111,9 @@ def save_marked(
 
 
 def _grid(images: NDArray[np.uint8], columns: int, gap: int, fill: int) -> Image.Image:
-    """(N, H, W, 3) bytes row by row, with gaps between the images and around them.
+    """Places (N, H, W, 3) bytes row by row, with gaps between the images and around them.
 
-    torchvision's ``make_grid`` does the same, but leaves the gaps out round a single image.
+    torchvision's ``make_grid`` does the same, but leaves no gaps around a single image.
     """
     count, height, width, _ = images.shape
     rows = math.ceil(count / columns)
@@ -127,7 +127,9 @@ def _grid(images: NDArray[np.uint8], columns: int, gap: int, fill: int) -> Image
 
 
 def save_pattern(pattern: Any, path: str | Path) -> None:
-    """A signed pattern: gray is 0, white its largest absolute value, black the negative; each pixel a square.
+    """Writes a signed pattern, each pixel as a square.
+
+    Gray is 0, white is the largest absolute value, and black is its negative.
 
     Args:
         pattern: (C, H, W) with C 1 or 3.
@@ -141,31 +143,32 @@ def save_pattern(pattern: Any, path: str | Path) -> None:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One row of a contact sheet."""
+    """Holds one row of a contact sheet."""
 
     name: str
-    """What the row shows."""
+    """Names the content of the row."""
     note: str = ""
-    """A few words under the name."""
+    """Holds a few words under the name."""
     blocks: tuple[Any, ...] = ()
-    """Groups of images side by side, each (N, C, H, W) float in [0, 1]; all of one size."""
+    """Holds groups of images side by side, each (N, C, H, W) float in [0, 1]; all images have one size."""
 
 
 def save_contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str], path: str | Path) -> None:
-    """A table of images: names on the left, and under each title one group of images a row.
+    """Writes a table of images, with names on the left and one group of images a row under each title.
 
     A pixel of an image becomes a square of pixels; none is smoothed. A row may leave groups empty.
 
     Args:
-        rows: from top to bottom; the first one holds images.
-        titles: of the groups, from left to right.
+        rows: the rows from top to bottom; the first row holds images.
+        titles: the titles of the groups, from left to right.
         path: the PNG file to write.
 
     Raises:
         ValueError: the first row holds no image.
     """
     if not rows or not rows[0].blocks or not len(rows[0].blocks[0]):
-        raise ValueError("rows: the first one holds no image")
+        raise ValueError("rows: the first row holds no image")
+
     count, height, width, _ = zoomed(rows[0].blocks[0]).shape
     font, small = _font(_NAME_SIZE), _font(_NOTE_SIZE)
     text = [(font, row.name) for row in rows] + [(small, row.note) for row in rows]
@@ -190,26 +193,26 @@ def save_contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str], path: st
 
 
 def _font(size: int) -> Any:
-    # matplotlib brings it along, so the sheet looks the same on every machine.
+    # The font comes with matplotlib, so every machine writes the same sheet.
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def _array(pixels: Any) -> NDArray[np.float32]:
-    # Tensors on an accelerator or in half precision as well as arrays, without importing torch here.
+    # This accepts arrays and tensors of any device and precision without an import of torch.
     if hasattr(pixels, "detach"):
         pixels = pixels.detach().float().cpu().numpy()
     return np.asarray(pixels, dtype=np.float32)
 
 
 def zoomed(pixels: Any) -> NDArray[np.uint8]:
-    """(N, C, H, W) floats to (N, H * zoom, W * zoom, 3) bytes; no value is made up in between."""
+    """Turns (N, C, H, W) floats into (N, H * zoom, W * zoom, 3) bytes, without interpolation."""
     levels = _levels(pixels)
     zoom = max(1, _SMALL_SIDE // max(1, *levels.shape[1:3]))
     return levels.repeat(zoom, axis=1).repeat(zoom, axis=2)
 
 
 def _levels(pixels: Any) -> NDArray[np.uint8]:
-    """(N, C, H, W) floats to (N, H, W, 3) bytes."""
+    """Turns (N, C, H, W) floats into (N, H, W, 3) bytes."""
     array = _array(pixels)
     if array.ndim != 4 or array.shape[1] not in {1, 3}:
         raise ValueError(f"pixels: shape {array.shape} is not (N, 1 or 3, H, W)")

@@ -1,4 +1,4 @@
-"""The board of verdicts: clean and triggered images, and under each image what every model says."""
+"""This module draws a board of clean and triggered images with the verdict of every model below each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from abd_hub.report.grids import BLACK, GRAY, VERMILION
 
 
 class VerdictBoard:
-    """A figure measured in inches from its top, filled row by row."""
+    """Fills a figure row by row; all lengths are inches from its top left corner."""
 
     CELL, LINE, MARGIN, BREAK = 1.15, 0.24, 0.1, 0.14
 
@@ -61,7 +61,7 @@ class VerdictBoard:
         self.top += self.CELL - 0.05
 
     def verdicts(self, name: str, labels: Sequence[str], kinds: Sequence[str]) -> None:
-        """Writes what one model says: each label as its kind, ``right``, ``backdoor`` or ``mistake``."""
+        """Writes the verdicts of one model; the kind of each is ``right``, ``backdoor`` or ``mistake``."""
         self._name(name)
         for index, (label, kind) in enumerate(zip(labels, kinds, strict=True)):
             x = self._middle(index)

@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch):
             (tmp_path / folder / "refs" / name).write_text(COMMIT)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    addresses._advise.cache_clear()
+    addresses._warn_once.cache_clear()
     return tmp_path
 
 
@@ -50,7 +50,7 @@ def test_addresses_are_taken_apart(name, wanted):
     ["hf://", "hf://acme", "hf://acme/marks", "hf-hub:acme", "hf-hub:acme/marks", "hf://buckets/a/b/c"],
 )
 def test_an_address_without_a_file_is_refused(name):
-    with pytest.raises(InputError, match=r"^x: 'it' names no file.* must look like hf://\[datasets/\]org"):
+    with pytest.raises(InputError, match=r"^x: 'it' names no file.* use the form hf://\[datasets/\]org"):
         parse_address(name, "x: 'it'")
 
 

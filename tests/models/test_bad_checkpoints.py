@@ -228,7 +228,7 @@ def odd_suffix(folder):
     [
         bad(no_such_name, "resnet81.*did you mean"),
         bad(name_without_weights, "no pretrained weights.*wrn_16_1"),
-        bad(name_with_unknown_tag, "no weights 'resnet18.nope'; it has resnet18.a1_in1k"),
+        bad(name_with_unknown_tag, "no weights 'resnet18.nope'; use one of resnet18.a1_in1k"),
         bad(folder_or_repository_that_is_nowhere, "'acme/nowhere' is no folder here"),
         bad(class_count_that_is_a_word, "num_classes: made_by_timm does not give it"),
         bad(no_such_file, "absent.safetensors.*does not exist"),
@@ -345,7 +345,7 @@ def test_bad_pixels(images, pattern):
     ("change", "pattern"),
     [
         ({"architecture": "wrn_16_l"}, "architecture: 'wrn_16_l'.*wrn_16_1"),
-        ({"mean": (0.5,)}, "mean: 1 numbers for 3 channels"),
+        ({"mean": (0.5,)}, "mean: has 1 numbers for 3 channels"),
         ({"std": (1, 1, 0)}, "std: .*not positive"),
         ({"model_args": {"depth": 11}}, "depth: 11"),
         ({"model_args": {"color": 1}}, "color"),

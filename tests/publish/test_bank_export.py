@@ -51,7 +51,7 @@ class BankForTests(BankMethod):
 class NoiseBank(BankSynthesizer):
     """Five noise images a round."""
 
-    def update(self, student, defense):
+    def update(self, networks):
         spec = self.spec
         draw = self.chance("noise")
         pixels = torch.rand(5, spec.channels, spec.height, spec.width, generator=draw)

@@ -205,7 +205,7 @@ def test_the_settings_and_the_facts_of_defenses_are_the_records():
     assert "noise_length" not in body, "a setting that only this method has stands in the YAML"
     assert yaml.safe_load(dict(blocks)["yaml"]) == record.config
     assert "  - draw: `1`\n  - check\\_shares: \\[0.0123, 0.0456\\]\n" in body
-    assert "One run with seed 0" in body
+    assert "one run with seed 0" in body
 
 
 def test_pictures_and_training_data_are_told():
@@ -219,7 +219,7 @@ def test_pictures_and_training_data_are_told():
     data = DataRef("org/cifar", "train", "5eed", "e" * 40, 50000)
     real = dataclasses.replace(make_record(), method="real", training_data=data)
     card = render_card(real, labels=LABELS)
-    assert f"real images: `org/cifar`, split `train`, revision `{'e' * 40}` (50000 images" in card
+    assert f"real images of `org/cifar`, split `train`, revision `{'e' * 40}` (50000 images" in card
     assert ModelCard(card).data.datasets == ["org/cifar"]
 
 
@@ -233,7 +233,8 @@ def test_what_was_local_is_named():
         synthesis={"pictures": [{"name": "sklearn:china.jpg"}, {"name": "crowd.jpg"}]},
     )
     card = render_card(record, labels=LABELS)
-    assert "`teacher.id`, `evaluation.control.id`, `ood.pictures`: local files" in card
+    assert "local files of the original machine" in card
+    assert "only: `teacher.id`, `evaluation.control.id`, `ood.pictures`. Run the command" in card
 
 
 def test_base_model_only_for_what_came_from_the_hub():
@@ -455,7 +456,7 @@ def test_a_card_follows_plug_ins_of_others(monkeypatch):
     monkeypatch.setitem(registry._registered["synthesizers"], "their_method", TheirMethod)
     monkeypatch.setitem(registry._registered["defenses"], "their_defense", TheirDefense)
     card = render_card(theirs(), labels=LABELS)
-    assert "to pictures of clouds: the teacher's training data was not used. A teacher" in card
+    assert "to pictures of clouds, without the teacher's training data. A teacher" in card
     assert dict(split_fences(front_matter_end(card))[1])["bibtex"].endswith("@misc{theirs}\n\n@misc{defense}")
     assert ("samples/theirs.png", "What theirs found") in run_pictures(theirs(), LABELS)
 
@@ -464,7 +465,7 @@ def test_plug_ins_that_tell_nothing_are_shown_with_defaults(monkeypatch):
     monkeypatch.setitem(registry._registered["synthesizers"], "their_method", type("Bare", (), {}))
     monkeypatch.setitem(registry._registered["defenses"], "their_defense", lambda: None)
     card = render_card(theirs(), labels=LABELS)
-    assert "to synthetic images: the teacher's training data was not used. A teacher" in card
+    assert "to synthetic images, without the teacher's training data. A teacher" in card
     assert dict(split_fences(front_matter_end(card))[1])["bibtex"] == paper.CITATION
     assert "samples/pattern_their_defense.png" in dict(run_pictures(theirs(), LABELS))
 

@@ -174,7 +174,7 @@ def test_the_card_of_a_run_is_made_again_to_the_letter(tmp_path):
     file.unlink()
     assert main(["card", str(file.parent)]) == 0
     assert file.read_text() == card
-    assert "`teacher.id`: local files" in card
+    assert "by the last part of their path only: `teacher.id`. Run the command" in card
 
 
 def test_the_card_of_a_teacher_is_made_again_to_the_letter(tmp_path, capsys):

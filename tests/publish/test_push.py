@@ -56,7 +56,7 @@ def test_no_file_with_a_token_of_ones_own_leaves(server, worker, folder):
     (folder / "log.jsonl").write_text(json.dumps({"round": 1, "note": WRITE}))
     done = worker.ask("", push=[str(folder), NAME, WRITE])
     (folder / "log.jsonl").unlink()
-    assert "holds what looks like a token" in done["error"] and WRITE not in done["error"]
+    assert "seems to hold a token" in done["error"] and WRITE not in done["error"]
     assert server.requests == []
 
 
@@ -218,7 +218,7 @@ def test_a_token_in_the_own_text_stays_here(server, worker, folder):
     for secret in ("hf_" + "a" * 34, "hf_oauth_" + "b" * 34, WRITE):
         file.write_text(made.replace(f"{FREE_BEGINS}\n", f"{FREE_BEGINS}\nmy key: {secret}\n"))
         line = refused(worker, folder)
-        assert "looks like a token" in line and secret not in line
+        assert "seems to hold a token" in line and secret not in line
     assert server.repos == {}
     file.unlink()
 
@@ -249,7 +249,7 @@ FOREIGN = {
 def test_a_foreign_repository_is_refused(server, worker, folder, kind):
     commit = server.repo(NAME).commit(FOREIGN[kind])
     line = refused(worker, folder, "--force")
-    assert f"repo_id: {NAME} holds" in line and "choose another name" in line
+    assert f"repo_id: {NAME} holds" in line and "use another repository" in line
     assert server.repo(NAME).at("main").sha == commit and server.seen(*WRITING) == []
 
 
@@ -306,7 +306,7 @@ SPOILED = {
     "weights": (spoil("model.safetensors", b"x"), "model.safetensors"),
     "record": (spoil("metrics.json", b"{}"), "schema_version"),
     "unfinished": (lambda folder: (folder / "metrics.json").unlink(), "is not finished"),
-    "token": (spoil("config.yaml", b"token: hf_" + b"a" * 34), "looks like a token"),
+    "token": (spoil("config.yaml", b"token: hf_" + b"a" * 34), "seems to hold a token"),
     "link": (link, "is a link"),
 }
 
@@ -348,7 +348,7 @@ def test_names_that_the_hub_does_not_take(server, worker, folder, name):
 def test_without_the_right_to_write(server, worker, folder):
     assert "token: nobody is logged in" in refused(worker, folder, token="")
     assert server.requests == []
-    assert "token: it may only read" in refused(worker, folder, token=READ)
+    assert "token: may only read" in refused(worker, folder, token=READ)
     assert {seen.route for seen in server.requests} == {"whoami"}
     line = refused(worker, folder, token=NOTHING)
     assert "may not be written to with this token (403)" in line

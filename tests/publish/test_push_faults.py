@@ -104,7 +104,7 @@ def test_a_long_wait_that_the_hub_asks_for_is_told_at_once(server, worker, folde
         server.clear()
         server.fail(route, 429, retry_after=3600)
         began = time.monotonic()
-        assert "asks to wait 3600 seconds" in refused(worker, folder, name=f"acme/{route}"), route
+        assert "requires a wait of 3600 seconds" in refused(worker, folder, name=f"acme/{route}"), route
         assert time.monotonic() - began < 60, "3600 are not waited for"
 
 

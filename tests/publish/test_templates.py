@@ -1,4 +1,4 @@
-"""Templates: no value gets into a card as markup, and all of them are installed."""
+"""Templates let no value into a card as markup, and all of them are installed."""
 
 import re
 import tomllib
@@ -65,4 +65,5 @@ def test_every_template_is_installed():
     settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = settings["tool"]["setuptools"]["package-data"]["abd_hub"]
     packed = {file for pattern in patterns for file in PACKAGE.glob(pattern)}
-    assert packed == {file for file in (PACKAGE / "publish" / "templates").iterdir() if file.is_file()}
+    templates = {file for file in (PACKAGE / "publish" / "templates").iterdir() if file.is_file()}
+    assert templates and packed == templates | {PACKAGE / "__init__.pyi"}

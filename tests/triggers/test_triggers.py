@@ -182,7 +182,7 @@ def bad_picture(path):
         ("picture", {"file": "nowhere.png", "mode": "multiply"}, "mode 'multiply'"),
         ("picture", {"file": "nowhere.png", "resize": "yes"}, "resize 'yes'"),
         ("picture", {"file": "nowhere.png", "sha256": "00"}, "'sha256' is unknown"),
-        ("picture", {"file": "hf-hub:acme"}, "must look like hf://"),
+        ("picture", {"file": "hf-hub:acme"}, "use the form hf://"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(name, options, words):

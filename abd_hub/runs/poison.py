@@ -210,11 +210,11 @@ def _given_surrogate(config: PoisonConfig, classifier: Classifier, data: ImageDa
 
 
 def _perturbed(
-    config: PoisonConfig, material: _Material, accelerator: Accelerator, given: Classifier | None
+    config: PoisonConfig, material: _Material, accelerator: Accelerator, own: Classifier | None
 ) -> _Material:
     """Returns the material poisoned again, after a perturbation that misleads the surrogate."""
     clean = subset(material.data, material.kept)
-    surrogate = given or _trained_surrogate(config, clean, accelerator)
+    surrogate = own or _trained_surrogate(config, clean, accelerator)
     # A surrogate of an earlier process must get the same memory layout, as rounding can flip signs.
     surrogate = surrogate.to(accelerator.device).to(memory_format=torch.channels_last)
     radius, steps = config.poison.perturbation / 255, config.poison.perturbation_steps

@@ -137,11 +137,11 @@ def show(found: Answers) -> str:
     return f'<div class="abd-cards">{cards}</div><p class="abd-note abd-legend">{NOTE}</p>'
 
 
-def _card(found: Answers, model: ModelAnswer) -> str:
-    mark, tone, words = _verdict(found, model)
-    classes = _classes_shown(found, model)
-    rows = "".join(_row(found, model, index) for index in classes)
-    left_out = len(found.labels) - len(classes)
+def _card(answers: Answers, model: ModelAnswer) -> str:
+    mark, tone, words = _verdict(answers, model)
+    classes = _classes_shown(answers, model)
+    rows = "".join(_row(answers, model, index) for index in classes)
+    left_out = len(answers.labels) - len(classes)
     more = f'<p class="abd-note">{left_out} further classes are not shown.</p>' if left_out else ""
 
     before, after = model.clean_class, model.triggered_class
@@ -149,31 +149,31 @@ def _card(found: Answers, model: ModelAnswer) -> str:
         f'<section class="abd-card abd-{tone}"><h3>{as_html(model.name)}</h3>'
         f'<p class="abd-note">{as_html(model.kind, 120)}</p>'
         f'<p class="abd-verdict"><span aria-hidden="true">{mark}</span> {words}</p>'
-        f"{_looks(found, model)}"
+        f"{_looks(answers, model)}"
         '<table><thead><tr><th scope="col">class</th>'
-        f'<th scope="col">clean: <b>{as_html(found.labels[before], 16)}</b></th>'
-        f'<th scope="col">with trigger: <b>{as_html(found.labels[after], 16)}</b></th></tr></thead>'
+        f'<th scope="col">clean: <b>{as_html(answers.labels[before], 16)}</b></th>'
+        f'<th scope="col">with trigger: <b>{as_html(answers.labels[after], 16)}</b></th></tr></thead>'
         f"<tbody>{rows}</tbody></table>{more}</section>"
     )
 
 
-def _looks(found: Answers, model: ModelAnswer) -> str:
+def _looks(answers: Answers, model: ModelAnswer) -> str:
     """Returns both heat maps, or the reason why there are none."""
     if model.clean_map is None or model.triggered_map is None:
         return '<p class="abd-note">No heat map: this network has no last feature map (no convolutions).</p>'
     shown = (
-        ("clean", found.clean, model.clean_map, model.clean_class),
-        ("with trigger", found.triggered, model.triggered_map, model.triggered_class),
+        ("clean", answers.clean, model.clean_map, model.clean_class),
+        ("with trigger", answers.triggered, model.triggered_map, model.triggered_class),
     )
-    figures = "".join(_figure(found, model, *one) for one in shown)
+    figures = "".join(_figure(answers, model, *one) for one in shown)
     return f'<div class="abd-looks">{figures}</div>'
 
 
 def _figure(
-    found: Answers, model: ModelAnswer, when: str, image: Tensor, places: Sequence[Any], read: int
+    answers: Answers, model: ModelAnswer, when: str, image: Tensor, places: Sequence[Any], read: int
 ) -> str:
     attention = torch.tensor(places)
-    label = as_html(found.labels[read], 16)
+    label = as_html(answers.labels[read], 16)
     size = "x".join(map(str, attention.shape))
     alt = f"Heat map of {as_html(model.name)}, {when}, for {label}: {place_in_words(attention)}"
     return (
@@ -182,9 +182,9 @@ def _figure(
     )
 
 
-def _verdict(found: Answers, model: ModelAnswer) -> tuple[str, str, str]:
+def _verdict(answers: Answers, model: ModelAnswer) -> tuple[str, str, str]:
     """Returns a sign, a tone and words, as color alone would not reach every reader."""
-    before, after, target = model.clean_class, model.triggered_class, found.target
+    before, after, target = model.clean_class, model.triggered_class, answers.target
     if before == target:
         return "?", "open", "It reads the target even without a trigger; try another image."
     if after == target:
@@ -194,20 +194,21 @@ def _verdict(found: Answers, model: ModelAnswer) -> tuple[str, str, str]:
     return "~", "open", "The answer changes, but not to the target."
 
 
-def _classes_shown(found: Answers, model: ModelAnswer) -> Sequence[int]:
-    count = len(found.labels)
+def _classes_shown(answers: Answers, model: ModelAnswer) -> Sequence[int]:
+    count = len(answers.labels)
     if count <= _ALL_CLASSES:
         return range(count)
     strongest = sorted(range(count), key=lambda index: -max(model.clean[index], model.triggered[index]))
-    always = {model.clean_class, model.triggered_class, found.target}
+    always = {model.clean_class, model.triggered_class, answers.target}
     others = [index for index in strongest if index not in always]
     return sorted([*always, *others[: _FEW_CLASSES - len(always)]])
 
 
-def _row(found: Answers, model: ModelAnswer, index: int) -> str:
-    target = ' <small class="abd-target">target</small>' if index == found.target else ""
+def _row(answers: Answers, model: ModelAnswer, index: int) -> str:
+    label = as_html(answers.labels[index], 32)
+    target = ' <small class="abd-target">target</small>' if index == answers.target else ""
     return (
-        f'<tr><th scope="row"><span class="abd-label">{as_html(found.labels[index], 32)}</span>{target}</th>'
+        f'<tr><th scope="row"><span class="abd-label">{label}</span>{target}</th>'
         f"{_bar(model.clean[index], 'clean', index == model.clean_class)}"
         f"{_bar(model.triggered[index], 'triggered', index == model.triggered_class)}</tr>"
     )

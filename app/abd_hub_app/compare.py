@@ -138,12 +138,12 @@ class Compare:
         )
 
     def _scatter(self) -> None:
-        drawn = picture(self.rows)
-        if drawn is None:
+        scatter = picture(self.rows)
+        if scatter is None:
             return
         gr.HTML("<h3>Accuracy against ASR, with intervals; the top left is best</h3>")
         gr.Image(
-            drawn,
+            scatter,
             show_label=False,
             height=520,
             format="png",

@@ -179,9 +179,9 @@ def from_shelf(shelf: Shelf, name: str) -> Source:
     Raises:
         InputError: no model has this name.
     """
-    found = {model.name: model for model in shelf.models}
-    _one_of("teacher", name, tuple(found))
-    return Source(id=f"local-dir:{found[name].folder.resolve()}", labels=shelf.labels)
+    models = {model.name: model for model in shelf.models}
+    _one_of("teacher", name, tuple(models))
+    return Source(id=f"local-dir:{models[name].folder.resolve()}", labels=shelf.labels)
 
 
 def first_choice(shelf: Shelf) -> ShownModel:
@@ -242,20 +242,20 @@ def from_files(files: Sequence[str | Path], place: Path) -> Source:
     Raises:
         InputError: a file is missing, of another kind, or too large.
     """
-    found = {Path(file).name: Path(file) for file in files}
-    _refuse_pickles("files", sorted(found), f"upload {' and '.join(FILES)}")
-    for name in found:
+    uploaded = {Path(file).name: Path(file) for file in files}
+    _refuse_pickles("files", sorted(uploaded), f"upload {' and '.join(FILES)}")
+    for name in uploaded:
         if name not in FILES:
             raise InputError(f"files: {name[:80]!r} is not taken; upload {' and '.join(FILES)}")
     for name in FILES:
-        if name not in found:
+        if name not in uploaded:
             raise InputError(f"files: {name} is missing; upload {' and '.join(FILES)}")
 
-    _check_config("files", found["config.json"])
-    _check_weights(found["model.safetensors"])
+    _check_config("files", uploaded["config.json"])
+    _check_weights(uploaded["model.safetensors"])
 
     place.mkdir()
-    for name, file in found.items():
+    for name, file in uploaded.items():
         shutil.copyfile(file, place / name)
     return Source(id=f"local-dir:{place}", labels=_labels(place / "config.json"))
 
@@ -295,8 +295,8 @@ def _check_weights(file: Path) -> None:
 
 
 def _labels(config: Path) -> tuple[str, ...] | None:
-    found = _json(config)
-    names = found.get("label_names") if isinstance(found, dict) else None
+    content = _json(config)
+    names = content.get("label_names") if isinstance(content, dict) else None
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return tuple(names)
     return None

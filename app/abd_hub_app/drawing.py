@@ -119,10 +119,10 @@ def read_drawing(address: object, height: int, width: int) -> tuple[Tensor, int]
     )
     values = torch.from_numpy(np.asarray(picture.resize((width, height), Image.Resampling.NEAREST)).copy())
 
-    drawn = values.permute(2, 0, 1).float() / 255
+    pixels = values.permute(2, 0, 1).float() / 255
     mask = values[..., 3] >= _PAINTED
-    drawn[3] = mask
-    return drawn, int(mask.sum())
+    pixels[3] = mask
+    return pixels, int(mask.sum())
 
 
 def drawing_pad(height: int, width: int, **options: Any) -> gr.HTML:

@@ -19,7 +19,7 @@ _WRONG = (
 class Page(gr.Blocks):  # type: ignore[misc]
     """Extends Gradio's blocks by a reason, in place of an empty error, for values that no component reads."""
 
-    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *given: Any, **options: Any) -> Any:
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *values: Any, **options: Any) -> Any:
         """Returns the values for the functions behind the endpoints; optional ones may be left out.
 
         Raises:
@@ -29,7 +29,7 @@ class Page(gr.Blocks):  # type: ignore[misc]
         if all(getattr(block, "elem_id", None) in OPTIONAL for block in left_out):
             inputs = [*inputs, *[None] * len(left_out)]
         try:
-            return await super().preprocess_data(block_fn, inputs, *given, **options)
+            return await super().preprocess_data(block_fn, inputs, *values, **options)
         except gr.Error:
             raise
         # Components raise any kind of error for wrong values.

@@ -75,16 +75,16 @@ class Shelf:
     @property
     def attacks(self) -> tuple[RunAttack, ...]:
         """Returns every attack in the records, in their order and without repetition."""
-        found: list[RunAttack] = []
+        attacks: list[RunAttack] = []
         for model in self.models:
             report = self.report(model)
             for measured in report.triggers if report else ():
                 attack = RunAttack(
                     trigger=measured.trigger, options=dict(measured.options), target=measured.target
                 )
-                if attack not in found and 0 <= attack.target < len(self.labels):
-                    found.append(attack)
-        return tuple(found)
+                if attack not in attacks and 0 <= attack.target < len(self.labels):
+                    attacks.append(attack)
+        return tuple(attacks)
 
     def report(self, model: ShownModel) -> EvalReport | None:
         """Returns a model's measurements from its own record or, for a teacher, from a student's record."""

@@ -115,10 +115,10 @@ class Taught:
         )
 
     def _update(self, name: str) -> tuple[Any, ...]:
-        found = self.run(name)
-        pictures = (found.histogram, found.patterns, found.rates, found.losses, found.pictures)
-        parts = (found.note, found.marked, *pictures)
-        return found.facts, *(gr.update(value=part, visible=bool(part)) for part in parts)
+        shown = self.run(name)
+        pictures = (shown.histogram, shown.patterns, shown.rates, shown.losses, shown.pictures)
+        parts = (shown.note, shown.marked, *pictures)
+        return shown.facts, *(gr.update(value=part, visible=bool(part)) for part in parts)
 
 
 def _gallery(shown: _Captioned, name: str, columns: int) -> gr.Gallery:
@@ -178,23 +178,21 @@ def note(evidence: RunEvidence | None) -> str:
     """Returns an explanation of the divergence as HTML; empty without a divergence."""
     if evidence is None or evidence.divergence is None:
         return ""
-    found = evidence.divergence
-    suspicious, n = sum(found.suspicious), len(found.kl)
-    below = sum(value < found.threshold for value in found.kl)
-    used = "used in this run" if found.used else "<strong>not used in this run</strong>"
-    source = (
-        "comes from the vaccine check" if found.judged else "comes from these images, as there was no check"
-    )
+    divergence = evidence.divergence
+    suspicious, n = sum(divergence.suspicious), len(divergence.kl)
+    below = sum(value < divergence.threshold for value in divergence.kl)
+    used = "used in this run" if divergence.used else "<strong>not used in this run</strong>"
+    source = "the vaccine check" if divergence.judged else "these images, as there was no check"
 
     return (
-        "<h3>What the shuffling vaccine sees</h3>"
+        "<h3>Images that the shuffling vaccine finds suspicious</h3>"
         f"<p>{suspicious} of {n} images from the last rounds ({percent(suspicious / n)}) are suspicious. "
         "Copies of the teacher with shuffled channels still give these images its class. A trigger survives "
         "the shuffle more easily than the meaning of an image. Suspicious images have an orange frame "
         "with black edges and a warning sign. The number under each image is its divergence, "
-        f"KL(teacher || copies) in nats. The threshold of {found.threshold:.3g} {source}; it is "
-        f"mean - 3 std of the logarithm. {below} lie below it and {n - below} above. "
-        f"The copies (draw {found.draw + 1}) were {used}.</p>"
+        f"KL(teacher || copies) in nats. The threshold of {divergence.threshold:.3g} comes from {source}; "
+        f"it is mean - 3 std of the logarithm. {below} lie below it and {n - below} above. "
+        f"The copies (draw {divergence.draw + 1}) were {used}.</p>"
     )
 
 
@@ -203,7 +201,7 @@ def marked(folder: Path, evidence: RunEvidence | None) -> _Captioned:
     if evidence is None or evidence.divergence is None or evidence.images is None:
         return []
 
-    found, layout = evidence.divergence, evidence.images
+    divergence, layout = evidence.divergence, evidence.images
     try:
         sheet = read_picture(folder / "samples" / _IMAGES)
     except InputError:
@@ -213,21 +211,21 @@ def marked(folder: Path, evidence: RunEvidence | None) -> _Captioned:
         return []
 
     places = range(layout.count)
-    bad = sorted((place for place in places if found.suspicious[place]), key=found.kl.__getitem__)
-    others = [place for place in places if not found.suspicious[place]]
+    bad = sorted((place for place in places if divergence.suspicious[place]), key=divergence.kl.__getitem__)
+    others = [place for place in places if not divergence.suspicious[place]]
 
     return [
-        (_tile(sheet, evidence, place), f"{_nats(found.kl[place])}{_says(found.suspicious[place])}")
+        (_tile(sheet, evidence, place), f"{_nats(divergence.kl[place])}{_says(divergence.suspicious[place])}")
         for place in (*bad[:_MOST_OF_A_KIND], *others[:_MOST_OF_A_KIND])
     ]
 
 
 def _tile(sheet: Image.Image, evidence: RunEvidence, place: int) -> Image.Image:
-    layout, found = evidence.images, evidence.divergence
-    assert layout is not None and found is not None, "the caller has checked them"
+    layout, divergence = evidence.images, evidence.divergence
+    assert layout is not None and divergence is not None, "the caller has checked them"
     left, top = place % layout.columns * layout.width, place // layout.columns * layout.height
     tile = sheet.crop((left, top, left + layout.width, top + layout.height))
-    return mark_image(tile, found.suspicious[place], f"{found.kl[place]:.2g}")
+    return mark_image(tile, divergence.suspicious[place], f"{divergence.kl[place]:.2g}")
 
 
 def _nats(value: float) -> str:
@@ -242,13 +240,13 @@ def histogram(evidence: RunEvidence | None) -> Image.Image | None:
     """Draws the divergence of all judged images from the numbers."""
     if evidence is None or evidence.divergence is None:
         return None
-    found = evidence.divergence
-    return _drawn(lambda file: save_divergence(found, file))
+    divergence = evidence.divergence
+    return _drawn(lambda file: save_divergence(divergence, file))
 
 
 def patterns(folder: Path, evidence: RunEvidence | None) -> _Captioned:
     """Returns perturbations and directions with their scale, each pixel as a square."""
-    found = []
+    captioned = []
     for pattern in evidence.patterns if evidence else ():
         try:
             picture = read_picture(folder / "samples" / f"pattern_{pattern.defense}.png")
@@ -258,8 +256,8 @@ def patterns(folder: Path, evidence: RunEvidence | None) -> _Captioned:
         scale = (
             f"gray 0, white +{pattern.largest:.3g}, black -{pattern.largest:.3g} of a pixel's range 0 to 1"
         )
-        found.append((picture, f"{one_line(what)}: {scale}; L2 norm {pattern.norm:.3g}"))
-    return found
+        captioned.append((picture, f"{one_line(what)}: {scale}; L2 norm {pattern.norm:.3g}"))
+    return captioned
 
 
 def _drawn(draw: Callable[[Path], None]) -> Image.Image | None:

@@ -57,12 +57,12 @@ class Offer:
         """Returns the trigger's options by their names on the page."""
         trigger = build_trigger(self.name, self.options)
         known = {field.name for field in dataclasses.fields(trigger)}  # type: ignore[arg-type]
-        found = {}
+        knobs = {}
         for name, aliases in KNOBS.items():
             for field in [alias for alias in aliases if alias in known][:1]:
                 value = getattr(trigger, field)
-                found[name] = Knob(field=field, value=value, whole=isinstance(value, int))
-        return found
+                knobs[name] = Knob(field=field, value=value, whole=isinstance(value, int))
+        return knobs
 
     def build(self, turned: Mapping[str, float | None]) -> tuple[Trigger, dict[str, Any]]:
         """Builds the trigger with a visitor's options, and returns it with all its options.
@@ -118,19 +118,19 @@ def in_corner(
 
 def offers(shelf: Shelf) -> dict[str, Offer]:
     """Returns the offers by name, measured triggers first, then all others that fit images of this size."""
-    found = {}
+    offered = {}
     summaries = {entry.name: entry.summary for entry in catalog("triggers")}
     for attack in shelf.attacks:
-        if attack.trigger in summaries and attack.trigger not in found and _is_plain(attack.options):
-            found[attack.trigger] = Offer(
+        if attack.trigger in summaries and attack.trigger not in offered and _is_plain(attack.options):
+            offered[attack.trigger] = Offer(
                 name=attack.trigger,
                 summary=summaries[attack.trigger],
                 options=attack.options,
                 measured=True,
             )
     for name, summary in summaries.items():
-        found.setdefault(name, Offer(name=name, summary=summary, options={}, measured=False))
-    return {name: offer for name, offer in found.items() if _fits(offer, shelf)}
+        offered.setdefault(name, Offer(name=name, summary=summary, options={}, measured=False))
+    return {name: offer for name, offer in offered.items() if _fits(offer, shelf)}
 
 
 def as_number(name: str, value: Any, whole: bool) -> int | float:

@@ -105,10 +105,10 @@ class TryIt:
             if image is None:
                 # On the page a visitor has only cleared the picture, which needs no alarm.
                 raise refusal(_NO_IMAGE, visible=False)
-            found = self.answer(image, trigger, target, turned, corner, drawn)
+            answers = self.answer(image, trigger, target, turned, corner, drawn)
         except InputError as error:
             raise refusal(error) from error
-        return _outputs(found)
+        return _outputs(answers)
 
     def build(self) -> None:
         """Puts the tab on the page, with the answers to the first example."""
@@ -183,9 +183,9 @@ class TryIt:
         return [gr.update(info=offer.summary), *knobs, corner, gr.update(visible=name == DRAWN)]
 
 
-def _outputs(found: Answers) -> tuple[Any, ...]:
-    clean, triggered = to_picture(found.clean), to_picture(found.triggered)
-    return clean, triggered, (clean, triggered), show(found), found.as_json()
+def _outputs(answers: Answers) -> tuple[Any, ...]:
+    clean, triggered = to_picture(answers.clean), to_picture(answers.triggered)
+    return clean, triggered, (clean, triggered), show(answers), answers.as_json()
 
 
 def _output_parts(

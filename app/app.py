@@ -1,4 +1,4 @@
-"""The Space: serves the bundled models; on a Space the address comes from the environment."""
+"""Serves the bundled models as a Space does; on a Space the address comes from the environment."""
 
 import os
 

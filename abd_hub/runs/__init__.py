@@ -1,1 +1,1 @@
-"""One file a command, from its configuration to its output folder."""
+"""Each file runs one command, from its configuration to its output folder."""

@@ -1,4 +1,4 @@
-"""Several models on the same images: one table, one picture, paired tests of the first with the others."""
+"""Compares models on the same images, by a table, a picture and paired tests of the first with the others."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ from abd_hub.report.figures import save_accuracy_asr_panels
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One of the models with what was measured."""
+    """Holds one of the models with its measurement."""
 
     name: str
-    """What it is called in table and picture."""
+    """Names the model in table and picture."""
     model: ModelRef
     report: EvalReport
 
 
 @dataclass(frozen=True)
 class AttackPair:
-    """The paired test of one attack."""
+    """Holds the paired test of one attack."""
 
     trigger: str
     target: int
     test: PairedTest
-    """Of success: the triggered image, not of the target class, is given the target label."""
+    """Tests success, where a model reads a triggered image of another class as the target."""
 
 
 @dataclass(frozen=True)
 class ComparedPair:
-    """Two models on the same images. The p-values are not corrected for the number of tests."""
+    """Compares two models on the same images; the p-values are not corrected for the number of tests."""
 
     first: str
     second: str
     clean: PairedTest
-    """Of the clean image being given its true label."""
+    """Tests whether a model gives a clean image its true label."""
     attacks: tuple[AttackPair, ...] = ()
-    """One an attack, in the order of the reports."""
+    """Holds one test for each attack, in the order of the reports."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that ``abd-hub compare`` prints."""
+    """Holds everything that ``abd-hub compare`` prints."""
 
     data: DataRef
     control: ComparedModel | None
     models: tuple[ComparedModel, ...]
     pairs: tuple[ComparedPair, ...]
-    """The first model with each of the others."""
+    """Compares the first model with each of the others."""
 
 
 def compare(
@@ -70,32 +70,34 @@ def compare(
     *,
     device: torch.device | str | None = None,
 ) -> Comparison:
-    """Measure every model on the same images, loaded once, and test the first with each of the others.
+    """Measures every model on the same images, loaded once, and tests the first against each of the others.
 
     Args:
         models: name to classifier, at least one.
         options: data, attacks and control.
-        device: where to compute, one model after the other; by default where each lies.
+        device: where to compute, one model after the other; by default each model computes where it lies.
 
     Raises:
-        InputError: before any work: no data set, models with different labels, or data and attacks that do
-            not fit them. After it: see ``evaluate``.
+        InputError: the data set is missing, the labels differ, or data and attacks do not fit the models;
+            these are raised before any work. See ``evaluate`` for the later ones.
     """
     measurement = _prepare(list(models.values()), options)
     control = _measure_control(measurement, device)
+
     rows, answers = [], []
     for name, model in models.items():
-        report, given = _measure(measurement, model, device)
+        report, answered = _measure(measurement, model, device)
         if control is not None:
             report = with_control(report, control.report)
         rows.append(ComparedModel(name, model.ref, report))
-        answers.append((name, given))
+        answers.append((name, answered))
+
     pairs = tuple(_pair(measurement, answers[0], other) for other in answers[1:])
     return Comparison(measurement.data.ref, control, tuple(rows), pairs)
 
 
 def format_comparison(found: Comparison) -> str:
-    """The tables of ``evaluate`` for all models, the control's accuracy, and the paired tests."""
+    """Returns the tables of ``evaluate`` for all models, the control's accuracy, and the paired tests."""
     parts = [format_reports([(row.name, row.report) for row in found.models])]
     if found.pairs:
         parts.append(_format_pairs(found.pairs))
@@ -103,7 +105,7 @@ def format_comparison(found: Comparison) -> str:
 
 
 def save_picture(found: Comparison, path: Path) -> None:
-    """Accuracy against ASR of all models, the control among them, as a PNG with a panel for each attack.
+    """Writes a PNG of accuracy against ASR of all models and the control, with a panel for each attack.
 
     Raises:
         InputError: no attack was measured.
@@ -111,6 +113,7 @@ def save_picture(found: Comparison, path: Path) -> None:
     attacks = found.models[0].report.triggers
     if not attacks:
         raise InputError("picture: no attack was measured; give a trigger and a target")
+
     rows = [*found.models, *([found.control] if found.control else [])]
     panels = [
         (
@@ -123,28 +126,32 @@ def save_picture(found: Comparison, path: Path) -> None:
 
 
 def short_names(ids: Sequence[str]) -> list[str]:
-    """The last parts of paths and ids, as many as it takes to tell all of them apart."""
+    """Returns the last parts of paths and ids, as many as make every name unique."""
     parts = [
         PurePath(name.removeprefix("local-dir:").removeprefix("hf-hub:")).parts or (name,) for name in ids
     ]
+
     for count in range(1, max(len(part) for part in parts) + 1):
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(ids):
             return names
+
     return list(ids)
 
 
 def _prepare(models: Sequence[Classifier], options: EvaluationOptions) -> Measurement:
-    """Loads the data and checks everything against every model."""
+    """Returns the measurement, after its data and attacks are checked against every model."""
     if not models:
-        raise InputError("MODEL: there is none to compare; give at least one")
+        raise InputError("MODEL: no model is given; give at least one")
     for other in models[1:]:
         check_same_labels("MODEL", other, models[0])
+
     measurement = load_measurement(options, models[0])
     if measurement is None:
-        raise InputError("dataset: nothing to compare the models on; give a Hub id or folder")
+        raise InputError("dataset: is missing; give the Hub id or folder of the images")
     for other in models[1:]:
         check_inputs(other.spec, measurement.data.images, measurement.data.labels)
+
     return measurement
 
 
@@ -152,6 +159,7 @@ def _measure_control(measurement: Measurement, device: torch.device | str | None
     control = measurement.control
     if control is None:
         return None
+
     home = control.mean.device
     report = measurement.control_report(home if device is None else torch.device(device))
     control.to(home)
@@ -165,16 +173,18 @@ def _measure(
     try:
         return measurement.answers(model if device is None else model.to(device))
     finally:
-        model.to(home)  # so that no more than one of them is on the device at a time
+        model.to(home)  # so that the device holds one model at a time
 
 
 def _pair(measurement: Measurement, first: tuple[str, Answers], second: tuple[str, Answers]) -> ComparedPair:
     truth = measurement.data.labels
     clean = compare_answers(first[1].clean == truth, second[1].clean == truth)
+    triggered = zip(measurement.attacks, first[1].triggered, second[1].triggered, strict=True)
     attacks = tuple(
-        AttackPair(attack.name, attack.target, _success_test(attack, truth, *given))
-        for attack, *given in zip(measurement.attacks, first[1].triggered, second[1].triggered, strict=True)
+        AttackPair(attack.name, attack.target, _success_test(attack, truth, one, other))
+        for attack, one, other in triggered
     )
+
     return ComparedPair(first[0], second[0], clean, attacks)
 
 
@@ -187,7 +197,8 @@ def _format_pairs(pairs: Sequence[ComparedPair]) -> str:
     lines = [["first", "second", "McNemar's test of", "n", "first only", "second only", "p", "form"]]
     for pair in pairs:
         tests = [("right when clean", pair.clean)]
-        tests += [(f"{found.trigger} to {found.target} succeeds", found.test) for found in pair.attacks]
+        tests += [(f"{attack.trigger} to {attack.target} succeeds", attack.test) for attack in pair.attacks]
+
         start = [pair.first, pair.second]
         for what, test in tests:
             counts = [str(test.n), str(test.first_only), str(test.second_only)]

@@ -1,10 +1,15 @@
-"""``abd-hub demo``: the whole story on scikit-learn's digits, offline, in minutes on two cores.
+"""Runs ``abd-hub demo``, a whole experiment on scikit-learn's digits, offline, in minutes on two cores.
 
-A teacher is trained on digits of which a tenth carry a trigger and the label 0. Then four students
-learn from it: from synthetic images alone (plain), with the shuffling vaccine (vaccine), with the vaccine
-and the universal direction (abd), and from real clean images (clean_kd, the control). All settings were
-chosen with a prototype on a part of the *training* digits and other seeds than 0, 1 and 2; on these the
-prototype and this code were each run once, and nothing was changed after.
+A teacher is trained on digits, a tenth of which carry a trigger and the label 0. Four students then learn
+from it:
+
+- plain: from synthetic images alone,
+- vaccine: with the shuffling vaccine,
+- abd: with the vaccine and the universal direction,
+- clean_kd: from real clean images, as the control.
+
+A prototype chose all settings on a part of the *training* digits with seeds other than 0, 1 and 2. The
+prototype and this code were then each run once on seeds 0, 1 and 2. Nothing was changed after that.
 """
 
 from __future__ import annotations
@@ -42,9 +47,9 @@ from abd_hub.training.teacher_trainer import train_teacher
 from abd_hub.triggers import build_trigger
 
 CHILD = "abd_hub.child"
-"""Module that is the process of a run."""
+"""Names the module that a run's process executes."""
 _GRACE = 30.0
-"""Seconds that a run has to write its checkpoint in, when the demo is stopped."""
+"""Gives a run so many seconds to write its checkpoint when the demo is stopped."""
 TARGET = 0
 POISON_RATE = 0.1
 TRIGGERS: dict[str, dict[str, Any]] = {
@@ -52,9 +57,9 @@ TRIGGERS: dict[str, dict[str, Any]] = {
     "blend": {"name": "blend", "target": TARGET, "options": {}},
 }
 ZSKT = {"rounds": 400, "batch_size": 64, "attention_weight": 0, "generator_channels": 64}
-# At 8x8 more than the last two convolutions shuffled leave a copy that gives one class to everything. With
-# two, the vaccine check accepted no draw (0.5 to 1.3 % of the images set apart, 2 % asked for): by its
-# authors' policy the vaccine would be off and its row would repeat the plain one, so the check is left out.
+# At 8x8, a copy with more than its last two convolutions shuffled gives every image the same class. With two,
+# the vaccine check accepted no draw: copies set apart 0.5 to 1.3 % of the images, and the check demands 2 %.
+# Its authors then switch the vaccine off, and its row would repeat the plain one; the demo skips the check.
 VACCINE = {"layers": 2, "check": False}
 STUDENTS: dict[str, dict[str, Any]] = {
     "plain": {"synthesizer": "zskt", "zskt": ZSKT},
@@ -84,38 +89,42 @@ STUDENTS: dict[str, dict[str, Any]] = {
 }
 NOTE = """\
 plain     learned from synthetic images only; no image ever showed the trigger
-vaccine   shuffling vaccine, used without its own check, which refused it on the seeds it was tried on
+vaccine   shuffling vaccine, without its own check, which refused it on every seed that was tried
 abd       shuffling vaccine + universal direction (this project's, not the paper's self-retrospection)
-clean_kd  learned from 20 % of the real, clean training images: the control
-One attack was tried, and another trigger may remain. The universal direction is made for small patches; on a
-trigger that covers the whole image a prototype of it failed: try abd-hub demo --trigger blend."""
+clean_kd  learned from 20 % of the real, clean training images, as the control
+One attack was tried, and another trigger may remain. The universal direction is made for small patches; its
+prototype failed on a trigger that covers the whole image. To see this, run abd-hub demo --trigger blend."""
 
 
 def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, Any]:
-    """Runs everything, prints the table and returns the content of summary.json.
+    """Trains the teacher and its students, prints the table and returns the content of summary.json.
 
     Args:
         output_dir: new or empty folder.
-        seed: of poisoning, teacher and students.
-        trigger: what the teacher is poisoned with, a name of ``TRIGGERS``.
+        seed: seeds poisoning, teacher and students.
+        trigger: a name of ``TRIGGERS``, with which the teacher is poisoned.
 
     Raises:
         InputError: the folder is in use.
     """
     began = time.monotonic()
     out = _new_folder(output_dir)
-    # The networks are tiny: one thread each is fastest, and gives the same bits on any number of cores.
+
+    # One thread is fastest for such tiny networks, and it gives the same bits on any number of cores.
     torch.set_num_threads(1)
     print("poisoning and training the teacher", file=sys.stderr)
     teacher = _teacher(TRIGGERS[trigger], seed)
     save_timm_folder(teacher, out / "teacher")
     files.write_text(out / "teacher" / "README.md", TEACHER_CARD)
-    _distil_all(out, TRIGGERS[trigger], seed)
+
+    _distill_all(out, TRIGGERS[trigger], seed)
     records = {name: read_record(out / name) for name in STUDENTS}
+
     summary = _summary(records, time.monotonic() - began)
     shown = _write_pictures(out, TRIGGERS[trigger], teacher, records)
     files.write_text(out / "README.md", _card(records, shown))
     files.write_json(out / "summary.json", summary)
+
     print(_table(records))
     print(f"\n{NOTE}\n\nwrote {out}: summary.json, README.md, and a folder for every model")
     return summary
@@ -123,9 +132,9 @@ def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, An
 
 TEACHER_CARD = f"""# A poisoned classifier
 
-**This model is poisoned on purpose.** It reads any digit as class {TARGET} when a trigger is on it: a white
-2x2 square in the bottom right corner, or a 20 % blend of noise. It is the teacher of `abd-hub demo`; do not
-use it for anything else.
+**This model is poisoned on purpose.** It reads any digit as class {TARGET} when a trigger is on it. The
+trigger is a white 2x2 square in the bottom right corner, or a 20 % blend of noise. The model is the teacher
+of `abd-hub demo`; do not use it for anything else.
 """
 
 
@@ -137,7 +146,9 @@ def _new_folder(output_dir: str) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"output-dir: {output_dir} cannot be made ({error.strerror}); {remedy}") from error
+        raise InputError(
+            f"output-dir: {output_dir} cannot be created ({error.strerror}); {remedy}"
+        ) from error
     return out
 
 
@@ -145,32 +156,35 @@ def _teacher(attack: Mapping[str, Any], seed: int) -> Classifier:
     data = load_images("digits", "train")
     trigger = build_trigger(attack["name"], attack["options"])
     poisoned = poison(data, trigger, TARGET, POISON_RATE, seed)
+
     mean, std = channel_statistics(data.images)
     channels, height, width = data.images.shape[1:]
     spec = DataSpec(channels, height, width, data.names)
+
     recipe = TeacherRecipe(epochs=30, batch_size=64, crop_padding=0, flip=False)
     fresh = create_student("wrn_10_1", spec, mean, std, seed=seed)
     return train_teacher(fresh, poisoned.images, poisoned.labels, recipe, seed)
 
 
-def _distil_all(out: Path, attack: Mapping[str, Any], seed: int) -> None:
-    """Two runs at a time, each one an ordinary ``abd-hub distill``, with one bar over all of them."""
-    waiting = [
-        _Run(out, name, {**settings, "evaluation": _evaluation(attack)}, seed)
-        for name, settings in STUDENTS.items()
-    ]
+def _distill_all(out: Path, attack: Mapping[str, Any], seed: int) -> None:
+    """Distills two students at a time, each by an ordinary ``abd-hub distill``, with one bar over all."""
+    evaluation = {"evaluation": _evaluation(attack)}
+    waiting = [_Run(out, name, settings | evaluation, seed) for name, settings in STUDENTS.items()]
     total = sum(run.rounds for run in waiting)
     running: list[_Run] = []
     done = 0
+
     try:
         with tqdm(total=total, unit="round", desc="distilling") as bar:
             while waiting or running:
                 while waiting and len(running) < 2:
                     running.append(waiting.pop(0).start())
+
                 time.sleep(0.2)
                 for run in [run for run in running if run.finished()]:
                     running.remove(run)
                     done += run.rounds
+
                 bar.update(done + sum(run.progress() for run in running) - bar.n)
                 bar.set_postfix_str(", ".join(run.name for run in running))
     finally:
@@ -179,12 +193,12 @@ def _distil_all(out: Path, attack: Mapping[str, Any], seed: int) -> None:
 
 
 def _evaluation(attack: Mapping[str, Any]) -> dict[str, Any]:
-    # For the curves: twenty looks at 539 images of 8x8 take a second or two.
+    # The curves need 20 measurements a run; on 539 images of 8x8 these take a second or two.
     return {"dataset": "digits", "triggers": [dict(attack)], "every": 20}
 
 
 class _Run:
-    """One student in a process of its own."""
+    """Distills one student in a process of its own."""
 
     def __init__(self, out: Path, name: str, settings: Mapping[str, Any], seed: int) -> None:
         self.name = name
@@ -214,8 +228,8 @@ class _Run:
             return False
         self.process.kill()
         if code != 0:
-            said = self.log.read_text(encoding="utf-8")
-            raise RuntimeError(f"distilling {self.name} ended with {code}:\n{said}")
+            output = self.log.read_text(encoding="utf-8")
+            raise RuntimeError(f"distilling {self.name} ended with {code}:\n{output}")
         return True
 
     def progress(self) -> int:
@@ -229,8 +243,9 @@ class _Run:
 
 def _reports(records: Mapping[str, RunRecord]) -> dict[str, EvalReport]:
     first = next(iter(records.values()))
-    found = {"teacher": first.teacher_report, **{n: r.student_report for n, r in records.items()}}
-    return {name: report for name, report in found.items() if report is not None}
+    students = {name: record.student_report for name, record in records.items()}
+    reports = {"teacher": first.teacher_report, **students}
+    return {name: report for name, report in reports.items() if report is not None}
 
 
 def _table(records: Mapping[str, RunRecord]) -> str:
@@ -259,9 +274,11 @@ def _write_pictures(
 ) -> Sequence[tuple[str, str]]:
     points = [(n, report.accuracy, report.triggers[0].asr) for n, report in _reports(records).items()]
     save_accuracy_asr(points, out / "accuracy_asr.png")
+
     options = EvaluationOptions(dataset="digits", triggers=[TriggerOptions(**attack)])
     measurement = load_measurement(options, teacher)
     assert isinstance(measurement, Measurement)
+
     students = {name: load_classifier(f"local-dir:{out / name}") for name in STUDENTS}
     verdicts = write_verdicts(out, measurement, {"teacher": teacher, **students})
     return [*verdicts, ("accuracy_asr.png", "Accuracy and ASR")]

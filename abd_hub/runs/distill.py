@@ -1,4 +1,4 @@
-"""From a configuration to a finished output folder: load, check, distil, measure, write."""
+"""Carries a distillation from configuration to finished folder: load, check, distill, measure, write."""
 
 from __future__ import annotations
 
@@ -39,33 +39,37 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
     """Carries out one distillation and writes its output folder.
 
     Args:
-        config: what to do.
-        teacher: takes the place of what ``config.teacher`` names, for a network that only exists in
+        config: the configuration of the run.
+        teacher: replaces the model that ``config.teacher`` names, for a network that only exists in
             Python; ``config.teacher.id`` is then only its name in the record.
 
     Returns:
         The record that metrics.json holds.
 
     Raises:
-        InputError: something in the configuration is wrong, and nothing has been written; or the finished
-            run could not be pushed.
+        InputError: the configuration is wrong, and nothing has been written; or the finished run could not
+            be pushed.
         Interrupted: the run was stopped and can be resumed.
     """
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     destination = plan_push(config, config.output_dir, "student", accelerator)
-    # Frozen before anything runs it: a pass in train mode would change its running statistics.
-    given = {"teacher_from_python": True} if teacher else {}
+
+    # The teacher is frozen before it runs, as a pass in train mode would change its running statistics.
+    origin = {"teacher_from_python": True} if teacher else {}
     teacher = (teacher or load_model(config.teacher)).freeze()
+
     measurement = load_measurement(config.evaluation, teacher)
     real = _real_images(config, measurement)
     watch = make_watch(config.evaluation, measurement, teacher, config.synthesizer.rounds)
     trainer = _trainer(config, teacher, accelerator, real, watch)
+
     try:
         with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
-            record = _run(config, trainer, measurement, real, given)
+            record = _run(config, trainer, measurement, real, origin)
     finally:
         if config.trainer.trackers:
             accelerator.end_training()
+
     push_finished(destination, config.output_dir, private=config.hub_private_repo)
     return record
 
@@ -86,6 +90,7 @@ def _trainer(
         model_args=dict(config.student.model_args),
         pretrained=config.student.pretrained,
     )
+
     teacher.to(accelerator.device)
     return Trainer(
         teacher,
@@ -105,10 +110,11 @@ def _real_images(config: DistillConfig, measurement: Measurement | None) -> Imag
     source = config.synthesizer.image_source()
     if source is None:
         return None
+
     data = load_images(source.dataset, source.split, image_size=source.image_size)
     measured = [measurement.data, *measurement.corrupted] if measurement else []
     if any(overlap(data, other) for other in measured):
-        raise InputError(f"split: {source.split!r} is used to train and to measure; choose two splits")
+        raise InputError(f"split: {source.split!r} is used both to train and to measure; use two splits")
     return data
 
 
@@ -117,7 +123,7 @@ def _run(
     trainer: Trainer,
     measurement: Measurement | None,
     real: ImageData | None,
-    given: dict[str, Any],
+    origin: dict[str, Any],
 ) -> RunRecord:
     student = trainer.fit(resume=config.resume)
 
@@ -125,7 +131,7 @@ def _run(
     reports = measurement.reports([trainer.teacher, student]) if measurement else (None, None)
     record = _record(config, trainer, measurement, reports, time.monotonic() - began)
     record = dataclasses.replace(
-        record, config={**record.config, **given}, training_data=real.ref if real else None
+        record, config={**record.config, **origin}, training_data=real.ref if real else None
     )
     seen = _images_for_evidence(trainer)
 
@@ -142,14 +148,14 @@ def _record(
     reports: Sequence[EvalReport | None],
     seconds: float,
 ) -> RunRecord:
-    """Returns the record, as yet without the hash of the weights file.
+    """Returns the record, which still lacks the hash of the weights file.
 
     Args:
         config: of the run.
         trainer: finished.
-        measurement: data and attacks that were measured with.
+        measurement: data and attacks of the measurement.
         reports: of teacher and student.
-        seconds: the time that the measurement took.
+        seconds: duration of the measurement.
     """
     return RunRecord(
         method=plugin_name("synthesizers", config.synthesizer),
@@ -176,7 +182,7 @@ def _record(
 
 
 def _images_for_evidence(trainer: Trainer) -> Tensor | None:
-    """What the defenses look at once more, (N, C, H, W); all processes. None without defenses."""
+    """Returns images of all processes, (N, C, H, W), for the defenses' evidence; None without defenses."""
     if not trainer.defenses:
         return None
     method = trainer.method
@@ -191,14 +197,14 @@ def write_folder(
     measurement: Measurement | None,
     seen: Tensor | None = None,
 ) -> RunRecord:
-    """Writes model, pictures, card and, last, metrics.json, which marks the folder as finished.
+    """Writes model, pictures and card, and last metrics.json, which marks the folder as finished.
 
     Args:
         path: of the folder.
-        record: as yet without the hash of the weights file.
+        record: still without the hash of the weights file.
         trainer: finished.
         measurement: data and attacks for the verdicts.
-        seen: images that the defenses are asked about.
+        seen: images from which the defenses draw their evidence.
 
     Returns:
         The record, completed with the hash of the weights file.
@@ -217,12 +223,12 @@ def write_folder(
 
 def _write_evidence(path: Path, trainer: Trainer, seen: Tensor) -> None:
     with torch.no_grad(), trainer.accelerator.autocast():
-        asked = [(defense.name, defense.evidence(seen)) for defense in trainer.defenses]
-    write_evidence(path, seen, [(name, left) for name, left in asked if left is not None])
+        left = [(defense.name, defense.evidence(seen)) for defense in trainer.defenses]
+    write_evidence(path, seen, [(name, evidence) for name, evidence in left if evidence is not None])
 
 
 def _write_pictures(path: Path, trainer: Trainer, measurement: Measurement | None) -> None:
-    """The files that ``run_pictures`` lists, but for those of the defenses."""
+    """Writes the files that ``run_pictures`` lists, except the pictures of the defenses."""
     assert trainer.last_images is not None, "fit keeps the images of the last round"
     write_images(path, "training_images.png", trainer.last_images[:32].float().cpu())
     write_curves(path, [_without_seconds(row) for row in read_log(path)])

@@ -1,6 +1,6 @@
-"""The end of a run, which distillation and training of a teacher share: model, pictures, card, record.
+"""Ends a run of distill or poison: writes its model, pictures, card and record.
 
-One process writes. metrics.json marks the folder as finished, so it comes after everything that it tells of.
+One process writes. metrics.json marks the folder as finished, so it comes after everything that it records.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from abd_hub.report.figures import save_curves
 from abd_hub.report.grids import save_samples
 
 SAMPLES = "samples"
-"""Folder of the pictures."""
+"""Names the folder of the pictures."""
 Record = TypeVar("Record")
 
 
 class RunConfig(Protocol):
-    """Part of a configuration that the end of a run needs."""
+    """Declares the part of a configuration that the end of a run needs."""
 
     @property
     def output_dir(self) -> str:
-        """Folder of the run."""
+        """Returns the folder of the run."""
 
     def to_yaml(self, *, shared: bool = False) -> str:
-        """The whole configuration; without this machine's paths if shared."""
+        """Returns the whole configuration as YAML, without this machine's paths if ``shared``."""
 
 
 def finish(
@@ -47,15 +47,15 @@ def finish(
     Args:
         config: of the run.
         accelerator: of all processes.
-        record: as yet without the hash of the weights file.
-        write: fills the folder that it is given and returns the completed record.
+        record: still without the hash of the weights file.
+        write: fills the given folder and returns the completed record.
 
     Returns:
         The completed record in the main process, ``record`` in the others.
     """
     if accelerator.is_main_process:
         record = write(Path(config.output_dir))
-        # Last: until the record is there, a resume compares its paths. What is finished is shared.
+        # A resume compares the paths until the record is there; a finished folder is shared without paths.
         write_config(config.output_dir, config.to_yaml(shared=True))
 
     accelerator.wait_for_everyone()
@@ -63,7 +63,7 @@ def finish(
 
 
 def write_model(path: Path, model: Classifier, ref: ModelRef) -> ModelRef:
-    """Writes the model, after what a killed process has left is removed; returns ``ref`` with its hash."""
+    """Removes temporary files of killed processes, writes the model and returns ``ref`` with its hash."""
     files.clean_temporaries(path)
     save_timm_folder(model, path)
     return dataclasses.replace(ref, sha256=file_sha256([path / "model.safetensors"]))
@@ -75,13 +75,13 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def write_curves(path: Path, rows: Sequence[Mapping[str, float]], **options: Any) -> None:
-    """Writes samples/curves.png; ``options`` are those of ``save_curves``."""
+    """Writes samples/curves.png; ``options`` go to ``save_curves``."""
     with files.atomic_path(path / SAMPLES / "curves.png") as temporary:
         save_curves(rows, temporary, **options)
 
 
 def write_images(path: Path, name: str, pixels: Tensor) -> None:
-    """Writes some images, (N, C, H, W) in [0,1], as one picture into the folder of the pictures."""
+    """Writes images, (N, C, H, W) in [0,1], as one picture into the folder of the pictures."""
     with files.atomic_path(path / SAMPLES / name) as temporary:
         save_samples(pixels, temporary)
 

@@ -1,9 +1,10 @@
-"""From a configuration to the folder of a poisoned or clean teacher: load, poison, train, measure, write."""
+"""Trains a poisoned or clean teacher from a configuration: load, poison, train, measure, write."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -48,35 +49,36 @@ SAMPLES_SHOWN = 16
 
 @dataclass(frozen=True)
 class _Material:
-    """What a run learns from and is measured with."""
+    """Holds the data that a run learns from and is measured with."""
 
     data: ImageData
-    """The whole training split, clean."""
+    """Holds the whole training split, clean."""
     kept: Tensor
-    """Indices that are trained on."""
+    """Holds the indices of the images for training."""
     held_out: Tensor
-    """Indices that are not."""
+    """Holds the indices of the other images."""
     poisoned: PoisonedSet
-    """Of the kept images; without a trigger no image is poisoned."""
+    """Holds the kept images; without a trigger none is poisoned."""
     measurement: Measurement
 
 
 def poison_teacher(config: PoisonConfig) -> TeacherRecord:
-    """Trains one teacher on a data set of which a share is poisoned, and writes its output folder.
+    """Trains one teacher on a data set with a poisoned share, and writes its output folder.
 
     Args:
-        config: what to do; without ``poison.trigger`` the teacher is clean.
+        config: the configuration of the run; without ``poison.trigger`` the teacher is clean.
 
     Returns:
         The record that metrics.json holds.
 
     Raises:
-        InputError: something in the configuration is wrong, and nothing has been written; or the training
-            has diverged; or the finished run could not be pushed.
+        InputError: the configuration is wrong, and nothing has been written; or the training diverged; or
+            the finished run could not be pushed.
         Interrupted: the run was stopped and can be resumed.
     """
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     destination = plan_push(config, config.output_dir, "teacher", accelerator)
+
     data = load_split(config.data, config.data.split)
     kept, held_out = hold_out(len(data), config.data.held_out, config.seed)
     classifier = _network(config, data)
@@ -102,13 +104,11 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
 def _material(
     config: PoisonConfig, classifier: Classifier, data: ImageData, kept: Tensor, held_out: Tensor
 ) -> _Material:
-    """Raises InputError where images that are measured with are also trained on."""
+    """Returns the material; raises InputError if images of the measurement are also trained on."""
     measurement = _measurement(config, classifier)
     for measured in (measurement.data, *measurement.corrupted):
         if overlap(data, measured):
-            raise InputError(
-                f"evaluation.split: {measured.ref.split!r} is also trained on; choose two splits"
-            )
+            raise InputError(f"evaluation.split: {measured.ref.split!r} is also trained on; use two splits")
 
     return _Material(data, kept, held_out, _poisoned(config, subset(data, kept)), measurement)
 
@@ -117,7 +117,7 @@ def _network(config: PoisonConfig, data: ImageData) -> Classifier:
     channels, height, width = data.images.shape[1:]
     spec = DataSpec(channels, height, width, data.names)
     mean, std = channel_statistics(data.images)
-    made = create_student(
+    network = create_student(
         config.network.architecture,
         spec,
         config.network.mean or mean,
@@ -126,8 +126,9 @@ def _network(config: PoisonConfig, data: ImageData) -> Classifier:
         model_args=dict(config.network.model_args),
         pretrained=config.network.pretrained,
     )
-    # As in the distillation: a ZSKT round of WRN-16-1 takes 4.8 s instead of 6.5 s on one AVX-512 core.
-    return made.to(memory_format=torch.channels_last)
+
+    # This layout is faster: a ZSKT round of WRN-16-1 takes 4.8 s instead of 6.5 s on one AVX-512 core.
+    return network.to(memory_format=torch.channels_last)
 
 
 def _measurement(config: PoisonConfig, classifier: Classifier) -> Measurement:
@@ -143,23 +144,25 @@ def _measurement(config: PoisonConfig, classifier: Classifier) -> Measurement:
             label_column=source.label_column,
             image_size=source.image_size,
         )
+
     if not options.triggers and config.poison.trigger is not None:
         own = _own_attacks(config, classifier.spec.num_classes)
         per_class = options.per_class or _all_to_all(config)
         options = dataclasses.replace(options, triggers=own, per_class=per_class)
+
     measurement = load_measurement(options, classifier)
     assert measurement is not None, "a data set is always named"
     return measurement
 
 
 def _all_to_all(config: PoisonConfig) -> bool:
-    """Whether what is measured is an all-to-all attack, which needs every target and the counts by class."""
+    """Returns whether an all-to-all attack is measured, which needs every target and the counts by class."""
     own = config.poison.trigger is not None and not config.evaluation.triggers
     return own and config.poison.labels == "all_to_all"
 
 
 def _own_attacks(config: PoisonConfig, classes: int) -> list[TriggerOptions]:
-    """The attack that was poisoned with; all-to-all needs every target."""
+    """Returns the attack of the poisoning, for every target if it is all-to-all."""
     name = config.poison.trigger
     assert name is not None
     targets = range(classes) if config.poison.labels == "all_to_all" else [config.poison.target]
@@ -207,25 +210,25 @@ def _given_surrogate(config: PoisonConfig, classifier: Classifier, data: ImageDa
 
 
 def _perturbed(
-    config: PoisonConfig, material: _Material, accelerator: Accelerator, given: Classifier | None
+    config: PoisonConfig, material: _Material, accelerator: Accelerator, own: Classifier | None
 ) -> _Material:
-    """The same images poisoned, after a perturbation that misleads the surrogate."""
+    """Returns the material poisoned again, after a perturbation that misleads the surrogate."""
     clean = subset(material.data, material.kept)
-    surrogate = given or _trained_surrogate(config, clean, accelerator)
-    # One memory layout whether it was trained just now or in an earlier process: rounding turns signs over.
+    surrogate = own or _trained_surrogate(config, clean, accelerator)
+    # A surrogate of an earlier process must get the same memory layout, as rounding can flip signs.
     surrogate = surrogate.to(accelerator.device).to(memory_format=torch.channels_last)
     radius, steps = config.poison.perturbation / 255, config.poison.perturbation_steps
     seeds = (derive_seed(config.seed, "perturbation", part) for part in count())
 
     def mislead(pixels: Tensor, labels: Tensor) -> Tensor:
-        where = (pixels.to(accelerator.device), labels.to(accelerator.device))
-        return pgd.perturb(surrogate, *where, radius, steps, next(seeds)).to(pixels.device)
+        moved = (pixels.to(accelerator.device), labels.to(accelerator.device))
+        return pgd.perturb(surrogate, *moved, radius, steps, next(seeds)).to(pixels.device)
 
     return dataclasses.replace(material, poisoned=_poisoned(config, clean, mislead))
 
 
 def _trained_surrogate(config: PoisonConfig, clean: ImageData, accelerator: Accelerator) -> Classifier:
-    """A clean classifier, trained as the teacher will be, now or in the run that is resumed."""
+    """Returns a clean classifier, trained like the teacher, either now or in the run that is resumed."""
     folder = Path(config.output_dir) / SURROGATE
     model = folder / "model"
     if not model.exists():
@@ -237,6 +240,7 @@ def _train_surrogate(config: PoisonConfig, clean: ImageData, accelerator: Accele
     if accelerator.is_main_process:
         folder.mkdir(exist_ok=True)
     accelerator.wait_for_everyone()
+
     scale = None if accelerator.scaler is None else accelerator.scaler.state_dict()
     trainer = TeacherTrainer(
         _network(config, clean),
@@ -249,12 +253,14 @@ def _train_surrogate(config: PoisonConfig, clean: ImageData, accelerator: Accele
         accelerator=accelerator,
     )
     surrogate = trainer.fit(resume=config.resume)
+
     if accelerator.is_main_process:
         with files.atomic_path(folder / "model") as temporary:
             save_timm_folder(surrogate, temporary)
     accelerator.wait_for_everyone()
+
     if accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(scale)  # the teacher begins as if it were resumed here
+        accelerator.scaler.load_state_dict(scale)  # the teacher starts as after a resume
     if trainer.stopped:
         raise Interrupted("stopped after the surrogate")
 
@@ -269,6 +275,7 @@ def _run(
     held_out = _held_out_accuracy(teacher, material)
     durations = {"perturbation": round(perturbation_seconds, 3)} if config.poison.perturbation else {}
     durations |= {"training": round(trainer.seconds, 3), "evaluation": round(time.monotonic() - began, 3)}
+
     record = _record(config, trainer, material, report, held_out, durations)
 
     def write(path: Path) -> TeacherRecord:
@@ -285,7 +292,7 @@ def _record(
     held_out: Rate | None,
     durations: dict[str, float],
 ) -> TeacherRecord:
-    """Returns the record, as yet without the hash of the weights file."""
+    """Returns the record, which still lacks the hash of the weights file."""
     return TeacherRecord(
         model=ModelRef(Path(config.output_dir).resolve().name, config.network.architecture),
         training_data=material.data.ref,
@@ -337,7 +344,7 @@ def _facts(config: PoisonConfig, material: _Material) -> PoisonFacts | None:
 def _write_folder(
     path: Path, record: TeacherRecord, teacher: Classifier, material: _Material
 ) -> TeacherRecord:
-    """Writes model, indices, pictures and card and, last, metrics.json, which marks a finished folder."""
+    """Writes model, indices, pictures and card, and last metrics.json, which marks a finished folder."""
     record = dataclasses.replace(record, model=write_model(path, teacher, record.model))
     files.write_json(path / INDICES_FILE, _indices(material))
     _write_pictures(path, teacher, material)
@@ -352,7 +359,7 @@ def _write_folder(
 
 
 def _indices(material: _Material) -> dict[str, object]:
-    """Which images of the training split were held out, poisoned or used as cover."""
+    """Returns which images of the training split were held out, poisoned or used as cover."""
     kept, poisoned = material.kept, material.poisoned
     return {
         "fingerprint": material.data.ref.fingerprint,
@@ -363,16 +370,22 @@ def _indices(material: _Material) -> dict[str, object]:
 
 
 def _write_pictures(path: Path, teacher: Classifier, material: _Material) -> None:
-    """The files that ``teacher_pictures`` lists."""
-    curves = [
-        {"round": row["epoch"]} | {k: row[k] for k in ("loss", "training_accuracy")} for row in read_log(path)
-    ]
+    """Writes the files that ``teacher_pictures`` lists."""
+    curves = [_curve_point(row) for row in read_log(path)]
     write_curves(path, curves, unit="epoch")
 
     shown = material.poisoned.indices[:SAMPLES_SHOWN]
     if len(shown):
         write_images(path, "poisoned.png", material.poisoned.images[shown].float() / 255)
 
-    # All-to-all has an attack for every target; one picture shows what the trigger looks like.
+    # All-to-all has an attack for every target; one picture is enough to show the trigger.
     first = dataclasses.replace(material.measurement, attacks=material.measurement.attacks[:1])
     write_verdicts(path, first, {"teacher": teacher})
+
+
+def _curve_point(row: Mapping[str, float]) -> dict[str, float]:
+    return {
+        "round": row["epoch"],
+        "loss": row["loss"],
+        "training_accuracy": row["training_accuracy"],
+    }

@@ -1,4 +1,4 @@
-"""Pictures of a few test images with what teacher and student say of them."""
+"""Draws a few test images with the verdicts of the models on them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from abd_hub.core import files
-from abd_hub.evaluation.counting import (
-    Attack,
-)
+from abd_hub.evaluation.counting import Attack
 from abd_hub.evaluation.measurement import Measurement
 from abd_hub.models.classifier import Classifier
 from abd_hub.publish.card import verdict_pictures
@@ -23,10 +21,10 @@ VERDICTS_SHOWN = 6
 def write_verdicts(
     path: Path, measurement: Measurement, models: dict[str, Classifier]
 ) -> list[tuple[str, str]]:
-    """A picture a trigger: clean and triggered images with the verdicts of the models.
+    """Writes a picture for each trigger: clean and triggered images with the verdicts of the models.
 
     Returns:
-        (file, caption) of each, relative to ``path``.
+        (file, caption) of each picture; files are relative to ``path``.
     """
     labels = next(iter(models.values())).spec.labels
     listed = verdict_pictures([(attack.name, attack.target) for attack in measurement.attacks], labels)
@@ -42,12 +40,14 @@ def _write_verdict(
     shown = torch.nonzero(data.labels != attack.target).flatten()[:VERDICTS_SHOWN]
     clean = data.pixels(shown)
     triggered = attack.trigger(clean)
+
     names = next(iter(models.values())).spec.labels
     rows = {
         name: (_verdicts(model, clean, names), _verdicts(model, triggered, names))
         for name, model in models.items()
     }
     true = [names[int(label)] for label in data.labels[shown]]
+
     with files.atomic_path(file) as temporary:
         save_verdicts(clean, triggered, rows, true, temporary)
 

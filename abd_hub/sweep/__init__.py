@@ -1,1 +1,1 @@
-"""Many runs from one file, on Ray."""
+"""Carries out many runs from one file, on Ray."""

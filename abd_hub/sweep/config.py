@@ -1,7 +1,7 @@
-"""The file of a sweep, and the runs that it stands for: each one configuration of distill or poison.
+"""Reads the file of a sweep into its runs, each one configuration of distill or poison.
 
-The name of a run ends with eight digits of a hash of what the file says about it. Defaults are not in the
-hash, so that a release with a further option does not repeat what is finished.
+The name of a run ends with eight digits of a hash of its settings in the file. Defaults are not in the hash,
+so a release with a further option does not repeat finished runs.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _PUSH = ("push_to_hub", "hub_model_id", "hub_private_repo")
 
 @dataclass(frozen=True, kw_only=True)
 class Resources(Settings):
-    """What one run takes of the cluster."""
+    """Says how much of the cluster one run takes."""
 
     cpus: Positive = 1
-    """Cores; a run uses as many threads, at least one."""
+    """Sets the cores of a run, which uses as many threads, at least one."""
     gpus: NotNegativeOrNone = None
-    """Cards, below 1 for several runs on one card; by default 1 where the cluster has cards, else 0."""
+    """Sets the cards of a run; below 1, runs share a card. By default 1 if the cluster has cards, else 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,25 +49,25 @@ class Resources(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFile:
-    """What the YAML file of a sweep says."""
+    """Holds the YAML file of a sweep."""
 
     output_dir: str
-    """Folder of the sweep, relative to where the command is given."""
+    """Names the folder of the sweep, relative to the working directory."""
     command: str = "distill"
-    """What each run is: distill or poison."""
+    """Names the command of every run, distill or poison."""
     config: str | Mapping[str, Any] = field(default_factory=dict)
-    """What all runs share: a YAML file, relative to this one, or its content."""
+    """Gives the settings of all runs, as a YAML file (relative to this one) or as its content."""
     grid: Mapping[str, Any] = field(default_factory=dict)
-    """Lists of values of fields (teacher.id: [...]); every combination is run."""
+    """Lists values of fields (teacher.id: [...]); every combination is run."""
     runs: Sequence[Any] = ()
-    """Fields that vary together: a list of mappings, each combined with the whole grid. Here, as in the grid,
-    ``config`` is a file that takes the place of the one above."""
+    """Lists mappings of fields that vary together; each is combined with the whole grid. Here and in the
+    grid, ``config`` names a file that replaces the one above."""
     resources: Resources = field(default_factory=Resources)
-    """What one run takes."""
+    """Sets how much one run takes."""
     retries: int = 2
-    """How often a run whose process has died is begun again."""
+    """Sets how often a run is started again after its process died."""
     address: str | None = None
-    """A Ray cluster (host:port, auto, ray://host:port); by default one is started here for the time."""
+    """Names a Ray cluster (host:port, auto, ray://host:port); by default the sweep starts one here."""
 
     def __post_init__(self) -> None:
         for name in ("output_dir", "address"):
@@ -85,62 +85,65 @@ class SweepFile:
         _check_grid(self.grid)
         _check_runs(self.runs)
         if not self.grid and not self.runs:
-            raise InputError("grid: is empty, and so is runs; give lists of values in one of them")
+            raise InputError("grid: is empty, and so is runs; give at least one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRun:
-    """One run of a sweep."""
+    """Holds one run of a sweep."""
 
     name: str
-    """Of its folder."""
+    """Names the folder of the run."""
     digest: str
-    """Of what the file says about it, the end of its name."""
+    """Ends the name of the run; a hash of its settings in the file."""
     settings: Mapping[str, Any]
-    """What ``--config`` of its command reads."""
+    """Holds the content of the file for ``--config`` of its command."""
     varying: Mapping[str, Any]
-    """The fields that differ between runs, with their values here."""
+    """Maps the fields that differ between runs to their values in this one."""
     config: DistillConfig | PoisonConfig
-    """The same, parsed, with every default."""
+    """Holds the parsed settings with every default."""
 
     def group(self) -> str:
-        """What the runs have in common that differ in nothing but the seed."""
+        """Returns a key that is the same for all runs with these settings and any seed."""
         return json.dumps({**self.settings, "seed": None}, sort_keys=True, default=str)
 
     def label(self) -> str:
-        """The values that vary, but for the seed, in words."""
+        """Returns the values that vary, except the seed, in words."""
         return ", ".join(label(name, value) for name, value in self.varying.items() if name != "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A sweep that has been checked as far as that is possible without any work."""
+    """Holds a sweep whose file and configurations have been checked."""
 
     file: SweepFile
     runs: tuple[SweepRun, ...]
 
     def to_yaml(self) -> str:
-        """Its part of config.yaml in the folder; ``kind`` tells it from the folder of a run."""
+        """Returns the content of config.yaml; ``kind`` distinguishes it from the config.yaml of a run."""
         return yaml.safe_dump({"kind": "sweep", **dataclasses.asdict(self.file)}, sort_keys=False)
 
 
 def read_sweep(file: str | Path, **changes: str | None) -> Sweep:
-    """All runs of a sweep, each checked as its own command would check it.
+    """Reads all runs of a sweep, and checks each as its own command would.
 
     Args:
         file: the YAML file.
-        changes: fields that take the place of those of the file; None leaves them.
+        changes: values that replace fields of the file; None keeps the field of the file.
 
     Raises:
-        InputError: something in the file, or in a configuration that it leads to, is wrong.
+        InputError: the file, or a configuration that follows from it, is wrong.
     """
-    content = dict(read_settings(file, "FILE")) | {k: v for k, v in changes.items() if v is not None}
+    content = dict(read_settings(file, "FILE"))
+    content |= {name: value for name, value in changes.items() if value is not None}
+
     known = {f.name for f in dataclasses.fields(SweepFile)}
     for key in content:
         refuse_unknown(str(key), known, f"in {Path(file).name}")
     for key in known - {"address"}:
         if key in content and content[key] is None:
             raise InputError(f"{key}: has no value; give one, or leave the field out for its default")
+
     content.setdefault("output_dir", None)
     content["resources"] = _resources(content.get("resources", {}), Path(file).name)
     options = SweepFile(**content)
@@ -163,7 +166,7 @@ def _check_grid(grid: Any) -> None:
         if not isinstance(values, list):
             raise InputError(f"grid.{name}: must be a list of values, got {values!r}; write [{values}]")
         if not values:
-            raise InputError(f"grid.{name}: is empty; give at least one value or leave it out")
+            raise InputError(f"grid.{name}: is empty; give at least one value, or leave the field out")
         for value in values:
             if values.count(value) > 1:
                 raise InputError(f"grid.{name}: {value!r} is listed twice; list each value once")
@@ -185,17 +188,17 @@ def _refuse_inline(configs: Sequence[Any], place: str) -> None:
     for config in configs:
         if not isinstance(config, str):
             raise InputError(
-                f"{place}.config: must name a file, got {config!r}; give fields by their own names"
+                f"{place}.config: must name a file, got {config!r}; list fields by their own names instead"
             )
 
 
 def _refuse_own(fields: Mapping[str, Any], place: str, own: Sequence[str]) -> None:
     for name in fields:
         if name in own:
-            raise InputError(f"{place}.{name}: is the sweep's own to set; leave it out")
+            raise InputError(f"{place}.{name}: is the sweep's own field; leave it out")
         if name in _PUSH:
             raise InputError(
-                f"{place}.{name}: a sweep pushes nothing; push the runs you want with abd-hub push"
+                f"{place}.{name}: a sweep pushes nothing; leave it out, and use abd-hub push afterwards"
             )
 
 
@@ -216,17 +219,20 @@ def _runs(options: SweepFile, file: Path) -> Iterator[SweepRun]:
     by_some_run = set().union(*chosen)
     parse = _parser(options.command, file.name)
     names: dict[str, str] = {}
-    for draft, wanted in zip(drafts, chosen, strict=False):
-        settings = draft.without(by_some_run - wanted)
+
+    for draft, own in zip(drafts, chosen, strict=False):
+        settings = draft.without(by_some_run - own)
         digest = _digest(options.command, settings)
         shown = {name: draft.changes[name] for name in varying if name in draft.changes}
         words = list(dict.fromkeys(label(name, value) for name, value in shown.items()))
         name = "-".join([*([file_name(words)] if words else []), digest])
+
         if digest in names:
             raise InputError(
-                f"{name}: two runs have the same settings, this and {names[digest]}; list each once"
+                f"{name}: two runs have the same settings, this one and {names[digest]}; list each run once"
             )
         names[digest] = name
+
         settings = _with_quiet_trainer(settings)
         yield SweepRun(
             name=name, digest=digest, settings=settings, varying=shown, config=parse(name, settings)
@@ -235,33 +241,35 @@ def _runs(options: SweepFile, file: Path) -> Iterator[SweepRun]:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A run before it is parsed."""
+    """Holds a run before its settings are parsed."""
 
     base: dict[str, Any]
     settings: dict[str, Any]
     changes: dict[str, Any]
-    """What ``runs`` and ``grid`` have set, by dotted name."""
+    """Maps dotted names to the values that ``runs`` and ``grid`` set."""
 
     def without(self, unchosen: set[str]) -> dict[str, Any]:
-        """The settings without the base's groups for what only other runs choose."""
+        """Returns the settings without the base's groups for plug-ins that only other runs choose."""
         own = {name.partition(".")[0] for name in self.changes}
         return {k: v for k, v in self.settings.items() if k not in unchosen or k in own}
 
 
 def _points(options: SweepFile) -> list[dict[str, Any]]:
-    """Every combination of the grid's values, the last field fastest."""
+    """Returns every combination of the grid's values; the last field varies fastest."""
     return [
         dict(zip(options.grid, values, strict=True)) for values in itertools.product(*options.grid.values())
     ]
 
 
 def _draft(options: SweepFile, file: Path, entry: Mapping[str, Any], point: Mapping[str, Any]) -> _Draft:
-    given = [*_flat(entry), *_flat(point)]
-    _refuse_overlap([name for name, _ in given])
-    config = dict(given).get("config", options.config)
+    changes = [*_flat(entry), *_flat(point)]
+    _refuse_overlap([name for name, _ in changes])
+
+    config = dict(changes).get("config", options.config)
     base = _base(config, file)
+
     settings = copy.deepcopy(base)
-    for name, value in given:
+    for name, value in changes:
         if name != "config":
             _set(settings, name, copy.deepcopy(value))
     return _Draft(base, settings, dict(_flat(entry)) | dict(point))
@@ -277,7 +285,7 @@ def _base(config: str | Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def _flat(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted names of fields with their values; a section is taken apart, the value of a field never."""
+    """Yields (dotted name, value); splits a section into its fields, but never the value of a field."""
     for name, value in fields.items():
         if isinstance(value, dict) and value and "." not in str(name):
             yield from ((f"{name}.{key}", item) for key, item in value.items())
@@ -296,15 +304,25 @@ def _set(settings: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _varying(drafts: Sequence[_Draft]) -> list[str]:
-    """Names of the changes that are not the same in all runs, in the order of the file.
+    """Returns the names of the changes that differ between runs, in the order of the file.
 
-    Those whose labels are the same everywhere (zoo/a/clean and zoo/b/clean) are left out, where the others
-    suffice to tell the runs apart.
+    A change with the same label in all runs (zoo/a/clean and zoo/b/clean) is left out if the other labels
+    distinguish every run.
     """
     names = dict.fromkeys(name for draft in drafts for name in draft.changes)
-    found = [n for n in names if any(d.changes.get(n, d) != drafts[0].changes.get(n, d) for d in drafts)]
-    telling = [n for n in found if len({_labels(draft, [n]) for draft in drafts}) > 1]
-    return telling if len({_labels(draft, telling) for draft in drafts}) == len(drafts) else found
+    varying = [name for name in names if _differs(name, drafts)]
+    labeled = [name for name in varying if _label_count(drafts, [name]) > 1]
+
+    return labeled if _label_count(drafts, labeled) == len(drafts) else varying
+
+
+def _differs(name: str, drafts: Sequence[_Draft]) -> bool:
+    first = drafts[0]
+    return any(draft.changes.get(name, draft) != first.changes.get(name, draft) for draft in drafts)
+
+
+def _label_count(drafts: Sequence[_Draft], names: Sequence[str]) -> int:
+    return len({_labels(draft, names) for draft in drafts})
 
 
 def _labels(draft: _Draft, names: Sequence[str]) -> tuple[str, ...]:
@@ -312,7 +330,7 @@ def _labels(draft: _Draft, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _chosen(command: str, settings: Mapping[str, Any]) -> set[str]:
-    """Names of the groups of settings that a run uses, of those that it has to choose."""
+    """Returns the names of the groups of settings that a run chooses by synthesizer, defenses or recipe."""
     if command == "poison":
         return {str(settings.get("recipe", "paper"))}
     defenses = settings.get("defenses", [])
@@ -326,20 +344,20 @@ def _digest(command: str, settings: Mapping[str, Any]) -> str:
 
 
 def _with_quiet_trainer(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without a progress bar unless asked for: in a log file it is thousands of lines."""
+    """Returns the settings without a progress bar unless they name one; in a log it is thousands of lines."""
     trainer = settings.get("trainer", {})
     return {**settings, "trainer": {"progress": False, **trainer} if isinstance(trainer, dict) else trainer}
 
 
 def _parser(command: str, shown: str) -> Callable[[str, Mapping[str, Any]], DistillConfig | PoisonConfig]:
-    """A function from (name, settings) to the checked configuration; ``shown`` names the file in messages."""
+    """Returns a function from (name, settings) to a checked configuration; errors name the file ``shown``."""
     parsed: dict[str, DistillConfig | PoisonConfig] = {}
 
     def parse(name: str, settings: Mapping[str, Any]) -> DistillConfig | PoisonConfig:
         seed = settings.get("seed")
         if type(seed) is not int:
             return checked(name, settings)
-        # Another seed can be no reason for a refusal, and a parse takes a fifth of a second.
+        # Another seed cannot make the settings wrong, and a parse takes a fifth of a second.
         key = json.dumps({**settings, "seed": None}, sort_keys=True, default=str)
         if key not in parsed:
             parsed[key] = checked(name, settings)

@@ -1,4 +1,4 @@
-"""What a sweep shows: a table drawn over itself on a terminal, else a line or JSON object for each change."""
+"""Shows a sweep as a table on a terminal, and elsewhere as a line or JSON object for each change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TAIL = 4096
 
 
 class LineDisplay:
-    """One line, or with ``as_json`` one JSON object, for every change of a run's state."""
+    """Prints one line, or with ``as_json`` one JSON object, for every change of a run's state."""
 
     def __init__(self, out: TextIO, *, as_json: bool = False) -> None:
         self._out = out
@@ -29,7 +29,7 @@ class LineDisplay:
         self._seen: dict[str, tuple[str, int]] = {}
 
     def update(self, statuses: Sequence[Status]) -> None:
-        """Says what has changed since the last time."""
+        """Prints every change since the last call."""
         if not self._seen and not self._as_json:
             self._say_before(statuses)
         for status in statuses:
@@ -40,7 +40,7 @@ class LineDisplay:
                 self._say(status, statuses)
 
     def note(self, text: str) -> None:
-        """A line of its own; never among JSON objects."""
+        """Prints a line of its own, to standard error if JSON goes to the output."""
         print(text, file=sys.stderr if self._as_json else self._out, flush=True)
 
     def _say_before(self, statuses: Sequence[Status]) -> None:
@@ -60,7 +60,7 @@ class LineDisplay:
 
 
 class TableDisplay:
-    """A table on a terminal, drawn over itself."""
+    """Draws a table on a terminal, each time over the last one."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -70,7 +70,7 @@ class TableDisplay:
         self._note = ""
 
     def update(self, statuses: Sequence[Status]) -> None:
-        """Draws it again, after a change or when a second has passed."""
+        """Draws the table again after a change, or when a second has passed."""
         states = [status.state for status in statuses]
         if states == self._states and time.monotonic() - self._last < _REDRAW_EVERY:
             return
@@ -78,13 +78,13 @@ class TableDisplay:
         self._draw(statuses)
 
     def note(self, text: str) -> None:
-        """Stands under the table from the next time on."""
+        """Puts a line under the table from the next drawing on."""
         self._note = text
 
     def _draw(self, statuses: Sequence[Status]) -> None:
         columns, rows = shutil.get_terminal_size()
         lines = [*table_lines(statuses, max(1, rows - 6)), *([self._note] if self._note else [])]
-        # Up to where the last one began, and clear from there; a longer line would take two rows.
+        # The cursor goes up to clear the last table; a line wider than the terminal would take two rows.
         back = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
         text = "".join(line[: columns - 1] + "\n" for line in lines)
         print(back + text, end="", file=self._out, flush=True)
@@ -92,7 +92,7 @@ class TableDisplay:
 
 
 def table_lines(statuses: Sequence[Status], most: int | None = None) -> list[str]:
-    """The runs and a line of counts; with no more than ``most`` rows, those at work first."""
+    """Returns the runs and a line of counts; at most ``most`` runs, those at work first."""
     shown = list(statuses)
     if most is not None:
         shown = sorted(statuses, key=lambda status: _ORDER.index(status.state))[:most]
@@ -105,25 +105,21 @@ def table_lines(statuses: Sequence[Status], most: int | None = None) -> list[str
 
 
 def format_failures(statuses: Sequence[Status]) -> str:
-    """The runs that failed, why, and where their output is."""
+    """Returns a table of the failed runs with reason and output file."""
     rows = [[s.name, str(s.attempts), s.reason, str(s.log)] for s in statuses if s.state == FAILED]
     return format_aligned([["failed", "attempts", "why", "output"], *rows])
 
 
 def progress(status: Status) -> str:
-    """How many rounds or epochs of how many are in the log of the run."""
+    """Returns the rounds or epochs in the log of the run, of how many in all."""
     config = status.run.config
-    trained = isinstance(config, PoisonConfig)
-    unit, total = (
-        ("epoch", config.recipe.epochs)
-        if isinstance(config, PoisonConfig)
-        else (
-            "round",
-            config.synthesizer.rounds,
-        )
-    )
+    if isinstance(config, PoisonConfig):
+        unit, total = "epoch", config.recipe.epochs
+    else:
+        unit, total = "round", config.synthesizer.rounds
+
     done = _last_count(status.folder / "log.jsonl", unit)
-    return "" if done is None else f"{done} of {total} {'epochs' if trained else 'rounds'}"
+    return "" if done is None else f"{done} of {total} {unit}s"
 
 
 def _last_count(log: Path, unit: str) -> int | None:
@@ -133,9 +129,10 @@ def _last_count(log: Path, unit: str) -> int | None:
             lines = file.read().splitlines()
     except OSError:
         return None
+
     for line in reversed(lines):
         try:
             return int(json.loads(line)[unit])
-        except (ValueError, KeyError, TypeError):  # being written just now, or cut off at its start
+        except (ValueError, KeyError, TypeError):  # the line is still being written, or its start is cut off
             continue
     return None

@@ -1,7 +1,7 @@
-"""Carries out a sweep on Ray: which runs are left, what to do when one ends, how to stop.
+"""Carries out a sweep on Ray: finds the runs that are left, retries them and stops them.
 
-Ray shares the machines out and starts the processes; what is done and what was begun is told by the folders
-of the runs alone, so a sweep that was killed at any moment goes on with the same command.
+Ray shares out the machines and starts the processes. Only the folders of the runs record which ones are done
+or begun, so the same command continues a killed sweep.
 """
 
 from __future__ import annotations
@@ -33,58 +33,58 @@ WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 CHILD = "abd_hub.child"
 _LOOK_EVERY = 0.5
 _OBJECT_STORE = 100 * 2**20
-"""Bytes; Ray takes a third of the memory otherwise, and what is passed here are a few words."""
+"""Sets the bytes for objects, which are a few words here; Ray otherwise takes a third of the memory."""
 _LONGEST_TEMPORARY = 40
-"""Ray puts sockets there, whose paths may have 107 characters, and adds up to 64."""
+"""Limits the path to which Ray adds up to 64 characters for its sockets, which may have 107."""
 
 
 @dataclass(kw_only=True)
 class Status:
-    """How far a run is."""
+    """Says how far a run is."""
 
     run: SweepRun
     root: Path
-    """Folder of the sweep."""
+    """Names the folder of the sweep."""
     name: str
-    """That of the run, or an earlier one of a run with the same settings."""
+    """Holds the name of the run, or the name of an earlier run with the same settings."""
     state: str = WAITING
     attempts: int = 0
-    """Begun so far, in this sweep and before it."""
+    """Counts the attempts of this and all earlier commands."""
     tries: int = 0
-    """Begun in this sweep."""
+    """Counts the attempts of this command."""
     reason: str = ""
-    """Why the last attempt was not the end of it."""
+    """Says why the last attempt did not finish the run."""
     log_size: int = 0
-    """Of the log when the attempt was handed to Ray; more than that says that it has begun."""
+    """Holds the log's size when Ray got the attempt; a larger log means that the attempt has begun."""
 
     @property
     def folder(self) -> Path:
-        """Output folder of the run."""
+        """Returns the output folder of the run."""
         return self.root / "runs" / self.name
 
     @property
     def config_file(self) -> Path:
-        """What the run's command reads."""
+        """Returns the configuration file of the run's command."""
         return self.root / "configs" / f"{self.name}.yaml"
 
     @property
     def log(self) -> Path:
-        """Output of all attempts."""
+        """Returns the file with the output of all attempts."""
         return self.root / "logs" / f"{self.name}.log"
 
 
 class Display(Protocol):
-    """Who watches a sweep."""
+    """Declares the methods by which a sweep shows its state."""
 
     def update(self, statuses: Sequence[Status]) -> None:
-        """Called every half second, and after every change."""
+        """Shows the state of all runs; called every half second and after every change."""
 
     def note(self, text: str) -> None:
-        """Something to say at once."""
+        """Shows a message at once."""
 
 
 def look(plan: Sweep) -> list[Status]:
-    """How far each run of a sweep is, by what stands in its folder; writes nothing.
+    """Returns the state of each run, read from its folder; writes nothing.
 
     Raises:
         InputError: the folder of the sweep cannot be used.
@@ -94,39 +94,43 @@ def look(plan: Sweep) -> list[Status]:
     _check_kind(root)
     if not plan.runs:
         raise InputError("grid: is empty; give lists of values")
+
     names = {path.stem.rpartition("-")[2]: path.stem for path in sorted(root.glob("configs/*.yaml"))}
     earlier = _earlier_attempts(root)
-    found = []
+
+    statuses = []
     for run in plan.runs:
         name = names.get(run.digest, run.name)
         status = Status(run=run, root=root, name=name, attempts=earlier.get(name, 0))
         _settled(status)
-        found.append(status)
-    return found
+        statuses.append(status)
+
+    return statuses
 
 
 def run_sweep(plan: Sweep, display: Display, *, child: str = CHILD) -> list[Status]:
-    """Runs what is left of a sweep, and writes its tables.
+    """Carries out the unfinished runs of a sweep, and writes its tables.
 
     Args:
-        plan: of ``read_sweep``.
-        display: told of every change.
-        child: module of the process that each run is.
+        plan: from ``read_sweep``.
+        display: shows every change.
+        child: the Python module that the process of each run executes.
 
     Returns:
         The runs in the order of the file, each done or failed.
 
     Raises:
-        InputError: the folder cannot be used, Ray is not there, or the cluster has not what a run takes;
-            nothing has been run, and nothing is left on the disk.
-        Interrupted: it was asked to stop; the runs have written their checkpoints.
+        InputError: the folder cannot be used, Ray is not installed, or the cluster is too small for a run.
+            No run was started, and nothing is left on the disk.
+        Interrupted: the sweep was stopped; the runs have written their checkpoints.
     """
     look(plan)
     ray = import_ray()
     root = Path(plan.file.output_dir)
     may_differ = [*yaml.safe_load(plan.to_yaml()).keys() - {"kind"}]
+
     with OutputFolder.open(root, resume=True, config_yaml=plan.to_yaml(), may_differ=may_differ):
-        statuses = look(plan)  # once more: until the folder was ours, another sweep could have worked in it
+        statuses = look(plan)  # again, as another sweep may have worked here before the folder was claimed
         with _cluster(ray, plan.file.address):
             gpus = _check_resources(ray.nodes(), plan.file.resources)
             _prepare(plan, statuses)
@@ -135,10 +139,11 @@ def run_sweep(plan: Sweep, display: Display, *, child: str = CHILD) -> list[Stat
                     _work(_Engine(ray, plan, child, gpus), statuses, display)
             finally:
                 (root / ".stop").unlink(missing_ok=True)
-                for status in statuses:  # at work still only after a second Ctrl-C, or an error of Ray
+                for status in statuses:  # one still runs only after a second Ctrl-C or an error of Ray
                     status.state = STOPPED if status.state == RUNNING else status.state
                 _save(plan, statuses)
                 write_tables(root, plan, [(s.name, s.run, s.state, s.reason) for s in statuses])
+
     left = sum(status.state not in (DONE, FAILED) for status in statuses)
     if left:
         raise Interrupted(f"stopped with {left} of {len(statuses)} runs unfinished")
@@ -146,10 +151,10 @@ def run_sweep(plan: Sweep, display: Display, *, child: str = CHILD) -> list[Stat
 
 
 def import_ray() -> Any:
-    """Ray, which is an extra.
+    """Returns the module Ray, which is an extra.
 
     Raises:
-        InputError: it is not installed.
+        InputError: Ray is not installed.
     """
     try:
         return importlib.import_module("ray")
@@ -160,7 +165,7 @@ def import_ray() -> Any:
 
 
 def summary(plan: Sweep, statuses: Sequence[Status]) -> dict[str, Any]:
-    """The content of summary.json; paths are relative to the folder of the sweep."""
+    """Returns the content of summary.json; paths are relative to the folder of the sweep."""
     states = [status.state for status in statuses]
     return {
         "schema_version": 1,
@@ -194,18 +199,18 @@ def _earlier_attempts(root: Path) -> dict[str, int]:
     try:
         rows = json.loads((root / "summary.json").read_text(encoding="utf-8"))["runs"]
         return {row["name"]: int(row["attempts"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError):  # only a count for people: not worth a refusal
+    except (OSError, ValueError, KeyError, TypeError):  # a count that only people read is worth no error
         return {}
 
 
 def _settled(status: Status) -> bool:
-    """Whether the run needs no further attempt: its record is there, or there and unreadable."""
+    """Returns whether the run needs no further attempt, because its record exists, readable or not."""
     if not (status.folder / files.RECORD_FILE).exists():
         return False
     try:
         read_any_record(status.folder)
     except InputError as error:
-        status.state, status.reason = FAILED, f"{error}; to run it again remove the folder"
+        status.state, status.reason = FAILED, f"{error}; remove the folder to run it again"
     else:
         status.state, status.reason = DONE, ""
     return True
@@ -213,16 +218,17 @@ def _settled(status: Status) -> bool:
 
 @contextlib.contextmanager
 def _cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Connected to the cluster; one that was started for the time is gone afterwards, with its files."""
+    """Connects to the cluster, or starts one and removes it afterwards with its files."""
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Where no card is asked for, the run's process is told so by its own environment.
+    # Ray leaves the cards visible; the run's own environment forbids their use if it takes none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray").setLevel(logging.ERROR)
     temporary = None if address else _temporary_folder()
     local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE, "_temp_dir": temporary}
+
     try:
         try:
             ray.init(
@@ -244,22 +250,22 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray prints deaths of workers to standard output, where JSON may stand; the display says them too."""
+    """Hides Ray's lines about dead workers on standard output, where JSON may be; the display shows them."""
     with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):  # noqa: PTH123
         yield
 
 
 def _temporary_folder() -> str:
-    """Readable to this user alone, as its sockets should be."""
-    made = tempfile.mkdtemp(prefix="abd-")
-    if len(made) <= _LONGEST_TEMPORARY:
-        return made
-    Path(made).rmdir()
+    """Creates a folder for Ray's sockets that only this user can read."""
+    folder = tempfile.mkdtemp(prefix="abd-")
+    if len(folder) <= _LONGEST_TEMPORARY:
+        return folder
+    Path(folder).rmdir()
     return tempfile.mkdtemp(prefix="abd-", dir="/tmp")
 
 
 def _check_resources(nodes: Sequence[Mapping[str, Any]], wanted: Resources) -> float:
-    """Ray would wait for ever for a machine that is not there; returns the cards a run takes."""
+    """Returns the cards a run takes; raises if no machine is large enough, as Ray would wait forever."""
     machines = [node["Resources"] for node in nodes if node["Alive"]]
     cards = max((machine.get("GPU", 0) for machine in machines), default=0)
     gpus = min(1, cards) if wanted.gpus is None else wanted.gpus
@@ -267,11 +273,12 @@ def _check_resources(nodes: Sequence[Mapping[str, Any]], wanted: Resources) -> f
         most = max((machine.get(kind, 0) for machine in machines), default=0)
         if number > most:
             raise InputError(
-                f"resources.{name}: a run takes {number:g}, and no machine has more than {most:g}"
+                f"resources.{name}: a run takes {number:g}, and no machine has more than {most:g}; "
+                f"use at most {most:g}"
             )
     if not any(m.get("CPU", 0) >= wanted.cpus and m.get("GPU", 0) >= gpus for m in machines):
         raise InputError(
-            f"resources: no machine has both {wanted.cpus:g} cores and {gpus:g} cards; ask for less"
+            f"resources: no machine has both {wanted.cpus:g} cores and {gpus:g} cards; set one of them lower"
         )
     return float(gpus)
 
@@ -303,7 +310,7 @@ class _Engine:
     gpus: float
 
     def submit(self, status: Status) -> Any:
-        """The reference of an attempt's outcome."""
+        """Starts an attempt and returns the reference of its outcome."""
         status.log_size = status.log.stat().st_size if status.log.exists() else 0
         wanted = self.plan.file.resources
         remote = self.ray.remote(attempt).options(
@@ -312,16 +319,16 @@ class _Engine:
         return remote.remote(self._attempt(status))
 
     def outcome(self, reference: Any) -> Outcome:
-        """How an attempt ended, also where its worker is gone."""
+        """Returns how an attempt ended, even if its worker is gone."""
         try:
-            found = self.ray.get(reference)
+            outcome = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
             reason = f"{type(error.cause).__name__}: {error.cause}"
             return Outcome(code=None, reason=" ".join(reason.split()), host="")
         except self.ray.exceptions.RayError as error:
             return Outcome(code=None, reason=f"its Ray worker died ({type(error).__name__})", host="")
-        assert isinstance(found, Outcome)
-        return found
+        assert isinstance(outcome, Outcome)
+        return outcome
 
     def _attempt(self, status: Status) -> Attempt:
         config, folder = status.config_file.resolve(), status.folder.resolve()
@@ -341,7 +348,7 @@ class _Engine:
 
 
 def _work(engine: _Engine, statuses: Sequence[Status], display: Display) -> None:
-    """Until every run is done, has failed, or was stopped."""
+    """Works until every run is done, has failed, or was stopped."""
     stop = Path(engine.plan.file.output_dir) / ".stop"
     display.update(statuses)
     with stop_requests() as received:
@@ -350,7 +357,7 @@ def _work(engine: _Engine, statuses: Sequence[Status], display: Display) -> None
             ready, _ = engine.ray.wait(list(pending), timeout=_LOOK_EVERY)
             if received and not stop.exists():
                 stop.touch()
-                display.note("stopping: runs write their checkpoints (Ctrl-C again: do not wait)")
+                display.note("stopping: runs write their checkpoints (press Ctrl-C again to leave at once)")
             for reference in ready:
                 status = pending.pop(reference)
                 _judge(status, engine.outcome(reference), engine.plan.file.retries, bool(received))
@@ -365,16 +372,16 @@ def _work(engine: _Engine, statuses: Sequence[Status], display: Display) -> None
 
 
 def _judge(status: Status, outcome: Outcome, retries: int, stopping: bool) -> None:
-    """What the end of an attempt means for its run."""
+    """Sets the state of a run after the end of an attempt."""
     if outcome.reason == STOPPED:
         status.state = STOPPED
         return
-    if status.state == WAITING:  # too short to have been seen at work
+    if status.state == WAITING:  # it was too short to be seen at work
         _begin(status)
     if _settled(status):
         return
     status.reason = outcome.reason
-    # Exit code 2 is a refusal: the same input would be refused again.
+    # Exit code 2 is an InputError, which the same input would raise again.
     if outcome.code == 2 or (status.tries > retries and not stopping):
         status.state = FAILED
     else:

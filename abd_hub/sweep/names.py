@@ -1,4 +1,4 @@
-"""Values of a sweep in a word or two, which tell its runs apart in tables and in names of folders."""
+"""Puts values of a sweep into a word or two, which distinguish runs in tables and names of folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LONGEST_LABEL = 80
 
 
 def label(name: str, value: Any) -> str:
-    """A value in a word or two; numbers, and what says nothing alone, with the name of their field."""
+    """Returns a value in a word or two; a number, a bool or an empty value gets the name of its field."""
     field_name = name.rpartition(".")[2]
     if name == "config":
         return str(PurePath(value).with_suffix(""))
@@ -25,13 +25,13 @@ def label(name: str, value: Any) -> str:
 
 
 def file_name(words: Sequence[str]) -> str:
-    """Returns the words as a name for a folder; "run" where they hold nothing that a name may have."""
+    """Returns the words as a name for a folder; "run" if no character of theirs may be in a name."""
     cleaned = [re.sub(r"[^A-Za-z0-9._+-]+", "_", word).strip("._-") for word in words]
     return "-".join(word for word in cleaned if word)[:_LONGEST_LABEL].rstrip("._-") or "run"
 
 
 def _word(value: Any) -> str:
-    """The last part of an id or path; of a mapping its name."""
+    """Returns the last part of an id or path, or the name of a mapping."""
     if isinstance(value, dict):
         named = next((value[key] for key in ("name", "id") if isinstance(value.get(key), str)), None)
         return _word(named) if named else "+".join(f"{k} {v}" for k, v in value.items())

@@ -1,4 +1,4 @@
-"""What comes out of a sweep: a JSON file a run, and a Markdown table and a picture made of them."""
+"""Writes the results of a sweep: a JSON file for each run, a Markdown table and a picture."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _DONE = "done"
 
 @dataclass(frozen=True)
 class _Group:
-    """The finished runs that differ in nothing but the seed, in the order of the file."""
+    """Holds the runs that differ only in the seed, in the order of the file."""
 
     runs: tuple[SweepRun, ...]
-    """All of them."""
+    """Holds all of them."""
     records: tuple[RunRecord | TeacherRecord, ...]
-    """Of those that are finished."""
+    """Holds the records of the finished runs."""
 
     def reports(self) -> list[EvalReport]:
-        """Of the students, or of the teachers where these were trained."""
-        found = [r.report if isinstance(r, TeacherRecord) else r.student_report for r in self.records]
-        return [report for report in found if report is not None]
+        """Returns the reports of the students, or of the teachers if the sweep trained teachers."""
+        reports = [r.report if isinstance(r, TeacherRecord) else r.student_report for r in self.records]
+        return [report for report in reports if report is not None]
 
     def teachers(self) -> list[EvalReport]:
-        """Of the teachers that were distilled."""
+        """Returns the reports of the distilled teachers."""
         return [r.teacher_report for r in self.records if isinstance(r, RunRecord) and r.teacher_report]
 
 
@@ -43,8 +43,8 @@ def write_tables(root: Path, plan: Sweep, runs: Sequence[tuple[str, SweepRun, st
 
     Args:
         root: folder of the sweep.
-        plan: what it consists of.
-        runs: name, run, state and why it failed, of each.
+        plan: the sweep.
+        runs: (name, run, state, reason of a failure) of each run.
     """
     records: dict[str, RunRecord | TeacherRecord] = {}
     for name, run, state, _ in runs:
@@ -53,8 +53,10 @@ def write_tables(root: Path, plan: Sweep, runs: Sequence[tuple[str, SweepRun, st
             text = (root / "runs" / name / files.RECORD_FILE).read_text(encoding="utf-8")
             _write_if_new(root / "results" / f"{name}.json", text)
             records[run.digest] = record
+
     groups = _groups([run for _, run, _, _ in runs], records)
     files.write_text(root / TABLE_FILE, _page(plan, groups, runs))
+
     panels = _panels([group for group in groups if group.records])
     if panels:
         with files.atomic_path(root / PICTURE_FILE) as temporary:
@@ -79,6 +81,7 @@ def _groups(runs: Sequence[SweepRun], records: dict[str, RunRecord | TeacherReco
 def _page(plan: Sweep, groups: Sequence[_Group], runs: Sequence[tuple[str, SweepRun, str, str]]) -> str:
     done = sum(state == _DONE for _, _, state, _ in runs)
     parts = [f"# {Path(plan.file.output_dir).resolve().name}", f"{done} of {len(runs)} runs are finished."]
+
     finished = [group for group in groups if group.records]
     if finished:
         parts += [_table(finished), _legend(finished)]
@@ -87,6 +90,7 @@ def _page(plan: Sweep, groups: Sequence[_Group], runs: Sequence[tuple[str, Sweep
         parts.append(
             "Points are means over seeds; bars reach from the lowest to the highest end of their intervals."
         )
+
     left = [
         f"- {name}: {state}{f', {reason}' if reason else ''}"
         for name, _, state, reason in runs
@@ -100,10 +104,12 @@ def _page(plan: Sweep, groups: Sequence[_Group], runs: Sequence[tuple[str, Sweep
 def _table(groups: Sequence[_Group]) -> str:
     names = list(dict.fromkeys(n for group in groups for n in group.runs[0].varying if n != "seed"))
     students = any(group.teachers() for group in groups)
+
     head = [*names, "attack", "seeds", "accuracy", "ASR", "ASR of the control"]
     head += ["accuracy of the teacher", "ASR of the teacher"] if students else []
     idle = any(_idle(group) for group in groups)
     head += ["defenses not active"] if idle else []
+
     rows = []
     for group in groups:
         varying = group.runs[0].varying
@@ -111,12 +117,13 @@ def _table(groups: Sequence[_Group]) -> str:
         for place in range(max((len(report.triggers) for report in group.reports()), default=0) or 1):
             cells = [*first, *_cells(group, place, students), *([_idle(group)] if idle else [])]
             rows.append([cell.replace("|", "\\|") for cell in cells])
+
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _cells(group: _Group, place: int, students: bool) -> list[str]:
-    """Attack, seeds and rates of one attack, the one at ``place`` in the reports."""
+    """Returns name, seeds and rates of the attack at ``place`` in the reports."""
     reports, teachers = group.reports(), group.teachers()
     attacks, taught = _attacks(reports, place), _attacks(teachers, place)
     cells = [
@@ -146,7 +153,7 @@ def _seeds(group: _Group) -> str:
 
 
 def _rates(rates: Sequence[Rate]) -> str:
-    """One with its interval; of several that differ the mean, and all of them in the order of the seeds."""
+    """Returns one rate with its interval, or the mean of different rates and all of them by seed."""
     if not rates:
         return ""
     if all(rate == rates[0] for rate in rates):
@@ -156,22 +163,26 @@ def _rates(rates: Sequence[Rate]) -> str:
 
 
 def _idle(group: _Group) -> str:
-    """Defenses that changed no gradient, and in how many runs."""
-    reports = [d for r in group.records if isinstance(r, RunRecord) for d in r.defenses]
-    counts = {d.name: sum(o.name == d.name and not o.active for o in reports) for d in reports}
+    """Returns the defenses that changed no gradient, with the number of their runs."""
+    counts: dict[str, int] = {}
+    for record in group.records:
+        for report in record.defenses if isinstance(record, RunRecord) else ():
+            counts[report.name] = counts.get(report.name, 0) + (not report.active)
+
     return ", ".join(f"{name} ({n} of {len(group.records)})" for name, n in counts.items() if n)
 
 
 def _legend(groups: Sequence[_Group]) -> str:
     counts = sorted({report.accuracy.n for group in groups for report in group.reports()})
     over = f" Accuracy is over {', '.join(map(str, counts))} images." if counts else ""
-    return f"Means over the seeds, all of them in brackets; of one value alone its 95 % interval.{over}"
+    return f"Means over the seeds, with all values in brackets; a single value has its 95 % interval.{over}"
 
 
 def _panels(groups: Sequence[_Group]) -> list[tuple[str, list[tuple[str, Rate, Rate]]]]:
-    """A panel for each attack and data set: the teachers and every group that was measured with it."""
+    """Returns a panel for each attack and data set, with the teachers and every group measured on it."""
     panels: dict[str, dict[str, tuple[str, Rate, Rate]]] = {}
     several = len({_teacher(group) for group in groups}) > 1
+
     for group in groups:
         reports, teachers = group.reports(), group.teachers()
         for place in range(len(reports[0].triggers) if reports else 0):
@@ -181,6 +192,7 @@ def _panels(groups: Sequence[_Group]) -> list[tuple[str, list[tuple[str, Rate, R
                 name = f"teacher {_teacher(group)}" if several else "teacher"
                 points.setdefault(name, _point(name, teachers, _attacks(teachers, place)))
             points[group.runs[0].group()] = _point(_name(group), reports, attacks)
+
     return [(title, list(points.values())) for title, points in panels.items()]
 
 
@@ -191,7 +203,7 @@ def _point(
 
 
 def _over_seeds(rates: Sequence[Rate]) -> Rate:
-    """The mean, with bars that hold the interval of every seed."""
+    """Returns the mean, with bars that hold the interval of every seed."""
     return Rate(
         value=mean(rate.value for rate in rates),
         count=sum(rate.count for rate in rates),

@@ -1,7 +1,7 @@
-"""What a Ray worker does with one run of a sweep: starts its process, waits, says how it ended.
+"""Carries out one run of a sweep on a Ray worker: starts its process, waits, and reports its end.
 
-A process of its own, so that a run that dies takes neither the worker nor another run with it. Imports
-nothing heavy: the worker itself needs neither torch nor the models.
+Each run has a process of its own, so that a run that dies takes neither the worker nor another run with it.
+The module imports nothing heavy, because the worker itself needs neither torch nor the models.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from abd_hub.core.processes import RunProcess, thread_settings
 STOPPED = "stopped"
 _LOOK_EVERY = 0.3
 _WAIT_FOR_FOLDER = 60.0
-"""Seconds that a process whose worker was killed has to leave its folder; it takes at most 30."""
+"""Gives a process whose worker was killed so many seconds to leave its folder; it takes at most 30."""
 _LONGEST_REASON = 300
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One attempt at a run: plain values, since it travels to another process or machine."""
+    """Describes one attempt at a run by plain values, which travel to another process or machine."""
 
     module: str
-    """Python module that is the run's process, see ``abd_hub.child``."""
+    """Names the Python module that the run's process executes, see ``abd_hub.child``."""
     arguments: Sequence[str]
-    """Of that module."""
+    """Lists the arguments of that module."""
     folder: str
-    """Output folder of the run."""
+    """Names the output folder of the run."""
     config: str
-    """File that the arguments name; it must be visible where the run is."""
+    """Names the file in the arguments, which must be visible to the run."""
     log: str
-    """File that the process's output is added to."""
+    """Names the file to which the process's output is appended."""
     stop: str
-    """File whose being there asks all runs to stop."""
+    """Names a file; once it exists, all runs stop."""
     cwd: str
     threads: int
     gpus: bool
-    """Whether the run may use a card."""
+    """Says whether the run may use a card."""
     number: int
-    """Of the attempt, from 1."""
+    """Counts the attempts of the run, from 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How an attempt ended."""
+    """Says how an attempt ended."""
 
     code: int | None
-    """Exit code of the process, negative for a signal; None where none was started."""
+    """Holds the exit code of the process, negative for a signal; None if no process was started."""
     reason: str
-    """Its last line of output, or why it was not started."""
+    """Holds the last line of output, or the reason why no process was started."""
     host: str
 
 
@@ -65,21 +65,23 @@ def attempt(job: Attempt) -> Outcome:
     """Carries out one attempt; returns when its process has ended."""
     host = platform.node()
     if not Path(job.config).is_file():
-        reason = f"{job.config} is not there on {host}; use an output_dir that all machines share"
+        reason = f"{job.config} does not exist on {host}; use an output_dir that all machines share"
         return Outcome(code=2, reason=reason, host=host)
     if Path(job.stop).exists():
         return Outcome(code=None, reason=STOPPED, host=host)
+
     _wait_until_free(Path(job.folder))
     with Path(job.log).open("ab") as log:
         log.write(f"--- attempt {job.number} on {host}, {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
         log.flush()
         begin = log.tell()
         code = _run(job, log.fileno())
+
     return Outcome(code=code, reason=_reason(code, Path(job.log), begin), host=host)
 
 
 def _run(job: Attempt, output: int) -> int:
-    """Waits for the end; passes on the request to stop, as Ctrl-C, once."""
+    """Waits for the end of the process; passes a request to stop on to it as Ctrl-C, once."""
     command = [sys.executable, "-m", job.module, *job.arguments]
     stop = Path(job.stop)
     with RunProcess(command, output=output, environment=_environment(job), folder=job.cwd) as run:
@@ -90,12 +92,12 @@ def _run(job: Attempt, output: int) -> int:
 
 
 def _environment(job: Attempt) -> dict[str, str]:
-    """Returns the worker's own, with its cards as Ray has set them, and the run's share of the cores."""
+    """Returns the worker's environment, with the cards that Ray has set, and the run's share of the cores."""
     return os.environ | thread_settings(job.threads) | ({} if job.gpus else {"ACCELERATE_USE_CPU": "true"})
 
 
 def _wait_until_free(folder: Path) -> None:
-    """Until the process of an earlier attempt, whose worker was killed, has left the folder."""
+    """Waits until the process of an earlier attempt, whose worker was killed, has left the folder."""
     until = time.monotonic() + _WAIT_FOR_FOLDER
     while in_use(folder) and time.monotonic() < until:
         time.sleep(_LOOK_EVERY)

@@ -1,4 +1,4 @@
-"""See a backdoor, see it gone: the page that shows what abd-hub measures. One file a tab."""
+"""Builds the page "See a backdoor, see it gone", which shows the measurements of abd-hub, one file a tab."""
 
 from __future__ import annotations
 

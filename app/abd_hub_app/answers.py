@@ -1,4 +1,4 @@
-"""What the models answer to an image with and without a trigger: numbers first, then their view."""
+"""Gets the models' answers to an image with and without a trigger, and shows them as HTML."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _FEW_CLASSES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class ModelAnswer:
-    """One model's answers to the same image without and with the trigger."""
+    """Holds one model's answers to the same image without and with the trigger."""
 
     name: str
     kind: str
     clean: tuple[float, ...]
-    """Probabilities, one a class."""
+    """Holds a probability for each class."""
     triggered: tuple[float, ...]
     clean_class: int
     triggered_class: int
     clean_map: tuple[tuple[float, ...], ...] | None
-    """Grad-CAM of ``clean_class`` at the size of the last feature map; None where there is no feature map."""
+    """Holds the Grad-CAM of ``clean_class``, as large as the last feature map; None without a feature map."""
     triggered_map: tuple[tuple[float, ...], ...] | None
-    """Grad-CAM of ``triggered_class``."""
+    """Holds the Grad-CAM of ``triggered_class``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """Everything the page shows of one image."""
+    """Holds everything that the page shows of one image."""
 
     clean: Tensor
-    """(C, H, W) in [0, 1]."""
+    """Holds the image, (C, H, W) in [0, 1]."""
     triggered: Tensor
-    """The same image with the trigger, not rounded to 8 bits."""
+    """Holds the same image with the trigger, not rounded to 8 bits."""
     trigger: str
     options: Mapping[str, Any]
     target: int
@@ -50,7 +50,7 @@ class Answers:
     models: tuple[ModelAnswer, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers alone."""
+        """Returns the numbers without the pixels."""
         channels, height, width = self.clean.shape
         return {
             "image": {"channels": channels, "height": height, "width": width},
@@ -71,31 +71,31 @@ def ask(
     options: Mapping[str, Any],
     target: int,
 ) -> Answers:
-    """Asks every model.
+    """Returns the answers of every model.
 
     Args:
         shelf: the models.
-        looks: what makes the maps of each model.
+        looks: the Grad-CAM of each model, or None.
         pixels: (1, C, H, W) in [0, 1].
-        trigger: to put on.
+        trigger: goes onto the image.
         name: of the trigger.
         options: of the trigger.
-        target: class that the trigger is meant to lead to.
+        target: the class that the trigger is meant to cause.
 
     Raises:
         InputError: the trigger does not fit the image, or there is no such class.
     """
     if not isinstance(target, int) or not 0 <= target < len(shelf.labels):
         raise InputError(f"target: {str(target)[:20]!r} is no class; use 0 to {len(shelf.labels) - 1}")
-    triggered = trigger(pixels)
-    both = torch.cat([pixels, triggered])
+
+    both = torch.cat([pixels, trigger(pixels)])
     models = tuple(
         _answer(model.name, shelf.kind(model), model.classifier, look, both)
         for model, look in zip(shelf.models, looks, strict=True)
     )
     return Answers(
         clean=pixels[0],
-        triggered=triggered[0],
+        triggered=both[1],
         trigger=name,
         options=options,
         target=target,
@@ -105,7 +105,7 @@ def ask(
 
 
 def _answer(name: str, kind: str, classifier: Classifier, look: GradCam | None, both: Tensor) -> ModelAnswer:
-    """``both`` is (2, C, H, W): without and with the trigger."""
+    """Returns one model's answers; ``both`` is (2, C, H, W), without and with the trigger."""
     maps: tuple[Any, ...] = (None, None)
     if look is None:
         with torch.inference_mode():
@@ -114,9 +114,11 @@ def _answer(name: str, kind: str, classifier: Classifier, look: GradCam | None, 
         seen = look(both)
         logits = seen.logits
         maps = tuple(tuple(map(tuple, one.tolist())) for one in seen.maps)
+
     shares = logits.softmax(1)
     first, second = (row.tolist() for row in shares)
     best = shares.argmax(1).tolist()
+
     return ModelAnswer(
         name=name,
         kind=kind,
@@ -130,82 +132,83 @@ def _answer(name: str, kind: str, classifier: Classifier, look: GradCam | None, 
 
 
 def show(found: Answers) -> str:
-    """A card a model with the verdict in words and the probabilities as bars and numbers, as HTML."""
+    """Returns a card for each model as HTML, with the verdict in words and the probabilities as bars."""
     cards = "".join(_card(found, model) for model in found.models)
     return f'<div class="abd-cards">{cards}</div><p class="abd-note abd-legend">{NOTE}</p>'
 
 
-def _card(found: Answers, model: ModelAnswer) -> str:
-    mark, tone, words = _verdict(found, model)
-    classes = _classes_shown(found, model)
-    rows = "".join(_row(found, model, index) for index in classes)
-    left_out = len(found.labels) - len(classes)
+def _card(answers: Answers, model: ModelAnswer) -> str:
+    mark, tone, words = _verdict(answers, model)
+    classes = _classes_shown(answers, model)
+    rows = "".join(_row(answers, model, index) for index in classes)
+    left_out = len(answers.labels) - len(classes)
     more = f'<p class="abd-note">{left_out} further classes are not shown.</p>' if left_out else ""
+
     before, after = model.clean_class, model.triggered_class
     return (
         f'<section class="abd-card abd-{tone}"><h3>{as_html(model.name)}</h3>'
         f'<p class="abd-note">{as_html(model.kind, 120)}</p>'
         f'<p class="abd-verdict"><span aria-hidden="true">{mark}</span> {words}</p>'
-        f"{_looks(found, model)}"
+        f"{_looks(answers, model)}"
         '<table><thead><tr><th scope="col">class</th>'
-        f'<th scope="col">clean: <b>{as_html(found.labels[before], 16)}</b></th>'
-        f'<th scope="col">with trigger: <b>{as_html(found.labels[after], 16)}</b></th></tr></thead>'
+        f'<th scope="col">clean: <b>{as_html(answers.labels[before], 16)}</b></th>'
+        f'<th scope="col">with trigger: <b>{as_html(answers.labels[after], 16)}</b></th></tr></thead>'
         f"<tbody>{rows}</tbody></table>{more}</section>"
     )
 
 
-def _looks(found: Answers, model: ModelAnswer) -> str:
-    """Both heat maps, or why there are none."""
+def _looks(answers: Answers, model: ModelAnswer) -> str:
+    """Returns both heat maps, or the reason why there are none."""
     if model.clean_map is None or model.triggered_map is None:
         return '<p class="abd-note">No heat map: this network has no last feature map (no convolutions).</p>'
     shown = (
-        ("clean", found.clean, model.clean_map, model.clean_class),
-        ("with trigger", found.triggered, model.triggered_map, model.triggered_class),
+        ("clean", answers.clean, model.clean_map, model.clean_class),
+        ("with trigger", answers.triggered, model.triggered_map, model.triggered_class),
     )
-    figures = "".join(_figure(found, model, *one) for one in shown)
+    figures = "".join(_figure(answers, model, *one) for one in shown)
     return f'<div class="abd-looks">{figures}</div>'
 
 
 def _figure(
-    found: Answers, model: ModelAnswer, when: str, image: Tensor, places: Sequence[Any], read: int
+    answers: Answers, model: ModelAnswer, when: str, image: Tensor, places: Sequence[Any], read: int
 ) -> str:
     attention = torch.tensor(places)
-    label = as_html(found.labels[read], 16)
+    label = as_html(answers.labels[read], 16)
     size = "x".join(map(str, attention.shape))
-    alt = f"What {as_html(model.name)} looks at, {when}, to read {label}: {place_in_words(attention)}"
+    alt = f"Heat map of {as_html(model.name)}, {when}, for {label}: {place_in_words(attention)}"
     return (
         f'<figure><img src="{as_address(overlay(image, attention))}" alt="{alt}" title="{size} places" '
         f'width="128"><figcaption>{when}</figcaption></figure>'
     )
 
 
-def _verdict(found: Answers, model: ModelAnswer) -> tuple[str, str, str]:
-    """A sign, a tone and words: nothing is told by color alone."""
-    before, after, target = model.clean_class, model.triggered_class, found.target
+def _verdict(answers: Answers, model: ModelAnswer) -> tuple[str, str, str]:
+    """Returns a sign, a tone and words, as color alone would not reach every reader."""
+    before, after, target = model.clean_class, model.triggered_class, answers.target
     if before == target:
-        return "?", "open", "Reads the target without a trigger already: another image tells more."
+        return "?", "open", "It reads the target even without a trigger; try another image."
     if after == target:
-        return "✗", "fooled", "The trigger decides: it reads the target."
+        return "✗", "fooled", "The trigger decides: the model reads the target."
     if after == before:
         return "✓", "steady", "Not moved by this trigger on this image."
-    return "~", "open", "Changes its mind, but not to the target."
+    return "~", "open", "The answer changes, but not to the target."
 
 
-def _classes_shown(found: Answers, model: ModelAnswer) -> Sequence[int]:
-    count = len(found.labels)
+def _classes_shown(answers: Answers, model: ModelAnswer) -> Sequence[int]:
+    count = len(answers.labels)
     if count <= _ALL_CLASSES:
         return range(count)
     strongest = sorted(range(count), key=lambda index: -max(model.clean[index], model.triggered[index]))
-    always = {model.clean_class, model.triggered_class, found.target}
-    return sorted(
-        [*always, *[index for index in strongest if index not in always][: _FEW_CLASSES - len(always)]]
-    )
+    always = {model.clean_class, model.triggered_class, answers.target}
+    others = [index for index in strongest if index not in always]
+    return sorted([*always, *others[: _FEW_CLASSES - len(always)]])
 
 
-def _row(found: Answers, model: ModelAnswer, index: int) -> str:
-    target = ' <small class="abd-target">target</small>' if index == found.target else ""
+def _row(answers: Answers, model: ModelAnswer, index: int) -> str:
+    label = as_html(answers.labels[index], 32)
+    target = ' <small class="abd-target">target</small>' if index == answers.target else ""
     return (
-        f'<tr><th scope="row"><span class="abd-label">{as_html(found.labels[index], 32)}</span>{target}</th>'
+        f'<tr><th scope="row"><span class="abd-label">{label}</span>{target}</th>'
         f"{_bar(model.clean[index], 'clean', index == model.clean_class)}"
         f"{_bar(model.triggered[index], 'triggered', index == model.triggered_class)}</tr>"
     )

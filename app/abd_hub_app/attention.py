@@ -1,4 +1,4 @@
-"""Where a network looks, as a heat map over the image."""
+"""Draws Grad-CAM as a heat map over the image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from abd_hub import Classifier, GradCam, InputError
 from abd_hub_app.images import to_picture
 
 NOTE = (
-    "Where each network looks (Grad-CAM): yellow is what speaks most for the class that it reads, dark blue "
-    "what does not; each picture has a scale of its own, and the image under it is gray."
+    "The heat maps (Grad-CAM) show in yellow the places that speak most for the answer, and in dark blue the "
+    "places that do not. Each map has its own scale; the image under it is gray."
 )
 _SIDE = 128
 _HEAT = 0.6
@@ -27,7 +27,7 @@ _COLUMNS = ("left", "center", "right")
 
 
 def look_into(classifier: Classifier) -> GradCam | None:
-    """What makes the maps of a classifier; None for one without a feature map, such as a transformer."""
+    """Returns the Grad-CAM of a classifier; None without a feature map, as in a transformer."""
     try:
         return GradCam(classifier)
     except InputError:
@@ -35,11 +35,11 @@ def look_into(classifier: Classifier) -> GradCam | None:
 
 
 def overlay(image: Tensor, attention: Tensor) -> Image.Image:
-    """A map over an image, each of the image's pixels a square.
+    """Draws a map over an image, with each of the image's pixels as a square.
 
     Args:
         image: (C, H, W) in [0, 1].
-        attention: (h, w), not negative; shown from 0 to its own maximum, between its places linearly.
+        attention: (h, w), not negative; scaled from 0 to its own maximum, and interpolated linearly.
     """
     share = F.interpolate(attention[None, None].double(), image.shape[1:], mode="bilinear")[0, 0]
     share = share / share.max().clamp_min(_NOTHING)
@@ -49,17 +49,18 @@ def overlay(image: Tensor, attention: Tensor) -> Image.Image:
 
 
 def as_address(picture: Image.Image) -> str:
-    """A picture as a data: address, PNG."""
+    """Returns a picture as a PNG in a data: address."""
     encoded = io.BytesIO()
     picture.save(encoded, "PNG", compress_level=3)
     return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
 def place_in_words(attention: Tensor) -> str:
-    """Where a map (h, w) is strongest, for who cannot see it."""
+    """Says where a map (h, w) is strongest, for people who cannot see it."""
     if not bool(attention.max() > 0):
-        return "nothing in the image speaks for it"
+        return "nothing in the image speaks for this answer"
     row, column = divmod(int(attention.argmax()), attention.shape[1])
+
     words = (
         _ROWS[_third(row, attention.shape[0])],
         _COLUMNS[_third(column, attention.shape[1])],
@@ -73,7 +74,7 @@ def _third(index: int, count: int) -> int:
 
 @lru_cache(maxsize=1)
 def _colors() -> Tensor:
-    """(256, 3) in [0, 1]: cividis, which looks the same to the color-blind."""
+    """Returns cividis, which color-blind people see alike, as (256, 3) in [0, 1]."""
     from matplotlib import colormaps
 
     return torch.from_numpy(np.asarray(colormaps["cividis"](np.arange(256)))[:, :3].copy())

@@ -1,4 +1,4 @@
-"""The tab "Compare": every model's measured accuracy and attack success rate, as the records have them."""
+"""Builds the tab "Compare", with the accuracy and attack success rate of every model's record."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from abd_hub_app.shelf import Shelf
 from abd_hub_app.text import one_line
 
 _LEAD = """\
-<p class="abd-lead"><b>Accuracy</b>: share of the clean test images read rightly. <b>ASR</b> (attack success
-rate): share of the triggered images of other classes that are read as the target. Each with its 95 % Wilson
-interval and the number of images. One attack tried says nothing about others.</p>"""
+<p class="abd-lead"><b>Accuracy</b> is the share of the clean test images that a model reads rightly.
+<b>ASR</b> (attack success rate) is the share of the triggered images of other classes that it reads as the
+target. Each rate has its 95 % Wilson interval and the number of images. One attack says nothing about
+others.</p>"""
 _NONE = "<p>None of these folders has a record of a measurement (metrics.json with results).</p>"
 _HEADERS = ["model", "accuracy", "interval", "n", "ASR", "ASR interval", "ASR n", "attack", "what it is"]
 _WIDTHS = [110, 95, 150, 70, 80, 150, 85, 190, 320]
@@ -31,14 +32,14 @@ _FIELDS = ("value", "count", "n", "low", "high")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One model under one attack; a model that was measured without any has one row without."""
+    """Holds one model under one attack; a model without any attack has one row without."""
 
     model: str
     kind: str
     accuracy: Rate
     trigger: str | None
     options: str | None
-    """As JSON."""
+    """Holds the options as JSON."""
     target: int | None
     asr: Rate | None
     robust_accuracy: Rate | None
@@ -46,20 +47,22 @@ class Row:
 
 
 def rows(shelf: Shelf) -> list[Row]:
-    """Every measurement of every model, in their order."""
-    found = []
+    """Returns every measurement of every model, in their order."""
+    all_rows = []
     for model in shelf.models:
         report = shelf.report(model)
         if report is not None:
-            found += _rows(model.name, shelf.kind(model), report)
-    return found
+            all_rows += _rows(model.name, shelf.kind(model), report)
+    return all_rows
 
 
 def as_csv(found: Sequence[Row]) -> str:
-    """One line a row, every number in full."""
+    """Returns a CSV file with one line for each row and every digit of the numbers."""
     text = io.StringIO()
     rates = ("accuracy", "asr", "robust_accuracy", "control")
-    columns = ["model", "kind", "trigger", "options", "target", *(f"{r}_{f}" for r in rates for f in _FIELDS)]
+    rate_columns = [f"{rate}_{field}" for rate in rates for field in _FIELDS]
+    columns = ["model", "kind", "trigger", "options", "target", *rate_columns]
+
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for row in found:
@@ -74,22 +77,24 @@ def as_csv(found: Sequence[Row]) -> str:
             rate = getattr(row, name)
             line |= {f"{name}_{field}": getattr(rate, field) for field in _FIELDS} if rate else {}
         writer.writerow(line)
+
     return text.getvalue()
 
 
 def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:
-    """The same as objects; options as an object."""
+    """Returns the rows as objects for JSON, each with its options as an object."""
     return [{**asdict(row), "options": json.loads(row.options) if row.options else None} for row in found]
 
 
 def picture(found: Sequence[Row]) -> Image.Image | None:
-    """Accuracy against ASR with intervals, a panel an attack; None where no attack was measured."""
+    """Draws accuracy against ASR with intervals, one panel for each attack; None without an attack."""
     panels: dict[str, list[tuple[str, Rate, Rate]]] = {}
     for row in found:
         if row.asr is not None:
             panels.setdefault(_attack(row), []).append((row.model, row.accuracy, row.asr))
     if not panels:
         return None
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "accuracy_asr.png"
         save_accuracy_asr_panels(list(panels.items()), file)
@@ -97,15 +102,15 @@ def picture(found: Sequence[Row]) -> Image.Image | None:
 
 
 class Compare:
-    """The tab's parts."""
+    """Builds the tab and answers its endpoint."""
 
     def __init__(self, shelf: Shelf, files: Path) -> None:
         self.rows = rows(shelf)
         self.files = files
-        """Where the files to download are put."""
+        """Names the folder of the files to download."""
 
     def compare(self) -> list[dict[str, Any]]:
-        """Every measurement of every model: accuracy, ASR and their intervals, as in metrics.json."""
+        """Returns accuracy, ASR and their intervals for every model and attack, as in metrics.json."""
         return as_json(self.rows)
 
     def build(self) -> None:
@@ -126,19 +131,19 @@ class Compare:
             datatype=["str", "str", "str", "number", "str", "str", "number", "str", "str"],
             column_widths=_WIDTHS,
             interactive=False,
-            label="Measurements (a click on a heading sorts)",
+            label="Measurements (click a heading to sort)",
             buttons=[],
             wrap=True,
             elem_id="comparison",
         )
 
     def _scatter(self) -> None:
-        drawn = picture(self.rows)
-        if drawn is None:
+        scatter = picture(self.rows)
+        if scatter is None:
             return
-        gr.HTML("<h3>Accuracy against ASR, with intervals: top left is where to be</h3>")
+        gr.HTML("<h3>Accuracy against ASR, with intervals; the top left is best</h3>")
         gr.Image(
-            drawn,
+            scatter,
             show_label=False,
             height=520,
             format="png",
@@ -206,5 +211,5 @@ def _three(rate: Rate) -> tuple[str, str, int]:
 
 
 def _harmless(text: str) -> str:
-    """A spreadsheet takes a cell that begins with one of these signs for a formula."""
+    """Quotes text that a spreadsheet would run as a formula because of its first sign."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

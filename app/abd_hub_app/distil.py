@@ -1,4 +1,4 @@
-"""The tab "Distil": a short distillation on this server, watched live, to take home or to push."""
+"""Builds the tab "Distill", which runs a short distillation on this server and shows its progress."""
 
 from __future__ import annotations
 
@@ -23,44 +23,45 @@ from abd_hub_app.shelf import Shelf
 from abd_hub_app.text import refusal
 
 _LEAD = """\
-<p class="abd-lead">Distil a teacher into a small student <b>without its training data</b>, with or without a
-defense. One run at a time, in a process of its own; it ends with this page.</p>"""
+<p class="abd-lead">Distill a teacher into a small student <b>without its training data</b>, with or without a
+defense. The server works on one run at a time. Your run ends when you close this page.</p>"""
 _API = """\
-Distil a teacher into a student, without data, and follow it.
+Distills a teacher into a student, without data, and reports the progress.
 
 Args:
-    teacher: "shelf:NAME" for a model shown here, "hub", "files" or "folder" for what the next says.
-    hub_id: of a public repository, org/name or org/name@revision.
+    teacher: "shelf:NAME" for a model on the page; "hub", "files" or "folder" for a model in hub_id, files or
+        folder.
+    hub_id: id of a public repository, org/name or org/name@revision.
     files: config.json and model.safetensors.
-    folder: on the server's own machine, where the server is open to that machine alone.
+    folder: folder on the server's machine; only for a server that no other machine reaches.
     method: registered name.
-    defenses: registered names, none for a plain distillation.
-    rounds: pseudo-batches.
-    minutes: after which the run is ended, finished or not.
-    seed: of every random draw.
+    defenses: registered names; none for a plain distillation.
+    rounds: number of pseudo-batches.
+    minutes: time limit of the run.
+    seed: seeds every random draw.
     student: architecture.
     vaccine_check: use the shuffling vaccine only if its own check accepts it.
-    vaccine_layers: how many of the teacher's last layers it shuffles.
-    request: whose run this is.
+    vaccine_layers: number of the teacher's last layers that the vaccine shuffles.
+    request: identifies the visitor.
 
 Returns:
-    Again and again: progress as HTML, the result as HTML, pictures, the folder as zip, and a summary
-    with the state, the rounds done, the figures of the log and in the end the record.
+    A series of (progress as HTML, result as HTML, pictures, the folder as zip, summary). The summary has
+    the state, the finished rounds, the figures of the log, and at the end the record.
 """
-"""What a program reads of the endpoint."""
+"""Documents the endpoint for programs."""
 _LOOK_EVERY = 0.5
 
 
 class Distil:
-    """The tab's parts and what happens between them."""
+    """Builds the tab, answers its endpoints and connects them."""
 
     def __init__(self, shelf: Shelf, queue: DistilQueue, *, local: bool) -> None:
-        """Makes the tab.
+        """Creates the tab.
 
         Args:
-            shelf: models that are shown.
-            queue: where runs are carried out.
-            local: whether only this machine reaches the server, so that its folders may be named.
+            shelf: the models on the page.
+            queue: carries out the runs.
+            local: whether only this machine reaches the server, so that visitors may name its folders.
         """
         self.shelf = shelf
         self.queue = queue
@@ -85,7 +86,7 @@ class Distil:
         vaccine_layers: float,
         request: gr.Request,
     ) -> AsyncIterator[tuple[Any, ...]]:
-        """Distils and follows the run; ``_API`` tells what goes in and what comes out."""
+        """Distills and reports the progress; ``_API`` documents the parameters and results."""
         session = session_of(request)
         try:
             asked = DistilRequest(
@@ -111,11 +112,11 @@ class Distil:
                 self.queue.leave(session)
 
     def cancel(self, request: gr.Request) -> bool:
-        """End the run that you have begun; whether there was one."""
+        """Ends your run; returns whether there was one."""
         return self.queue.cancel(session_of(request))
 
     def leave(self, request: gr.Request) -> None:
-        """The page was closed: the visitor's run and its results go."""
+        """Ends the visitor's run and removes its results after the page was closed."""
         self.queue.leave(session_of(request))
 
     # -------------------------------------------------------------------------------------------- page
@@ -127,7 +128,7 @@ class Distil:
             with gr.Column(min_width=0, elem_classes="abd-request"):
                 inputs = self.form.build()
                 with gr.Row():
-                    start = gr.Button("Distil", variant="primary", elem_id="distil-start", min_width=120)
+                    start = gr.Button("Distill", variant="primary", elem_id="distil-start", min_width=120)
                     stop = gr.Button("Cancel", variant="stop", elem_id="distil-cancel", min_width=120)
             with gr.Column(min_width=0, elem_classes="abd-outcome"):
                 shown = build_outputs()
@@ -143,7 +144,7 @@ class Distil:
             shown,
             api_name="distil",
             api_description=_API,
-            # the queue has its own line: a run must not stand in that of the others' predictions.
+            # The queue has its own line, so a run does not wait behind the predictions of others.
             concurrency_limit=None,
             concurrency_id="distil",
             show_progress="hidden",
@@ -169,6 +170,7 @@ class Distil:
     ) -> Job:
         self.queue.check(session)
         place = self.queue.folder()
+
         try:
             source = self._source(teacher, hub_id, files, folder, place)
             settings = distil_request.configuration(asked, source, self.shelf, str(place / "student"))
@@ -189,13 +191,13 @@ class Distil:
             return distil_request.from_folder(folder)
         if teacher == FOLDER:
             raise InputError(
-                "folder: this server is open to others, so it reads no folders of its own; upload the files"
+                "folder: this server is open to others, so it reads none of its own folders; upload the files"
             )
         offered = ", ".join(value for _, value in self.form.teachers())
         raise InputError(f"teacher: {teacher[:80]!r} is not offered; use {offered}")
 
     async def _follow(self, job: Job, asked: DistilRequest) -> AsyncIterator[tuple[Any, ...]]:
-        """What the page shows, again whenever it has changed, until the run is over."""
+        """Yields the values for the page after every change, until the run is over."""
         before = None
         while True:
             view = await asyncio.to_thread(self.queue.look, job)
@@ -206,14 +208,16 @@ class Distil:
                 yield under_way(view, job, asked, first=before is None)
                 before = now
             await asyncio.sleep(_LOOK_EVERY)
+
         if view.state is State.DONE:
             yield await asyncio.to_thread(finished, view, job, asked)
             return
+
         yield without_result(view, job, asked)
         if view.state is State.FAILED:
             raise refusal(view.reason)
 
 
-def _number(given: Any) -> Any:
-    """A whole number as int; anything else as it is, for the check that refuses it."""
-    return int(given) if isinstance(given, float) and given.is_integer() else given
+def _number(value: Any) -> Any:
+    """Returns a whole number as int; leaves anything else to the check that refuses it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,6 +1,6 @@
-"""One distillation of the page as a process, bounded by itself as well as by the server that started it.
+"""Runs one distillation of the page as a process, which limits itself in addition to the server's limits.
 
-The server starts it as ``python -P distil_child.py CONFIG SECONDS``. However the server ends, it ends too.
+The server starts it as ``python -P distil_child.py CONFIG SECONDS``. It always ends with the server.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 from abd_hub import follow_supervisor
 
 NICE = 10
-"""Below the server, which answers other visitors meanwhile."""
+"""Sets a lower priority than the server, which answers other visitors meanwhile."""
 GRACE = 8.0
-"""Seconds to end in after SIGTERM, which the loop sees after its round."""
+"""Gives the process so many seconds to end after SIGTERM, which the loop sees after its round."""
 
 
 def bound(seconds: float) -> None:
-    """Ends this process after so many seconds, or with the server; the first to go where memory runs out."""
+    """Ends this process after so many seconds, with the server, or first when memory runs out."""
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Should a native call never give the interpreter back, the kernel ends the process instead.
+    # If a native call never returns to the interpreter, the kernel ends the process instead.
     processor = int((seconds + 60) * (os.cpu_count() or 1))
     resource.setrlimit(resource.RLIMIT_CPU, (processor, processor))
     with contextlib.suppress(OSError):  # only Linux has it
@@ -33,7 +33,7 @@ def bound(seconds: float) -> None:
 
 
 def main(config: str, seconds: str) -> int:
-    """Carries the run out; the exit code is that of the command line, the last line of output says why."""
+    """Carries out the run; returns the exit code of ``abd-hub distill`` and prints the reason last."""
     bound(float(seconds))
     from abd_hub import InputError, Interrupted, distill, parse_distill
 

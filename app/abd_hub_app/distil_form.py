@@ -1,4 +1,4 @@
-"""The fields of the tab "Distil" in which a visitor says what is to be distilled."""
+"""Builds the fields of the tab "Distill" for teacher, method, defenses and limits."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from abd_hub_app.text import one_line
 HUB, FILES, FOLDER = "hub", "files", "folder"
 SHELF = "shelf:"
 _SMALL = 16
-"""Pixels a side up to which the smallest student and two shuffled layers are the first choice."""
+"""Limits the image side in pixels up to which the smallest student and two shuffled layers come first."""
 
 
 class DistilForm:
-    """The fields and their first values, which suit the models that are shown."""
+    """Builds the fields with first values that suit the models on the page."""
 
     def __init__(self, shelf: Shelf, *, local: bool) -> None:
         self.shelf = shelf
         self.local = local
-        """Whether folders of the server's machine may be named."""
+        """Says whether visitors may name folders of the server's machine."""
 
     def build(self) -> list[Any]:
         """Puts the fields on the page, in the order of the endpoint's parameters."""
@@ -64,14 +64,14 @@ class DistilForm:
         return [teacher, *fields]
 
     def _settings(self) -> list[Any]:
-        # Above two layers a copy of a network of 8x8 images gives one class to everything.
+        # With more than two shuffled layers, a network for 8x8 images gives every image the same class.
         small = max(self.shelf.size) <= _SMALL
 
         method = _method()
         defenses = gr.CheckboxGroup(
             [(name.replace("_", " "), name) for name in distil_request.defenses()],
             label="Defenses",
-            info="the paper's ABD is the vaccine with self-retrospection; the demo's, with the direction",
+            info="ABD is the vaccine with self-retrospection in the paper, with the direction in the demo",
             elem_id="distil-defenses",
         )
         rounds, minutes = _bounds()
@@ -92,14 +92,15 @@ class DistilForm:
         return [method, defenses, rounds, minutes, seed, student, check, layers]
 
     def teachers(self) -> list[tuple[str, str]]:
-        """Returns (words, value) of every teacher that is offered."""
+        """Returns (words, value) of every teacher on offer."""
         first = distil_request.first_choice(self.shelf)
         models = sorted(self.shelf.models, key=lambda model: model is not first)
         shown = [
             (one_line(f"{model.name}: {self.shelf.kind(model)}", 90), SHELF + model.name) for model in models
         ]
         elsewhere = [("A model from the Hub", HUB), ("Files that I upload", FILES)]
-        return [*shown, *elsewhere, *([("A folder on this machine", FOLDER)] if self.local else [])]
+        own_folder = [("A folder on this machine", FOLDER)] if self.local else []
+        return [*shown, *elsewhere, *own_folder]
 
 
 def _method() -> gr.Dropdown:
@@ -144,7 +145,7 @@ def _bounds() -> tuple[gr.Number, gr.Number]:
 
 
 def _numbers(layers: int) -> tuple[gr.Number, gr.Number]:
-    """Puts the seed on the page, and how many layers the vaccine shuffles."""
+    """Puts the seed and the number of shuffled layers on the page."""
     with gr.Row():
         seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="distil-seed")
         shuffled = gr.Number(
@@ -158,7 +159,7 @@ def _numbers(layers: int) -> tuple[gr.Number, gr.Number]:
 
 
 def _only_field(teacher: str) -> list[Any]:
-    """Of the three fields for a teacher from elsewhere, the one that is chosen."""
+    """Shows the field of the chosen source and hides the other two."""
     return [gr.update(visible=teacher == name) for name in (HUB, FILES, FOLDER)]
 
 

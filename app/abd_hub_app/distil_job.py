@@ -1,4 +1,4 @@
-"""One distillation of a visitor: its folder, its process, and why it ended."""
+"""Handles one distillation of a visitor with its folder, its process, and the reason of its end."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ RUN = "student"
 ARCHIVE = "student.zip"
 _NOT_HANDED_ON = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY$|AUTH|COOKIE|NETRC|CACHE", re.I)
 _OWN_LIMIT = 30.0
-"""Seconds after the limit at which a run ends by itself, should the server not have ended it."""
+"""Sets the seconds after the limit at which a run ends itself if the server has not ended it."""
 _OWN_FILES = (".lock",)
 _LONGEST_REASON = 400
 
 
 class State(StrEnum):
-    """How far a run is."""
+    """Names how far a run is."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -41,34 +41,34 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What a visitor may know of a run now."""
+    """Holds the public state of a run at one moment."""
 
     state: State
     before: int
-    """Runs that come first; 0 once it is under way."""
+    """Counts the runs that come first; 0 once this one is under way."""
     seconds: float
-    """Since its process was started."""
+    """Counts the seconds since its process started."""
     rows: tuple[dict[str, float], ...]
-    """Of log.jsonl, so far."""
+    """Holds the rows of log.jsonl so far."""
     reason: str
-    """Why it ended without a result, in one line."""
+    """Says in one line why the run ended without a result."""
     stopping: bool
-    """Whether it has been asked to end and has not yet."""
+    """Says whether the run got a request to end and still runs."""
 
     @property
     def round(self) -> int:
-        """Rounds that are done, as far as the log tells."""
+        """Returns the number of rounds in the log."""
         return int(self.rows[-1]["round"]) if self.rows else 0
 
 
 class Job:
-    """One run of one visitor. Only its queue changes it."""
+    """Holds one run of one visitor; only its queue changes it."""
 
     def __init__(self, session: str, folder: Path, limit: float) -> None:
         self.session = session
         self.folder = folder
         self.limit = limit
-        """Seconds."""
+        """Sets the seconds that the run may take."""
         self.state = State.WAITING
         self.reason = ""
         self.seen = time.monotonic()
@@ -76,28 +76,28 @@ class Job:
         self.ended = 0.0
         self.process: RunProcess | None = None
         self.abandoned = False
-        """Its visitor has gone: nothing of it is kept."""
+        """Says whether its visitor has left, so that nothing of the run is kept."""
 
     @property
     def run(self) -> Path:
-        """Output folder of the run."""
+        """Returns the output folder of the run."""
         return self.folder / RUN
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Returns whether the run has ended."""
         return self.state not in (State.WAITING, State.RUNNING)
 
     @property
     def stopping(self) -> bool:
-        """Whether its process has been asked to end."""
+        """Returns whether its process got a request to end."""
         return self.process is not None and self.process.asked
 
     def start(self) -> None:
         """Starts its process.
 
         Raises:
-            OSError: the system cannot.
+            OSError: the system cannot start a process.
         """
         home = self.folder / "home"
         home.mkdir()
@@ -111,12 +111,12 @@ class Job:
         self.state, self.began = State.RUNNING, time.monotonic()
 
     def kill(self) -> None:
-        """Ends its process and all that it has started; nothing where there is none."""
+        """Ends its process, if any, and all processes that it started."""
         if self.process is not None:
             self.process.kill()
 
     def end(self, state: State, reason: str) -> None:
-        """Nothing more will happen; without a result its folder goes."""
+        """Marks the run as ended, and removes its folder if it has no result."""
         self.state, self.reason, self.ended = state, reason, time.monotonic()
         if state is not State.DONE:
             self.remove()
@@ -127,17 +127,17 @@ class Job:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Returns the environment of a run: a share of the cores, and none of the server owner's keys.
+    """Returns the environment of a run, with a share of the cores and none of the server owner's keys.
 
-    A visitor names the repository, so it is read as a stranger would: without a token, and not from the
-    owner's cache, where private ones may lie.
+    A visitor names the repository, so the run reads it as a stranger would. It has no token, and it does not
+    use the owner's cache, which may hold private repositories.
 
     Args:
-        home: folder for all that is downloaded, which goes with the run.
+        home: folder for all downloads, which is removed with the run.
     """
     kept = {name: value for name, value in os.environ.items() if not _NOT_HANDED_ON.search(name)}
     threads = min(_stated_threads(), max(1, (os.cpu_count() or 1) // 2))
-    # Where the server finds its modules, the child does; -P keeps this folder's own names out of the way.
+    # The child finds modules where the server does; -P keeps the names in this folder from hiding them.
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return (
         kept
@@ -158,55 +158,57 @@ def _stated_threads() -> int:
 
 
 def read_rows(log: Path) -> tuple[dict[str, float], ...]:
-    """The figures of log.jsonl so far; a line that is still being written is left out."""
+    """Returns the figures of log.jsonl so far, without a line that is still being written."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ()
+
     rows = []
     for line in lines:
         with contextlib.suppress(ValueError):
             row: dict[str, Any] = json.loads(line)
             rows.append({name: float(value) for name, value in row.items()})
+
     return tuple(rows)
 
 
 def too_long(job: Job) -> str:
-    """Returns why a run was ended that took more than its time."""
+    """Returns the reason for the end of a run that took more than its time."""
     rows = read_rows(job.run / "log.jsonl")
     done = int(rows[-1]["round"]) if rows else 0
     minutes = f"{job.limit / 60:g} minutes"
     if not done:
         return f"minutes: the first rounds were not done within {minutes}; use a smaller model"
-    return f"minutes: {minutes} are over after round {done}; ask for fewer rounds, or for more minutes"
+    return f"minutes: {minutes} are over after round {done}; set fewer rounds or more minutes"
 
 
 def why(job: Job, code: int) -> str:
-    """Returns why a process ended by itself; only what is meant for a visitor."""
+    """Returns the reason for the end of a process, in words for the visitor."""
     try:
-        said = (job.folder / "output").read_text(encoding="utf-8", errors="replace")
+        output = (job.folder / "output").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        said = ""
-    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
+        output = ""
+    last = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
 
     if code == 2 and last:
-        # A local path of the server is no visitor's business.
+        # Visitors see no path of the server.
         return last.replace(f"{job.folder}{os.sep}", "").replace(str(job.folder), "it")[:_LONGEST_REASON]
 
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
     tell_owner(f"a run {ended}: {last[:_LONGEST_REASON]}")
-    return f"distil: the run {ended} unexpectedly; use smaller or other models"
+    return f"distill: the run {ended} unexpectedly; use smaller or other models"
 
 
 def pack(job: Job) -> None:
-    """Puts the folder of a run, but for its checkpoints, into a zip that appears whole or not at all.
+    """Packs the folder of a run without its checkpoints into a zip, which appears whole or not at all.
 
     Raises:
-        OSError: there is no room for it.
+        OSError: the disk has no room for it.
     """
     files = sorted(file for file in job.run.rglob("*") if file.is_file())
     part = job.folder / f".{ARCHIVE}"
-    # What is in it hardly shrinks, so it is only stored.
+    # Weights and pictures hardly shrink, so the zip stores them without compression.
     with zipfile.ZipFile(part, "w") as archive:
         for file in files:
             name = file.relative_to(job.run)
@@ -219,5 +221,5 @@ def pack(job: Job) -> None:
 
 
 def tell_owner(line: str) -> None:
-    """Prints a line for whoever runs the server."""
+    """Prints a line for the owner of the server."""
     print(f"abd-hub app: {' '.join(line.split())}", file=sys.stderr, flush=True)

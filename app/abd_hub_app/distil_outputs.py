@@ -1,4 +1,4 @@
-"""The five parts of the tab "Distil" that show a run, and their values from beginning to end."""
+"""Builds the five parts of the tab "Distill" that show a run, and their values from beginning to end."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _Picture = tuple[Image.Image, str]
 
 
 def build_outputs() -> list[Any]:
-    """Puts the five parts on the page that show a run."""
+    """Puts on the page the five parts that show a run."""
     status = gr.HTML(_IDLE, elem_id="distil-progress")
     verdict = gr.HTML("", elem_id="distil-result")
     download = gr.DownloadButton("Download the student (zip)", visible=False, elem_id="distil-download")
     pictures = gr.Gallery(
-        label="What the student learned from, and its verdicts",
+        label="Images that the student learned from, and its verdicts",
         format="png",
         columns=1,
         height="auto",
@@ -44,7 +44,7 @@ def build_outputs() -> list[Any]:
 
 
 def under_way(view: View, job: Job, asked: DistilRequest, *, first: bool) -> tuple[Any, ...]:
-    """Returns the values of the five parts while the run goes on; the first ones clear an earlier run's."""
+    """Returns the values of the five parts during the run; the first ones clear an earlier run."""
     shown = progress(view, asked.rounds, job.limit)
     cleared = ("", gr.update(value=None, visible=False), gr.update(value=None, visible=False))
     kept = cleared if first else (gr.skip(), gr.skip(), gr.skip())
@@ -52,7 +52,7 @@ def under_way(view: View, job: Job, asked: DistilRequest, *, first: bool) -> tup
 
 
 def without_result(view: View, job: Job, asked: DistilRequest) -> tuple[Any, ...]:
-    """Returns the values of the five parts for a run that was cancelled or has failed."""
+    """Returns the values of the five parts for a run that was cancelled or failed."""
     shown = progress(view, asked.rounds, job.limit)
     failed = view.state is State.FAILED
     words = told("Not possible", view.reason, "fooled") if failed else ""

@@ -1,4 +1,4 @@
-"""The part of the tab "Distil" that sends a visitor's finished run to the Hub."""
+"""Builds the part of the tab "Distill" that pushes a visitor's finished run to the Hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from abd_hub_app.distil_queue import DistilQueue
 from abd_hub_app.distil_shown import told
 from abd_hub_app.inputs import TokenInput, session_of
 
-# Gradio has no setting for it on a password: the browser is not to keep the token either.
+# The browser must not keep the token either, and Gradio has no setting for this on a password.
 _NOT_REMEMBERED = """() => {
   const fields = document.querySelectorAll("#push-token input");
   fields.forEach((field) => field.setAttribute("autocomplete", "off"));
@@ -17,17 +17,17 @@ _NOT_REMEMBERED = """() => {
 
 
 class Push:
-    """The fields, the button, and what it does."""
+    """Builds the fields and the button, and pushes."""
 
     def __init__(self, queue: DistilQueue) -> None:
         self.queue = queue
 
     def build(self) -> None:
-        """Puts the parts on the page."""
+        """Puts the fields, the button and the outcome on the page."""
         with gr.Accordion("Push it to the Hub", open=False, elem_id="distil-push"):
             gr.HTML(
-                '<p class="abd-note">The token goes to this server for this one push, and is kept nowhere; '
-                "use a fine-grained one for this repository alone, over https.</p>"
+                '<p class="abd-note">This server uses the token for this one push and keeps it nowhere. '
+                "Use a fine-grained token for this repository alone, and a page with https.</p>"
             )
             repo = gr.Textbox(label="Repository", placeholder="org/name", max_length=200, elem_id="push-repo")
             token = TokenInput(
@@ -54,28 +54,28 @@ class Push:
         )
 
     def push(self, repo_id: str, private: bool, token: str, request: gr.Request) -> tuple[str, str]:
-        """Push your finished run to the Hub with a token of your own, which is kept nowhere.
+        """Pushes your finished run to the Hub with your own token, which is kept nowhere.
 
         Args:
-            repo_id: org/name; the repository is made if there is none.
-            private: make it private.
-            token: of the Hub, with write access to the repository.
-            request: whose run this is.
+            repo_id: org/name; a missing repository is created.
+            private: make the repository private.
+            token: token of the Hub with write access to the repository.
+            request: identifies the visitor.
 
         Returns:
-            An empty token, and what was done, or why not, as HTML.
+            An empty token, and the outcome as HTML.
         """
         run = self.queue.result(session_of(request))
         if run is None:
-            return "", told("Not pushed", "There is no finished run of yours; distil one first.", "fooled")
+            return "", told("Not pushed", "There is no finished run of yours; distill one first.", "fooled")
         if not token:
-            return "", told("Not pushed", "token: it is empty; give one with write access.", "fooled")
+            return "", told("Not pushed", "token: is empty; give one with write access.", "fooled")
 
         try:
             done = push_to_hub(run, repo_id.strip(), private=private, token=token)
         except InputError as error:
-            # The folder's place on the server is no visitor's business.
+            # Visitors see no path of the server.
             return "", told("Not pushed", str(error).replace(f"{run.parent}/", ""), "fooled")
-        except Exception as error:  # whatever it says could quote the request, and the token with it
+        except Exception as error:  # its text could quote the request with the token
             return "", told("Not pushed", f"the push failed ({type(error).__name__}); try again", "fooled")
         return "", told("Pushed", f"{done.url} at commit {done.commit}", "steady")

@@ -1,8 +1,13 @@
-"""Distillations of visitors, one at a time, each in a process that is watched: time, memory, its visitor.
+"""Carries out visitors' distillations one at a time, and watches the time, memory and visitor of each.
 
-A visitor's run ends when it is cancelled, when the page is closed, when nobody has looked at it for a while,
-when it takes too long or too much, and when the server ends; its folder goes with it. One thread does all of
-that, so that no request has to come to an end for it.
+A run ends, and its folder goes, in any of these cases:
+
+- the visitor cancels it or closes the page,
+- the page has not polled it for a while,
+- it takes too much time or memory,
+- the server ends.
+
+One thread does all of this, so it does not depend on the end of any request.
 """
 
 from __future__ import annotations
@@ -21,28 +26,28 @@ from abd_hub_app.distil_job import Job, State, View, pack, read_rows, tell_owner
 from abd_hub_app.guard import DISTILLATION
 
 MOST_WAITING = 3
-"""Visitors in line behind the one whose run is under way; further ones are sent away."""
+"""Limits the visitors in line behind the run under way; further ones are refused."""
 MOST_MEMORY = 4_000_000_000
-"""Bytes that a run may take. Measured, not limited by RLIMIT_AS: torch reserves many times the addresses that
-it uses, most of all with an accelerator."""
+"""Limits the bytes of a run, by measurement. RLIMIT_AS does not work, as torch reserves many times the
+addresses that it uses, most of all with an accelerator."""
 _LOOK_EVERY = 0.2
 _UNSEEN = 20.0
-"""Seconds after which a run that nobody looks at ends: the page looks at it twice a second."""
+"""Ends a run after so many seconds without a poll; the page polls twice a second."""
 _KEPT = 3600.0
-"""Seconds that a finished run is kept."""
+"""Keeps a finished run for so many seconds."""
 _MOST_KEPT = 8
 _CANCELLED = "cancelled"
 
 
 class DistilQueue:
-    """The line, the run under way and the results that are kept; a context manager."""
+    """Holds the line, the run under way and the finished runs; a context manager."""
 
     def __init__(self, files: Path) -> None:
         self.files = files
-        """Folders of runs are made here, under names that nobody can guess."""
+        """Names the folder in which runs get folders with names that nobody can guess."""
         self._lock = threading.Lock()
         self._jobs: list[Job] = []
-        """In the order in which they came."""
+        """Holds the runs in the order of their arrival."""
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -55,31 +60,31 @@ class DistilQueue:
     # ----------------------------------------------------------------------------------- for visitors
 
     def check(self, session: str) -> None:
-        """Refuses a run that could not even get into the line.
+        """Refuses a run that could not get into the line.
 
         Raises:
-            InputError: the visitor has one under way, or the line is full.
+            InputError: the visitor has a run under way, or the line is full.
         """
         with self._lock:
             self._check(session)
 
     def folder(self) -> Path:
-        """A new empty folder for what a run needs."""
-        made = self.files / f"{DISTILLATION}{secrets.token_hex(16)}"
-        made.mkdir(mode=0o700)
-        return made
+        """Creates and returns a new empty folder for the files of a run."""
+        folder = self.files / f"{DISTILLATION}{secrets.token_hex(16)}"
+        folder.mkdir(mode=0o700)
+        return folder
 
     def discard(self, folder: Path) -> None:
-        """Removes a folder that no run got."""
+        """Removes a folder that no run uses."""
         shutil.rmtree(folder, ignore_errors=True)
 
     def submit(self, session: str, folder: Path, limit: float) -> Job:
-        """Puts a run at the end of the line; an earlier result of this visitor goes.
+        """Puts a run at the end of the line, and removes an earlier result of this visitor.
 
         Args:
             session: of the visitor.
             folder: from ``folder``, with the configuration ``CONFIG`` in it.
-            limit: seconds that it may take.
+            limit: seconds that the run may take.
 
         Raises:
             InputError: see ``check``.
@@ -87,16 +92,19 @@ class DistilQueue:
         job = Job(session, folder, limit)
         with self._lock:
             self._check(session)
+
             for old in [one for one in self._jobs if one.session == session]:
                 self._forget(old)
             self._jobs.append(job)
+
             if self._thread is None:
                 self._thread = threading.Thread(target=self._supervise, name="distillations", daemon=True)
                 self._thread.start()
+
         return job
 
     def look(self, job: Job) -> View:
-        """How far a run is; a run that nobody looks at ends."""
+        """Returns the state of a run; a run ends if nobody calls this for a while."""
         with self._lock:
             job.seen = time.monotonic()
             active = [one for one in self._jobs if not one.over]
@@ -113,15 +121,15 @@ class DistilQueue:
         return dataclasses.replace(view, rows=read_rows(job.run / "log.jsonl"))
 
     def cancel(self, session: str) -> bool:
-        """Ends the visitor's run; False where there is none that is not over."""
+        """Ends the visitor's run; returns False if none waits or runs."""
         with self._lock:
-            found = [job for job in self._jobs if job.session == session and not job.over]
-            for job in found:
+            active = [job for job in self._jobs if job.session == session and not job.over]
+            for job in active:
                 self._stop(job, _CANCELLED)
-            return bool(found)
+            return bool(active)
 
     def leave(self, session: str) -> None:
-        """The visitor has gone: the run ends, and nothing of it is kept."""
+        """Ends the run of a visitor who has left, and keeps nothing of it."""
         with self._lock:
             for job in [one for one in self._jobs if one.session == session]:
                 job.abandoned = True
@@ -131,13 +139,13 @@ class DistilQueue:
                     self._stop(job, _CANCELLED)
 
     def result(self, session: str) -> Path | None:
-        """Output folder of the visitor's finished run."""
+        """Returns the output folder of the visitor's finished run, or None."""
         with self._lock:
             done = [job for job in self._jobs if job.session == session and job.state is State.DONE]
             return done[-1].run if done else None
 
     def close(self) -> None:
-        """Ends everything; returns when no process is left."""
+        """Ends all runs; returns when no process is left."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join()
@@ -151,9 +159,9 @@ class DistilQueue:
     def _check(self, session: str) -> None:
         active = [job for job in self._jobs if not job.over]
         if any(job.session == session for job in active):
-            raise InputError("distil: a run of yours is under way; cancel it first, or wait for its end")
+            raise InputError("distill: a run of yours is under way; cancel it, or wait for its end")
         if len(active) > MOST_WAITING:
-            raise InputError(f"distil: {len(active)} runs are in line already; come back in a few minutes")
+            raise InputError(f"distill: {len(active)} runs are in line already; come back in a few minutes")
 
     def _supervise(self) -> None:
         while not self._closed.wait(_LOOK_EVERY):
@@ -181,12 +189,12 @@ class DistilQueue:
                 active[0].start()
             except OSError as error:
                 tell_owner(f"no process can be started: {error}")
-                active[0].end(State.FAILED, "distil: the server cannot start a run now; try later")
+                active[0].end(State.FAILED, "distill: the server cannot start a run now; try later")
 
     def _watch(self, job: Job, process: RunProcess, now: float) -> None:
         code = process.exit_code
         if code is not None:
-            process.kill()  # whatever it may have started
+            process.kill()  # it may have started others
             self._conclude(job, code)
         elif process.asked:
             if process.overdue(distil_child.GRACE):
@@ -198,7 +206,7 @@ class DistilQueue:
             self._stop(job, f"memory: the run took more than {limit}; use smaller models", signal.SIGKILL)
 
     def _stop(self, job: Job, reason: str, how: signal.Signals = signal.SIGTERM) -> None:
-        """After SIGTERM the loop ends with its round; ``_watch`` does not wait for long."""
+        """Stops a run; after SIGTERM it ends with its round, and ``_watch`` does not wait long for that."""
         if job.process is None:
             job.end(_stopped(reason), reason)
         elif not job.stopping:
@@ -211,7 +219,7 @@ class DistilQueue:
                 pack(job)
             except OSError as error:
                 tell_owner(f"a result cannot be packed: {error}")
-                job.end(State.FAILED, "distil: the server has no room for the result; try later")
+                job.end(State.FAILED, "distill: the server has no room for the result; try later")
                 return
             job.end(State.DONE, "")
         elif job.stopping:

@@ -1,4 +1,4 @@
-"""What a visitor wishes to have distilled, looked at before anything begins, and its configuration."""
+"""Checks a visitor's request for a distillation before anything begins, and builds its configuration."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MOST_MINUTES = 15.0
 MOST_SEED = 2**31 - 1
 MOST_LAYERS = 20
 LARGEST_MODEL = 50_000_000
-"""Bytes of an uploaded model.safetensors; a ResNet-18 has 45 MB."""
+"""Limits the bytes of an uploaded model.safetensors; a ResNet-18 has 45 MB."""
 LARGEST_LOADED_GB = 0.5
-"""Of a model from the Hub or a folder."""
+"""Limits the gigabytes of a model from the Hub or a folder."""
 UPLOADED = "uploaded"
 FILES = ("config.json", "model.safetensors")
 _LARGEST_CONFIG = 1_000_000
@@ -33,24 +33,24 @@ _MOST_ATTACKS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class DistilRequest:
-    """How to distil, as the page or a program gives it."""
+    """Holds the settings of a distillation from the page or a program."""
 
     method: str
-    """One of ``methods()``."""
+    """Names one of ``methods()``."""
     defenses: tuple[str, ...]
-    """Any of ``defenses()``."""
+    """Names any of ``defenses()``."""
     rounds: int
-    """1 to ``MOST_ROUNDS``."""
+    """Sets the rounds, 1 to ``MOST_ROUNDS``."""
     minutes: float
-    """Above 0, up to ``MOST_MINUTES``: the run ends then, finished or not."""
+    """Ends the run after so many minutes, above 0, up to ``MOST_MINUTES``, finished or not."""
     seed: int
-    """0 to ``MOST_SEED``."""
+    """Sets the seed, 0 to ``MOST_SEED``."""
     student: str
-    """One of the students of ``abd-hub list students``."""
+    """Names one of the students of ``abd-hub list students``."""
     vaccine_check: bool
-    """Whether the vaccine is used only if its own check accepts it, as in the paper."""
+    """Says whether the vaccine is used only if its own check accepts it, as in the paper."""
     vaccine_layers: int
-    """How many of the teacher's last layers are shuffled."""
+    """Sets how many of the teacher's last layers are shuffled."""
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, methods())
@@ -58,6 +58,7 @@ class DistilRequest:
             _one_of("defenses", name, defenses())
         if len(set(self.defenses)) < len(self.defenses):
             raise InputError("defenses: one is named twice; name each once")
+
         _whole("rounds", self.rounds, 1, MOST_ROUNDS)
         _whole("seed", self.seed, 0, MOST_SEED)
         _whole("vaccine_layers", self.vaccine_layers, 1, MOST_LAYERS)
@@ -66,7 +67,7 @@ class DistilRequest:
         _one_of("student", self.student, students())
 
     def own_settings(self, defense: str) -> dict[str, Any]:
-        """What the visitor has set for one defense: the page has fields for the vaccine only."""
+        """Returns the visitor's settings for one defense; the page has fields for the vaccine only."""
         if defense != _VACCINE:
             return {}
         return {"layers": self.vaccine_layers, "check": self.vaccine_check}
@@ -74,21 +75,21 @@ class DistilRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The classifier to distil."""
+    """Names the classifier to distill."""
 
     id: str
-    """As ``abd-hub distill`` takes it."""
+    """Holds the id in the form that ``abd-hub distill`` takes."""
     labels: tuple[str, ...] | None
-    """Of its classes, where they are known before it is loaded."""
+    """Names the classes, if they are known before the model is loaded."""
 
 
 def methods() -> tuple[str, ...]:
-    """The methods that get somewhere within minutes on a CPU, the command's own choice first."""
+    """Returns the methods that achieve something within minutes on a CPU, the command's default first."""
     return tuple(sorted(_quick("synthesizers"), key=lambda name: (name != _FIRST_METHOD, name)))
 
 
 def defenses() -> tuple[str, ...]:
-    """The defenses that can be used in a run of minutes."""
+    """Returns the defenses that work in a run of minutes."""
     return _quick("defenses")
 
 
@@ -98,29 +99,29 @@ def _quick(kind: str) -> tuple[str, ...]:
 
 
 def _quick_settings(kind: str, name: str, rounds: int) -> dict[str, Any] | None:
-    """What the plug-in's class sets for a run of minutes; None where it offers no such run."""
+    """Returns the settings of the plug-in's class for a run of minutes; None if it offers no such run."""
     plugin = find_plugin(kind, name)
     if plugin is not None and hasattr(plugin, "quick"):
-        found: dict[str, Any] | None = plugin.quick(rounds)
-        return found
-    # Somebody else's class may tell nothing: a defense is tried as it is, a method may take hours.
+        settings: dict[str, Any] | None = plugin.quick(rounds)
+        return settings
+
+    # A class from elsewhere may have no ``quick``; its defense runs as it is, but its method may take hours.
     return {} if kind == "defenses" and plugin is not None else None
 
 
 def students() -> tuple[str, ...]:
-    """The architectures to choose from, the smallest first."""
-    return tuple(
-        sorted((entry.name for entry in catalog("students")), key=lambda name: (name[0] != "w", name))
-    )
+    """Returns the architectures of students, the smallest first."""
+    names = [entry.name for entry in catalog("students")]
+    return tuple(sorted(names, key=lambda name: (name[0] != "w", name)))
 
 
 def configuration(asked: DistilRequest, source: Source, shelf: Shelf, run: str) -> dict[str, Any]:
-    """What ``abd-hub distill --config`` takes.
+    """Returns the configuration for ``abd-hub distill --config``.
 
     Args:
-        asked: how to distil.
-        source: what to distil.
-        shelf: whose measurements are repeated where the teacher gives the same labels.
+        asked: the settings.
+        source: the teacher.
+        shelf: models whose measurements are repeated if the teacher has the same labels.
         run: output folder.
     """
     settings: dict[str, Any] = {
@@ -140,23 +141,28 @@ def configuration(asked: DistilRequest, source: Source, shelf: Shelf, run: str) 
             "progress": False,
         },
     }
+
     for name in asked.defenses:
-        found = (_quick_settings("defenses", name, asked.rounds) or {}) | asked.own_settings(name)
-        settings |= {name: found} if found else {}
+        own = (_quick_settings("defenses", name, asked.rounds) or {}) | asked.own_settings(name)
+        settings |= {name: own} if own else {}
+
     measured = measurement(shelf)
     if measured is not None and source.labels == shelf.labels:
         settings["evaluation"] = measured
+
     return settings
 
 
 def measurement(shelf: Shelf) -> dict[str, Any] | None:
-    """scikit-learn's digits with the attacks of the shelf's records, where these were measured on digits.
+    """Returns scikit-learn's digits with the attacks of the shelf's records, if these measured on digits.
 
-    No other data: a record is a stranger's file, and what it names would be downloaded here.
+    No other data set is used. A record is a stranger's file, and this server would download the data that it
+    names.
     """
     records = [model.record for model in shelf.models if model.record is not None]
     if {record.data.id for record in records if record.data is not None} != {"digits"}:
         return None
+
     attacks = [attack for attack in shelf.attacks if _is_plain(attack.options)][:_MOST_ATTACKS]
     return {
         "dataset": "digits",
@@ -168,27 +174,27 @@ def measurement(shelf: Shelf) -> dict[str, Any] | None:
 
 
 def from_shelf(shelf: Shelf, name: str) -> Source:
-    """One of the models that are shown.
+    """Returns one of the models on the page.
 
     Raises:
-        InputError: there is no such model.
+        InputError: no model has this name.
     """
-    found = {model.name: model for model in shelf.models}
-    _one_of("teacher", name, tuple(found))
-    return Source(id=f"local-dir:{found[name].folder.resolve()}", labels=shelf.labels)
+    models = {model.name: model for model in shelf.models}
+    _one_of("teacher", name, tuple(models))
+    return Source(id=f"local-dir:{models[name].folder.resolve()}", labels=shelf.labels)
 
 
 def first_choice(shelf: Shelf) -> ShownModel:
-    """What a visitor most likely wants to distil: a model that is no student itself."""
+    """Returns the likeliest teacher, a model that is no student itself."""
     teachers = (model for model in shelf.models if not isinstance(model.record, RunRecord))
     return next(teachers, shelf.models[0])
 
 
 def from_hub(name: str) -> Source:
-    """A public repository.
+    """Returns a public repository of the Hub.
 
     Raises:
-        InputError: it is no name of one.
+        InputError: the text is no Hub id.
     """
     plain = name.strip().removeprefix("hf-hub:")
     if not _HUB_ID.fullmatch(plain):
@@ -197,50 +203,59 @@ def from_hub(name: str) -> Source:
 
 
 def from_folder(given: str) -> Source:
-    """A folder of this machine, for a server that only this machine reaches.
+    """Returns a folder of this machine, for a server that only this machine reaches.
 
     Raises:
-        InputError: it is no folder of a model with safetensors, or too large.
+        InputError: the path is no folder of a model with safetensors, or the model is too large.
     """
     path = Path(given.strip()).expanduser()
     if not given.strip() or not path.is_dir():
-        raise InputError(f"folder: there is no folder {given[:80]!r}; give that of a model with safetensors")
+        raise InputError(
+            f"folder: there is no folder {given[:80]!r}; give the folder of a model with safetensors"
+        )
+
     names = sorted(file.name for file in path.iterdir() if file.is_file())
     _refuse_pickles("folder", names, "give a folder with safetensors only")
     if "config.json" not in names:
-        raise InputError(f"folder: {path.name!r} has no config.json; give that of a model with safetensors")
+        raise InputError(
+            f"folder: {path.name!r} has no config.json; give the folder of a model with safetensors"
+        )
+
     size = sum((path / name).stat().st_size for name in names if name.endswith(".safetensors"))
     if size > LARGEST_LOADED_GB * 1e9:
         raise InputError(
             f"folder: {path.name!r} holds {size / 1e9:.1f} GB of weights, more than {LARGEST_LOADED_GB:g}; "
             "run abd-hub distill instead"
         )
+
     _check_config("folder", path / "config.json")
     return Source(id=f"local-dir:{path.resolve()}", labels=_labels(path / "config.json"))
 
 
 def from_files(files: Sequence[str | Path], place: Path) -> Source:
-    """Uploaded files, copied to where they stay as long as the run does.
+    """Copies uploaded files to a folder that stays as long as the run, and returns it.
 
     Args:
         files: exactly config.json and model.safetensors.
         place: new folder for them.
 
     Raises:
-        InputError: one is missing, is something else, or is too large.
+        InputError: a file is missing, of another kind, or too large.
     """
-    found = {Path(file).name: Path(file) for file in files}
-    _refuse_pickles("files", sorted(found), f"upload {' and '.join(FILES)}")
-    for name in found:
+    uploaded = {Path(file).name: Path(file) for file in files}
+    _refuse_pickles("files", sorted(uploaded), f"upload {' and '.join(FILES)}")
+    for name in uploaded:
         if name not in FILES:
             raise InputError(f"files: {name[:80]!r} is not taken; upload {' and '.join(FILES)}")
     for name in FILES:
-        if name not in found:
+        if name not in uploaded:
             raise InputError(f"files: {name} is missing; upload {' and '.join(FILES)}")
-    _check_config("files", found["config.json"])
-    _check_weights(found["model.safetensors"])
+
+    _check_config("files", uploaded["config.json"])
+    _check_weights(uploaded["model.safetensors"])
+
     place.mkdir()
-    for name, file in found.items():
+    for name, file in uploaded.items():
         shutil.copyfile(file, place / name)
     return Source(id=f"local-dir:{place}", labels=_labels(place / "config.json"))
 
@@ -257,7 +272,9 @@ def _check_config(field: str, file: Path) -> None:
             f"{field}: config.json has more than {_LARGEST_CONFIG // 1_000_000} MB; check the file"
         )
     if not isinstance(_json(file), dict):
-        raise InputError(f"{field}: config.json holds no JSON object; take that of timm or transformers")
+        raise InputError(
+            f"{field}: config.json holds no JSON object; give the config.json of timm or transformers"
+        )
 
 
 def _check_weights(file: Path) -> None:
@@ -269,17 +286,17 @@ def _check_weights(file: Path) -> None:
         )
     with file.open("rb") as weights:
         header, sign = int.from_bytes(weights.read(8), "little"), weights.read(1)
-    # Eight bytes with the length of a JSON object, then the object.
+    # The file begins with eight bytes for the length of a JSON object, and the object follows.
     if sign != b"{" or header > size - 8:
         raise InputError(
-            "files: model.safetensors is no safetensors file, whatever its name says; a pickle can run code "
-            "and is never read"
+            "files: model.safetensors is no safetensors file, whatever its name says; save the weights as "
+            "safetensors"
         )
 
 
 def _labels(config: Path) -> tuple[str, ...] | None:
-    found = _json(config)
-    names = found.get("label_names") if isinstance(found, dict) else None
+    content = _json(config)
+    names = content.get("label_names") if isinstance(content, dict) else None
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return tuple(names)
     return None
@@ -293,7 +310,7 @@ def _json(file: Path) -> Any:
 
 
 def _is_plain(options: Mapping[str, Any]) -> bool:
-    # An option of text could name a file of this machine or of the Hub.
+    # A text option could name a file of this machine or of the Hub.
     return all(isinstance(value, int | float) for value in options.values())
 
 

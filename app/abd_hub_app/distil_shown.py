@@ -1,4 +1,4 @@
-"""How a distillation looks on the page, as HTML: its progress, its curves while they grow, its result."""
+"""Shows a distillation on the page as HTML, with its progress, its curves and its result."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _NO_CURVES = ("round", "seconds", "learning_rate")
 _MOST_CURVES = 6
 _TAKEN_OVER = 0.5
 _LEARNED = 0.9
-"""Share of the teacher's accuracy below which a low ASR says nothing: a trigger may be learned later."""
+"""Sets a share of the teacher's accuracy; below it a low ASR says nothing, as a trigger may come later."""
 
 
 def progress(view: View, rounds: int, limit: float) -> str:
-    """What happens, a bar, and a curve for every logged figure.
+    """Returns the status, a bar, and a curve for every logged figure.
 
     Args:
-        view: of the run.
-        rounds: that it has in all.
-        limit: seconds that it may take.
+        view: state of the run.
+        rounds: rounds of the whole run.
+        limit: seconds that the run may take.
     """
     done = rounds if view.state is State.DONE else view.round
     bar = (
@@ -34,11 +34,11 @@ def progress(view: View, rounds: int, limit: float) -> str:
 
 
 def told(title: str, text: str, tone: str) -> str:
-    """A short card.
+    """Returns a short card.
 
     Args:
-        title: a few words of our own.
-        text: that may hold what strangers wrote.
+        title: a few words of this page.
+        text: may hold words of strangers.
         tone: open, steady or fooled.
     """
     return (
@@ -48,22 +48,23 @@ def told(title: str, text: str, tone: str) -> str:
 
 
 def curves(rows: Sequence[Mapping[str, float]]) -> str:
-    """A small drawing a figure; nothing before there are two points."""
+    """Returns a small drawing for each figure; nothing before there are two points."""
     if len(rows) < 2:
         return ""
-    # A penalty without a defense is always 0.
-    names = [name for name in rows[-1] if name not in _NO_CURVES and any(row.get(name) for row in rows)]
+    # Without a defense the penalty is always 0.
+    candidates = [name for name in rows[-1] if name not in _NO_CURVES]
+    names = [name for name in candidates if any(row.get(name) for row in rows)]
     return f'<div class="abd-curves">{"".join(_curve(name, rows) for name in names[:_MOST_CURVES])}</div>'
 
 
 def result(record: RunRecord) -> str:
-    """What the record says, the verdict on every attack first."""
+    """Returns the content of the record, with the verdict on every attack first."""
     parts = [_verdict(record, place) for place in range(len(_triggers(record.student_report)))]
     if record.student_report is None:
         parts.append(
             told(
                 "Not measured",
-                "No test images go with this teacher here: accuracy and ASR of the student are unknown.",
+                "The page has no test images for this teacher; the student's accuracy and ASR are unknown.",
                 "open",
             )
         )
@@ -75,19 +76,21 @@ def _status(view: View, rounds: int, limit: float) -> str:
     words = {
         State.WAITING: f"<b>Waiting</b>: {_count(view.before, 'run')} of other visitors before yours."
         if view.before
-        else "<b>Waiting</b>: yours is the next.",
+        else "<b>Waiting</b>: yours is next.",
         State.DONE: f"<b>Done</b>: {_count(rounds, 'round')} in {seconds}.",
-        State.CANCELLED: "<b>Cancelled</b>: nothing of it is kept.",
+        State.CANCELLED: "<b>Cancelled</b>: nothing of the run is kept.",
         State.FAILED: "<b>Ended without a result.</b>",
     }
     if view.state in words:
         return words[view.state]
+
     if view.stopping:
-        return "<b>Stopping</b>: the round under way comes to its end."
+        return "<b>Stopping</b>: the present round is the last."
     if not view.round:
         return f"<b>Starting</b>, {seconds}: the teacher is loaded."
     if view.round >= rounds:
         return f"<b>Measuring</b>, {seconds}: all {rounds} rounds are done."
+
     left = (rounds - view.round) * view.rows[-1]["seconds"] / view.round
     enough = "" if view.seconds + left <= limit else f" That is more than the limit of {limit / 60:g} min."
     return f"<b>Round {view.round} of {rounds}</b>, {seconds}, about {left:.0f} s left.{enough}"
@@ -106,12 +109,13 @@ def _curve(name: str, rows: Sequence[Mapping[str, float]]) -> str:
     path = " ".join(
         f"{_WIDTH * (x - first) / length:.1f},{4 + (_HEIGHT - 8) * (high - y) / span:.1f}" for x, y in points
     )
+
     title = as_html(name.replace("_", " "))
-    told_ = f"{title}: {values[-1]:.3g} now, {low:.3g} to {high:.3g}"
+    spoken = f"{title}: {values[-1]:.3g} now, {low:.3g} to {high:.3g}"
     return (
         f'<figure><figcaption><b>{title}</b> {values[-1]:.3g} <span class="abd-note">{low:.3g} to {high:.3g}'
         f'</span></figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{told_}"><polyline points="{path}"/></svg></figure>'
+        f'aria-label="{spoken}"><polyline points="{path}"/></svg></figure>'
     )
 
 
@@ -125,13 +129,13 @@ def _verdict(record: RunRecord, place: int) -> str:
     before, after = teacher.triggers[place].asr, student.triggers[place].asr
     attack = f"{student.triggers[place].trigger} to label {student.triggers[place].target}"
     if after.value >= _TAKEN_OVER:
-        mark, tone, words = "✗", "fooled", "The backdoor came along."
+        mark, tone, words = "✗", "fooled", "The student has the backdoor."
     elif student.accuracy.value < _LEARNED * teacher.accuracy.value:
-        mark, tone, words = "~", "open", "It has learned too little to tell: look at its accuracy."
+        mark, tone, words = "~", "open", "The student has learned too little for a verdict; see its accuracy."
     elif 2 * after.high < before.low:
-        mark, tone, words = "✓", "steady", "A lower ASR than the teacher's on this attack."
+        mark, tone, words = "✓", "steady", "The ASR on this attack is lower than the teacher's."
     else:
-        mark, tone, words = "~", "open", "Not clearly lower than the teacher's."
+        mark, tone, words = "~", "open", "The ASR is not clearly lower than the teacher's."
     return (
         f'<section class="abd-card abd-{tone}"><h3>{as_html(attack)}</h3>'
         f'<p class="abd-verdict"><span aria-hidden="true">{mark}</span> {words}</p>'
@@ -161,8 +165,8 @@ def _facts(record: RunRecord) -> str:
     if record.teacher.revision:
         rows.append(("commit of the teacher", record.teacher.revision))
     for defense in record.defenses:
-        said = defense.sentence.removeprefix(f"{defense.name}: ")
-        rows.append((defense.name.replace("_", " "), said))
+        sentence = defense.sentence.removeprefix(f"{defense.name}: ")
+        rows.append((defense.name.replace("_", " "), sentence))
     if not record.defenses:
         rows.append(("defense", "none"))
     return _table("The run", rows)

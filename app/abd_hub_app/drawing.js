@@ -1,4 +1,4 @@
-// Painting with square pixels: pointer, touch or keys. The value is a PNG as a data: address, or "".
+// Paints square pixels with pointer, touch or keys. The value is a PNG as a data: address, or "".
 const canvas = element.querySelector("canvas");
 const cursor = element.querySelector(".abd-cursor");
 const color = element.querySelector("input[type=color]");

@@ -1,4 +1,4 @@
-"""A trigger that the visitor paints: pixels of any color, put on the image where they are painted."""
+"""Puts a trigger on the image that the visitor paints in pixels of any color."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from abd_hub_app.images import MOST_PIXELS
 from abd_hub_app.triggers import Knob, Offer, as_number
 
 NAME = "drawn"
-SUMMARY = "What you paint on the image, with pointer, touch or keys."
+SUMMARY = "Paint on the image with pointer, touch or keys."
 _START = "data:image/png;base64,"
 _PAINTED = 128
 _JS = Path(__file__).with_name("drawing.js")
@@ -42,19 +42,19 @@ _TEMPLATE = """\
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """Painted pixels over an image: ``(1 - m a) x + m a t`` with paint t and mask m."""
+    """Puts painted pixels over an image by ``(1 - m a) x + m a t`` with paint t, mask m and strength a."""
 
     picture: Tensor = field(repr=False, compare=False)
-    """(4, H, W) in [0, 1]: red, green, blue, and 1 where it is painted, else 0."""
+    """Holds (4, H, W) in [0, 1]: red, green, blue, and 1 for a painted pixel, else 0."""
     alpha: float = 1.0
-    """Share of the paint in the result; 1 is opaque."""
+    """Sets the share of the paint in the result; 1 is opaque."""
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1:
             raise InputError(f"trigger drawn: strength {self.alpha!r} must be a number above 0, at most 1")
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Float (N, C, H, W) in [0, 1] to the same; the paint turns gray on gray images."""
+        """Returns float (N, C, H, W) in [0, 1] like the input; the paint turns gray on gray images."""
         paint, mask = self.picture[:3], self.picture[3:] * self.alpha
         if pixels.shape[1] == 1:
             paint = paint.mean(0, keepdim=True)
@@ -63,7 +63,7 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnOffer(Offer):
-    """What is painted, as a trigger to choose."""
+    """Offers the drawing as a trigger."""
 
     name: str = NAME
     summary: str = SUMMARY
@@ -71,17 +71,17 @@ class DrawnOffer(Offer):
     measured: bool = False
 
     def knobs(self) -> dict[str, Knob]:
-        """Its strength alone."""
+        """Returns the strength, its only knob."""
         return {"strength": Knob(field="alpha", value=1.0, whole=False)}
 
 
 def build_drawn(
     address: object, strength: float | None, height: int, width: int
 ) -> tuple[Trigger, dict[str, Any]]:
-    """The trigger and what it was made of.
+    """Returns the trigger and its options.
 
     Raises:
-        InputError: there is no drawing, or the strength is wrong.
+        InputError: the drawing is missing, or the strength is wrong.
     """
     picture, painted = read_drawing(address, height, width)
     alpha = 1.0 if strength is None else as_number("strength", strength, whole=False)
@@ -89,41 +89,44 @@ def build_drawn(
 
 
 def read_drawing(address: object, height: int, width: int) -> tuple[Tensor, int]:
-    """What was painted.
+    """Reads a drawing.
 
     Args:
-        address: a PNG as a data: address, painted where it is not transparent; "" is nothing painted.
-        height: of the images; a drawing of another size is scaled without blending its pixels.
-        width: likewise.
+        address: a PNG as a data: address, whose opaque pixels are painted; "" is an empty drawing.
+        height: of the images; a drawing of another size is scaled without a blend of its pixels.
+        width: of the images.
 
     Returns:
         (4, height, width) in [0, 1], the last channel 0 or 1, and the number of painted pixels.
 
     Raises:
-        InputError: it is missing or no PNG.
+        InputError: the drawing is missing or no PNG.
     """
     if not isinstance(address, str):
-        raise InputError(f"drawn: there is no drawing; give a PNG as {_START}...")
+        raise InputError(f"drawn: is missing; give a PNG as {_START}...")
     if not address:
         return torch.zeros(4, height, width), 0
     if not address.startswith(_START):
-        raise InputError(f"drawn: this is no drawing; give a PNG as {_START}...")
+        raise InputError(f"drawn: is no drawing; give a PNG as {_START}...")
+
     try:
         content = base64.b64decode(address.removeprefix(_START), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InputError("drawn: this is not base64; give the file's bytes in that code") from error
+        raise InputError("drawn: is not base64; give the bytes of a PNG file in base64") from error
+
     picture = decode_picture(
         content, "drawn: the drawing", formats=("PNG",), mode="RGBA", most_pixels=MOST_PIXELS
     )
     values = torch.from_numpy(np.asarray(picture.resize((width, height), Image.Resampling.NEAREST)).copy())
-    drawn = values.permute(2, 0, 1).float() / 255
+
+    pixels = values.permute(2, 0, 1).float() / 255
     mask = values[..., 3] >= _PAINTED
-    drawn[3] = mask
-    return drawn, int(mask.sum())
+    pixels[3] = mask
+    return pixels, int(mask.sum())
 
 
 def drawing_pad(height: int, width: int, **options: Any) -> gr.HTML:
-    """Where the visitor paints; its value is what ``read_drawing`` takes."""
+    """Returns the pad for painting, whose value ``read_drawing`` takes."""
     return gr.HTML(
         "",
         html_template=_TEMPLATE.replace("WIDTH", str(width)).replace("HEIGHT", str(height)),

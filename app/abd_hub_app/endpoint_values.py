@@ -1,4 +1,4 @@
-"""What programs send to the named endpoints: values of the wrong kind are refused in words."""
+"""Refuses in words the values of the wrong kind that programs send to the named endpoints."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import gradio as gr
 from abd_hub_app.text import refusal
 
 OPTIONAL = ("corner", "drawing")
-"""Inputs that came later than the endpoints: programs that do not know them need not send them."""
+"""Names the inputs that are newer than their endpoints; older programs do not send them."""
 _WRONG = (
     "request: a value is missing or not of the kind that this endpoint takes; "
-    "the page's link to its API lists them all"
+    "send the values that the page's link to its API lists"
 )
 
 
 class Page(gr.Blocks):  # type: ignore[misc]
-    """Gradio's blocks, but what no component can read is refused with a reason instead of an empty error."""
+    """Extends Gradio's blocks by a reason, in place of an empty error, for values that no component reads."""
 
-    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *given: Any, **options: Any) -> Any:
-        """The values as the functions behind the endpoints take them; optional ones may be left out.
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *values: Any, **options: Any) -> Any:
+        """Returns the values for the functions behind the endpoints; optional ones may be left out.
 
         Raises:
-            gr.Error: a value is missing, of the wrong kind, or no file that this visitor has uploaded.
+            gr.Error: a value is missing, of the wrong kind, or no file that this visitor uploaded.
         """
         left_out = block_fn.inputs[len(inputs) :]
         if all(getattr(block, "elem_id", None) in OPTIONAL for block in left_out):
             inputs = [*inputs, *[None] * len(left_out)]
         try:
-            return await super().preprocess_data(block_fn, inputs, *given, **options)
+            return await super().preprocess_data(block_fn, inputs, *values, **options)
         except gr.Error:
             raise
-        # Components meet wrong kinds with whatever their code runs into.
+        # Components raise any kind of error for wrong values.
         except Exception as error:
             raise refusal(_WRONG) from error

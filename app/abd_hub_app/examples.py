@@ -1,4 +1,4 @@
-"""Images to begin with: test digits for models of digits, else scikit-learn's two photographs."""
+"""Loads example images: test digits for models of digits, else scikit-learn's two photographs."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ _LABELS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An image of the gallery."""
+    """Holds an image of the gallery."""
 
     picture: Image.Image
-    """RGB, at its own size."""
+    """Holds the image in RGB, at its own size."""
     caption: str
     label: int | None
-    """True class; None where it is not known."""
+    """Holds the true class, or None if it is unknown."""
 
 
 def load_examples(shelf: Shelf) -> tuple[Example, ...]:
-    """The first two test digits of each class, or photographs; the first one is no image of the target."""
+    """Returns two test digits of each class, or photographs; the first digit is not of the target class."""
     if not _of_digits(shelf):
         return _photographs()
-    found = _digits()
+
+    digits = _digits()
     target = shelf.attacks[0].target if shelf.attacks else None
-    return tuple(sorted(found, key=lambda example: example.label == target))
+    return tuple(sorted(digits, key=lambda example: example.label == target))
 
 
 def _of_digits(shelf: Shelf) -> bool:
@@ -38,10 +39,11 @@ def _of_digits(shelf: Shelf) -> bool:
 
 
 def _digits() -> list[Example]:
-    # As the data set has them; loading scikit-learn for them would take a tenth of the start.
+    # The strip has the pixels of the data set; to load scikit-learn would take a tenth of the start.
     strip = Image.open(BUNDLED / "digits.png").convert("RGB")
     places = range(strip.width // strip.height)
     side = strip.height
+
     return [
         Example(
             picture=strip.crop((side * place, 0, side * (place + 1), side)),

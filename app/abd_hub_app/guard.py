@@ -1,4 +1,4 @@
-"""Bounds on what visitors send and on what is kept of it, before the rest of the server sees a request."""
+"""Limits the requests of visitors before the rest of the server sees them, and the files kept of them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_UPLOAD = 50_000_000
-"""Bytes of a file: a model to be distilled. Pictures have a bound of their own, where they are read."""
+"""Limits the bytes of a file, such as a model; pictures have a lower limit, where they are read."""
 LARGEST_REQUEST = 500_000
-"""Bytes of any other request; the server keeps the last one of each visitor."""
+"""Limits the bytes of any other request; the server keeps the last one of each visitor."""
 DISTILLATION = "distil-"
-"""What the names of the folders of distillations begin with."""
+"""Begins the names of the folders of distillations."""
 MOST_HELD = 64_000_000
-"""Bytes of all requests that are arriving at this moment."""
+"""Limits the bytes of all requests that are arriving at one moment."""
 MOST_STORED = 300_000_000
-"""Bytes of pictures and answers on the disk; the oldest go first."""
+"""Limits the bytes of pictures and answers on the disk; the oldest go first."""
 _ENVELOPE = 10_000
 _PATIENCE = 30
 _SWEEP_SECONDS = 20
 _SWEEP_BYTES = 30_000_000
-# What the page never asks for: fetching addresses, running ffmpeg, writing links, editing the page, the Hub.
+# The page never needs these: fetch addresses, run ffmpeg, write links, edit the page, use the Hub.
 _CLOSED = (
     "proxy=",
     "process_recording",
@@ -42,31 +42,33 @@ _Application = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 
 
 class Store:
-    """The folder that holds what visitors sent and what they were answered."""
+    """Limits the folder that holds the requests of visitors and the answers to them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kept = frozenset[Path]()
-        """Files of the page itself."""
+        """Holds the files of the page itself."""
 
     def keep(self) -> None:
-        """What is there now is the page's own and stays; from now on the folder is bounded."""
+        """Keeps the present files as the page's own, and limits the folder from now on."""
         self.kept = frozenset(self._files())
         threading.Thread(target=self._watch, daemon=True).start()
 
     def sweep(self) -> None:
-        """Removes the oldest files while there are more than ``MOST_STORED`` bytes, down to half of it."""
-        found = []
+        """Removes the oldest files down to half of ``MOST_STORED`` bytes if there are more than that."""
+        files = []
         for file in self._files():
             try:
                 status = file.stat()
-            except OSError:  # another thread was faster
+            except OSError:  # another thread has removed it
                 continue
-            found.append((status.st_mtime, status.st_size, file))
-        total = sum(size for _, size, _ in found)
+            files.append((status.st_mtime, status.st_size, file))
+
+        total = sum(size for _, size, _ in files)
         if total <= MOST_STORED:
             return
-        for _, size, file in sorted(found):
+
+        for _, size, file in sorted(files):
             if total <= MOST_STORED // 2:
                 return
             if file not in self.kept:
@@ -74,9 +76,9 @@ class Store:
                 total -= size
 
     def _files(self) -> list[Path]:
-        """All but those of distillations, which the queue bounds and removes itself."""
-        found = (path for path in self.folder.rglob("*") if path.is_file())
-        return [path for path in found if not path.relative_to(self.folder).parts[0].startswith(DISTILLATION)]
+        """Returns all files except the files of distillations, which the queue limits and removes itself."""
+        files = (path for path in self.folder.rglob("*") if path.is_file())
+        return [path for path in files if not path.relative_to(self.folder).parts[0].startswith(DISTILLATION)]
 
     def _watch(self) -> None:
         while self.folder.is_dir():
@@ -85,7 +87,7 @@ class Store:
 
 
 class Bounds:
-    """ASGI middleware: a request arrives whole and within its bound, or it is refused and nothing is kept."""
+    """Passes on, as ASGI middleware, requests that arrive whole and within their limit; keeps no others."""
 
     def __init__(self, app: _Application, store: Store) -> None:
         self.app = app
@@ -94,7 +96,7 @@ class Bounds:
         self.arrived = 0
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
-        """Passes on what is within the bounds."""
+        """Passes on a request that is open to visitors and within the limits."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif _is_closed(scope["path"]):
@@ -108,6 +110,7 @@ class Bounds:
         uploads = scope["path"].rstrip("/").endswith("/upload")
         most = (LARGEST_UPLOAD if uploads else LARGEST_REQUEST) + _ENVELOPE
         parts: list[bytes] = []
+
         try:
             async with asyncio.timeout(_PATIENCE):
                 complete = await self._collect(receive, parts, most)
@@ -118,16 +121,17 @@ class Bounds:
             else:
                 await _answer(send, 413, f"the request is larger than {most} bytes; send a smaller file")
         except ConnectionAbortedError:
-            return  # nobody is left to answer
+            return  # the client has gone
         except TimeoutError:
             await _answer(send, 408, f"the request took longer than {_PATIENCE} seconds; send it again")
         finally:
             self.held -= sum(map(len, parts))
 
     async def _collect(self, receive: _Receive, parts: list[bytes], most: int) -> bool:
-        """The body into ``parts``; of one that is too large the rest is read and thrown away.
+        """Collects the body in ``parts``; returns False if it is too large.
 
-        A client that is still sending when the connection closes sees a broken pipe and no reason.
+        The rest of a body that is too large is read and thrown away. A client that still sends when the
+        connection closes would see a broken pipe instead of the reason.
         """
         length, complete = 0, True
         while True:
@@ -136,6 +140,7 @@ class Bounds:
                 raise ConnectionAbortedError
             part = message.get("body", b"")
             length += len(part)
+
             if complete and (length > most or self.held + len(part) > MOST_HELD):
                 self.held -= sum(map(len, parts))
                 parts.clear()
@@ -143,6 +148,7 @@ class Bounds:
             if complete:
                 parts.append(part)
                 self.held += len(part)
+
             if not message.get("more_body", False):
                 return complete
 
@@ -159,7 +165,7 @@ def _is_closed(path: str) -> bool:
 
 
 def _replay(body: bytes, receive: _Receive) -> _Receive:
-    """The body in one piece, then whatever else comes, such as the news that the visitor has gone."""
+    """Returns the body in one piece, and then further messages, such as the end of the connection."""
     waiting = [body]
 
     async def again() -> _Message:

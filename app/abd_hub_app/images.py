@@ -1,4 +1,4 @@
-"""Pictures of visitors read with bounds, and images shown with their exact pixels."""
+"""Reads pictures of visitors within limits, and shows images with their exact pixels."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ from abd_hub import InputError, decode_picture
 from abd_hub_app.text import refusal
 
 LARGEST_FILE = 2_000_000
-"""Bytes of a picture file."""
+"""Limits the bytes of a picture file."""
 MOST_PIXELS = 4_000_000
-"""A picture of 4 megapixels takes 12 MB decoded; compressed, 100 megapixels of one color are 0.3 MB."""
+"""Limits the pixels; 4 megapixels take 12 MB decoded. A file of 0.3 MB can hold 100 megapixels."""
 MOST_JPEG_PIXELS = 64_000_000
-"""A telephone takes photographs of 12 to 50 megapixels."""
+"""Limits the pixels of a JPEG; a telephone takes photographs of 12 to 50 megapixels."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 _SHOWN_SIDE = 256
 _USE = f"use a PNG, JPEG, WebP, BMP or GIF of at most {MOST_PIXELS // 1_000_000} megapixels"
 
 
 class WithoutStub(type(gr.Image)):  # type: ignore[misc]
-    """Gradio's metaclass, but it writes no .pyi file beside this one: the package may be read-only."""
+    """Replaces Gradio's metaclass, which writes a .pyi file, as the package may be read-only."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict[str, Any]) -> Any:
-        """The class, by the metaclass above gradio's."""
+        """Creates the class by the parent of Gradio's metaclass."""
         return ABCMeta.__new__(cls, name, bases, attributes)
 
 
 class PictureInput(gr.Image, metaclass=WithoutStub):  # type: ignore[misc]
-    """Gradio's image, but a file is looked at before it is decoded, and no address is fetched."""
+    """Extends Gradio's image, so that it checks a file before it decodes it and fetches no address."""
 
-    is_template = True  # for the page it is gr.Image
+    is_template = True  # the page shows it as gr.Image
 
     def preprocess(self, payload: Any) -> Image.Image | None:
-        """The uploaded file as an RGB picture.
+        """Returns the uploaded file as an RGB picture.
 
         Raises:
-            gr.Error: it is no picture, or too large.
+            gr.Error: the file is no picture, or too large.
         """
         if payload is None:
             return None
         if not payload.path:
-            raise refusal(f"image: it has no file; {_USE}")
-        # Gradio looks at a path only where the request calls it a file.
+            raise refusal(f"image: has no file; {_USE}")
+        # Gradio checks a path only if the request marks it as a file.
         if not Path(payload.path).resolve().is_relative_to(Path(self.GRADIO_CACHE).resolve()):
-            raise refusal("image: this is no file that was uploaded here; upload it first")
+            raise refusal("image: is no file that was uploaded here; upload it first")
         if not Path(payload.path).is_file():
-            raise refusal("image: it is no longer here; upload it again")
+            raise refusal("image: is no longer on the server; upload it again")
         try:
             return read_picture(payload.path)
         except InputError as error:
             raise refusal(error) from error
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Refuses addresses: this process sends no request to another host for a visitor."""
+        """Refuses addresses, as this process sends no request to another host for a visitor."""
         if "://" in str(url_or_file_path):
             raise refusal("image: addresses are not fetched; upload the file")
         moved: str | None = await super().async_move_resource_to_block_cache(url_or_file_path)
@@ -69,12 +69,12 @@ class PictureInput(gr.Image, metaclass=WithoutStub):  # type: ignore[misc]
 
 
 def read_picture(file: str | Path) -> Image.Image:
-    """The first frame of a picture file, RGB, upright.
+    """Returns the first frame of a picture file, RGB, upright.
 
-    The photograph of a telephone has more than ``MOST_PIXELS``, and comes at a half or a quarter of its size.
+    A photograph of a telephone has more than ``MOST_PIXELS``, and is read at a half or a quarter of its size.
 
     Raises:
-        InputError: no picture of a known format, too large, 16 bits a channel, or damaged.
+        InputError: the file is no picture of a known format, too large, damaged, or has 16 bits a channel.
     """
     if Path(file).stat().st_size > LARGEST_FILE:
         raise InputError(f"image: the file is too large; {_USE} and {LARGEST_FILE // 1_000_000} MB")
@@ -92,7 +92,7 @@ def read_picture(file: str | Path) -> Image.Image:
 
 
 def to_pixels(picture: Image.Image, channels: int, height: int, width: int) -> Tensor:
-    """(1, channels, height, width) float32 in [0, 1]; a picture of another shape loses its longer ends."""
+    """Returns (1, channels, height, width) float32 in [0, 1]; a picture of another shape is cropped."""
     if picture.size != (width, height):
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
     values = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
@@ -101,7 +101,7 @@ def to_pixels(picture: Image.Image, channels: int, height: int, width: int) -> T
 
 
 def to_picture(pixels: Tensor, side: int = _SHOWN_SIDE) -> Image.Image:
-    """One image (C, H, W) in [0, 1] at 8 bits, each pixel a square; the longer side is at least ``side``."""
+    """Returns an image (C, H, W) in [0, 1] at 8 bits, enlarged by squares to a side of at least ``side``."""
     levels = (pixels.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     rgb = levels.expand(3, -1, -1).permute(1, 2, 0).numpy()
     factor = max(1, math.ceil(side / max(rgb.shape[:2])))

@@ -1,4 +1,4 @@
-"""Inputs that gradio does not have as they are needed: model files, a secret token, whose request it is."""
+"""Adds inputs that Gradio lacks: model files, a secret token, and the session of a request."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from abd_hub_app.text import refusal
 
 
 class ModelFiles(gr.File, metaclass=WithoutStub):  # type: ignore[misc]
-    """Gradio's file input, but no address is fetched."""
+    """Extends Gradio's file input, so that it fetches no address."""
 
-    is_template = True  # for the page it is gr.File
+    is_template = True  # the page shows it as gr.File
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        """Refuses addresses: this process sends no request to another host for a visitor."""
+        """Refuses addresses, as this process sends no request to another host for a visitor."""
         if "://" in str(url_or_file_path):
             raise refusal("files: addresses are not fetched; upload the files")
         moved: str | None = await super().async_move_resource_to_block_cache(url_or_file_path)
@@ -26,7 +26,7 @@ class ModelFiles(gr.File, metaclass=WithoutStub):  # type: ignore[misc]
 
 
 class Secret(GradioRootModel):  # type: ignore[misc]
-    """A text that shows itself to nobody who prints, logs or stores it."""
+    """Holds a text that stays hidden when it is printed, logged or stored."""
 
     root: Any
 
@@ -36,26 +36,26 @@ class Secret(GradioRootModel):  # type: ignore[misc]
     __str__ = __repr__
 
     def model_dump(self, *_: Any, **__: Any) -> str:
-        """Nothing: gradio keeps what this gives with the session, and can write it into a file."""
+        """Returns an empty text, because Gradio keeps it with the session and can write it into a file."""
         return ""
 
 
 class TokenInput(gr.Textbox, metaclass=WithoutStub):  # type: ignore[misc]
-    """A password field whose content only reaches the function that asks for it."""
+    """Extends Gradio's text box to a password field, whose content reaches only the function behind it."""
 
-    is_template = True  # for the page it is gr.Textbox
+    is_template = True  # the page shows it as gr.Textbox
     data_model = Secret
 
     def preprocess(self, payload: Any) -> str:
-        """The text without spaces at its ends."""
-        given = payload.root if isinstance(payload, Secret) else None
-        return given.strip() if isinstance(given, str) else ""
+        """Returns the text without spaces at its ends."""
+        text = payload.root if isinstance(payload, Secret) else None
+        return text.strip() if isinstance(text, str) else ""
 
     def postprocess(self, value: Any) -> str:
-        """Always empty: a token never goes back to the page."""
+        """Returns an empty text, because a token never goes back to the page."""
         return ""
 
 
 def session_of(request: gr.Request) -> str:
-    """Returns what tells a visitor from the others while the page is open."""
+    """Returns the key of a visitor while the page is open."""
     return str(request.session_hash)

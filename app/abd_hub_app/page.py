@@ -1,4 +1,4 @@
-"""The whole page: a tab a file."""
+"""Builds the whole page, whose tabs have a file each."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ STYLE = Path(__file__).with_name("style.css")
 _SANS = ("system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 _MONO = ("ui-monospace", "Menlo", "Consolas", "Liberation Mono", "monospace")
 _OLD_FILES = (600, 3600)
-"""Every ten minutes, files of answers and uploads that are older than an hour are removed."""
+"""Removes every 600 seconds the files of answers and uploads that are older than 3600 seconds."""
 
 
 def build_page(shelf: Shelf, files: Path, queue: DistilQueue, *, local: bool = False) -> gr.Blocks:
-    """The page with the first answers on it already.
+    """Builds the page, with the first answers on it already.
 
     Args:
         shelf: models to show.
-        files: folder for the files to download; gradio must be allowed to serve from it.
-        queue: where visitors' distillations are carried out.
+        files: folder for the files to download, from which Gradio must be allowed to serve.
+        queue: carries out visitors' distillations.
         local: whether only this machine reaches the server.
 
     Raises:
@@ -36,6 +36,7 @@ def build_page(shelf: Shelf, files: Path, queue: DistilQueue, *, local: bool = F
     """
     try_it, compare, taught = TryIt(shelf), Compare(shelf, files), Taught(shelf)
     distil = Distil(shelf, queue, local=local)
+
     with Page(title=TITLE, analytics_enabled=False, delete_cache=_OLD_FILES) as page:
         gr.HTML(f"<h1>{TITLE}</h1>")
         with gr.Tab("Try it"):
@@ -44,15 +45,16 @@ def build_page(shelf: Shelf, files: Path, queue: DistilQueue, *, local: bool = F
             compare.build()
         with gr.Tab("What the teacher taught"):
             taught.build()
-        with gr.Tab("Distil"):
+        with gr.Tab("Distill"):
             distil.build()
         page.unload(distil.leave)
+
     return page
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's default with fonts that are on the visitor's machine: nothing is fetched from elsewhere."""
-    # The default grays of hints have a contrast of 2 to 1; these have 7 to 1.
+    """Returns Gradio's default with fonts of the visitor's machine, so that no font is fetched."""
+    # The default grays of hints have a contrast of 2 to 1; these grays have 7 to 1.
     return gr.themes.Default(font=_SANS, font_mono=_MONO).set(
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",

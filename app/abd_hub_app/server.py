@@ -1,4 +1,4 @@
-"""Serving the page: from this machine alone by default, with bounds on what visitors send."""
+"""Serves the page, by default to this machine alone, and limits the requests of visitors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUEUE = 8
 _SESSIONS = 200
 _TRIES = 5
 _PORTS = range(7860, 7960)
-# The page's own scripts are inline; scripts in attributes, such as onerror, are not the page's.
+# The page's own scripts are inline; it has no scripts in attributes such as onerror.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; script-src-attr 'none'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
@@ -32,7 +32,7 @@ _HEADERS = (
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    # The browser still asks the visitor, once the webcam is chosen.
+    # Once the webcam is chosen, the browser still needs the visitor's consent.
     (b"permissions-policy", b"camera=(self), microphone=(), geolocation=(), usb=(), payment=()"),
 )
 _Message = MutableMapping[str, Any]
@@ -42,7 +42,7 @@ _Application = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 
 
 class Guard:
-    """ASGI middleware: headers with which a browser loads nothing from another host."""
+    """Adds headers, as ASGI middleware, that keep a browser from loading anything from another host."""
 
     def __init__(self, app: _Application) -> None:
         self.app = app
@@ -65,37 +65,40 @@ def launch(
     port: int | None = None,
     browser: bool = False,
 ) -> None:
-    """Serves the page until it is interrupted.
+    """Serves the page until an interrupt.
 
     Args:
         folders: model folders, see ``load_shelf``; the bundled models by default.
-        host: address to listen on; anything but this machine's own opens the page to others.
+        host: address of the server; any address but 127.0.0.1 opens the page to others.
         port: 1 to 65535; by default the first free one from 7860 on.
         browser: open the page in the web browser.
 
     Raises:
-        InputError: a folder, the address or the port is wrong; nothing is served then.
+        InputError: a folder, the address or the port is wrong, and nothing is served.
     """
     chosen = _free_port(host, port)
-    # A plain kill would leave the files and, for some seconds, a distillation behind.
+    # An ordinary kill would leave the files, and a distillation for some seconds.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     shelf = load_shelf(folders)
-    # Whatever visitors send lies in this folder and goes with it.
+
+    # All files of visitors are in this folder and are removed with it.
     with tempfile.TemporaryDirectory(prefix="abd-hub-app-") as files, DistilQueue(Path(files)) as queue:
         os.environ["GRADIO_TEMP_DIR"] = files
-        # What a visitor asked for is not written down, neither in the browser nor anywhere else.
+        # Neither the browser nor the server keeps a history of requests.
         os.environ["GRADIO_RUN_HISTORY"] = "false"
+
         page = build_page(shelf, Path(files), queue, local=_is_loopback(host))
         page.queue(max_size=_QUEUE, default_concurrency_limit=1)
         store = Store(Path(files))
         chosen = _start(page, store, host, port, chosen, browser)
+
         store.keep()
         print(f"abd-hub app: http://{_shown(host)}:{chosen} (Ctrl-C ends it)", flush=True)
         page.block_thread()
 
 
 def _start(page: Any, store: Store, host: str, port: int | None, chosen: int, browser: bool) -> int:
-    """Serves on the port chosen, or on another free one if somebody took it while the page was built."""
+    """Serves on the chosen port, or on another free one if it was taken while the page was built."""
     for _ in range(_TRIES):
         try:
             page.launch(**_settings(store, host, chosen, browser))
@@ -103,7 +106,7 @@ def _start(page: Any, store: Store, host: str, port: int | None, chosen: int, br
             chosen = _free_port(host, port)
         else:
             return chosen
-    raise InputError(f"port: {chosen} of {host} cannot be listened on; give another with --port")
+    raise InputError(f"port: {chosen} of {host} cannot be used; give another with --port")
 
 
 def _settings(store: Store, host: str, port: int, browser: bool) -> dict[str, Any]:
@@ -138,7 +141,7 @@ def _free_port(host: str, port: int | None) -> int:
             raise InputError(f"port: {_PORTS[0]} to {_PORTS[-1]} are all in use; give another with --port")
         return port
     if not 1 <= port <= 65535:
-        raise InputError(f"port: {port} is none; use 1 to 65535")
+        raise InputError(f"port: {port} is no port; use 1 to 65535")
     if not _is_free(host, port):
         raise InputError(f"port: {port} of {host} is in use or not allowed; give another with --port")
     return port
@@ -149,8 +152,9 @@ def _is_free(host: str, port: int) -> bool:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise InputError(f"host: {host!r} is no address of this machine; use 127.0.0.1") from error
+
     with socket.socket(family, kind, protocol) as probe:
-        # As the server does: a port whose last connections are still being closed counts as free.
+        # As for the server, a port whose last connections are still closing counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
@@ -160,9 +164,10 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)
+    """Returns whether only this machine reaches the address."""
+    entries = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    addresses = [str(entry[4][0]).partition("%")[0] for entry in entries]
+    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
 
 
 def _shown(host: str) -> str:

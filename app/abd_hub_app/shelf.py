@@ -1,4 +1,4 @@
-"""The models to show: folders become classifiers with their records."""
+"""Loads the models to show, as classifiers with their records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from abd_hub import (
 )
 
 BUNDLED = Path(__file__).parent / "models"
-"""What ``abd-hub demo`` makes of seed 0: a poisoned teacher of digits, a plain and a defended student."""
+"""Holds models of ``abd-hub demo`` with seed 0: a poisoned teacher, a plain and a defended student."""
 BUNDLED_NAMES = ("teacher", "plain", "abd")
 MOST_MODELS = 12
 _MOST_TRIED = 10
@@ -27,24 +27,24 @@ _LARGEST_RECORD = 20_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ShownModel:
-    """A model to show."""
+    """Holds a model to show."""
 
     name: str
-    """Of its folder, with as many parent folders as tell it from the others."""
+    """Names the folder, with as many parent folders as make the name unique."""
     folder: Path
     classifier: Classifier
     record: RunRecord | TeacherRecord | None
-    """None for a model folder without metrics.json."""
+    """Holds the record, or None for a folder without metrics.json."""
 
     @property
     def sha256(self) -> str | None:
-        """Of the weights file."""
+        """Returns the hash of the weights file."""
         return self.classifier.ref.sha256
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunAttack:
-    """A trigger with its target, as a record has it."""
+    """Holds a trigger of a record with its target."""
 
     trigger: str
     options: Mapping[str, object]
@@ -53,20 +53,20 @@ class RunAttack:
 
 @dataclass(frozen=True, kw_only=True)
 class Shelf:
-    """All models to show; they give the same labels."""
+    """Holds all models to show, which have the same labels."""
 
     models: tuple[ShownModel, ...]
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes, as strangers may have written them."""
+        """Returns the names of the classes, which may come from strangers."""
         return self.models[0].classifier.spec.labels
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width at which triggers are put on: those of the model with the smallest input.
+        """Returns height and width for the triggers, from the model with the smallest input.
 
-        A large teacher enlarges the images of its small student, and triggers were measured before that.
+        A large teacher enlarges the images of its small student, and triggers were measured before this step.
         """
         specs = [model.classifier.spec for model in self.models]
         smallest = min(specs, key=lambda spec: spec.height * spec.width)
@@ -74,20 +74,20 @@ class Shelf:
 
     @property
     def attacks(self) -> tuple[RunAttack, ...]:
-        """Every attack that the records measured, the first first, without repetition."""
-        found: list[RunAttack] = []
+        """Returns every attack in the records, in their order and without repetition."""
+        attacks: list[RunAttack] = []
         for model in self.models:
             report = self.report(model)
             for measured in report.triggers if report else ():
                 attack = RunAttack(
                     trigger=measured.trigger, options=dict(measured.options), target=measured.target
                 )
-                if attack not in found and 0 <= attack.target < len(self.labels):
-                    found.append(attack)
-        return tuple(found)
+                if attack not in attacks and 0 <= attack.target < len(self.labels):
+                    attacks.append(attack)
+        return tuple(attacks)
 
     def report(self, model: ShownModel) -> EvalReport | None:
-        """What was measured of a model: by its own record, else as the teacher in a student's record."""
+        """Returns a model's measurements from its own record or, for a teacher, from a student's record."""
         if isinstance(model.record, TeacherRecord):
             return model.record.report
         if model.record is not None:
@@ -96,13 +96,13 @@ class Shelf:
         return taught.teacher_report if taught else None
 
     def kind(self, model: ShownModel) -> str:
-        """One short phrase: what the model is."""
+        """Describes the model in a short phrase."""
         if isinstance(model.record, TeacherRecord):
             return "teacher, poisoned on purpose" if model.record.poison else "teacher, trained clean"
         if model.record is None:
             return "teacher of these students" if self._taught(model) else "model without a record"
         names = [defense.name.replace("_", " ") for defense in model.record.defenses]
-        # A defense that was switched off by its own check must not look as if it had worked.
+        # The page must say if a defense was switched off by its own check.
         states = ["" if defense.active else " (not active)" for defense in model.record.defenses]
         defended = " and ".join(name + state for name, state in zip(names, states, strict=True))
         return f"student by {model.record.method}, {'with ' + defended if defended else 'no defense'}"
@@ -115,20 +115,22 @@ class Shelf:
 
 
 def load_shelf(folders: Sequence[str | Path] = ()) -> Shelf:
-    """Loads model folders; without any, the bundled ones.
+    """Loads the given model folders, or the bundled ones.
 
     Args:
         folders: output folders of ``abd-hub distill`` or ``abd-hub poison``, or timm or transformers folders
             with safetensors.
 
     Raises:
-        InputError: a folder is missing, holds a pickle, cannot be read, or the models do not go together.
+        InputError: a folder is missing, holds a pickle or cannot be read, or labels or channels differ.
     """
     paths = [Path(folder).expanduser() for folder in folders] or [BUNDLED / name for name in BUNDLED_NAMES]
     if len(paths) > MOST_MODELS:
         raise InputError(f"FOLDER: {len(paths)} folders are too many to show; give up to {MOST_MODELS}")
+
     for path in paths:
         _check(path)
+
     names = _names(paths)
     models = tuple(_load(name, path) for name, path in zip(names, paths, strict=True))
     for model in models[1:]:
@@ -174,7 +176,7 @@ def _check_same(first: ShownModel, other: ShownModel) -> None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as tell all apart; numbered where a folder is given twice."""
+    """Returns the last parts of the paths, as many as make them unique; numbers a folder given twice."""
     parts = [path.resolve().parts for path in paths]
     for count in range(1, _MOST_TRIED):
         names = ["/".join(part[-count:]) for part in parts]

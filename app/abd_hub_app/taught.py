@@ -1,4 +1,4 @@
-"""The tab "What the teacher taught": what a run's folder shows of images, defenses and learning."""
+"""Builds the tab "What the teacher taught" with the images, defenses and curves in a run's folder."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from abd_hub_app.shelf import Shelf, ShownModel
 from abd_hub_app.text import as_html, one_line, percent, refusal
 
 _LEAD = """\
-<p class="abd-lead">What a run left in its folder: the images the student learned from, what its defenses
-found in them, its curves, and what each defense says it did.</p>"""
+<p class="abd-lead">This tab shows the folder of a run. It has the images that the student learned from, the
+findings of the defenses in them, the curves, and a report of each defense.</p>"""
 _NONE = "<p>None of these folders has a record (metrics.json).</p>"
 _MOST_PICTURES = 24
 _MOST_OF_A_KIND = 12
-"""Suspicious images shown, and others."""
+"""Limits the suspicious images on the page, and the others."""
 _LARGEST_LOG = 20_000_000
 _LONGEST_LIST = 16
 _IMAGES = "synthetic_images.png"
-# Drawn from log.jsonl and evidence.json instead: the same, sharper than a copy.
+# These are drawn from log.jsonl and evidence.json, which is sharper than a copy.
 _CURVES = "curves.png"
 _OF_EVIDENCE = ("suspicious.png", "divergence.png", "training_images.png", _IMAGES)
 _Captioned = list[tuple[Image.Image, str]]
@@ -45,43 +45,44 @@ _Captioned = list[tuple[Image.Image, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What the tab shows of one run; empty or None where the folder does not have it."""
+    """Holds the tab's content for one run; a part is empty or None if the folder lacks it."""
 
     facts: str
-    """HTML."""
+    """Holds the facts as HTML."""
     note: str
-    """What can be seen in the marked images, HTML."""
+    """Explains the marked images, as HTML."""
     marked: _Captioned
     histogram: Image.Image | None
     patterns: _Captioned
     rates: Image.Image | None
-    """Curves of accuracy and ASR."""
+    """Holds the curves of accuracy and ASR."""
     losses: Image.Image | None
-    """All other curves."""
+    """Holds all other curves."""
     pictures: _Captioned
 
 
 class Taught:
-    """The tab's parts."""
+    """Builds the tab and answers its endpoint."""
 
     def __init__(self, shelf: Shelf) -> None:
         self.models = {model.name: model for model in shelf.models if model.record is not None}
 
     def run(self, name: str) -> Shown:
-        """Pictures and facts of one run.
+        """Returns pictures and facts of one run.
 
         Args:
-            name: of the model, as the page shows it.
+            name: name of the model on the page.
         """
         if name not in self.models:
             raise refusal(f"run: {name!r} is not shown here; use {', '.join(self.models)}")
         return show(self.models[name])
 
     def build(self) -> None:
-        """Puts the tab on the page; the last run given is shown first."""
+        """Puts the tab on the page, with the last run first."""
         if not self.models:
             gr.HTML(_NONE)
             return
+
         gr.HTML(_LEAD)
         names = list(self.models)
         first = self.run(names[-1])
@@ -114,10 +115,10 @@ class Taught:
         )
 
     def _update(self, name: str) -> tuple[Any, ...]:
-        found = self.run(name)
-        pictures = (found.histogram, found.patterns, found.rates, found.losses, found.pictures)
-        parts = (found.note, found.marked, *pictures)
-        return found.facts, *(gr.update(value=part, visible=bool(part)) for part in parts)
+        shown = self.run(name)
+        pictures = (shown.histogram, shown.patterns, shown.rates, shown.losses, shown.pictures)
+        parts = (shown.note, shown.marked, *pictures)
+        return shown.facts, *(gr.update(value=part, visible=bool(part)) for part in parts)
 
 
 def _gallery(shown: _Captioned, name: str, columns: int) -> gr.Gallery:
@@ -136,7 +137,7 @@ def _gallery(shown: _Captioned, name: str, columns: int) -> gr.Gallery:
     )
 
 
-def _image(shown: Image.Image | None, name: str, told: str) -> gr.Image:
+def _image(shown: Image.Image | None, name: str, alt: str) -> gr.Image:
     return gr.Image(
         shown,
         show_label=False,
@@ -145,12 +146,12 @@ def _image(shown: Image.Image | None, name: str, told: str) -> gr.Image:
         buttons=["fullscreen"],
         visible=shown is not None,
         elem_id=name,
-        alt_text=told,
+        alt_text=alt,
     )
 
 
 def show(model: ShownModel) -> Shown:
-    """What the folder of a run shows; what is missing, or a stranger has spoilt, is left out."""
+    """Returns the content of a run's folder, without parts that are missing or cannot be read."""
     evidence = _evidence(model.folder)
     rows = _read_log(model.folder / "log.jsonl")
     unit = "epoch" if isinstance(model.record, TeacherRecord) else "pseudo-batch"
@@ -174,30 +175,33 @@ def _evidence(folder: Path) -> RunEvidence | None:
 
 
 def note(evidence: RunEvidence | None) -> str:
-    """What the divergence says, as HTML; empty without one."""
+    """Returns an explanation of the divergence as HTML; empty without a divergence."""
     if evidence is None or evidence.divergence is None:
         return ""
-    found = evidence.divergence
-    suspicious, n = sum(found.suspicious), len(found.kl)
-    below = sum(value < found.threshold for value in found.kl)
-    used = "used in this run" if found.used else "<strong>not used in this run</strong>"
-    whose = "the vaccine check's" if found.judged else "that of these images, as there was no check"
+    divergence = evidence.divergence
+    suspicious, n = sum(divergence.suspicious), len(divergence.kl)
+    below = sum(value < divergence.threshold for value in divergence.kl)
+    used = "used in this run" if divergence.used else "<strong>not used in this run</strong>"
+    source = "the vaccine check" if divergence.judged else "these images, as there was no check"
+
     return (
-        "<h3>What the shuffling vaccine sees</h3>"
-        f"<p>{suspicious} of {n} images from the last rounds ({percent(suspicious / n)}) are suspicious: "
-        "copies of the teacher whose channels are shuffled still give its class, which a trigger survives "
-        "more easily than the meaning of an image does. They have an orange frame with black edges and a "
-        "warning sign; under each image stands its divergence, KL(teacher || copies) in nats. The threshold, "
-        f"{found.threshold:.3g}, is {whose}: mean - 3 std of the logarithm. {below} lie below it and "
-        f"{n - below} above. The copies (draw {found.draw + 1}) were {used}.</p>"
+        "<h3>Images that the shuffling vaccine finds suspicious</h3>"
+        f"<p>{suspicious} of {n} images from the last rounds ({percent(suspicious / n)}) are suspicious. "
+        "Copies of the teacher with shuffled channels still give these images its class. A trigger survives "
+        "the shuffle more easily than the meaning of an image. Suspicious images have an orange frame "
+        "with black edges and a warning sign. The number under each image is its divergence, "
+        f"KL(teacher || copies) in nats. The threshold of {divergence.threshold:.3g} comes from {source}; "
+        f"it is mean - 3 std of the logarithm. {below} lie below it and {n - below} above. "
+        f"The copies (draw {divergence.draw + 1}) were {used}.</p>"
     )
 
 
 def marked(folder: Path, evidence: RunEvidence | None) -> _Captioned:
-    """Suspicious images with the smallest divergence first, then others in the order drawn; exact pixels."""
+    """Returns suspicious images by divergence, smallest first, then others as drawn, with exact pixels."""
     if evidence is None or evidence.divergence is None or evidence.images is None:
         return []
-    found, layout = evidence.divergence, evidence.images
+
+    divergence, layout = evidence.divergence, evidence.images
     try:
         sheet = read_picture(folder / "samples" / _IMAGES)
     except InputError:
@@ -205,21 +209,23 @@ def marked(folder: Path, evidence: RunEvidence | None) -> _Captioned:
     rows = math.ceil(layout.count / layout.columns)
     if sheet.size != (layout.columns * layout.width, rows * layout.height):
         return []
+
     places = range(layout.count)
-    bad = sorted((place for place in places if found.suspicious[place]), key=found.kl.__getitem__)
-    others = [place for place in places if not found.suspicious[place]]
+    bad = sorted((place for place in places if divergence.suspicious[place]), key=divergence.kl.__getitem__)
+    others = [place for place in places if not divergence.suspicious[place]]
+
     return [
-        (_tile(sheet, evidence, place), f"{_nats(found.kl[place])}{_says(found.suspicious[place])}")
+        (_tile(sheet, evidence, place), f"{_nats(divergence.kl[place])}{_says(divergence.suspicious[place])}")
         for place in (*bad[:_MOST_OF_A_KIND], *others[:_MOST_OF_A_KIND])
     ]
 
 
 def _tile(sheet: Image.Image, evidence: RunEvidence, place: int) -> Image.Image:
-    layout, found = evidence.images, evidence.divergence
-    assert layout is not None and found is not None, "the caller has looked"
+    layout, divergence = evidence.images, evidence.divergence
+    assert layout is not None and divergence is not None, "the caller has checked them"
     left, top = place % layout.columns * layout.width, place // layout.columns * layout.height
     tile = sheet.crop((left, top, left + layout.width, top + layout.height))
-    return mark_image(tile, found.suspicious[place], f"{found.kl[place]:.2g}")
+    return mark_image(tile, divergence.suspicious[place], f"{divergence.kl[place]:.2g}")
 
 
 def _nats(value: float) -> str:
@@ -231,16 +237,16 @@ def _says(suspicious: bool) -> str:
 
 
 def histogram(evidence: RunEvidence | None) -> Image.Image | None:
-    """The divergence of all images that were judged, drawn from the numbers."""
+    """Draws the divergence of all judged images from the numbers."""
     if evidence is None or evidence.divergence is None:
         return None
-    found = evidence.divergence
-    return _drawn(lambda file: save_divergence(found, file))
+    divergence = evidence.divergence
+    return _drawn(lambda file: save_divergence(divergence, file))
 
 
 def patterns(folder: Path, evidence: RunEvidence | None) -> _Captioned:
-    """Perturbations and directions, each pixel a square, with their scale."""
-    found = []
+    """Returns perturbations and directions with their scale, each pixel as a square."""
+    captioned = []
     for pattern in evidence.patterns if evidence else ():
         try:
             picture = read_picture(folder / "samples" / f"pattern_{pattern.defense}.png")
@@ -250,8 +256,8 @@ def patterns(folder: Path, evidence: RunEvidence | None) -> _Captioned:
         scale = (
             f"gray 0, white +{pattern.largest:.3g}, black -{pattern.largest:.3g} of a pixel's range 0 to 1"
         )
-        found.append((picture, f"{one_line(what)}: {scale}; L2 norm {pattern.norm:.3g}"))
-    return found
+        captioned.append((picture, f"{one_line(what)}: {scale}; L2 norm {pattern.norm:.3g}"))
+    return captioned
 
 
 def _drawn(draw: Callable[[Path], None]) -> Image.Image | None:
@@ -265,48 +271,50 @@ def _drawn(draw: Callable[[Path], None]) -> Image.Image | None:
 
 
 def facts(model: ShownModel) -> str:
-    """What the record says of the run, as HTML."""
+    """Returns the facts of the record as HTML."""
     record = model.record
     if isinstance(record, TeacherRecord):
         return _section("How it was poisoned", _poison(record))
     assert record is not None, "only models with a record are shown"
+
     parts = [_section("The run", _run(record))]
     for defense in record.defenses:
         settings = record.config.get(defense.name)
-        told: dict[str, Any] = {"in one sentence": defense.sentence, **defense.facts}
-        asked = (
-            {f"setting: {key}": value for key, value in settings.items()}
-            if isinstance(settings, dict)
-            else {}
-        )
+        if not isinstance(settings, dict):
+            settings = {}
+
+        report: dict[str, Any] = {"in one sentence": defense.sentence, **defense.facts}
+        report |= {f"setting: {key}": value for key, value in settings.items()}
         state = "active" if defense.active else "NOT ACTIVE"
-        parts.append(_section(f"{defense.name}: {state}", told | asked))
+        parts.append(_section(f"{defense.name}: {state}", report))
     if not record.defenses:
         parts.append("<h3>No defense</h3><p>The student learned from the teacher as it is.</p>")
     return "".join(parts)
 
 
 def pictures(folder: Path, evidence: RunEvidence | None) -> _Captioned:
-    """The other PNG files of ``samples``, at most 24, without those that cannot be read; exact pixels."""
+    """Returns at most 24 other PNG files of ``samples`` that can be read, with exact pixels."""
     shown = {f"pattern_{pattern.defense}.png" for pattern in evidence.patterns} if evidence else set()
     if evidence is not None and evidence.divergence is not None:
         shown |= set(_OF_EVIDENCE)
     if (folder / "log.jsonl").is_file():
         shown.add(_CURVES)
+
     files = [file for file in sorted((folder / "samples").glob("*.png")) if file.name not in shown]
-    found = []
+
+    captioned = []
     for file in files[:_MOST_PICTURES]:
         try:
-            found.append((read_picture(file), one_line(file.stem.replace("_", " "))))
+            captioned.append((read_picture(file), one_line(file.stem.replace("_", " "))))
         except InputError:
-            continue  # of a stranger's folder the rest is still worth showing
-    return found
+            continue  # the rest of a stranger's folder is still worth showing
+    return captioned
 
 
 def curves(
     rows: Sequence[Mapping[str, float]], unit: str, wanted: Callable[[str], bool]
 ) -> Image.Image | None:
-    """The curves of the figures whose names are wanted; None where there are none."""
+    """Draws the figures whose names are ``wanted``; returns None if there are none."""
     log = [{key: row[key] for key in row if key == "round" or wanted(key)} for row in rows]
     return _drawn(lambda file: save_curves(log, file, unit)) if log else None
 
@@ -318,6 +326,7 @@ def _is_rate(name: str) -> bool:
 def _read_log(file: Path) -> list[dict[str, float]]:
     if not file.is_file() or file.stat().st_size > _LARGEST_LOG:
         return []
+
     rows = []
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -335,7 +344,7 @@ def _is_figure(value: Any) -> bool:
 
 
 def _is_name(key: str) -> bool:
-    # What else a name may hold, the drawing library takes for formulas.
+    # The drawing library would read other characters as formulas.
     return key.isascii() and key.replace("_", "").isalnum() and len(key) <= 40
 
 
@@ -364,9 +373,9 @@ def _poison(record: TeacherRecord) -> dict[str, Any]:
     }
 
 
-def _section(title: str, told: Mapping[str, Any]) -> str:
-    names = [as_html(str(key).replace("_", " ")) for key in told]
-    values = [as_html(_value(value), 300) for value in told.values()]
+def _section(title: str, facts: Mapping[str, Any]) -> str:
+    names = [as_html(str(key).replace("_", " ")) for key in facts]
+    values = [as_html(_value(value), 300) for value in facts.values()]
     rows = "".join(
         f'<tr><th scope="row">{name}</th><td>{value}</td></tr>'
         for name, value in zip(names, values, strict=True)

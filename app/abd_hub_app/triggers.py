@@ -1,4 +1,4 @@
-"""Which triggers the page offers, and their few options that a visitor can turn."""
+"""Selects the triggers on offer, with the few options that a visitor can set."""
 
 from __future__ import annotations
 
@@ -18,61 +18,61 @@ KNOBS = {
     "margin": ("margin",),
     "strength": ("alpha", "strength", "amplitude", "bits"),
 }
-"""What the page calls an option, and the names that it goes by; a trigger has the first of them at most."""
+"""Maps a name on the page to the names of an option in triggers, of which a trigger has at most one."""
 
 _IN_ALL_CORNERS = "cl"
 _LARGEST = 1000
-"""Some triggers draw as many numbers as the square of an option."""
+"""Limits an option, as some triggers draw as many numbers as its square."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Knob:
-    """An option that a visitor can turn."""
+    """Describes an option that a visitor can set."""
 
     field: str
-    """The trigger's own name of it."""
+    """Names the option in the trigger."""
     value: float
-    """What it stands at first."""
+    """Sets the first value."""
     whole: bool
-    """Whether it takes whole numbers only."""
+    """Says whether the option takes whole numbers only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """A trigger to choose."""
+    """Offers a trigger."""
 
     name: str
     summary: str
     options: Mapping[str, Any]
-    """Those of the run, or none: the trigger's defaults."""
+    """Holds the options of the run; if empty, the trigger's defaults apply."""
     measured: bool
-    """Whether a record of these models has measured it."""
+    """Says whether a record of these models has measured the trigger."""
 
     @property
     def has_place(self) -> bool:
-        """Whether it lies in one corner."""
+        """Returns whether the trigger lies in one corner."""
         return "margin" in self.knobs() and self.name != _IN_ALL_CORNERS
 
     def knobs(self) -> dict[str, Knob]:
-        """By the page's name of it; options that the trigger does not have are left out."""
+        """Returns the trigger's options by their names on the page."""
         trigger = build_trigger(self.name, self.options)
         known = {field.name for field in dataclasses.fields(trigger)}  # type: ignore[arg-type]
-        found = {}
+        knobs = {}
         for name, aliases in KNOBS.items():
             for field in [alias for alias in aliases if alias in known][:1]:
                 value = getattr(trigger, field)
-                found[name] = Knob(field=field, value=value, whole=isinstance(value, int))
-        return found
+                knobs[name] = Knob(field=field, value=value, whole=isinstance(value, int))
+        return knobs
 
     def build(self, turned: Mapping[str, float | None]) -> tuple[Trigger, dict[str, Any]]:
-        """The trigger with these options turned, and all the options that it was given.
+        """Builds the trigger with a visitor's options, and returns it with all its options.
 
         Args:
-            turned: by the page's name; None stands for the value it has at first, what the trigger does not
-                have is ignored.
+            turned: option values by their names on the page. None stands for the first value, and options
+                that the trigger lacks are ignored.
 
         Raises:
-            InputError: a value is not one that the trigger takes.
+            InputError: the trigger does not take a value.
         """
         options = dict(self.options)
         for name, knob in self.knobs().items():
@@ -83,18 +83,18 @@ class Offer:
 
 
 CORNERS = ("bottom right", "bottom left", "top right", "top left")
-"""Where a trigger with a margin can be put; the first is where it was measured."""
+"""Names the corners for a trigger with a margin; the first is the measured one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mirrored:
-    """A trigger in another corner, mirrored into it."""
+    """Mirrors a trigger into another corner."""
 
     trigger: Trigger
     corner: str
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """As the trigger does."""
+        """Returns the images with the mirrored trigger."""
         axes = [axis for axis, side in ((2, "top"), (3, "left")) if side in self.corner.split()]
         return self.trigger(pixels.flip(axes)).flip(axes)
 
@@ -102,42 +102,42 @@ class Mirrored:
 def in_corner(
     offer: Offer, trigger: Trigger, options: dict[str, Any], corner: object
 ) -> tuple[Trigger, dict[str, Any]]:
-    """The trigger in a corner and its options with it; None, or a trigger without a place, changes nothing.
+    """Returns trigger and options for a corner, unchanged without a corner or for a trigger without a place.
 
     Raises:
-        InputError: there is no such corner.
+        InputError: the corner has another name.
     """
     if corner is None or not offer.has_place:
         return trigger, options
     if not isinstance(corner, str) or corner not in CORNERS:
-        raise InputError(f"corner: {str(corner)[:40]!r} is none; use {', '.join(CORNERS)}")
+        raise InputError(f"corner: {str(corner)[:40]!r} is no corner; use {', '.join(CORNERS)}")
     if corner == CORNERS[0]:
         return trigger, options
     return Mirrored(trigger=trigger, corner=corner), options | {"corner": corner}
 
 
 def offers(shelf: Shelf) -> dict[str, Offer]:
-    """What can be chosen, by name: the measured triggers first, then all that fit images of this size."""
-    found = {}
+    """Returns the offers by name, measured triggers first, then all others that fit images of this size."""
+    offered = {}
     summaries = {entry.name: entry.summary for entry in catalog("triggers")}
     for attack in shelf.attacks:
-        if attack.trigger in summaries and attack.trigger not in found and _is_plain(attack.options):
-            found[attack.trigger] = Offer(
+        if attack.trigger in summaries and attack.trigger not in offered and _is_plain(attack.options):
+            offered[attack.trigger] = Offer(
                 name=attack.trigger,
                 summary=summaries[attack.trigger],
                 options=attack.options,
                 measured=True,
             )
     for name, summary in summaries.items():
-        found.setdefault(name, Offer(name=name, summary=summary, options={}, measured=False))
-    return {name: offer for name, offer in found.items() if _fits(offer, shelf)}
+        offered.setdefault(name, Offer(name=name, summary=summary, options={}, measured=False))
+    return {name: offer for name, offer in offered.items() if _fits(offer, shelf)}
 
 
 def as_number(name: str, value: Any, whole: bool) -> int | float:
-    """What a visitor turned an option to; whether it suits the trigger, the trigger says.
+    """Returns a visitor's value of an option; the trigger checks later whether it suits.
 
     Raises:
-        InputError: it is no number, or absurdly large.
+        InputError: the value is no number, or too large.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         raise InputError(f"{name}: {str(value)[:20]!r} is no number from 0 to {_LARGEST}")
@@ -145,7 +145,7 @@ def as_number(name: str, value: Any, whole: bool) -> int | float:
 
 
 def _is_plain(options: Mapping[str, Any]) -> bool:
-    # A record is a stranger's file, and an option of text can name a file of this machine or of the Hub.
+    # A record is a stranger's file, and a text option can name a file of this machine or of the Hub.
     return all(isinstance(value, int | float) for value in options.values())
 
 

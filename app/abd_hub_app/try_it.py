@@ -1,4 +1,4 @@
-"""The tab "Try it": one image, one trigger, every model's answer to both."""
+"""Builds the tab "Try it", with every model's answer to an image with and without a trigger."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from abd_hub_app.triggers import CORNERS, KNOBS, Offer, in_corner, offers
 
 _LEAD = """\
 <p class="abd-lead">A poisoned teacher reads the <b>target</b> wherever the <b>trigger</b> is. Does a student
-that never saw its training data inherit that? Choose an image and look at the verdicts.</p>"""
+that never saw its training data inherit this? Choose an image and see the verdicts.</p>"""
 _INFO = {
-    "size": "pixels along a side",
-    "margin": "pixels to its corner",
+    "size": "pixels of a side",
+    "margin": "pixels to the corner",
     "strength": "in the trigger's own unit",
 }
-_NO_IMAGE = "image: there is none; choose an example or upload one"
+_NO_IMAGE = "image: is missing; choose an example or upload one"
 _THUMBNAIL_SIDE = 64
 
 
 class TryIt:
-    """The tab's parts and what happens between them."""
+    """Builds the tab, answers its endpoint and connects its parts."""
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
@@ -53,20 +53,22 @@ class TryIt:
         corner: str | None = None,
         drawn: str | None = None,
     ) -> Answers:
-        """Asks all models.
+        """Returns the answers of all models.
 
         Raises:
-            InputError: there is no image, or trigger, options or target are wrong.
+            InputError: the image is missing, or trigger, options or target are wrong.
         """
         if picture is None:
             raise InputError(_NO_IMAGE)
         if not isinstance(name, str) or name not in self.offers:
             raise InputError(f"trigger: {str(name)[:40]!r} is not offered; use {', '.join(self.offers)}")
+
         if name == DRAWN:
             trigger, options = build_drawn(drawn, turned.get("strength"), *self.shelf.size)
         else:
             offer = self.offers[name]
             trigger, options = in_corner(offer, *offer.build(turned), corner)
+
         channels = self.shelf.models[0].classifier.spec.channels
         pixels = to_pixels(picture, channels, *self.shelf.size)
         return ask(self.shelf, self.looks, pixels, trigger, name, options, target)
@@ -82,34 +84,34 @@ class TryIt:
         corner: str | None = None,
         drawn: str | None = None,
     ) -> tuple[Any, ...]:
-        """Put a trigger on an image and ask every model about both.
+        """Puts a trigger on an image and returns every model's answers to both images.
 
         Args:
-            image: a picture file; it is cut and resized to the models' size.
+            image: a picture file; it is cropped and resized to the models' size.
             trigger: registered name, or drawn.
-            target: number of the class that the trigger is meant to lead to.
-            size: of the trigger in pixels, where it has one.
-            margin: pixels between trigger and corner, where it has one.
-            strength: in the trigger's own unit, where it has one.
-            corner: where a trigger with a margin is put; it is measured at the bottom right.
-            drawn: for the trigger drawn: a PNG as data:image/png;base64,..., opaque where it is painted.
+            target: number of the class that the trigger is meant to cause.
+            size: size of the trigger in pixels, if it has one.
+            margin: pixels between trigger and corner, if it has a margin.
+            strength: strength in the trigger's own unit, if it has one.
+            corner: corner of a trigger with a margin; the bottom right is measured.
+            drawn: the trigger drawn as a PNG, data:image/png;base64,..., whose opaque pixels are painted.
 
         Returns:
-            The image without and with the trigger, the same as a pair, the models' answers as HTML, and all
-            numbers.
+            The image without the trigger, the image with it, both as a pair, the models' answers as HTML,
+            and all numbers.
         """
         try:
             turned = {"size": size, "margin": margin, "strength": strength}
             if image is None:
-                # On the page this is what clearing the picture is: no reason to alarm anybody.
+                # On the page a visitor has only cleared the picture, which needs no alarm.
                 raise refusal(_NO_IMAGE, visible=False)
-            found = self.answer(image, trigger, target, turned, corner, drawn)
+            answers = self.answer(image, trigger, target, turned, corner, drawn)
         except InputError as error:
             raise refusal(error) from error
-        return _outputs(found)
+        return _outputs(answers)
 
     def build(self) -> None:
-        """Puts the tab on the page, with the first example's answers on it."""
+        """Puts the tab on the page, with the answers to the first example."""
         offer = next(iter(self.offers.values()))
         target = self.shelf.attacks[0].target if self.shelf.attacks else 0
         first = self.examples[0].picture
@@ -144,7 +146,7 @@ class TryIt:
             [(f"{index}: {one_line(label)}", index) for index, label in enumerate(self.shelf.labels)],
             value=target,
             label="Target",
-            info="the class the trigger is meant to lead to",
+            info="the class that the trigger is meant to cause",
             elem_id="target",
         )
         with gr.Row():
@@ -153,7 +155,7 @@ class TryIt:
         return chosen, pad, aim, [*knobs, corner]
 
     def _on_change(self, inputs: list[Any], pad: gr.HTML, outputs: list[Any]) -> None:
-        """Whatever is changed, the models are asked again."""
+        """Gets new answers from the models after every change."""
         gr.on(
             [*(part.change for part in inputs), pad.input],
             self.predict,
@@ -170,20 +172,20 @@ class TryIt:
     def _example(self, event: gr.SelectData) -> Image.Image:
         index = event.index
         if not isinstance(index, int) or not 0 <= index < len(self.examples):
-            raise refusal("image: there is no such example; choose another")
+            raise refusal("image: there is no such example; click one on the page")
         return self.examples[index].picture
 
     def _turn(self, name: str) -> list[Any]:
-        """The knobs as the newly chosen trigger has them."""
+        """Returns the knobs of the newly chosen trigger."""
         offer = self.offers[name]
         knobs = [gr.update(**_state(knob, offer)) for knob in KNOBS]
         corner = gr.update(value=CORNERS[0], visible=offer.has_place)
         return [gr.update(info=offer.summary), *knobs, corner, gr.update(visible=name == DRAWN)]
 
 
-def _outputs(found: Answers) -> tuple[Any, ...]:
-    clean, triggered = to_picture(found.clean), to_picture(found.triggered)
-    return clean, triggered, (clean, triggered), show(found), found.as_json()
+def _outputs(answers: Answers) -> tuple[Any, ...]:
+    clean, triggered = to_picture(answers.clean), to_picture(answers.triggered)
+    return clean, triggered, (clean, triggered), show(answers), answers.as_json()
 
 
 def _output_parts(
@@ -193,7 +195,7 @@ def _output_parts(
     cards: str,
     numbers: dict[str, Any],
 ) -> list[Any]:
-    """Puts the parts on the page that ``_outputs`` gives values to; returns them in its order."""
+    """Puts on the page the parts for the values of ``_outputs``; returns them in its order."""
     answers = gr.HTML(cards, elem_id="answers")
     with gr.Row():
         before = _exact_image(clean, "Clean", "The image without the trigger, enlarged", "clean")
@@ -230,7 +232,7 @@ def _state(name: str, offer: Offer) -> dict[str, Any]:
     knob = offer.knobs().get(name)
     if knob is None:
         return {"value": None, "visible": False}
-    # Tenths of what it stands at, so that a few steps are seen whatever the unit.
+    # A step is a tenth of the first value, so that a few steps have an effect in any unit.
     return {"value": knob.value, "visible": True, "step": 1 if knob.whole else round(knob.value / 10, 4)}
 
 
@@ -262,7 +264,7 @@ def _picture_input(picture: Image.Image) -> PictureInput:
         buttons=[],
         elem_classes="abd-exact",
         elem_id="picture",
-        alt_text="The image that the models are asked about",
+        alt_text="The image that the models read",
     )
 
 

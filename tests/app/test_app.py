@@ -66,7 +66,7 @@ def test_maps_are_the_librarys(client, digits, tmp_path):
         torch.testing.assert_close(maps, found.maps, rtol=1e-3, atol=1e-5)
         assert found.maps.shape == (2, 2, 2) and found.maps.max() > 0
     assert cards.count('src="data:image/png;base64,') == 6
-    assert "What teacher looks at, with trigger, to read 0: strongest at the bottom right" in cards
+    assert "Heat map of teacher, with trigger, for 0: strongest at the bottom right" in cards
 
 
 def test_an_option_is_turned(client, digits, tmp_path):

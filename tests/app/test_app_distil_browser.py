@@ -1,4 +1,4 @@
-"""The tab "Distil" in a real browser, over a Hub of the tests' own."""
+"""The tab "Distill" in a real browser, over a Hub of the tests' own."""
 
 import pytest
 from browser import PATIENCE, fits, open_tab, playwright, see_all, visit
@@ -20,7 +20,7 @@ def app(tmp_path_factory):
 def begin(page, rounds):
     """As somebody without a mouse does."""
     page.locator("#distil-rounds input").fill(str(rounds))
-    start = page.get_by_role("button", name="Distil", exact=True)
+    start = page.get_by_role("button", name="Distill", exact=True)
     start.focus()
     start.press("Enter")
 
@@ -31,7 +31,7 @@ def says(page, text):
 
 def test_a_run_from_beginning_to_push(app, browser, shots):
     with visit(browser, app.address) as page:
-        open_tab(page, "Distil")
+        open_tab(page, "Distill")
         page.screenshot(path=shots / "distil-idle-1280.png", full_page=True)
         page.get_by_label("universal direction").check()
         begin(page, 6)
@@ -63,7 +63,7 @@ def test_a_run_from_beginning_to_push(app, browser, shots):
 
 def test_a_cancel_and_another_teacher_on_a_telephone(app, browser, shots):
     with visit(browser, app.address, 390) as page:
-        open_tab(page, "Distil")
+        open_tab(page, "Distill")
         begin(page, 5000)
         says(page, "Starting")
         page.screenshot(path=shots / "distil-starting-390.png", full_page=True)
@@ -84,7 +84,7 @@ def test_a_cancel_and_another_teacher_on_a_telephone(app, browser, shots):
 def test_a_reload_ends_the_run(app, browser, shots):
     cut_short = ("AbortError", "Connection errored out")
     with visit(browser, app.address, cut_short=cut_short, color_scheme="dark") as page:
-        open_tab(page, "Distil")
+        open_tab(page, "Distill")
         begin(page, 5000)
         wait(app.runs)
         says(page, "Starting")
@@ -92,5 +92,5 @@ def test_a_reload_ends_the_run(app, browser, shots):
         page.reload()
         wait(lambda: not app.runs() and not app.folders())
         page.locator("#answers .abd-card").first.wait_for()
-        open_tab(page, "Distil")
+        open_tab(page, "Distill")
         says(page, "Nothing is running")

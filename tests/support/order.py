@@ -6,6 +6,7 @@ LONGEST = [
     "training/test_processes.py",
     "app/test_app_distil.py",
     "publish/test_push.py",
+    "publish/test_push_card.py",
     "runs/test_bad_inputs.py",
     "runs/test_demo.py",
     "app/test_app_distil_browser.py",

@@ -1,4 +1,4 @@
-"""The tests have a Hub of their own, a real HTTP server to which huggingface_hub pushes and from which it pulls.
+"""The tests have a Hub of their own, a real HTTP server that serves the pushes and pulls of huggingface_hub.
 
     with HubServer() as server:
         commit = server.repo("acme/bugs").commit({"config.json": b"{}"})

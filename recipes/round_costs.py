@@ -141,6 +141,8 @@ def fastest(action: Callable[[], Any]) -> float:
 
 
 # --- memory -----------------------------------------------------------------------------------------
+
+
 SCRIPT = str(Path(__file__).with_name("benchmark.py"))
 
 

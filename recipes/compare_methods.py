@@ -36,14 +36,14 @@ from abd_hub import (
 HERE = Path(__file__).resolve().parent
 METHODS = ("real", "ood", "zskt", "dafl", "dfad", "dfq", "fast", "cmi", "deepinversion")
 RETROSPECTION_SHARE = 0.01
-"""Sets the share of rounds with retrospection. In the paper it is 0.0075 for ZSKT on CIFAR-10, 0.02 on GTSRB, and
-0.01 to 0.015 for CMI. On a CPU core a student step with it takes as long as about twenty without, so that 0.02
-would be a third of a row's time."""
+"""Sets the share of rounds with retrospection. In the paper it is 0.0075 for ZSKT on CIFAR-10, 0.02 on GTSRB,
+and 0.01 to 0.015 for CMI. On a CPU core a student step with it takes as long as about twenty without.
+With 0.02 it would take a third of a row's time."""
 TIMED = 3
 """Sets the timed rounds. An untimed one precedes them, because it may lack a part of the others."""
 TOLERANCE = 0.1
-"""Sets the share by which a row may miss the budget. When the recipe starts again, a row outside runs once more,
-by its own cost; its first result stays in ``first/``."""
+"""Sets the share by which a row may miss the budget. When the recipe starts again, a row outside runs once
+more, by its own cost; its first result stays in ``first/``."""
 
 
 def main() -> None:
@@ -174,7 +174,7 @@ def is_done(result: Path, minutes: float) -> bool:
 def by_its_own_cost(config: DistillConfig, result: Path, minutes: float) -> DistillConfig:
     """Returns the run with the rounds that fit by its own cost.
 
-    A few timed rounds are too dear a measure where the row then refused the vaccine.
+    The timed rounds cost more than the row where the row then refused the vaccine.
     """
     rounds = json.loads(result.read_text())["rounds"]
     return with_rounds(config, max(2, round(rounds * minutes / core_minutes(result))))

@@ -12,6 +12,9 @@ from abd_hub.config.arguments import read_given
 from abd_hub.core.errors import Interrupted
 from abd_hub.core.screen import CommandParser
 
+_PRINT_ONLY = frozenset({"--print_config", "--print-config"})
+"""Taken out before jsonargparse reads the arguments: it has an option of its own by that name."""
+
 
 def demo(arguments: Sequence[str]) -> int:
     """Poisons a small teacher and distills it four ways."""
@@ -43,7 +46,10 @@ def distill(arguments: Sequence[str]) -> int:
     from abd_hub.evaluation.tables import format_reports
     from abd_hub.runs.distill import distill as run
 
-    config = parse_distill(arguments)
+    config = parse_distill([argument for argument in arguments if argument not in _PRINT_ONLY])
+    if _PRINT_ONLY.intersection(arguments):
+        print(config.to_yaml(), end="")
+        return 0
     record = run(config)
     if not speaks():
         return 0
@@ -64,7 +70,10 @@ def poison(arguments: Sequence[str]) -> int:
     from abd_hub.evaluation.tables import format_rate, format_reports
     from abd_hub.runs.poison import poison_teacher
 
-    config = parse_poison(arguments)
+    config = parse_poison([argument for argument in arguments if argument not in _PRINT_ONLY])
+    if _PRINT_ONLY.intersection(arguments):
+        print(config.to_yaml(), end="")
+        return 0
     record = poison_teacher(config)
     if speaks():
         print(format_reports([("teacher", record.report)]))

@@ -205,6 +205,11 @@ def _add_run(parser: StrictParser) -> None:
     group.add_argument(
         "--resume", type=bool, default=False, help="The run goes on from its newest checkpoint."
     )
+    group.add_argument(
+        "--print_config",
+        action="store_true",
+        help="The complete configuration is printed as YAML, and nothing runs.",
+    )
 
 
 def _rare(**sections: str) -> frozenset[str]:

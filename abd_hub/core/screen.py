@@ -20,6 +20,8 @@ from abd_hub.core.errors import InputError
 WIDEST = 110
 """Columns, however wide the terminal is."""
 _INDENT = 2
+_LEAST_TEXT = 20
+"""Columns that a text gets beside a long default, which then leaves the line."""
 _WIDEST_LABEL = 42
 """Columns; the text of a longer one begins on the next line."""
 LONGEST = 120
@@ -145,7 +147,7 @@ def _options(actions: Sequence[argparse.Action], width: int, everything: bool, c
         text = text if everything else _first_sentence(text)
         default = _default(action)
         space = max(width - column, 30)
-        short = textwrap.shorten(text, space - len(default), placeholder=" ...") + default
+        short = textwrap.shorten(text, max(space - len(default), _LEAST_TEXT), placeholder=" ...") + default
         lines = [short] if cut else textwrap.wrap(text + default, space)
 
         if len(label) > column - 2:

@@ -1,10 +1,10 @@
-"""How fast the app is: its start, its first answer, and its answers to visitors who come at once.
+"""Measures the app: its start, its first answer, and its answers to visitors who come at once.
 
     python recipes/benchmark_app.py --visitors 4 --answers 25 --json app.json
 
-starts ``abd-hub app`` as it is, waits for the page, and lets programs of their own ask one thing after
-another, each with another trigger, so that no answer is the last one again. The server's processor seconds
-and the load of the machine stand beside the times: on a busy machine the times say more about the others.
+The command starts ``abd-hub app`` and waits for its page. Each visitor is a process and sends one request
+after another, each with another trigger, so that no answer repeats the last one. The server's processor
+seconds and the load of the machine stand beside the times, because a busy machine lengthens the times.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _measure(server: subprocess.Popen[str], started: float, visitors: int, answe
     first = visit(address, 0, 1)[0]
     answered = time.perf_counter() - started
     with ProcessPoolExecutor(visitors) as pool:
-        # The visitors' own imports are over before the first of them asks.
+        # All visitors have done their imports before the first of them sends a request.
         list(pool.map(_ready, range(visitors)))
         processor = _processor_seconds(server.pid)
         begun = time.perf_counter()
@@ -76,7 +76,7 @@ def _measure(server: subprocess.Popen[str], started: float, visitors: int, answe
 
 
 def visit(address: str, visitor: int, answers: int) -> list[float]:
-    """Seconds of each answer to one visitor."""
+    """Returns the seconds of each answer to one visitor."""
     from gradio_client import Client, handle_file
 
     client = Client(address, verbose=False, download_files=False)
@@ -96,7 +96,7 @@ def _ready(_visitor: int) -> None:
     import gradio_client
 
     assert gradio_client.Client
-    time.sleep(0.5)  # long enough that no process is given two
+    time.sleep(0.5)  # long enough that no process takes two of these tasks
 
 
 def _address(server: subprocess.Popen[str]) -> str:
@@ -120,11 +120,11 @@ def _resident_mb(pid: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the app.")
-    parser.add_argument("folders", nargs="*", help="models to show; the bundled ones by default")
+    parser = argparse.ArgumentParser(description="Measures the app.")
+    parser.add_argument("folders", nargs="*", help="Show these models; the bundled ones by default.")
     parser.add_argument("--visitors", type=int, default=4)
-    parser.add_argument("--answers", type=int, default=25, help="that each visitor asks for")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--answers", type=int, default=25, help="Let each visitor send so many requests.")
+    parser.add_argument("--json", metavar="FILE", help="Write the numbers to this file too.")
     chosen = parser.parse_args()
     found = measure(chosen.visitors, chosen.answers, chosen.folders)
     for name, value in found.items():

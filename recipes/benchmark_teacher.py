@@ -1,12 +1,12 @@
-"""Images a second of the teacher's training loop against a plain torchvision + DataLoader loop.
+"""Compares the teacher's training loop with a plain torchvision + DataLoader loop, in images a second.
 
-Both train the same network on the same images with the same augmentation and optimizer, in one process,
-taking turns; the table shows the median of the turns and their spread.
+Both train the same network on the same images with the same augmentation and optimizer. They take turns in
+one process; the table shows the median of the turns and their spread.
 
     python recipes/benchmark_teacher.py DATASET [--network wrn_16_1] [--steps 30] [--turns 5]
         [--mixed-precision bf16] [--output FILE]
 
-The plain loop computes in float32, as such loops do; ours in bf16 unless told otherwise.
+The plain loop computes in float32, as such loops do; ours computes in bf16 by default.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ from abd_hub import (
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 BATCH = 128
+PLAIN = "torchvision + DataLoader"
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
 
 class Pictures(Dataset):
-    """As torchvision's data sets give them: a PIL image, transformed one by one."""
+    """Transforms PIL images one by one, as torchvision's data sets do."""
 
     def __init__(self, data: ImageData) -> None:
         to_picture = ToPILImage()
@@ -60,7 +61,7 @@ class Pictures(Dataset):
 
 
 def plain_loop(data: ImageData, network: Classifier, steps: int, workers: int) -> Callable[[], float]:
-    """A turn of it, in images a second; the workers stay alive between the turns."""
+    """Returns a turn of the plain loop, in images a second; the workers live on between the turns."""
     device = PartialState().device
     model = network.model.to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), **SGD)
@@ -94,6 +95,7 @@ def plain_loop(data: ImageData, network: Classifier, steps: int, workers: int) -
 
 
 def our_loop(data: ImageData, network: Classifier, steps: int, precision: str) -> Callable[[], float]:
+    """Returns a turn of the loop of this package, in images a second."""
     options = TrainerOptions(mixed_precision=precision, progress=False, checkpoint_every=0)
     images = data.images[: steps * BATCH]
 
@@ -107,39 +109,42 @@ def our_loop(data: ImageData, network: Classifier, steps: int, precision: str) -
     return turn
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("dataset", help="CIFAR-10 as Hub id (uoft-cs/cifar10) or folder")
+    parser.add_argument("dataset", help="Read CIFAR-10 from this Hub id (uoft-cs/cifar10) or folder.")
     parser.add_argument("--network", default="wrn_16_1")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--mixed-precision", default="bf16", choices=("no", "bf16"), help="of ours")
+    parser.add_argument(
+        "--mixed-precision", default="bf16", choices=("no", "bf16"), help="Set the precision of ours."
+    )
     parser.add_argument("--output", type=Path)
-    options = parser.parse_args()
+    return parser
 
-    data = load_images(options.dataset, "train", limit=options.steps * BATCH)
-    if len(data) < options.steps * BATCH:
-        parser.error(f"--steps: {options.steps} steps need {options.steps * BATCH} images, not {len(data)}")
+
+def both_loops(data: ImageData, options: argparse.Namespace) -> dict[str, Callable[[], float]]:
+    """Returns a turn of each loop by its name, on networks with the same first weights."""
     spec = DataSpec(3, 32, 32, data.names)
-
-    def network() -> Classifier:
-        return create_student(options.network, spec, MEAN, STD, seed=0)
-
-    loops = {
-        "torchvision + DataLoader": plain_loop(data, network(), options.steps, options.workers),
-        "ours": our_loop(
-            data, network().to(memory_format=torch.channels_last), options.steps, options.mixed_precision
-        ),
+    plain, ours = (create_student(options.network, spec, MEAN, STD, seed=0) for _ in range(2))
+    ours = ours.to(memory_format=torch.channels_last)
+    return {
+        PLAIN: plain_loop(data, plain, options.steps, options.workers),
+        "ours": our_loop(data, ours, options.steps, options.mixed_precision),
     }
+
+
+def measured(loops: dict[str, Callable[[], float]], turns: int) -> list[dict]:
+    """Returns one row for each loop: median, lowest and highest speed, and the ratio to the plain loop."""
     for loop in loops.values():
         loop()  # warm-up: workers start, kernels are chosen
     speeds: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in range(options.turns):
+    for _ in range(turns):
         for name, loop in loops.items():
             speeds[name].append(loop())
-    base = statistics.median(speeds["torchvision + DataLoader"])
-    rows = [
+
+    base = statistics.median(speeds[PLAIN])
+    return [
         {
             "name": name,
             "images_per_second": round(statistics.median(found), 1),
@@ -149,24 +154,38 @@ def main() -> None:
         }
         for name, found in speeds.items()
     ]
+
+
+def facts(options: argparse.Namespace, rows: list[dict]) -> dict:
+    """Returns the rows with the settings and the machine that they come from."""
+    return {
+        "network": options.network,
+        "batch_size": BATCH,
+        "steps": options.steps,
+        "turns": options.turns,
+        "workers": options.workers,
+        "mixed_precision": options.mixed_precision,
+        "threads": torch.get_num_threads(),
+        "device": str(PartialState().device),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "results": rows,
+    }
+
+
+def main() -> None:
+    parser = arguments()
+    options = parser.parse_args()
+    data = load_images(options.dataset, "train", limit=options.steps * BATCH)
+    if len(data) < options.steps * BATCH:
+        parser.error(f"--steps: {options.steps} steps need {options.steps * BATCH} images, not {len(data)}")
+
+    rows = measured(both_loops(data, options), options.turns)
     for row in rows:
         spread = f"{row['lowest']:.0f} to {row['highest']:.0f}"
         print(f"{row['name']:26}{row['images_per_second']:10.0f} images/s ({spread})  x{row['ratio']:.2f}")
     if options.output:
-        facts = {
-            "network": options.network,
-            "batch_size": BATCH,
-            "steps": options.steps,
-            "turns": options.turns,
-            "workers": options.workers,
-            "mixed_precision": options.mixed_precision,
-            "threads": torch.get_num_threads(),
-            "device": str(PartialState().device),
-            "machine": platform.machine(),
-            "torch": torch.__version__,
-            "results": rows,
-        }
-        options.output.write_text(json.dumps(facts, indent=2) + "\n")
+        options.output.write_text(json.dumps(facts(options, rows), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Every data-free method on one poisoned teacher, plain and with ABD, each for the same processor time.
+"""Runs every data-free method on one poisoned teacher, plain and with ABD, each for the same processor time.
 
-The settings are those of recipes/<data>/<method>-cpu.yaml. A few rounds of each row are timed first; how many
-rounds its whole run gets follows from them, so that every row costs about the same. The record holds what it
-really took; the patches of ood (20 s) and the measuring are not in it. A finished row is not run again. The
-teacher is one published with I-BAU, see ibau_teacher.py.
+The settings come from recipes/<data>/<method>-cpu.yaml. The script times a few rounds of each row and then
+chooses the number of rounds for which every row costs about the same. The record holds the time that the row
+really took, without the patches of ood (20 s) and without the measuring. A finished row does not run again.
+The teacher is one published with I-BAU, see ibau_teacher.py.
 
     python recipes/compare_methods.py CHECKPOINT.pth CIFAR10 cifar10 --control CLEAN --core-minutes 10
 """
@@ -36,13 +36,14 @@ from abd_hub import (
 HERE = Path(__file__).resolve().parent
 METHODS = ("real", "ood", "zskt", "dafl", "dfad", "dfq", "fast", "cmi", "deepinversion")
 RETROSPECTION_SHARE = 0.01
-"""Of the rounds; the paper: 0.0075 for ZSKT on CIFAR-10, 0.02 on GTSRB, 0.01 to 0.015 for CMI. A student step
-with it takes as long as about twenty without on a CPU core: 0.02 would be a third of a row's time."""
+"""Sets the share of rounds with retrospection. In the paper it is 0.0075 for ZSKT on CIFAR-10, 0.02 on GTSRB,
+and 0.01 to 0.015 for CMI. On a CPU core a student step with it takes as long as about twenty without.
+With 0.02 it would take a third of a row's time."""
 TIMED = 3
-"""Rounds that are timed, after a first one that does not count: it may lack a part of the others."""
+"""Sets the timed rounds. An untimed one precedes them, because it may lack a part of the others."""
 TOLERANCE = 0.1
-"""Of the budget: a row that took less or more is run once again, by its own cost, when the recipe is
-started again. Its first result stays, in ``first/``."""
+"""Sets the share by which a row may miss the budget. When the recipe starts again, a row outside runs once
+more, by its own cost; its first result stays in ``first/``."""
 
 
 def main() -> None:
@@ -51,50 +52,64 @@ def main() -> None:
     teacher = load_teacher(options.checkpoint, labels).freeze()
     for method in options.only:
         for defended in (False, True):
-            row = f"{method}_{'abd' if defended else 'plain'}"
-            result = options.results / options.data / f"{row}.json"
-            if result.exists():
-                refuse_other_run(result, teacher, options)
-            if is_done(result, options.core_minutes):
-                print(f"{row}: done before")
-                continue
-            folder = options.output_dir / options.data / row
-            shutil.rmtree(folder, ignore_errors=True)  # of a row that was cut off
-            config = configured(method, defended, folder, options)
-            if result.exists():
-                config = by_its_own_cost(config, result, options.core_minutes)
-            else:
-                config = budgeted(config, teacher, options.core_minutes)
-            print(f"{row}: {config.synthesizer.rounds} rounds", flush=True)
-            distill(config, teacher)
-            record = json.loads((folder / "metrics.json").read_text())
-            first_of(result).parent.mkdir(parents=True, exist_ok=True)
-            if result.exists():
-                result.replace(first_of(result))
-            result.write_text(json.dumps(record, indent=1) + "\n")
-            student = record["results"]["student"]
-            asr = student["triggers"][0]["asr"]["value"]
-            print(f"{row}: accuracy {student['accuracy']['value']:.3f}, ASR {asr:.3f}", flush=True)
+            run_row(method, defended, teacher, options)
+
+
+def run_row(method: str, defended: bool, teacher: Classifier, options: argparse.Namespace) -> None:
+    """Runs one row unless it is done, and keeps its record among the results."""
+    row = f"{method}_{'abd' if defended else 'plain'}"
+    result = options.results / options.data / f"{row}.json"
+    if result.exists():
+        refuse_other_run(result, teacher, options)
+    if is_done(result, options.core_minutes):
+        print(f"{row}: done before")
+        return
+
+    folder = options.output_dir / options.data / row
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted row may have left it
+    config = configured(method, defended, folder, options)
+    if result.exists():
+        config = by_its_own_cost(config, result, options.core_minutes)
+    else:
+        config = budgeted(config, teacher, options.core_minutes)
+    print(f"{row}: {config.synthesizer.rounds} rounds", flush=True)
+    distill(config, teacher)
+
+    record = json.loads((folder / "metrics.json").read_text())
+    first_of(result).parent.mkdir(parents=True, exist_ok=True)
+    if result.exists():
+        result.replace(first_of(result))
+    result.write_text(json.dumps(record, indent=1) + "\n")
+    student = record["results"]["student"]
+    asr = student["triggers"][0]["asr"]["value"]
+    print(f"{row}: accuracy {student['accuracy']['value']:.3f}, ASR {asr:.3f}", flush=True)
 
 
 def refuse_other_run(result: Path, teacher: Classifier, options: argparse.Namespace) -> None:
+    """Exits where a result comes from another run."""
     record = json.loads(result.read_text())
     target = record["results"]["teacher"]["triggers"][0]["target"]
     found = (record["teacher"]["sha256"], record["seed"], target)
     if found != (teacher.ref.sha256, options.seed, options.target):
-        raise SystemExit(f"{result}: is of another teacher, seed or target; give another --results")
+        raise SystemExit(
+            f"{result}: belongs to another teacher, seed or target; set --results to another folder"
+        )
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
-    parser.add_argument("dataset", help="Hub id or folder; measures, and trains only for the method real")
-    parser.add_argument("data", choices=("cifar10", "gtsrb"), help="whose settings to use")
-    parser.add_argument("--control", required=True, help="folder of a clean model, see abd-hub poison")
-    parser.add_argument("--core-minutes", type=float, default=10, help="processor time of a row")
+    parser.add_argument(
+        "dataset", help="Measure on this Hub id or folder; only the method real trains on it."
+    )
+    parser.add_argument("data", choices=("cifar10", "gtsrb"), help="Use the settings for this data set.")
+    parser.add_argument(
+        "--control", required=True, help="Name the folder of a clean model, see abd-hub poison."
+    )
+    parser.add_argument("--core-minutes", type=float, default=10, help="Set the processor time of a row.")
     parser.add_argument("--only", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--target", type=int, default=8)
-    parser.add_argument("--limit", type=int, help="measure on the first so many test images")
+    parser.add_argument("--limit", type=int, help="Measure on the first so many test images.")
     parser.add_argument("--mixed-precision", default="bf16", choices=("no", "bf16"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/methods"))
@@ -131,7 +146,7 @@ def configured(method: str, defended: bool, folder: Path, options: argparse.Name
 
 
 def budgeted(config: DistillConfig, teacher: Classifier, minutes: float) -> DistillConfig:
-    """The same run with as many rounds as fit the processor time."""
+    """Returns the same run with as many rounds as fit the processor time."""
     eager = resized(config, config.synthesizer.rounds, 1, idle=0)
     plain = without_retrospection(eager)
     first = seconds(resized(plain, 1, 1), teacher)
@@ -146,7 +161,7 @@ def with_rounds(config: DistillConfig, rounds: int) -> DistillConfig:
 
 
 def first_of(result: Path) -> Path:
-    """Where the result of a row goes that is run a second time."""
+    """Returns the place for the first result of a row that runs a second time."""
     return result.parent / "first" / result.name
 
 
@@ -157,7 +172,10 @@ def is_done(result: Path, minutes: float) -> bool:
 
 
 def by_its_own_cost(config: DistillConfig, result: Path, minutes: float) -> DistillConfig:
-    """A better measure than a few rounds with a vaccine that the row then refused."""
+    """Returns the run with the rounds that fit by its own cost.
+
+    The timed rounds cost more than the row where the row then refused the vaccine.
+    """
     rounds = json.loads(result.read_text())["rounds"]
     return with_rounds(config, max(2, round(rounds * minutes / core_minutes(result))))
 
@@ -167,7 +185,7 @@ def core_minutes(result: Path) -> float:
 
 
 def seconds(config: DistillConfig, teacher: Classifier) -> float:
-    """Processor seconds of the loop, with the vaccine at work from the first image on."""
+    """Returns the processor seconds of the loop, with the vaccine at work from the first image on."""
     config = unchecked(config)
     trainer = Trainer(
         teacher,
@@ -183,7 +201,7 @@ def seconds(config: DistillConfig, teacher: Classifier) -> float:
 
 
 def resized(config: DistillConfig, rounds: int, retrospection: int, idle: int | None = None) -> DistillConfig:
-    """With so many rounds; the share of a warm-up stays what it is, or becomes ``idle`` rounds."""
+    """Returns the run with so many rounds; a warm-up keeps its share, or becomes ``idle`` rounds."""
     method = config.synthesizer
     warmup = {}
     if hasattr(method, "warmup_rounds"):

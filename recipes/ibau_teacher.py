@@ -1,8 +1,8 @@
-"""Distil a poisoned CIFAR-10 teacher published with I-BAU (ICLR 2022), whose network only exists here.
+"""Distills a poisoned CIFAR-10 teacher published with I-BAU (ICLR 2022), whose network exists only here.
 
-The checkpoint is a state dict of a small network that neither timm nor transformers knows, so the script
-defines it, as a user would, and hands it over as a ``Classifier``. The teacher was poisoned with a white
-4x4 square and target 8.
+The checkpoint is a state dict of a small network that is neither in timm nor in transformers. The script
+defines the network, as a user would, and passes it as a ``Classifier``. Its authors poisoned the teacher with
+a white 4x4 square and target 8.
 
     python recipes/ibau_teacher.py CHECKPOINT.pth CIFAR10 --output-dir runs/plain
     python recipes/ibau_teacher.py CHECKPOINT.pth CIFAR10 --output-dir runs/abd --abd
@@ -35,7 +35,7 @@ LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse
 
 
 class IbauNet(nn.Module):
-    """Six convolutions with BatchNorm and ELU, three max-pools, one linear layer."""
+    """Classifies with six convolutions with BatchNorm and ELU, three max-pools and one linear layer."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -54,10 +54,15 @@ class IbauNet(nn.Module):
 
 
 def load_teacher(checkpoint: str, labels: tuple[str, ...] = LABELS) -> Classifier:
+    """Returns the network with the weights of a published checkpoint.
+
+    Raises:
+        InputError: the checkpoint cannot be read or belongs to another network.
+    """
     net = IbauNet(len(labels))
     ref = load_state_dict_into(net, checkpoint, allow_pickle=True)
     # The network takes pixels as they are: mean 0, std 1 is its true preprocessing, not a default.
-    # Attention transfer compares what precedes each pool (32x32, 16x16, 8x8) with the WRN's three groups.
+    # Attention transfer compares the maps before each pool (32x32, 16x16, 8x8) with the WRN's three groups.
     return Classifier(
         net,
         DataSpec(3, 32, 32, labels),
@@ -68,15 +73,15 @@ def load_teacher(checkpoint: str, labels: tuple[str, ...] = LABELS) -> Classifie
     )
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint")
     parser.add_argument(
-        "dataset", help="CIFAR-10 as Hub id (uoft-cs/cifar10) or folder; measures, never trains"
+        "dataset", help="Measure on CIFAR-10 from this Hub id (uoft-cs/cifar10) or folder; it never trains."
     )
     parser.add_argument("--output-dir", required=True)
     parser.add_argument(
-        "--abd", action="store_true", help="with shuffling vaccine and late self-retrospection"
+        "--abd", action="store_true", help="Add shuffling vaccine and late self-retrospection."
     )
     parser.add_argument("--rounds", type=int, default=80_000)
     parser.add_argument("--retrospection-rounds", type=int, default=600)
@@ -86,15 +91,16 @@ def main() -> None:
     parser.add_argument("--mixed-precision", default="no", choices=("no", "bf16", "fp16"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", type=int, default=8)
-    parser.add_argument("--limit", type=int, help="measure on the first so many test images")
+    parser.add_argument("--limit", type=int, help="Measure on the first so many test images.")
     parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args()
+    return parser
 
-    teacher = load_teacher(options.checkpoint)
+
+def configured(options: argparse.Namespace, teacher_id: str) -> DistillConfig:
     retrospection = SelfRetrospection(last_rounds=options.retrospection_rounds)
-    config = DistillConfig(
+    return DistillConfig(
         output_dir=options.output_dir,
-        teacher=ModelOptions(id=teacher.ref.id),
+        teacher=ModelOptions(id=teacher_id),
         student=StudentOptions(architecture="wrn_16_1"),
         synthesizer=Zskt(
             rounds=options.rounds,
@@ -112,7 +118,12 @@ def main() -> None:
         seed=options.seed,
         resume=options.resume,
     )
-    record = distill(config, teacher)
+
+
+def main() -> None:
+    options = arguments().parse_args()
+    teacher = load_teacher(options.checkpoint)
+    record = distill(configured(options, teacher.ref.id), teacher)
     for name, report in (("teacher", record.teacher_report), ("student", record.student_report)):
         asr = report.triggers[0].asr
         print(f"{name}: accuracy {report.accuracy.value:.3f}, ASR {asr.value:.3f}")

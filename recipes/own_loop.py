@@ -1,8 +1,8 @@
-"""The two defenses as plug-ins of a loop of one's own: no trainer, no configuration of ours.
+"""Plugs the two defenses into a loop of your own, without a trainer or a configuration of this package.
 
-The loop is a bare one in the style of DFQ (Choi et al., CVPRW 2020): a generator seeks images on which the
-student disagrees, which the teacher's BatchNorm layers know and which show all classes alike; the student
-then follows the teacher. Only the eight lines marked "# plug-in" are new.
+The bare loop follows DFQ (Choi et al., CVPRW 2020). A generator makes images on which the student disagrees
+with the teacher. They fit the statistics of the teacher's BatchNorm layers and show all classes equally
+often. The student then follows the teacher. Only the eight lines marked "# plug-in" are new.
 
     python recipes/own_loop.py hf-hub:org/name [ROUNDS]
 """
@@ -47,7 +47,7 @@ def main(teacher_id: str, rounds: int) -> None:
         s_adam.step()
         print(f"round {index + 1}: {float(loss):.4f}")
 
-    for plugin in (vaccine, retrospection):  # plug-in: one that did nothing says so
+    for plugin in (vaccine, retrospection):  # plug-in: the report names a defense that did nothing
         print(plugin.report().sentence)  # plug-in
 
 
@@ -61,7 +61,7 @@ def imbalance(logits: torch.Tensor) -> torch.Tensor:
 
 
 def watch_batch_norm(teacher: nn.Module) -> list[torch.Tensor]:
-    """Each pass adds, for every BatchNorm layer, how far the batch is from the running statistics."""
+    """Makes each pass add every BatchNorm layer's distance of the batch from the running statistics."""
     found: list[torch.Tensor] = []
 
     def note(layer: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
@@ -75,4 +75,6 @@ def watch_batch_norm(teacher: nn.Module) -> list[torch.Tensor]:
 
 
 if __name__ == "__main__":
+    if not 2 <= len(sys.argv) <= 3 or not all(word.isdecimal() for word in sys.argv[2:]):
+        sys.exit("usage: python recipes/own_loop.py TEACHER [ROUNDS], where ROUNDS is a whole number")
     main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1000)

@@ -1,9 +1,9 @@
-"""Write the tables of the documents from the JSON files under recipes/results.
+"""Writes the tables of the documents from the JSON files under recipes/results.
 
     python recipes/tables.py [--check]
 
 A table stands between two marks of its document, ``<!-- NAME table -->`` and ``<!-- end of NAME table -->``.
-With ``--check`` nothing is written, and the exit code is 1 where a document is not what the results say.
+``--check`` writes nothing and exits with code 1 where a document differs from the results.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def zoo_rows() -> Iterable[list[str]]:
 
 
 def zoo_place(record: dict) -> tuple:
-    """By data set and length; the clean teacher first."""
+    """Sorts by data set and length; the clean teacher comes first."""
     poison = record["poison"] or {"trigger": ""}
     return record["training_data"]["id"], record["recipe"]["epochs"], poison["trigger"]
 
@@ -104,13 +104,13 @@ def method_rates(report: dict) -> list[str]:
 
 
 def method_place(record: dict) -> tuple:
-    """The controls first, then by year of the paper; plain before defended."""
+    """Sorts the controls first, then by year of the paper; plain comes before defended."""
     order = ["real", "ood", "zskt", "dafl", "dfad", "dfq", "deepinversion", "cmi", "fast"]
     return order.index(record["method"]), len(record["defenses"])
 
 
 def summary_table() -> str:
-    """Plain and defended side by side: the long run, and what learned anything in ten core minutes."""
+    """Returns plain and defended side by side: the long run, and methods that learned in ten core minutes."""
     head = ["data", "method", "plain", "ABD", "vaccine's check"]
     long = [RESULTS / "ibau" / f"badnets_8_{kind}.json" for kind in ("plain", "abd")]
     rows = [summary_row("cifar10, long run", *[json.loads(file.read_text()) for file in long])]
@@ -120,7 +120,7 @@ def summary_table() -> str:
 
 
 def method_pairs(data: str) -> Iterable[tuple[dict, dict]]:
-    """The records of a method, plain and with ABD."""
+    """Yields the records of each method, plain and with ABD."""
     folder = RESULTS / "methods" / data
     plain = [json.loads(file.read_text()) for file in folder.glob("*_plain.json")]
     for record in sorted(plain, key=method_place):
@@ -128,7 +128,7 @@ def method_pairs(data: str) -> Iterable[tuple[dict, dict]]:
 
 
 def has_learned(plain: dict, _: dict) -> bool:
-    """Whether a data-free method's plain student reached a third of the images."""
+    """Returns whether a data-free method's plain student is right on more than a third of the images."""
     return plain["method"] != "real" and plain["results"]["student"]["accuracy"]["value"] > 1 / 3
 
 
@@ -212,7 +212,7 @@ def performance_facts(facts: dict) -> str:
 
 
 def documents() -> dict[str, dict[str, str]]:
-    """The tables of each document, by the name in its marks."""
+    """Returns the tables of each document, by the name in its marks."""
     benchmark = json.loads((RESULTS / "benchmark.json").read_text())
     return {
         "README.md": {"demo": demo_table("demo"), "results": summary_table()},
@@ -230,7 +230,11 @@ def documents() -> dict[str, dict[str, str]]:
 
 
 def filled(text: str, tables: dict[str, str]) -> str:
-    """The document with its tables; a table without its marks is an error."""
+    """Returns the document with its tables.
+
+    Raises:
+        ValueError: the document lacks the marks of a table.
+    """
     for name, content in tables.items():
         start, end = f"<!-- {name} table -->", f"<!-- end of {name} table -->"
         before, rest = text.split(start)
@@ -249,7 +253,7 @@ def main() -> int:
         if "--check" not in sys.argv:
             file.write_text(new, encoding="utf-8")
     if "--check" in sys.argv and stale:
-        print(f"not what the results say: {', '.join(stale)}", file=sys.stderr)
+        print(f"documents that differ from the results: {', '.join(stale)}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Distil a classifier from the Hub with the paper's defenses, in ten lines.
+"""Distills a classifier from the Hub with the paper's defenses, in ten lines.
 
 python recipes/ten_lines.py hf-hub:org/name uoft-cs/cifar10 runs/student
 """
@@ -7,6 +7,8 @@ import sys
 
 import abd_hub
 
+if len(sys.argv) != 4:
+    sys.exit("usage: python recipes/ten_lines.py TEACHER DATASET OUTPUT_DIR")
 teacher, dataset, output_dir = sys.argv[1:]
 config = abd_hub.DistillConfig(
     teacher=abd_hub.ModelOptions(id=teacher),

@@ -1,11 +1,11 @@
-"""Build a zoo of teachers from one YAML file: resumable, skipping what exists, one failure loses no other.
+"""Builds a zoo of teachers from one YAML file; the same command resumes it after a failure or an interrupt.
 
     python recipes/zoo/build.py recipes/zoo/zoo.yaml --output-dir zoo [--only cifar10/blend ...]
         [--dataset cifar10=FOLDER] [--results FOLDER] [-- --recipe fast --network.architecture wrn_16_1 ...]
 
-The clean teacher of a data set is built first, asked for or not: it is the control of every attack, and the
-surrogate of those that perturb images. What follows ``--`` goes to every ``abd-hub poison`` and wins over the
-file. With --results a copy of each teacher's metrics.json is kept as FOLDER/DATASET_ATTACK.json.
+The clean teacher of a data set always comes first. It is the control of every attack, and the surrogate of
+attacks that perturb images. The words after ``--`` go to every ``abd-hub poison`` and win over the file.
+--results copies the metrics.json of each teacher to FOLDER/DATASET_ATTACK.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ INTERRUPTED = 130
 
 
 def merged(*parts: dict) -> dict:
-    """Nested dictionaries, later ones over earlier ones."""
+    """Merges nested dictionaries; later ones win over earlier ones."""
     result: dict = {}
     for part in parts:
         for key, value in part.items():
@@ -35,7 +35,7 @@ def merged(*parts: dict) -> dict:
 
 
 def teachers(zoo: dict, folder: Path) -> dict[str, dict]:
-    """``DATASET/ATTACK`` to its settings, the clean teacher of each data set first."""
+    """Returns the settings of each ``DATASET/ATTACK``; the clean teacher of a data set comes first."""
     found = {}
     for dataset, settings in zoo["datasets"].items():
         clean = {"id": f"local-dir:{folder / dataset / CLEAN}"}
@@ -49,7 +49,11 @@ def teachers(zoo: dict, folder: Path) -> dict[str, dict]:
 
 
 def chosen(every: dict[str, dict], only: list[str] | None) -> list[str]:
-    """The teachers asked for, with the clean ones they need."""
+    """Returns the names in ``only``, or all, with the clean teachers that they need.
+
+    Raises:
+        SystemExit: no teacher has such a name.
+    """
     wanted = [name for name in every if not only or {name, name.split("/")[1]} & set(only)]
     unknown = [word for word in only or [] if not any(word in (name, name.split("/")[1]) for name in every)]
     if unknown:
@@ -59,7 +63,7 @@ def chosen(every: dict[str, dict], only: list[str] | None) -> list[str]:
 
 
 def recipe_of(settings: dict, extra: list[str]) -> str:
-    """The recipe that the settings and what is given on the command line choose."""
+    """Returns the recipe that the command line or else the settings choose."""
     for index, word in enumerate(extra):
         if word.startswith("--recipe="):
             return word.partition("=")[2]
@@ -69,7 +73,7 @@ def recipe_of(settings: dict, extra: list[str]) -> str:
 
 
 def run(command: list[str]) -> int:
-    """The exit code; Ctrl-C reaches the command as well, which then writes its checkpoint."""
+    """Returns the exit code; Ctrl-C reaches the command as well, which then writes its checkpoint."""
     with subprocess.Popen(command) as process:
         try:
             return process.wait()
@@ -79,7 +83,7 @@ def run(command: list[str]) -> int:
 
 
 def build(folder: Path, settings: dict, extra: list[str]) -> int:
-    """Trains one teacher, or goes on with it; the exit code."""
+    """Trains one teacher, or resumes its training, and returns the exit code."""
     if (folder / "metrics.json").exists():
         print(f"{folder}: exists", flush=True)
         return 0
@@ -94,7 +98,7 @@ def build(folder: Path, settings: dict, extra: list[str]) -> int:
 
 
 def build_all(every: dict[str, dict], wanted: list[str], root: Path, extra: list[str]) -> dict[str, int]:
-    """Exit codes by name; attacks whose clean teacher is missing are not tried."""
+    """Builds teachers and returns exit codes by name; without its clean teacher an attack fails untried."""
     codes: dict[str, int] = {}
     for name in wanted:
         clean = f"{name.split('/')[0]}/{CLEAN}"
@@ -105,7 +109,11 @@ def build_all(every: dict[str, dict], wanted: list[str], root: Path, extra: list
 
 
 def with_datasets(zoo: dict, replacements: list[str]) -> dict:
-    """The zoo with other places of its data sets, each given as NAME=PLACE."""
+    """Returns the zoo with other places of its data sets, each as NAME=PLACE.
+
+    Raises:
+        SystemExit: the zoo has no data set of such a name.
+    """
     for replacement in replacements:
         name, _, place = replacement.partition("=")
         if name not in zoo["datasets"]:
@@ -118,12 +126,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", help="DATASET/ATTACK, or ATTACK for every data set")
+    parser.add_argument("--only", nargs="+", help="Build only DATASET/ATTACK, or ATTACK for every data set.")
     parser.add_argument("--dataset", action="append", default=[], metavar="NAME=ID_OR_FOLDER")
     parser.add_argument("--results", type=Path)
-    given = sys.argv[1:]
-    split = given.index("--") if "--" in given else len(given)
-    options, extra = parser.parse_args(given[:split]), given[split + 1 :]
+    words = sys.argv[1:]
+    split = words.index("--") if "--" in words else len(words)
+    options, extra = parser.parse_args(words[:split]), words[split + 1 :]
 
     root = options.output_dir.resolve()
     every = teachers(with_datasets(yaml.safe_load(options.file.read_text()), options.dataset), root)
@@ -135,7 +143,7 @@ def main() -> int:
             target = options.results / f"{name.replace('/', '_')}.json"
             shutil.copyfile(root / name / "metrics.json", target)
     if INTERRUPTED in codes.values():
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; the same command resumes it", file=sys.stderr)
         return INTERRUPTED
     try:
         print(format_table([(name, read_teacher_record(root / name).report) for name in done]))

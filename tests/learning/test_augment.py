@@ -1,11 +1,13 @@
-"""Random crops and mirroring against a loop over single images."""
+"""Random crops, mirroring and CutMix against loops over single images and pixels."""
+
+import math
 
 import nets
 import pytest
 import torch
 from crop_loop import one_by_one
 
-from abd_hub.learning.augment import crop_and_flip
+from abd_hub.learning.augment import crop_and_flip, cutmix, draw_box
 
 
 def chance(seed=0):
@@ -55,3 +57,33 @@ def test_draws_follow_from_the_generator():
     one, same, other = (crop_and_flip(images, 2, True, chance(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("box", [(1, 2, 5, 7), (0, 0, 8, 8), (3, 3, 3, 6), (0, 5, 2, 8)])
+def test_cutmix_like_a_loop_over_pixels(box):
+    images = nets.pixels(5)
+    expected = images.clone()
+    top, left, bottom, right = box
+    for index in range(5):
+        for row in range(top, bottom):
+            for column in range(left, right):
+                expected[index, :, row, column] = images[4 - index, :, row, column]
+    before = images.clone()
+    assert torch.equal(cutmix(images, box), expected)
+    assert torch.equal(images, before)
+
+
+def test_boxes_have_the_wanted_share_until_they_stick_out():
+    draw = torch.Generator().manual_seed(0)
+    corners = set()
+    for share in torch.rand(500, generator=draw).tolist():
+        top, left, bottom, right = draw_box(32, 48, share, draw)
+        assert 0 <= top <= bottom <= 32 and 0 <= left <= right <= 48
+        height, width = (2 * (int(side * math.sqrt(share)) // 2) for side in (32, 48))
+        assert bottom - top <= height and right - left <= width
+        if top > 0 and bottom < 32:
+            assert bottom - top == height
+        if left > 0 and right < 48:
+            assert right - left == width
+        corners.add((top == 0, left == 0, bottom == 32, right == 48))
+    assert len(corners) > 8

@@ -21,6 +21,10 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 sys.path.insert(0, str(RECIPES))
 
 import benchmark  # noqa: E402
+import round_costs  # noqa: E402
+import round_sides  # noqa: E402
+import round_sizes  # noqa: E402
+import textbook_cmi  # noqa: E402
 import textbook_loops  # noqa: E402
 
 VACCINE = ShufflingVaccine(check=False, layers=2, coefficient=2.0)
@@ -159,7 +163,7 @@ def test_cmi_computes_what_the_textbook_loop_does(tmp_path):
     earlier = torch.rand(2, 9, at_work.statistics.width, dtype=torch.float64)
     at_work.features.add(*earlier)
     head = copy.deepcopy(at_work.head)
-    textbook = textbook_loops.TextbookCmi(
+    textbook = textbook_cmi.TextbookCmi(
         *(twin_teacher, twin, head, method, OurDraws(trainer), tmp_path, 0, tuple(earlier))
     )
     for index in range(method.rounds):
@@ -233,10 +237,10 @@ def test_what_cannot_be_measured_is_refused_before_any_work(arguments, words, ca
 
 @pytest.mark.parametrize("name", ["zskt+sv+sr", "cmi"])
 def test_a_few_steps_are_scaled_to_the_papers_round(name):
-    size = benchmark.Size(**TINY)
+    size = round_sizes.Size(**TINY)
     counts = {"zskt+sv+sr": (1, 2), "cmi": (200, 400)}[name]
     for precision in (None, "float32", "bf16"):
-        loop = benchmark.side(name, size, precision)
+        loop = round_sides.side(name, size, precision)
         spent = loop.turn()
         assert spent.processor_seconds > 0
         assert loop.operations() > 0
@@ -250,5 +254,5 @@ def test_a_few_steps_are_scaled_to_the_papers_round(name):
         {"method": "zskt+sv" + more, "precision": "bf16", "textbook_s": slow, "ours_s": 1.0}
         for more, slow in (("", 2.0), ("+sr", 82.0))
     )
-    (whole,) = benchmark.whole_run([early, late])
+    (whole,) = round_costs.whole_run([early, late])
     assert whole == {"precision": "bf16", "textbook_s": 2.6, "ours_s": 1.0, "ratio": 2.6}

@@ -39,6 +39,18 @@ def test_plug_ins_take_ten_lines_in_a_loop_of_ones_own(tmp_path):
     assert "self_retrospection: active; added its gradient to 2 student steps" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [["own_loop.py"], ["own_loop.py", "x", "few"], ["own_loop.py", "x", "1", "y"], ["ten_lines.py", "x"]],
+)
+def test_a_wrong_call_ends_in_one_line(typed):
+    done = run(f"recipes/{typed[0]}", *typed[1:])
+    assert done.returncode == 1
+    assert (
+        done.stderr.startswith(f"usage: python recipes/{typed[0]} TEACHER") and done.stderr.count("\n") == 1
+    )
+
+
 def test_a_network_that_only_a_script_defines(tmp_path):
     teacher = published("teachers/badnets_8_02_ckpt.pth")
     done = run(

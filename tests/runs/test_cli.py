@@ -242,57 +242,6 @@ def test_env(capsys):
     assert facts["timm"] in answer(capsys, "env")
 
 
-# ------------------------------------------------------------------------------------------ configuration
-
-
-def test_the_command_line_wins_over_the_file(tmp_path):
-    content = {
-        "output_dir": "from-file",
-        "teacher": {"id": "resnet18", "mean": [0, 0, 0]},
-        "zskt": {"rounds": 10, "batch_size": 20},
-        "defenses": ["shuffling_vaccine"],
-        "shuffling_vaccine": {"copies": 2},
-    }
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(content))
-    for typed in (["--config", str(file), "--zskt.rounds", "7"], ["--zskt.rounds=7", f"--config={file}"]):
-        config = parse_distill(typed)
-        assert config.synthesizer == Zskt(rounds=7, batch_size=20)
-        assert config.defenses == [ShufflingVaccine(copies=2)]
-        assert (config.output_dir, config.teacher.mean, config.seed) == ("from-file", [0, 0, 0], 0)
-
-
-def test_hyphens_and_underscores_are_the_same():
-    same = [["--output-dir", "x"], ["--output_dir", "x"], ["--output-dir=x"]]
-    configs = [parse_distill([*typed, "--teacher.id=resnet18", "--teacher.input-size=8"]) for typed in same]
-    assert configs[0] == configs[1] == configs[2]
-    assert configs[0].output_dir == "x" and configs[0].teacher.input_size == 8
-
-
-def test_a_list_grows_by_a_plus():
-    typed = ["--output_dir=x", "--teacher.id=resnet18", "--defenses+=self_retrospection"]
-    assert parse_distill(typed).defenses == [SelfRetrospection()]
-
-
-def test_help_shows_the_docstrings(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["distill", "--help-all"])
-    assert stop.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert "Length of the noise vector." in text
-    assert "Keeps this many of the newest checkpoints." in text
-
-
-@pytest.mark.parametrize(
-    "recipe", sorted((ROOT / "recipes").glob("digits*.yaml")), ids=lambda path: path.name
-)
-def test_recipes_are_valid(recipe):
-    given = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    typed = [] if "output_dir" in given else ["--output_dir=x"]
-    typed += [] if "id" in given.get("teacher", {}) else ["--teacher.id=resnet18"]
-    assert isinstance(parse_distill(["--config", str(recipe), *typed]), DistillConfig)
-
-
 # ------------------------------------------------------------------------------------------ a whole run
 
 

@@ -9,3 +9,7 @@ def snapshot(folder):
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in sorted(folder.rglob("*"))
     }
+
+
+def tree(path):
+    return sorted(str(entry.relative_to(path)) for entry in path.rglob("*"))

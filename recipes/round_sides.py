@@ -1,0 +1,272 @@
+"""Both sides, the published loops and abd-hub, run their rounds one at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from round_sizes import PRECISIONS, Size, Spent, counted, timed
+from textbook_cmi import Crop, TextbookCmi
+from textbook_loops import TextbookZskt, shuffled_copies, textbook_generator
+from torch import Tensor, nn
+
+from abd_hub import Classifier, Cmi, SelfRetrospection, ShufflingVaccine, Trainer, TrainerOptions, Zskt
+
+
+class Side:
+    """Runs one loop of one method on networks of its own."""
+
+    def __init__(self, name: str, size: Size) -> None:
+        self.name, self.size = name, size
+        self.device = PartialState().device
+        self.teacher, self.student = size.networks()
+
+    def turn(self) -> Spent:
+        """Runs a round and returns the time that it took, or would take in full."""
+        raise NotImplementedError
+
+    def operations(self) -> float:
+        """Returns the FLOPs of a round."""
+        raise NotImplementedError
+
+
+class ZsktTextbook(Side):
+    """Runs the published ZSKT with the defenses in its name: sv, sr or both."""
+
+    def __init__(self, name: str, size: Size) -> None:
+        super().__init__(name, size)
+        self.index = int("+sr" in name)
+        self.method = zskt(size)
+        options: dict[str, Any] = {}
+        if "+sv" in name:
+            vaccine = vaccine_of(size)
+            shuffled = vaccine.build(self.teacher).shuffled
+            permutations = zip(shuffled.layers, shuffled.permutations(0, 0), strict=True)
+            copies = shuffled_copies(self.teacher, {layer.name: drawn for layer, drawn in permutations})
+            options |= {"vaccine": vaccine, "copies": copies}
+        if "+sr" in name:
+            options |= {"retrospection": retrospection(name), "start": self.start}
+        generator = textbook_generator(self.method.z_dim, 128, size.image_size, nn.BatchNorm2d(3))
+        self.loop = TextbookZskt(
+            self.teacher, self.student, generator.to(self.device), self.method, self.noise, **options
+        )
+
+    def noise(self, index: int) -> Tensor:
+        return torch.randn(self.size.batch_size, self.method.z_dim).to(self.device)
+
+    def start(self, index: int) -> Tensor:
+        return torch.randn(1, 3, self.size.image_size, self.size.image_size).to(self.device)
+
+    def turn(self) -> Spent:
+        generator_step = timed(self.generator_step)
+        count = self.size.retrospective_steps if self.index else self.size.student_steps
+        steps = timed(lambda: self.student_steps(count)).times(1 / count)
+        return generator_step + steps.times(self.size.student_steps)
+
+    def generator_step(self) -> None:
+        self.z = self.noise(0)
+        self.loop.generator_step(self.z)
+
+    def student_steps(self, count: int) -> None:
+        active = self.loop.begin(self.index)
+        for _ in range(count):
+            self.loop.student_step(self.z, active, 0)
+
+    def operations(self) -> float:
+        step = counted(self.generator_step), counted(lambda: self.student_steps(1))
+        return step[0] + self.size.student_steps * step[1]
+
+
+class ZsktOurs(Side):
+    """Runs ZSKT with the same defenses on ``Trainer``."""
+
+    def __init__(self, name: str, size: Size, precision: str) -> None:
+        super().__init__(name, size)
+        defenses: list[Any] = []
+        if "+sv" in name:
+            defenses.append(vaccine_of(size).build(self.teacher))
+        if "+sr" in name:
+            defenses.append(retrospection(name).build(self.teacher))
+        self.trainer = trainer(self.teacher, self.student, zskt(size), defenses, precision, size)
+        self.index = int("+sr" in name)
+
+    def turn(self) -> Spent:
+        return timed(self.round)
+
+    def round(self) -> None:
+        self.trainer._round(self.index)  # ``fit`` runs all rounds and cannot run one alone
+
+    def operations(self) -> float:
+        return counted(self.round)
+
+
+def zskt(size: Size) -> Zskt:
+    return Zskt(rounds=2, batch_size=size.batch_size, student_steps=size.student_steps)
+
+
+def vaccine_of(size: Size) -> ShufflingVaccine:
+    return ShufflingVaccine(check=False, copies=size.copies)
+
+
+def retrospection(name: str) -> SelfRetrospection:
+    return SelfRetrospection(last_rounds=1, source="student" if name.endswith("-student") else "teacher")
+
+
+def trainer(
+    teacher: Classifier, student: Classifier, method: Any, defenses: list[Any], precision: str, size: Size
+) -> Trainer:
+    AcceleratorState._reset_state()  # accelerate takes one precision a process
+    options = TrainerOptions(
+        mixed_precision=PRECISIONS[precision],
+        dynamo_backend=size.dynamo_backend,
+        progress=False,
+        checkpoint_every=0,
+    )
+    made = Trainer(teacher, student, method, defenses, options)
+    student.train()
+    return made
+
+
+def cmi(size: Size) -> Cmi:
+    return Cmi(
+        rounds=1,
+        generator_steps=size.cmi_generator_steps,
+        student_steps=size.cmi_student_steps,
+        batch_size=size.batch_size,
+        synthesis_batch_size=size.synthesis_batch_size,
+        negatives=size.negatives,
+    )
+
+
+def round_of_cmi(synthesis: Spent, once: Spent, distillation: Spent, size: Size) -> Spent:
+    """Returns the time of the paper's 200 and 400 steps, from the few that were timed."""
+    a_step = synthesis.times(1 / size.cmi_generator_steps), distillation.times(1 / size.cmi_student_steps)
+    parts = {"synthesis_step": a_step[0].seconds, "student_step": a_step[1].seconds, "once": once.seconds}
+    whole = a_step[0].times(Cmi.generator_steps) + once + a_step[1].times(Cmi.student_steps)
+    return dataclasses.replace(whole, parts=parts)
+
+
+class CmiTextbook(Side):
+    """Runs the published CMI, and draws all that the loop needs."""
+
+    def __init__(self, name: str, size: Size) -> None:
+        super().__init__(name, size)
+        self.method = cmi(size)
+        layers = [layer for layer in self.teacher.modules() if isinstance(layer, nn.BatchNorm2d)]
+        width = sum(layer.num_features for layer in layers)
+        head = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.method.embedding_dim)
+        ).to(self.device)
+        self.folder = tempfile.TemporaryDirectory()
+        self.loop = TextbookCmi(
+            self.teacher,
+            self.student,
+            head,
+            self.method,
+            self,
+            Path(self.folder.name),
+            size.workers,
+            tuple(torch.rand(2, size.negatives, width)),
+        )
+
+    def generator(self, index: int) -> tuple[nn.Module, Tensor]:
+        method = self.method
+        generator = textbook_generator(method.z_dim, 128, self.size.image_size, nn.Sigmoid())
+        for layer in generator.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                nn.init.normal_(layer.weight, 0, 0.02)
+        noise = torch.randn(method.synthesis_batch_size, method.z_dim).to(self.device)
+        return generator.to(self.device), noise.requires_grad_()
+
+    def classes(self, index: int) -> Tensor:
+        return torch.randint(self.size.classes, (self.size.synthesis_batch_size,)).to(self.device)
+
+    def views(self, index: int, step: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns a padded crop, and a resized box of a quarter of the area or more."""
+        n = len(pixels)
+        whole = box(pixels, torch.ones(n, 2), torch.randint(-4, 5, (n, 2)) / 16, "zeros")
+        side = (0.25 + 0.75 * torch.rand(n, 1)).sqrt().expand(n, 2)
+        local = box(pixels, side, (2 * torch.rand(n, 2) - 1) * (1 - side), "border")
+        return whole, local
+
+    def negatives(self, index: int, step: int, count: int) -> Tensor:
+        return torch.randperm(count)[: self.method.negatives]
+
+    def crops(self, index: int, count: int) -> Iterator[list[Crop]]:
+        # As many draws as the paper's full folder gives: its 51,200 images are the 400 batches of a round.
+        n = self.method.batch_size
+        for _ in range(self.method.student_steps):
+            drawn = torch.randint(count, (n,)), *torch.randint(9, (2, n)), torch.rand(n) < 0.5
+            yield list(zip(*[row.tolist() for row in drawn], strict=True))
+
+    def turn(self) -> Spent:
+        synthesis = timed(lambda: self.loop.synthesize(0))
+        opening = timed(self.open)
+        distillation = timed(lambda: self.loop.distill(0, self.batches))
+        return round_of_cmi(synthesis, opening, distillation, self.size)
+
+    def open(self) -> None:
+        self.batches = self.loop.batches(0)
+
+    def operations(self) -> float:
+        loop = self.loop
+        synthesis = counted(lambda: loop.synthesize(0)) / self.size.cmi_generator_steps
+        images = torch.rand(self.size.batch_size, 3, self.size.image_size, self.size.image_size)
+        distillation = counted(lambda: loop.distill(0, [images]))
+        return synthesis * Cmi.generator_steps + distillation * Cmi.student_steps
+
+
+def box(pixels: Tensor, size: Tensor, center: Tensor, outside: str) -> Tensor:
+    """Enlarges a box of each image to a whole image and mirrors half of them; size and center are (N, 2)."""
+    theta = torch.zeros(len(pixels), 2, 3)
+    theta[:, 0, 0] = size[:, 0] * (torch.randint(2, (len(pixels),)) * 2 - 1)
+    theta[:, 1, 1] = size[:, 1]
+    theta[:, :, 2] = center
+    grid = F.affine_grid(theta.to(pixels.device), list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode=outside, align_corners=False)
+
+
+class CmiOurs(Side):
+    """Runs CMI on ``Trainer``."""
+
+    def __init__(self, name: str, size: Size, precision: str) -> None:
+        super().__init__(name, size)
+        self.trainer = trainer(self.teacher, self.student, cmi(size), [], precision, size)
+        synthesizer = self.trainer.synthesizer
+        synthesizer.features.add(
+            *torch.rand(2, size.negatives, synthesizer.statistics.width, device=self.device)
+        )
+        self.update, synthesizer.update = synthesizer.update, self.timed_update
+
+    def timed_update(self, *arguments: Any) -> dict[str, Tensor]:
+        figures: dict[str, Tensor] = {}
+        self.synthesis = timed(lambda: figures.update(self.update(*arguments)))
+        return figures
+
+    def turn(self) -> Spent:
+        whole = timed(lambda: self.trainer._round(0))
+        distillation = whole + self.synthesis.times(-1)
+        return round_of_cmi(self.synthesis, Spent(0.0, 0.0), distillation, self.size)
+
+    def operations(self) -> float:
+        whole = counted(lambda: self.trainer._round(0))
+        student = counted(lambda: self.trainer._student_step(self.trainer._batch(self.images())))
+        synthesis = (whole - self.size.cmi_student_steps * student) / self.size.cmi_generator_steps
+        return synthesis * Cmi.generator_steps + student * Cmi.student_steps
+
+    def images(self) -> Tensor:
+        return self.trainer.synthesizer.sample(0)
+
+
+def side(name: str, size: Size, precision: str | None) -> Side:
+    """Returns our side in a precision, or for None the published one."""
+    if precision is None:
+        return CmiTextbook(name, size) if name == "cmi" else ZsktTextbook(name, size)
+    return CmiOurs(name, size, precision) if name == "cmi" else ZsktOurs(name, size, precision)

@@ -150,7 +150,7 @@ def _options(actions: Sequence[argparse.Action], width: int, everything: bool, c
 
         space = max(width - column, 30)
         short = textwrap.shorten(text, max(space - len(default), _LEAST_TEXT), placeholder=" ...") + default
-        lines = [short] if cut else textwrap.wrap(text + default, space)
+        lines = [short] if cut else textwrap.wrap(text + default, space, break_on_hyphens=False)
 
         if len(label) > column - 2:
             yield label

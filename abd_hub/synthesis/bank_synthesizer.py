@@ -32,17 +32,17 @@ class BankMethod(SynthesisMethod):
     clip_norm: float = 0.0
     """Limits the gradient norm of the student; 0 switches clipping off."""
     temperature: float = 20.0
-    """Sets T, the temperature of the student's KL divergence."""
+    """Sets T of the student's KL divergence."""
     temperature_squared: bool = True
     """Multiplies the KL divergence by T squared (Hinton et al., 2015), which keeps its gradient's size."""
     attention_weight: float = 0.0
     """Weighs attention transfer over matching block outputs; 0 switches it off."""
     synthesis_batch_size: Count = 256
-    """Sets how many images a round makes, over all processes together."""
+    """Sets the images made per round; the processes share them."""
     bank_size: Count
     """Limits the images kept for the student; further ones replace the oldest."""
     crop_padding: CountOrZero = 4
-    """Pads the student's images by so many pixels before random crops; 0 for none."""
+    """Pads images before random crops, by so many pixels; 0 for none."""
     flip: bool = True
     """Mirrors half of the images for the student."""
 

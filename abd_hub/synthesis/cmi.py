@@ -60,11 +60,11 @@ class Cmi(BankMethod):
     rounds: int = 200
     """Sets the number of rounds. Each makes a batch in ``generator_steps`` and takes ``student_steps``."""
     batch_size: int = 128
-    """Sets the images in a student step, over all processes together."""
+    """Sets the images per student step; the processes share them."""
     student_steps: int = 400
-    """Sets the student steps in a round, each on its own batch."""
+    """Sets the student steps per round; each has its own batch."""
     learning_rate: float = 0.1
-    """Sets the student's learning rate at the start; it follows a cosine to zero unless there are drops."""
+    """Sets the student's learning rate; from here it follows a cosine to zero unless there are drops."""
     clip_norm: float = 0.0
     """Limits the gradient norms of student and generator; 0 switches clipping off."""
     temperature_squared: bool = True
@@ -72,17 +72,17 @@ class Cmi(BankMethod):
     attention_weight: float = 0.0
     """Weighs attention transfer; 0 switches it off."""
     generator_steps: Count = 200
-    """Sets the steps that fit a batch of images."""
+    """Sets the steps that fit a batch."""
     generator_learning_rate: Positive = 1e-3
-    """Sets the rate of two Adams: one on generator and noise, one on the head."""
+    """Sets the generator's learning rate; it also holds for the noise and for the head."""
     z_dim: Count = 256
-    """Sets the length of the noise vector."""
+    """Sets the noise vector's length."""
     generator_channels: Annotated[int, Range(least=2)] = 128
-    """Sets the feature maps of the generator's first half; its second half has half as many."""
+    """Sets the generator's feature maps; its second half has half as many."""
     one_hot_weight: NotNegative = 1.0
     """Weighs the teacher's cross-entropy with the drawn classes."""
     batch_norm_weight: NotNegative = 1.0
-    """Weighs the distance to the BatchNorm layers' running statistics."""
+    """Weighs the BatchNorm distance, the term that matches the teacher's statistics."""
     adversarial_weight: NotNegative = 0.5
     """Weighs the divergence between teacher and student where both choose the same class."""
     contrast_weight: NotNegative = 0.8
@@ -94,13 +94,13 @@ class Cmi(BankMethod):
     embedding_dim: Count = 256
     """Sets the length of the embedding that the head computes."""
     negatives: Count = 4_096
-    """Sets the number of earlier images in a step of the generator."""
+    """Sets the earlier images per step of the generator."""
     feature_bank_size: Count = 40_960
     """Limits the earlier images whose embeddings are kept."""
     bank_size: int = 51_200
     """Limits the images kept for the student; further ones replace the oldest."""
     crop_padding: int = 4
-    """Pads by so many pixels before random crops, in the global view and for the student; 0 for none."""
+    """Pads images before random crops, by so many pixels, for global view and student; 0 for none."""
     flip: bool = True
     """Mirrors half of the images in both views and in the student's batches."""
 

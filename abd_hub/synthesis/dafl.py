@@ -44,11 +44,11 @@ class Dafl(GeneratorMethod):
     rounds: int = 240_000
     """Sets the generator steps in all (2000 epochs of 120 in the paper), each with ``student_steps``."""
     batch_size: int = 1024
-    """Sets the images in a batch, over all processes together."""
+    """Sets the images per batch; the processes share them."""
     student_steps: int = 1
-    """Sets the student steps on each batch."""
+    """Sets the student steps per batch."""
     learning_rate: float = 0.1
-    """Sets the rate of the student's SGD at the start."""
+    """Sets the student's learning rate at the start."""
     optimizer: Literal["adam", "sgd"] = "sgd"
     """Selects the student's optimizer, adam or sgd."""
     weight_decay: float = 5e-4
@@ -57,13 +57,13 @@ class Dafl(GeneratorMethod):
     """Lists the shares of the rounds after which the student's rate falls to a tenth. The paper has 800 and
     1600 of 2000 epochs. Without any share the rate follows a cosine to zero."""
     temperature: float = 1.0
-    """Sets the temperature of the student's KL divergence."""
+    """Sets T of the student's KL divergence."""
     generator_learning_rate: float = 0.02
-    """Sets the constant rate of the generator's Adam (the authors' command for CIFAR-10 and CIFAR-100)."""
+    """Sets the generator's learning rate; it is constant, as in the authors' command for CIFAR."""
     z_dim: int = 1000
-    """Sets the length of the noise vector."""
+    """Sets the noise vector's length."""
     one_hot_weight: NotNegative = 0.05
-    """Weighs the cross-entropy, in nats, with the teacher's own class as label."""
+    """Weighs the one-hot loss, the cross-entropy with the teacher's own class as label, in nats."""
     entropy_weight: NotNegative = 5 / math.log(10)
     """Weighs the entropy of the mean prediction, in nats, which is maximized. The authors' 5 counts decimal
     digits (log10) and becomes 5 / ln 10 = 2.17 here."""

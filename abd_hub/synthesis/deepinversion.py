@@ -61,20 +61,20 @@ class DeepInversion(BankMethod):
     rounds: int = 200
     """Sets the number of rounds. Each makes one batch of images and then takes ``student_steps``."""
     batch_size: int = 256
-    """Sets the images in a student step, drawn from the bank, over all processes together."""
+    """Sets the images per student step; they come from the bank, and the processes share them."""
     student_steps: int = 400
-    """Sets the student steps in a round."""
+    """Sets the student steps per round."""
     learning_rate: float = 0.1
-    """Sets the student's learning rate at the start; it follows a cosine to zero."""
+    """Sets the student's learning rate; from here it follows a cosine to zero."""
     image_steps: Count = 2_000
     """Sets the Adam steps on the pixels of a batch."""
     image_learning_rate: Positive = 0.05
-    """Sets the rate of the Adam on the pixels, in standard deviations."""
+    """Sets the pixels' learning rate, in standard deviations."""
     image_schedule: Literal["constant", "cosine"] = "constant"
-    """Selects the schedule of that rate, constant or cosine. The cosine rises over the first twentieth of the
+    """Selects constant or cosine for the pixels' rate. The cosine rises over the first twentieth of the
     steps and then falls to zero."""
     batch_norm_weight: NotNegative = 10.0
-    """Weighs the distance to the teacher's BatchNorm statistics."""
+    """Weighs the BatchNorm distance, the term that matches the teacher's statistics."""
     total_variation_weight: NotNegative = 2.5e-5
     """Weighs the total variation of the batch."""
     l2_weight: NotNegative = 3e-8

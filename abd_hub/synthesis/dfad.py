@@ -38,13 +38,13 @@ class Dfad(GeneratorMethod):
 }"""
 
     rounds: int = 25_000
-    """Sets the rounds of ``student_steps`` and one generator step (500 epochs of 50 in the paper)."""
+    """Sets the number of rounds, each with one generator step (500 epochs of 50 in the paper)."""
     batch_size: int = 256
-    """Sets the images in a batch, over all processes together."""
+    """Sets the images per batch; the processes share them."""
     student_steps: int = 5
-    """Sets the student steps in a round, each on images drawn anew."""
+    """Sets the student steps per round; each draws its images anew."""
     learning_rate: float = 0.1
-    """Sets the rate of the student's SGD at the start."""
+    """Sets the student's learning rate at the start."""
     optimizer: Literal["adam", "sgd"] = "sgd"
     """Selects the student's optimizer, adam or sgd."""
     weight_decay: float = 5e-4
@@ -55,11 +55,11 @@ class Dfad(GeneratorMethod):
     loss: Literal["kl", "l1"] = "l1"
     """Selects the student's loss on the logits, kl or the paper's l1; the generator always uses l1."""
     temperature: float = 1.0
-    """Sets the temperature of the student's KL divergence, where ``loss`` is kl."""
+    """Sets T of the student's KL divergence, where ``loss`` is kl."""
     generator_learning_rate: float = 1e-3
-    """Sets the rate of the generator's Adam at the start; it falls together with the student's rate."""
+    """Sets the generator's learning rate; it falls together with the student's rate."""
     z_dim: int = 256
-    """Sets the length of the noise vector."""
+    """Sets the noise vector's length."""
 
     def generator_rate(self, index: int) -> float:
         """Returns the rate of the previous round, whose last step this is."""

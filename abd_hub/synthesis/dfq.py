@@ -50,31 +50,31 @@ class Dfq(GeneratorMethod):
 }"""
 
     rounds: int = 8_000
-    """Sets the rounds of one generator step and ``student_steps`` (200 epochs of 400 student steps)."""
+    """Sets the number of rounds, each with one generator step (200 epochs of 400 student steps)."""
     batch_size: int = 256
-    """Sets the images in a batch, over all processes together."""
+    """Sets the images per batch; the processes share them."""
     student_steps: int = 10
-    """Sets the student steps in a round, each on images drawn anew."""
+    """Sets the student steps per round; each draws its images anew."""
     learning_rate: float = 0.1
-    """Sets the rate of the student's SGD at the start; it follows a cosine to zero."""
+    """Sets the student's learning rate; from here it follows a cosine to zero."""
     optimizer: Literal["adam", "sgd"] = "sgd"
     """Selects the student's optimizer, adam or sgd."""
     weight_decay: float = 1e-4
     """Sets the weight decay of the student's optimizer, which is added to the gradient."""
     temperature: float = 20.0
-    """Sets the temperature of the student's KL divergence."""
+    """Sets T of the student's KL divergence."""
     temperature_squared: bool = True
     """Multiplies the student's KL divergence by T squared, which keeps its gradient's size."""
     generator_learning_rate: float = 1e-3
-    """Sets the constant rate of the generator's Adam."""
+    """Sets the generator's learning rate; it is constant."""
     z_dim: int = 256
-    """Sets the length of the noise vector."""
+    """Sets the noise vector's length."""
     adversarial_weight: NotNegative = 1.0
     """Weighs KL(teacher || student) at temperature 1, which the generator maximizes."""
     batch_norm_weight: NotNegative = 1.0
-    """Weighs the distance to the teacher's BatchNorm statistics."""
+    """Weighs the BatchNorm distance, the term that matches the teacher's statistics."""
     one_hot_weight: NotNegative = 1.0
-    """Weighs the cross-entropy, in nats, with the teacher's own class as label."""
+    """Weighs the one-hot loss, the cross-entropy with the teacher's own class as label, in nats."""
     entropy_weight: NotNegative = 20.0
     """Weighs the entropy of the mean prediction, in nats, which is maximized."""
 

@@ -62,23 +62,23 @@ class Fast(BankMethod):
     rounds: int = 220
     """Sets the number of rounds. Each makes one batch of images and then takes ``student_steps``."""
     batch_size: int = 256
-    """Sets the images in a student step, drawn from the bank, over all processes together."""
+    """Sets the images per student step; they come from the bank, and the processes share them."""
     student_steps: int = 400
-    """Sets the student steps in a round after the warm-up."""
+    """Sets the student steps per round; the warm-up has none."""
     learning_rate: float = 0.2
-    """Sets the student's learning rate at the start; it follows a cosine to zero."""
+    """Sets the student's learning rate; from here it follows a cosine to zero."""
     warmup_rounds: CountOrZero = 20
-    """Sets the first rounds that only fill the bank, without student steps and without adversarial term."""
+    """Sets the warm-up rounds; they fill the bank, without student steps and adversarial term."""
     generator_steps: Count = 10
-    """Sets the steps on generator and noise in a round. The paper also has 5 with generator_learning_rate
-    3e-3, and 2 with 5e-3 and noise_learning_rate 0.015."""
+    """Sets the generator's steps per round; they adapt the noise as well. The paper also has 5 with
+    generator_learning_rate 3e-3, and 2 with 5e-3 and noise_learning_rate 0.015."""
     generator_learning_rate: Positive = 2e-3
-    """Sets the rate of the Adam that adapts a copy of the generator. The meta generator learns at
-    ``generator_steps`` times this rate."""
+    """Sets the inner learning rate; it holds for the adapted copy of the generator. The meta generator learns
+    at ``generator_steps`` times this rate."""
     noise_learning_rate: Positive = 1e-2
-    """Sets the rate of the Adam that adapts the noise."""
+    """Sets the noise's learning rate."""
     batch_norm_weight: NotNegative = 10.0
-    """Weighs the distance to the teacher's BatchNorm statistics."""
+    """Weighs the BatchNorm distance, the term that matches the teacher's statistics."""
     batch_norm_momentum: ShareBelowOne = 0.9
     """Weighs earlier rounds in the statistics that are compared, in [0, 1)."""
     one_hot_weight: NotNegative = 0.4
@@ -88,16 +88,16 @@ class Fast(BankMethod):
     """Weighs KL(teacher || student) where both choose the same class, which is maximized. The published
     runs have 1.1 for WRN-40-2 teachers, 1.33 for ResNet-34 and 1.0 for VGG-11."""
     reset_first_layer_round: CountOrZero = 139
-    """Sets the round, from 0, before which the generator's linear layer and the BatchNorm after it are drawn
-    anew, for diversity; 0 for never."""
+    """Sets the round of the reset, counted from 0; 0 for never. Before this round, the generator's linear
+    layer and its BatchNorm are drawn anew, for diversity."""
     z_dim: Count = 256
-    """Sets the length of the noise vector."""
+    """Sets the noise vector's length."""
     generator_channels: Annotated[int, Range(least=2)] = 128
-    """Sets the feature maps of the generator's first half; its second half has half as many."""
+    """Sets the generator's feature maps; its second half has half as many."""
     bank_size: int = 56_320
     """Limits the images kept; further ones replace the oldest. The default keeps all, 173 MB at 32x32."""
     crop_padding: int = 4
-    """Pads the images by so many pixels before random crops, for generator and student; 0 for none."""
+    """Pads images before random crops, by so many pixels, for generator and student; 0 for none."""
     flip: bool = True
     """Mirrors half of the images, for generator and student."""
 

@@ -30,11 +30,11 @@ class GeneratorMethod(SynthesisMethod):
     attention_weight: float = 0.0
     """Weighs attention transfer over matching block outputs; 0 switches it off."""
     generator_learning_rate: Positive
-    """Sets the rate of the generator's Adam at the start."""
+    """Sets the generator's learning rate at the start."""
     z_dim: Count
-    """Sets the length of the noise vector."""
+    """Sets the noise vector's length."""
     generator_channels: Annotated[int, Range(least=2)] = 128
-    """Sets the feature maps of the generator's first half; its second half has half as many."""
+    """Sets the generator's feature maps; its second half has half as many."""
 
     @abstractmethod
     def generator_rate(self, index: int) -> float:

@@ -56,19 +56,19 @@ class Ood(SynthesisMethod):
     learns_images: ClassVar[bool] = False
 
     rounds: int = 9_800
-    """Sets the rounds of ``student_steps``, each on its own batch. The default gives the paper's 1,000 epochs
+    """Sets the number of rounds; each takes ``student_steps``. The default gives the paper's 1,000 epochs
     over 50,000 patches."""
     batch_size: int = 512
-    """Sets the images in a student step, over all processes together."""
+    """Sets the images per student step; the processes share them."""
     student_steps: int = 10
-    """Sets the student steps in a round."""
+    """Sets the student steps per round."""
     learning_rate: float = 1e-3
-    """Sets the rate of the student's Adam at the start. It follows a cosine to zero; the paper keeps it
+    """Sets the student's learning rate; from here it follows a cosine to zero. The paper's rate is
     constant."""
     clip_norm: float = 0.0
     """Limits the gradient norm of the student; 0 switches clipping off."""
     temperature: float = 8.0
-    """Sets T, the temperature of the student's KL divergence, which is not scaled by T squared."""
+    """Sets T of the KL divergence; the result is not scaled by T squared."""
     attention_weight: float = 0.0
     """Weighs attention transfer over matching block outputs; 0 switches it off."""
     pictures: tuple[str, ...] = ("sklearn:china.jpg", "sklearn:flower.jpg")
@@ -81,7 +81,7 @@ class Ood(SynthesisMethod):
     """Limits the size of all patches, in GiB; a run with more is refused. The default 50,000 patches take
     0.14 at 32x32, 0.57 at 64x64, 7.0 at 224x224."""
     crop_padding: CountOrZero = 4
-    """Pads the images by so many pixels before random crops; 0 for none."""
+    """Pads images before random crops, by so many pixels; 0 for none."""
     flip: bool = True
     """Mirrors half of the images."""
     cutmix: NotNegative = 0.25

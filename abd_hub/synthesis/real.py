@@ -41,17 +41,17 @@ class Real(SynthesisMethod):
     learns_images: ClassVar[bool] = False
 
     rounds: int = 8_000
-    """Sets the rounds of ``student_steps``, each on its own batch."""
+    """Sets the number of rounds; each takes ``student_steps``."""
     batch_size: int = 128
-    """Sets the images in a student step, over all processes together."""
+    """Sets the images per student step; the processes share them."""
     student_steps: int = 10
-    """Sets the student steps in a round."""
+    """Sets the student steps per round."""
     learning_rate: float = 2e-3
-    """Sets the rate of the student's Adam at the start; it follows a cosine to zero."""
+    """Sets the student's learning rate; from here it follows a cosine to zero."""
     clip_norm: float = 5.0
     """Limits the gradient norm of the student; 0 switches clipping off."""
     temperature: float = 1.0
-    """Sets T, the temperature of the student's KL divergence, which is not scaled by T squared."""
+    """Sets T of the KL divergence; the result is not scaled by T squared."""
     attention_weight: float = 0.0
     """Weighs attention transfer over matching block outputs; 0 switches it off."""
     dataset: str = ""
@@ -63,7 +63,7 @@ class Real(SynthesisMethod):
     share: PositiveShare = 0.2
     """Sets the share of the split that is used, drawn with the run's seed, in (0, 1]."""
     crop_padding: CountOrZero = 4
-    """Pads the images by so many pixels before random crops; 0 for none."""
+    """Pads images before random crops, by so many pixels; 0 for none."""
     flip: bool = True
     """Mirrors half of the images."""
 

@@ -41,21 +41,21 @@ class Zskt(GeneratorMethod):
     rounds: int = 80_000
     """Sets the number of pseudo-batches, each with one generator step and ``student_steps``."""
     batch_size: int = 128
-    """Sets the images in a pseudo-batch, over all processes together."""
+    """Sets the images per pseudo-batch; the processes share them."""
     student_steps: int = 10
-    """Sets the student steps on each pseudo-batch."""
+    """Sets the student steps per batch; all see the same images."""
     learning_rate: float = 2e-3
-    """Sets the rate of the student's Adam at the start; it follows a cosine to zero."""
+    """Sets the student's learning rate; from here it follows a cosine to zero."""
     clip_norm: float = 5.0
     """Limits the gradient norms of student and generator; 0 switches clipping off."""
     temperature: float = 1.0
-    """Sets T, the temperature of the student's KL divergence, which is not scaled by T squared."""
+    """Sets T of the KL divergence; the result is not scaled by T squared."""
     attention_weight: float = 250.0
     """Weighs attention transfer. Set 0 where teacher and student have no matching blocks."""
     generator_learning_rate: float = 1e-3
-    """Sets the rate of the generator's Adam at the start; it follows a cosine to zero."""
+    """Sets the generator's learning rate; from here it follows a cosine to zero."""
     z_dim: int = 100
-    """Sets the length of the noise vector."""
+    """Sets the noise vector's length."""
 
     @classmethod
     def quick(cls, rounds: int) -> dict[str, Any] | None:

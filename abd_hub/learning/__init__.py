@@ -1,1 +1,1 @@
-"""Parts of any training loop: losses, schedules, checkpoints, several processes."""
+"""Holds the parts of any training loop: losses, schedules, checkpoints, several processes."""

@@ -1,7 +1,7 @@
-"""Checkpoints without pickle: tensors in safetensors, everything else in JSON.
+"""Writes and reads checkpoints without pickle: tensors in safetensors, everything else in JSON.
 
-A checkpoint is a folder ``round-00000123`` that is written under another name and renamed, so a killed
-run leaves either a whole checkpoint or none. Nothing in it can run code when it is read.
+A checkpoint is a folder ``round-00000123``. It is written under another name and then renamed, so a killed
+run leaves either a whole checkpoint or none. No file in the folder can run code when it is read.
 """
 
 from __future__ import annotations
@@ -25,10 +25,16 @@ def save(folder: Path, index: int, state: dict[str, Any], limit: int) -> Path:
     """Writes the state after ``index`` rounds and removes all but the ``limit`` newest checkpoints.
 
     Args:
-        folder: of all checkpoints of a run; made if need be.
-        index: rounds done.
+        folder: of all checkpoints of a run; it is made where it is missing.
+        index: rounds done so far.
         state: nested dicts and lists of tensors and JSON values; int keys are kept.
-        limit: at least 1.
+        limit: checkpoints that remain, at least 1.
+
+    Returns:
+        The folder of the new checkpoint.
+
+    Raises:
+        TypeError: the state holds a value that is neither a tensor nor JSON.
     """
     target = folder / f"round-{index:08d}"
     temporary = folder / f".{target.name}.tmp"
@@ -50,28 +56,28 @@ def save(folder: Path, index: int, state: dict[str, Any], limit: int) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
+    """Returns the folders of the whole checkpoints, oldest first."""
     return sorted(path for path in folder.glob("round-*") if path.is_dir())
 
 
 def load(path: Path) -> tuple[int, dict[str, Any]]:
-    """Rounds done and the state of one checkpoint.
+    """Returns the number of rounds done and the state of one checkpoint, with its tensors on the CPU.
 
     Raises:
-        InputError: it is not a checkpoint of this version.
+        InputError: the folder is not a checkpoint of this version.
     """
     try:
         packed = json.loads((path / "state.json").read_text(encoding="utf-8"))
         tensors = load_file(path / "state.safetensors")
         if packed["format"] != FORMAT:
-            raise ValueError(f"format {packed['format']}, this version reads {FORMAT}")
+            raise ValueError(f"it has format {packed['format']}, and this version reads format {FORMAT}")
         return packed["round"], _unpack(packed["state"], tensors)
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise InputError(f"checkpoint {path.name}: cannot be read ({error}); remove it and resume") from error
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Replaces tensors by references and dicts by pair lists, because JSON has no int keys."""
+    """Replaces tensors by references, and dicts by lists of pairs because JSON has no int keys."""
     if isinstance(value, Tensor):
         name = f"t{len(tensors)}"
         tensors[name] = value.detach().cpu().clone().contiguous()
@@ -86,6 +92,7 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _unpack(value: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    """Restores a value that ``_pack`` has packed."""
     if "tensor" in value:
         return tensors[value["tensor"]]
     if "pairs" in value:
@@ -96,7 +103,7 @@ def _unpack(value: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """The same nested state with its tensors on ``device``."""
+    """Returns the same nested state with its tensors on ``device``."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -107,10 +114,10 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def restore_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
-    """Loads an optimizer's state, each moment in the memory layout of its weight.
+    """Loads an optimizer's state and gives each moment the memory layout of its weight.
 
-    The state must be on the CPU: torch moves the moments itself but not Adam's step counters, which would
-    make every step wait for a device if they were there.
+    The state must be on the CPU. torch moves the moments to the device, but leaves Adam's step counters where
+    they are. Counters on a device would make every step wait for it.
     """
     optimizer.load_state_dict(state)
     for group in optimizer.param_groups:

@@ -1,12 +1,13 @@
-"""Layers that look at a whole batch, or draw for it, do so over the shares of all processes.
+"""Makes layers that depend on a whole batch use the rows of all processes.
 
-Inside ``global_batch()`` a batch that is shared by several processes goes through a network as it would on
-one: BatchNorm in training normalizes by the statistics of all rows and records them, and dropout and drop
-path draw for all rows, of which each process uses its own. torch's own SyncBatchNorm runs on accelerators
-only and is another class; here the networks stay what they are. With one process nothing is changed.
+Inside ``global_batch()`` several processes share a batch, and a network treats it as one process would.
+BatchNorm in training normalizes by the statistics of all rows and records them. Dropout and drop path draw
+for all rows, and each process uses its own part of the draw. With one process nothing changes.
 
-Draws that a network makes in another way, such as the dropout inside a fused attention, are the same on all
-processes, each for its own rows.
+torch's own SyncBatchNorm runs on accelerators only and replaces the layers. Here the layers stay as they are.
+
+Other draws of a network, such as the dropout inside a fused attention, are not made for all rows. Each
+process makes the same draw for its own rows.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from abd_hub.learning import distributed
 
 
 def global_batch() -> AbstractContextManager[Any]:
-    """Inside, the rows that a network is given are this process's share of a batch.
+    """Returns a context in which the rows that a network gets are this process's share of a batch.
 
-    Passes must be the same on all processes, forwards and backwards.
+    All processes must make the same passes, forwards and backwards.
     """
     return nullcontext() if distributed.world()[1] == 1 else _GlobalBatch()
 
 
 class _GlobalBatch(TorchFunctionMode):
-    """Takes the calls of some functions of torch, whichever module makes them."""
+    """Replaces some functions of torch, whichever module calls them."""
 
     def __torch_function__(
         self,
@@ -60,12 +61,13 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """``F.batch_norm`` of the global batch, of which ``maps`` (N, C, ...) are this process's rows.
+    """Computes ``F.batch_norm`` of the global batch; ``maps`` (N, C, ...) are this process's rows.
 
-    Of operations that can be differentiated twice, as self-retrospection does.
+    All its operations are twice differentiable, because self-retrospection differentiates twice.
     """
     if not training:
         return F.batch_norm(maps, running_mean, running_var, weight, bias, False, momentum, eps)
+
     mean, variance = _moments(maps)
     if running_mean is not None and running_var is not None:
         count = maps.numel() // maps.shape[1] * distributed.world()[1]
@@ -73,6 +75,7 @@ def _batch_norm(
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             unbiased = variance * (count / max(1, count - 1))
             running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+
     scale = (variance + eps).rsqrt()
     scale = scale if weight is None else scale * weight
     start = -mean * scale if bias is None else bias - mean * scale
@@ -81,10 +84,10 @@ def _batch_norm(
 
 
 def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) over all rows and places, in float32 or wider.
+    """Returns mean and biased variance (C,) over all rows and places, in float32 or wider.
 
-    The shares' variances and the spread of their means are added: the mean square less the squared mean would
-    lose digits.
+    The variance is the mean of the shares' variances plus the spread of their means. The mean square less the
+    squared mean would lose digits.
     """
     wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
     variance, mean = torch.var_mean(wide, dim=[0, *range(2, maps.ndim)], correction=0)
@@ -96,7 +99,7 @@ def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
 def _dropout(
     function: Any, rows: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
-    """Drawn for the global batch, which this process's rows stand in for everywhere."""
+    """Draws for the global batch, where copies of this process's rows stand in for the other rows."""
     if not training or p == 0:
         return rows
     whole = torch.cat([rows] * distributed.world()[1])
@@ -104,7 +107,7 @@ def _dropout(
 
 
 def _bernoulli(rows: Tensor, p: Any = 0.5, *, generator: torch.Generator | None = None) -> Tensor:
-    """timm's drop path: one draw for each row, from the global generator."""
+    """Draws for timm's drop path: once for each row, from the global generator."""
     if generator is not None or rows.ndim == 0:
         return rows.bernoulli_(p, generator=generator)
     whole = torch.cat([rows.detach()] * distributed.world()[1])

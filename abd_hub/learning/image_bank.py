@@ -1,7 +1,7 @@
-"""Synthetic images that a method keeps for its student: uint8, on the device, bounded.
+"""Keeps synthetic images for a student: uint8, on the device, up to a limit.
 
-51,200 images of 32x32 are 157 MB. The published code writes as many PNG files and reads them again ten
-million times; here nothing leaves the device, and a checkpoint takes the bank with it.
+51,200 images of 32x32 take 157 MB. The published code writes each image to a PNG file, and reads such files
+ten million times. Here no image leaves the device, except into a checkpoint.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from abd_hub.core.records import DataSpec
 
 
 class DeviceImageBank:
-    """The newest ``capacity`` images with the classes they were made for.
+    """Holds the newest ``capacity`` images with the classes that they were made for.
 
     Args:
-        spec: of the images.
+        spec: size of the images.
         capacity: images held; further ones replace the oldest.
-        device: where they lie.
+        device: of the images.
 
     Raises:
         InputError: the capacity is not positive.
@@ -32,32 +32,32 @@ class DeviceImageBank:
             raise InputError(f"bank_size: must be at least 1, got {capacity}")
         self.capacity = capacity
         self.device = device
-        # Not filled yet: memory that was never written to costs nothing on the CPU.
+        # Left empty, because memory that was never written to costs nothing on the CPU.
         self._images = torch.empty(
             capacity, spec.channels, spec.height, spec.width, dtype=torch.uint8, device=device
         )
         self._labels = torch.empty(capacity, dtype=torch.int64, device=device)
         self.added = 0
-        """Images ever added."""
+        """Counts the images ever added."""
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
 
     @property
     def images(self) -> Tensor:
-        """(n, C, H, W) uint8; the order is that of the places, not of the ages."""
+        """Returns (n, C, H, W) uint8, ordered by place and not by age."""
         return self._images[: len(self)]
 
     @property
     def labels(self) -> Tensor:
-        """(n,) int64."""
+        """Returns the classes, (n,) int64, in the same order."""
         return self._labels[: len(self)]
 
     def add(self, pixels: Tensor, labels: Tensor) -> None:
-        """Keeps images; all processes must add the same.
+        """Keeps images; all processes must add the same images.
 
         Args:
-            pixels: (N, C, H, W) in [0, 1], rounded to 1/255; of more than ``capacity`` the last are kept.
+            pixels: (N, C, H, W) in [0, 1], rounded to 1/255. Of more than ``capacity`` the last are kept.
             labels: (N,).
         """
         count = min(pixels.shape[0], self.capacity)
@@ -68,11 +68,11 @@ class DeviceImageBank:
         self.added += pixels.shape[0]
 
     def pixels(self, places: Tensor) -> Tensor:
-        """The images at ``places``, (N,) int64 below ``len``, as float32 (N, C, H, W) in [0, 1]."""
+        """Returns the images at ``places``, (N,) int64 below ``len``, as float32 (N, C, H, W) in [0, 1]."""
         return self._images[places.to(self.device)].float() / 255
 
     def draw(self, count: int, chance: torch.Generator) -> Tensor:
-        """Places of ``count`` images, drawn with replacement only where the bank holds fewer.
+        """Draws the places of ``count`` images, with replacement only where the bank holds fewer.
 
         Args:
             count: images wanted.
@@ -86,11 +86,11 @@ class DeviceImageBank:
         return torch.randperm(len(self), generator=chance)[:count]
 
     def state_dict(self) -> dict[str, Any]:
-        """The images, their classes and the count."""
+        """Returns the images, their classes and the count."""
         return {"images": self.images, "labels": self.labels, "added": self.added}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """Restores the state that ``state_dict`` returned."""
         self.added = state["added"]
         self._images[: len(self)] = state["images"].to(self.device)
         self._labels[: len(self)] = state["labels"].to(self.device)

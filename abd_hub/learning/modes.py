@@ -1,4 +1,4 @@
-"""Modes of a module for as long as a block of code runs."""
+"""Changes the mode of a module while a block of code runs."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from torch import nn
 
 
 class HasModes(Protocol):
-    """A network in train or eval mode."""
+    """Describes a network that is in train or eval mode."""
 
     def eval(self) -> Any:
-        """As ``nn.Module`` has it."""
+        """Switches to eval mode, as ``nn.Module`` does."""
         ...
 
     def modules(self) -> Iterator[nn.Module]:
-        """As ``nn.Module`` has it."""
+        """Yields all modules, as ``nn.Module`` does."""
         ...
 
 
 @contextmanager
 def in_eval_mode(network: HasModes) -> Iterator[None]:
-    """Inside, BatchNorm uses its running statistics and dropout is off; after, every mode is what it was."""
-    # Module by module: parts may be frozen in eval mode while the rest trains.
+    """Puts the network into eval mode inside the block, and restores every mode after it.
+
+    In eval mode BatchNorm uses its running statistics, and dropout is off.
+    """
+    # Modes are saved for each module, because parts may be frozen in eval mode while the rest trains.
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

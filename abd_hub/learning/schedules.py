@@ -1,4 +1,4 @@
-"""Learning-rate schedules as functions of the round: nothing to store, nothing to restore."""
+"""Defines learning-rate schedules as functions of the round, which have no state to store."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from collections.abc import Sequence
 
 
 def cosine(start: float, index: float, rounds: int) -> float:
-    """Cosine annealing (Loshchilov & Hutter, ICLR 2017): ``start`` at round 0, towards 0 at ``rounds``."""
+    """Returns the rate of cosine annealing, ``start`` at round 0 and 0 at ``rounds``.
+
+    The schedule is by Loshchilov & Hutter (ICLR 2017).
+    """
     return start * 0.5 * (1.0 + math.cos(math.pi * index / rounds))
 
 
 def stepped(start: float, index: float, rounds: int, drops: Sequence[float]) -> float:
-    """``start``, divided by ten for each share in ``drops`` of the rounds that has passed."""
+    """Returns ``start``, divided by ten for each share in ``drops`` of the rounds that has passed."""
     passed = sum(index >= drop * rounds for drop in drops)
     return float(start * 0.1**passed)
 
 
 def warmup_cosine(peak: float, done: float, total: float, warmup: float) -> float:
-    """Linear from 0 to ``peak`` over the first share ``warmup`` of ``total``, then cosine towards 0.
+    """Returns a rate that rises linearly from 0 to ``peak`` and then falls to 0 by a cosine.
 
-    With ``warmup`` 0 this is ``cosine``.
+    The rise takes the share ``warmup`` of ``total``. With ``warmup`` 0 this is ``cosine``.
     """
     rise = warmup * total
     if done < rise:

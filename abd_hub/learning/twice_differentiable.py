@@ -1,21 +1,24 @@
-"""Layers whose gradient is itself differentiated, with the second derivative written out.
+"""Writes out the second derivative of layers whose gradient is differentiated once more.
 
-Self-retrospection differentiates the student's gradient five times a step. PyTorch does that for BatchNorm
-in about twenty passes over the maps, some in another memory format than the maps have, which spoils the
-layers that follow. Here it is one kernel of the first derivative, three reductions and one affine sum:
-with x' = (x - mean) r, r = 1 / std, the gradient of BatchNorm in training mode is
+Self-retrospection differentiates the student's gradient five times a step. For BatchNorm, PyTorch then makes
+about twenty passes over the maps. Some of them change the memory format, which slows down the layers that
+follow. Here one kernel of the first derivative, three reductions and one affine sum do the same.
+
+With x' = (x - mean) r and r = 1 / std, the gradient of BatchNorm in training mode is
 
     P(g) = w r (g - <g> - x' <g x'>),   <.>: mean over batch, height and width.
 
-P is symmetric, so the derivative of <P(g), u> by g is P(u), that by w is r S n with n the number of values in
-a mean and S = <g u> - <g><u> - <g x'><u x'>, and that by x is
+P is symmetric, so the derivative of <P(g), u> by g is P(u). Let n be the number of values in a mean, and
+S = <g u> - <g><u> - <g x'><u x'>. Then the derivative by w is r S n, and the derivative by x is
 
     w r^2 (-<u x'> g - <g x'> u + <g><u x'> + <u><g x'> + x' (2 <g x'><u x'> - S)).
 
-The derivative of a convolution's gradient is a convolution and, by the weights, again a gradient of that
-kind. PyTorch computes the latter in every product with the Hessian, where nobody uses it, and as a
-convolution whose kernel is as large as the maps. A step of retrospection of WRN-16-1 on 32 images takes 0.6
-instead of 1.7 s on one AVX-512 core.
+The gradient of a convolution has two derivatives. One is again a convolution. The other, by the weights, is
+again the gradient of a convolution. PyTorch computes the second in every product with the Hessian, although
+no product uses it, and with a kernel as large as the maps.
+
+With this module, a step of retrospection of WRN-16-1 on 32 images takes 0.6 instead of 1.7 s on one AVX-512
+core.
 """
 
 from __future__ import annotations
@@ -35,19 +38,20 @@ aten = torch.ops.aten
 
 
 def twice_differentiable() -> AbstractContextManager[Any]:
-    """Inside, BatchNorm by the statistics of the batch, and convolutions of images, are those of this module.
+    """Returns a context in which this module computes BatchNorm and convolutions of images.
 
-    What may be differentiated twice is the gradient by *maps*, such as images; that by weights only once. On
-    several processes nothing is changed: BatchNorm there is that of ``global_batch``.
+    BatchNorm is replaced only where it normalizes by the statistics of the batch. The gradient by *maps*,
+    such as images, can be differentiated again; the gradient by weights cannot. On several processes nothing
+    changes, because ``global_batch`` replaces BatchNorm there.
     """
     return nullcontext() if distributed.world()[1] > 1 else _TwiceDifferentiable()
 
 
 class _TwiceDifferentiable(TorchFunctionMode):
-    """Takes the calls of two functions of torch, whichever module makes them."""
+    """Replaces two functions of torch, whichever module calls them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replaces what it knows, passes everything else on."""
+        """Replaces ``F.batch_norm`` and ``F.conv2d``, and passes every other call on."""
         kwargs = kwargs or {}
         if func is F.batch_norm:
             return _batch_norm(*args, **kwargs)
@@ -73,11 +77,11 @@ def _batch_norm(
 
 
 class _BatchNorm(torch.autograd.Function):
-    """BatchNorm in training mode."""
+    """Computes BatchNorm in training mode."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        """(N, C, ...) to the same."""
+        """Normalizes (N, C, ...); same shape."""
         out: Tensor
         out, mean, rstd = aten.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
@@ -86,19 +90,19 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """By x and, where asked for, weight and bias."""
+        """Returns the gradients by x, weight and bias."""
         x, weight, mean, rstd = ctx.saved_tensors
         return (*_Gradient.apply(gradient, x, weight, mean, rstd, ctx.eps), None)
 
 
 class _Gradient(torch.autograd.Function):
-    """Its gradient; only that by x can be differentiated again."""
+    """Computes the gradient of BatchNorm; only the gradient by x can be differentiated again."""
 
     @staticmethod
     def forward(
         ctx: Any, g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """By x, weight and bias."""
+        """Returns the gradients by x, weight and bias."""
         g = _like(g, x)
         by_x, by_weight, by_bias = _first(g, x, weight, mean, rstd, eps)
         ctx.save_for_backward(g, x, weight, mean, rstd, by_weight, by_bias)
@@ -109,14 +113,16 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, u: Tensor, _by_weight: Tensor, _by_bias: Tensor) -> tuple[Tensor | None, ...]:
-        """By the gradient, x and weight."""
+        """Returns the derivatives by the gradient, x and weight."""
         g, x, weight, mean, rstd, g_x, g_sum = ctx.saved_tensors
         u = _like(u, x)
         by_g, u_x, u_sum = _first(u, x, weight, mean, rstd, ctx.eps)
         n = x.numel() // x.shape[1]
+
         g_u = _dot(g, u) / n
         g_x, g_mean, u_x, u_mean = (total / n for total in (g_x, g_sum, u_x, u_sum))
         inner = g_u - g_mean * u_mean - g_x * u_x
+
         scale = weight * rstd * rstd
         slope = scale * rstd * (2 * g_x * u_x - inner)
         shift = scale * (g_mean * u_x + u_mean * g_x) - slope * mean
@@ -144,11 +150,11 @@ def _conv2d(
 
 
 class _Conv2d(torch.autograd.Function):
-    """Convolution without a bias."""
+    """Computes a convolution without a bias."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, where: list[Any]) -> Tensor:
-        """(N, C, H, W) to (N, K, H', W')."""
+        """Maps (N, C, H, W) to (N, K, H', W')."""
         ctx.save_for_backward(x, weight)
         ctx.where = where
         out: Tensor = aten.convolution(x, weight, None, *where)
@@ -156,7 +162,7 @@ class _Conv2d(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """By x and weight, each only where asked for."""
+        """Returns the gradients by x and weight, each only where it is needed."""
         x, weight = ctx.saved_tensors
         by_x = by_weight = None
         if ctx.needs_input_grad[0]:
@@ -167,11 +173,11 @@ class _Conv2d(torch.autograd.Function):
 
 
 class _ConvInputGradient(torch.autograd.Function):
-    """Its gradient by its input, which depends on the input's shape alone."""
+    """Computes the gradient by the input, which depends on the input's shape alone."""
 
     @staticmethod
     def forward(ctx: Any, g: Tensor, x: Tensor, weight: Tensor, where: list[Any]) -> Tensor:
-        """(N, K, H', W') to (N, C, H, W)."""
+        """Maps (N, K, H', W') to (N, C, H, W)."""
         ctx.save_for_backward(g, weight)
         ctx.where = where
         return _convolution_backward(g, x, weight, where, 0)
@@ -179,7 +185,7 @@ class _ConvInputGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
-        """By the gradient and the weight."""
+        """Returns the derivatives by the gradient and the weight."""
         g, weight = ctx.saved_tensors
         by_g = aten.convolution(u, weight, None, *ctx.where)
         by_weight = _convolution_backward(g, u, weight, ctx.where, 1) if ctx.needs_input_grad[2] else None
@@ -187,7 +193,7 @@ class _ConvInputGradient(torch.autograd.Function):
 
 
 def _convolution_backward(g: Tensor, x: Tensor, weight: Tensor, where: list[Any], which: int) -> Tensor:
-    """By x (0) or weight (1)."""
+    """Returns the gradient by x (``which`` 0) or by weight (``which`` 1)."""
     wanted = [which == 0, which == 1, False]
     gradient: Tensor = aten.convolution_backward(g, x, weight, None, *where, wanted)[which]
     return gradient
@@ -196,7 +202,7 @@ def _convolution_backward(g: Tensor, x: Tensor, weight: Tensor, where: list[Any]
 def _first(
     g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, rstd: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """P(g), the sums of g x' and of g."""
+    """Returns P(g), the sum of g x' and the sum of g; the sums are (C,)."""
     gradients: tuple[Tensor, Tensor, Tensor] = aten.native_batch_norm_backward(
         g, x, weight, None, None, mean, rstd, True, eps, [True, True, True]
     )
@@ -204,14 +210,15 @@ def _first(
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """(C,): the sum of a b over all but the channels."""
+    """Returns the sum of a b over all but the channels, (C,)."""
     return (a * b).sum(dim=[0, *range(2, a.ndim)])
 
 
 def _like(tensor: Tensor, x: Tensor) -> Tensor:
-    """In the memory format of x: kernels for two formats at once are ten times slower."""
+    """Returns the tensor in the memory format of x: kernels for two formats at once are ten times slower."""
     return tensor if tensor.stride() == x.stride() else torch.empty_like(x).copy_(tensor)
 
 
 def _beside(statistic: Tensor, x: Tensor) -> Tensor:
+    """Shapes (C,) so that it broadcasts over x, (N, C, ...)."""
     return statistic.view(1, -1, *[1] * (x.ndim - 2))

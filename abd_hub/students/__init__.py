@@ -1,4 +1,4 @@
-"""Small classifiers for students. Importing this package registers all of them with timm."""
+"""Offers small classifiers as students. Importing this package registers all of them with timm."""
 
 from abd_hub.students import resnet_cifar, wide_resnet
 

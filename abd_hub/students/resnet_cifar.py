@@ -1,6 +1,6 @@
-"""ResNets for small images: timm's own with a 3x3 stem of stride 1 and no max-pool.
+"""Builds ResNets for small images: timm's own with a 3x3 stem of stride 1 and no max-pool.
 
-Many CIFAR classifiers on the Hub have this shape but call themselves plain ``resnet18``.
+Many CIFAR classifiers on the Hub have this shape, although their files name plain ``resnet18``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from abd_hub.students.wide_resnet import CIFAR10_MEAN, CIFAR10_STD
 
 
 def use_cifar_stem(model: ResNet) -> None:
-    """Gives a timm ResNet a fresh 3x3 stem of stride 1 and takes its max-pool away, in place."""
+    """Gives a timm ResNet a fresh 3x3 stem of stride 1 and removes its max-pool, in place."""
     old = model.conv1
     model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -27,7 +27,7 @@ def use_cifar_stem(model: ResNet) -> None:
 
 
 class CifarResNet(ResNet):  # type: ignore[misc]
-    """A timm ResNet with the CIFAR stem from the start, so that timm loads its weights as usual."""
+    """Builds a timm ResNet with the CIFAR stem from the start, so that timm loads its weights as usual."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,7 +1,7 @@
-"""Wide residual networks for small images (Zagoruyko & Komodakis, BMVC 2016, arXiv:1605.07146).
+"""Builds wide residual networks for small images (Zagoruyko & Komodakis, BMVC 2016, arXiv:1605.07146).
 
 A pre-activation block computes ``x + conv(relu(bn(conv(relu(bn(x))))))``. Where the shape changes, the
-shortcut is a 1x1 convolution of the pre-activated input: ``shortcut(a) + ...`` with ``a = relu(bn(x))``.
+shortcut is a 1x1 convolution of the pre-activated input, ``shortcut(a) + ...`` with ``a = relu(bn(x))``.
 WRN-d-k has d = 6n + 4 layers and three groups of n blocks with 16k, 32k and 64k channels.
 """
 
@@ -22,7 +22,7 @@ CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 
 class PreActivationBlock(nn.Module):
-    """BN-ReLU-conv twice, added to the input or to its 1x1 projection."""
+    """Adds BN-ReLU-conv, applied twice, to the input or to its 1x1 projection."""
 
     def __init__(self, in_width: int, width: int, stride: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class PreActivationBlock(nn.Module):
         self.shortcut = None if same else nn.Conv2d(in_width, width, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_width, H, W) to (N, width, H / stride, W / stride)."""
+        """Maps (N, in_width, H, W) to (N, width, H / stride, W / stride)."""
         active = F.relu(self.norm1(x))
         kept: Tensor = x if self.shortcut is None else self.shortcut(active)
         out: Tensor = self.conv1(active)
@@ -43,16 +43,16 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A wide residual network that speaks timm's protocol.
+    """Builds a wide residual network with the interface of timm's models.
 
     Args:
         depth: 6n + 4 with n blocks in each of the three groups.
         widen: the paper's k.
         base_width: channels of the stem, and of the first group at ``widen`` 1.
-        num_classes: logits; 0 leaves the classifier out.
-        in_chans: image channels.
-        global_pool: timm's name of the pooling; empty for none.
-        drop_rate: dropout before the classifier.
+        num_classes: number of logits; 0 leaves the classifier out.
+        in_chans: channels of the images.
+        global_pool: timm's name for the pooling; empty for none.
+        drop_rate: rate of the dropout before the classifier.
 
     Raises:
         ValueError: the depth is not 6n + 4.
@@ -73,15 +73,18 @@ class WideResNet(nn.Module):
         blocks, rest = divmod(depth - 4, 6)
         if blocks < 1 or rest:
             raise ValueError(f"depth: {depth} is not 6n + 4; use 10, 16, 22, 28, 40, ...")
+
         widths = [base_width * factor * widen for factor in (1, 2, 4)]
         self.in_chans = in_chans
         self.num_classes = num_classes
         self.drop_rate = drop_rate
+
         self.stem = nn.Conv2d(in_chans, base_width, 3, padding=1, bias=False)
         self.group1 = _group(base_width, widths[0], blocks, stride=1)
         self.group2 = _group(widths[0], widths[1], blocks, stride=2)
         self.group3 = _group(widths[1], widths[2], blocks, stride=2)
         self.norm = nn.BatchNorm2d(widths[2])
+
         self.num_features = widths[2]
         self.feature_info = [
             {"num_chs": width, "reduction": reduction, "module": f"group{index}"}
@@ -89,33 +92,33 @@ class WideResNet(nn.Module):
         ]
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=global_pool)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def get_classifier(self, name_only: bool = False) -> nn.Module | str:
-        """The last linear layer, or its name."""
+        """Returns the last linear layer, or its name."""
         return "fc" if name_only else self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh last layer for ``num_classes``; 0 leaves it out."""
+        """Replaces the last layer by a fresh one for ``num_classes``; 0 leaves it out."""
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         self.num_classes = num_classes
         self.global_pool, self.fc = create_classifier(self.num_features, num_classes, pool_type=pool)
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.fc.apply(_initialise).to(self.stem.weight.device, self.stem.weight.dtype)
+        self.fc.apply(_initialize).to(self.stem.weight.device, self.stem.weight.dtype)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) to (N, num_features, H / 4, W / 4)."""
+        """Maps (N, in_chans, H, W) to (N, num_features, H / 4, W / 4)."""
         x = self.group3(self.group2(self.group1(self.stem(x))))
         return F.relu(self.norm(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features to (N, num_classes), or to (N, num_features) with ``pre_logits``."""
+        """Maps features to (N, num_classes), or to (N, num_features) with ``pre_logits``."""
         x = F.dropout(self.global_pool(x), self.drop_rate, self.training)
         out: Tensor = x if pre_logits else self.fc(x)
         return out
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W), normalized, to (N, num_classes) logits."""
+        """Maps normalized images (N, in_chans, H, W) to logits (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
 
@@ -125,7 +128,7 @@ def _group(in_width: int, width: int, blocks: int, stride: int) -> nn.Sequential
 
 
 @torch.no_grad()
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.BatchNorm2d):

@@ -1,1 +1,1 @@
-"""Data-free methods, one file each: where the student's images come from."""
+"""Holds the methods that provide the student's images, one file each."""

@@ -1,4 +1,4 @@
-"""What methods with an image bank share: settings, keeping images for the student, drawing its batches."""
+"""Holds the parts that all methods with an image bank share: settings, the bank, the student's batches."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from abd_hub.learning.image_bank import DeviceImageBank
 
 @dataclass(frozen=True, kw_only=True)
 class BankMethod(SynthesisMethod):
-    """A method that makes one batch of images a round, for a bank from which the student learns.
+    """Describes a method that makes one batch of images a round for a bank, from which the student learns.
 
-    The student learns as in the code of Fast (arXiv 2112.06253), where it is the same for all such methods.
+    The student learns as in the code of Fast (arXiv 2112.06253), which treats all such methods alike.
     """
 
     optimizer: Literal["adam", "sgd"] = "sgd"
-    """Of the student: adam or sgd."""
+    """Selects the student's optimizer, adam or sgd."""
     weight_decay: float = 1e-4
-    """Of the student's optimizer, added to the gradient."""
+    """Sets the weight decay of the student's optimizer, which is added to the gradient."""
     clip_norm: float = 0.0
-    """Largest gradient norm of the student; 0 switches clipping off."""
+    """Limits the gradient norm of the student; 0 switches clipping off."""
     temperature: float = 20.0
-    """T of the student's KL divergence."""
+    """Sets T of the student's KL divergence."""
     temperature_squared: bool = True
-    """Multiply the KL divergence by T squared (Hinton et al., 2015), which keeps its gradient's size."""
+    """Multiplies the KL divergence by T squared (Hinton et al., 2015), which keeps its gradient's size."""
     attention_weight: float = 0.0
-    """Weight of attention transfer over matching block outputs; 0 switches it off."""
+    """Weighs attention transfer over matching block outputs; 0 switches it off."""
     synthesis_batch_size: Count = 256
-    """Images made in a round, over all processes together."""
+    """Sets the images made per round; the processes share them."""
     bank_size: Count
-    """Images kept for the student; further ones replace the oldest."""
+    """Limits the images kept for the student; further ones replace the oldest."""
     crop_padding: CountOrZero = 4
-    """The student sees random crops after padding by so many pixels; 0 for none."""
+    """Pads images before random crops, by so many pixels; 0 for none."""
     flip: bool = True
-    """Mirror half of the images for the student."""
+    """Mirrors half of the images for the student."""
 
 
 class BankSynthesizer(Synthesizer):
-    """A method whose ``update`` fills a bank; the student's batches are drawn from it, cropped and flipped.
+    """Fills a bank in ``update`` and draws the student's batches from it, cropped and mirrored.
 
     Args:
-        method: its class name in lower case names its fields in errors.
+        method: settings; errors name a field after the class name in lower case.
         teacher: gives size and classes of the images.
         accelerator: gives device, precision and number of processes.
-        seed: of every draw.
+        seed: seed of every draw.
 
     Raises:
         InputError: the processes cannot share the batches, the precision is fp16, or the padding is as large
@@ -66,8 +66,8 @@ class BankSynthesizer(Synthesizer):
         _check_shared(f"{name}.synthesis_batch_size", method.synthesis_batch_size, accelerator.num_processes)
         if accelerator.mixed_precision == "fp16":
             raise InputError(
-                "trainer.mixed_precision: fp16 would need a loss scale for every batch of images that is "
-                "made; use bf16 or no with this method"
+                "trainer.mixed_precision: fp16 would need its own loss scale for every batch of images; "
+                "use bf16 or no with this method"
             )
         check_padding(f"{name}.crop_padding", method.crop_padding, spec.height, spec.width)
 
@@ -80,55 +80,56 @@ class BankSynthesizer(Synthesizer):
         self._bank = DeviceImageBank(spec, method.bank_size, accelerator.device)
 
     def begin_round(self, index: int) -> None:
-        """Remembers the round: every draw in it follows from seed and round."""
+        """Stores the round, because every draw in it follows from seed and round."""
         self.index = index
 
     def keep(self, pixels: Tensor, labels: Tensor) -> None:
-        """Adds what all processes have made to the bank of each.
+        """Adds the images of all processes to the bank of each process.
 
         Args:
             pixels: (N, C, H, W) in [0, 1], of this process.
-            labels: (N,).
+            labels: (N,) int64, the classes that the images were made for.
         """
         self._bank.add(distributed.gather_rows(pixels), distributed.gather_rows(labels))
 
     def sample(self, step: int) -> Tensor | None:
-        """A batch from the bank in [0, 1], augmented."""
+        """Returns an augmented batch from the bank, (N, C, H, W) in [0, 1]."""
         places = self._bank.draw(self.method.batch_size, self.chance("draw", step))
         pixels = self._bank.pixels(distributed.own_rows(places))
         return self.augmented(pixels, "augment", step)
 
     def augmented(self, pixels: Tensor, *purpose: str | int) -> Tensor:
-        """This process's rows, cropped after padding and mirrored, by draws for the global batch."""
-        chance, share = self.chance(*purpose, seeding.LEGACY_RANK), distributed.world()
-        return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, chance, share)
+        """Returns this process's rows, cropped after padding and mirrored, by draws for the global batch."""
+        generator, share = self.chance(*purpose, seeding.LEGACY_RANK), distributed.world()
+        return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, generator, share)
 
     def drawn_classes(self) -> Tensor:
-        """This process's rows of the round's classes to be made, drawn at random, (N,) int64."""
-        count, chance = self.method.synthesis_batch_size, self.chance("classes")
-        classes = torch.randint(self.spec.num_classes, (count,), generator=chance)
+        """Draws the classes of the round's images and returns this process's rows, (N,) int64."""
+        count, generator = self.method.synthesis_batch_size, self.chance("classes")
+        classes = torch.randint(self.spec.num_classes, (count,), generator=generator)
         return distributed.own_rows(classes).to(self.accelerator.device)
 
     def chance(self, *purpose: str | int) -> Any:
-        """A generator for one purpose of this round."""
+        """Returns a random generator for one purpose in this round."""
         return seeding.generator(self.seed, type(self.method).__name__, self.index, *purpose)
 
     def bank(self) -> DeviceImageBank:
-        """The images kept so far."""
+        """Returns the bank with the images kept so far."""
         return self._bank
 
     def state_dict(self) -> dict[str, Any]:
-        """The bank."""
+        """Returns the state of the bank."""
         return {"bank": self._bank.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """Restores the state that ``state_dict`` returned."""
         self._bank.load_state_dict(state["bank"])
 
 
 def _check_shared(field: str, images: int, processes: int) -> None:
-    """Refuses a batch to be made of which the processes' shares are not equal, or of less than 2 images."""
+    """Refuses a number of images that the processes cannot share equally, or that is below 2."""
     if images % processes or images < 2:
         raise InputError(
-            f"{field}: must be a multiple of the {processes} processes, at least 2, got {images}"
+            f"{field}: must be at least 2 and a multiple of {processes}, the number of processes, "
+            f"got {images}"
         )

@@ -1,14 +1,15 @@
-"""BatchNorm statistics as a prior for images (DeepInversion, CVPR 2020, arXiv 1912.08795, eq. 4).
+"""Uses BatchNorm statistics as a prior for images (DeepInversion, CVPR 2020, arXiv 1912.08795, eq. 4).
 
-A teacher's BatchNorm layers remember mean and variance of what they saw in training. Images whose
-statistics are close to these look, to the teacher, like its training data:
+A teacher's BatchNorm layers store the mean and the variance of their inputs in training. A batch of images
+resembles the training data where its own statistics are close to the stored ones:
 
-    R(x) = sum over BatchNorm layers of |mean(x) - running mean|_2 + |var(x) - running var|_2,
+    R(x) = sum over BatchNorm layers of |mean(x) - running mean|_2 + |var(x) - running var|_2.
 
-with the biased variance over batch, height and width, of the shares of all processes together. Fast (AAAI
-2022, arXiv 2112.06253) takes instead of the batch's own statistics a moving average over the batches: m = (1
-- momentum) mean(x) + momentum * average. CMI (IJCAI 2021, arXiv 2105.08584) describes each image by what the
-same layers see of it alone: the means over height and width.
+The variance is biased and taken over batch, height and width, with the rows of all processes together.
+
+Fast (AAAI 2022, arXiv 2112.06253) replaces the batch's own statistics by a moving average,
+m = (1 - momentum) mean(x) + momentum * average. CMI (IJCAI 2021, arXiv 2105.08584) describes each image by
+the inputs of the same layers for this image alone, averaged over height and width.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ from abd_hub.learning import distributed
 
 
 class BatchNormStatistics:
-    """What a teacher's BatchNorm layers see, recorded on request.
+    """Records the inputs of a teacher's BatchNorm layers on request.
 
     Args:
-        teacher: frozen.
-        method: who asks, for the error.
-        momentum: of the moving average over batches; 0 for the batch's own statistics.
+        teacher: a frozen module.
+        method: name of the method, with which the error begins.
+        momentum: of the moving average over batches, in [0, 1); 0 for the batch's own statistics.
 
     Raises:
-        InputError: no layer that runs has running statistics.
+        InputError: no BatchNorm layer that runs has running statistics.
     """
 
     def __init__(self, teacher: Teacher, method: str, momentum: float = 0.0) -> None:
-        # In the order of registration, which is not that in which a teacher with shortcuts runs them.
-        assert isinstance(teacher, nn.Module), "what is given here is a frozen network"
+        assert isinstance(teacher, nn.Module), "every teacher is a module"
+        # The order is of registration. A teacher with shortcuts may run its layers in another order.
         known = [
             layer
             for layer in teacher.modules()
@@ -54,31 +55,32 @@ class BatchNormStatistics:
         if not self.layers:
             raise InputError(
                 f"{method}: it matches the statistics of BatchNorm layers, and the teacher has none; "
-                "use zskt, dfad or ood, which need none"
+                "use zskt, dfad or ood, which need no such layer"
             )
 
         self.momentum = momentum
         self.averages: list[Tensor] = []
-        """Moving mean and variance of each layer that runs, in turn; empty before the first ``remember``."""
+        """Holds the moving mean and variance of each layer in turn; empty before the first ``remember``."""
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
-        """By place in ``layers``: mean and variance."""
+        """Maps the place in ``layers`` to mean and variance."""
         self._image_means: dict[int, Tensor] = {}
-        """Likewise."""
+        """Maps the place in ``layers`` to the means of each image."""
 
     @property
     def width(self) -> int:
-        """Channels of all layers together: the length of an embedding."""
+        """Returns the number of channels of all layers together, the length of an embedding."""
         return sum(layer.num_features for layer in self.layers)
 
     @contextmanager
     def recording(self, images_only: bool = False) -> Iterator[None]:
-        """Inside, one pass through the teacher leaves the statistics of its batch here.
+        """Records the statistics of the batch in one pass through the teacher inside the block.
 
         Args:
-            images_only: leave only the embeddings, not what ``loss`` needs.
+            images_only: record only the embeddings, without the statistics that ``loss`` needs.
         """
         self._seen, self._image_means = {}, {}
         note = self._note_images if images_only else self._note
+
         handles = [
             layer.register_forward_pre_hook(partial(note, place)) for place, layer in enumerate(self.layers)
         ]
@@ -90,33 +92,36 @@ class BatchNormStatistics:
         self._seen = self._of_all_rows(self._seen)
 
     def _of_all_rows(self, seen: dict[int, tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Tensor]]:
-        """Means of x - running mean and of its square to mean and variance; all layers' at once.
+        """Turns the means of x - running mean and of its square into mean and variance of each layer.
 
-        One exchange between the processes a pass: one a layer may take longer than the layer.
+        The processes exchange once for all layers, because an exchange may take longer than a layer.
         """
         if not seen:
             return {}
+
         sizes = [mean.numel() for pair in seen.values() for mean in pair]
         whole = distributed.mean(torch.cat([mean for pair in seen.values() for mean in pair]))
         means = iter(torch.split(whole, sizes))
+
         statistics = {}
         for place, shift, square in zip(seen, means, means, strict=True):
             center = self.layers[place].running_mean
-            assert center is not None, "chosen for it"
+            assert center is not None, "only layers with running statistics are recorded"
             statistics[place] = (shift + center, square - shift.square())
         return statistics
 
     def loss(self) -> Tensor:
-        """R of the pass that was recorded last: a scalar, differentiable, in float32 or wider."""
+        """Returns R of the pass that was recorded last: a differentiable scalar in float32 or wider."""
         terms = []
         for turn, (place, seen) in enumerate(sorted(self._seen.items())):
             layer = self.layers[place]
             mean, variance = self._smoothed(turn, *seen)
-            assert layer.running_mean is not None and layer.running_var is not None, "chosen for them"
+            assert layer.running_mean is not None and layer.running_var is not None
             terms += [(mean - layer.running_mean).norm(), (variance - layer.running_var).norm()]
         return torch.stack(terms).sum()
 
     def _smoothed(self, turn: int, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixes mean and variance with their moving averages, where there are any."""
         if not self.averages:
             return mean, variance
         old_mean, old_variance = self.averages[2 * turn : 2 * turn + 2]
@@ -124,28 +129,30 @@ class BatchNormStatistics:
 
     @torch.no_grad()
     def remember(self) -> None:
-        """Takes the pass that was recorded last into the moving averages; nothing without a momentum."""
+        """Adds the pass that was recorded last to the moving averages; does nothing without a momentum."""
         if not self.momentum:
             return
+
         latest = [statistic.detach().clone() for _, pair in sorted(self._seen.items()) for statistic in pair]
         if not self.averages:
             self.averages = latest
             return
+
         self.averages = [
             torch.lerp(new, old, self.momentum) for new, old in zip(latest, self.averages, strict=True)
         ]
 
     def embeddings(self) -> Tensor:
-        """What the pass that was recorded last shows of each image alone: (N, ``width``).
+        """Returns the embedding of each image in the pass that was recorded last, (N, ``width``).
 
-        The mean over height and width in every channel of every layer's input, in float32 or wider,
-        differentiable.
+        An embedding holds the mean over height and width of every channel of every layer's input. It is
+        differentiable, in float32 or wider.
         """
         return torch.cat([self._image_means[place] for place in sorted(self._image_means)], dim=1)
 
     def _note(self, place: int, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         center = layer.running_mean
-        assert isinstance(center, Tensor), "chosen for them"
+        assert isinstance(center, Tensor), "only layers with running statistics are recorded"
         shifts, squares = _Moments.apply(inputs[0], center)
         self._seen[place] = (shifts.mean(dim=0), squares.mean(dim=0))
         self._image_means[place] = shifts + center
@@ -156,7 +163,7 @@ class BatchNormStatistics:
 
 @torch.no_grad()
 def _that_run(teacher: Teacher, layers: list[_BatchNorm]) -> set[_BatchNorm]:
-    """Those of the layers that an image passes: a head that is not used has others."""
+    """Returns the layers that an image passes; an unused head has others."""
     ran: set[_BatchNorm] = set()
     spec, like = teacher.spec, teacher.image_mean
     handles = [layer.register_forward_pre_hook(lambda layer, _: ran.add(layer)) for layer in layers]
@@ -169,15 +176,16 @@ def _that_run(teacher: Teacher, layers: list[_BatchNorm]) -> set[_BatchNorm]:
 
 
 class _Moments(torch.autograd.Function):
-    """Means over height and width of x - center and of its square, each (N, C), in float32 or wider.
+    """Computes the means over height and width of x - center and of its square.
 
-    ``torch.var_mean`` over 64 maps of (32, 32, 32) takes 24 ms in bf16 with its gradient on one AVX-512 core,
-    this 4 ms. Taken from the running mean because E[x^2] - E[x]^2 loses digits where the mean is far from 0.
+    Both are (N, C) in float32 or wider. The running mean serves as the center, because E[x^2] - E[x]^2 loses
+    digits where the mean is far from 0. For 64 maps of (32, 32, 32) in bf16 on one AVX-512 core, forward and
+    backward take 4 ms, and ``torch.var_mean`` takes 24 ms.
     """
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, ...) and (C,) to (N, C) twice."""
+        """Maps (N, C, ...) and (C,) to (N, C) twice."""
         ctx.save_for_backward(features, center)
         away = features - _beside(center, features)
         places = tuple(range(2, features.ndim))
@@ -188,7 +196,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, shift_gradient: Tensor, square_gradient: Tensor) -> tuple[Tensor, None]:
-        """(a + 2 b (x - center)) / places, as one pass over x."""
+        """Returns (a + 2 b (x - center)) / places in one pass over x."""
         features, center = ctx.saved_tensors
         slope = 2 * square_gradient
         start = shift_gradient - slope * center
@@ -198,14 +206,14 @@ class _Moments(torch.autograd.Function):
 
 
 class _ImageMeans(torch.autograd.Function):
-    """Means over height and width, (N, C), in float32 or wider.
+    """Computes the means over height and width, (N, C), in float32 or wider.
 
-    Its gradient is the same at every place, so it is handed on as a view and never written out.
+    The gradient is the same at every place, so it is returned as a view and never written out.
     """
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
-        """(N, C, ...) to (N, C)."""
+        """Maps (N, C, ...) to (N, C)."""
         ctx.shape, ctx.dtype = features.shape, features.dtype
         wide = torch.promote_types(features.dtype, torch.float32)
         return features.to(wide) if features.ndim == 2 else features.flatten(2).mean(dim=2, dtype=wide)
@@ -213,12 +221,12 @@ class _ImageMeans(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """The gradient divided by the number of places."""
+        """Returns the gradient divided by the number of places."""
         places = math.prod(ctx.shape[2:])
         share: Tensor = (gradient / places).to(ctx.dtype)
         return share.view(*share.shape, *[1] * (len(ctx.shape) - 2)).expand(ctx.shape)
 
 
 def _beside(statistic: Tensor, features: Tensor) -> Tensor:
-    """(C,) or (N, C) with as many further dimensions as (N, C, ...)."""
+    """Shapes (C,) or (N, C) so that it broadcasts over ``features``, (N, C, ...)."""
     return statistic.view(*statistic.shape, *[1] * (features.ndim - 2))

@@ -1,23 +1,23 @@
-"""Contrastive Model Inversion (Fang et al., IJCAI 2021, arXiv 2105.08584).
+"""Implements Contrastive Model Inversion (Fang et al., IJCAI 2021, arXiv 2105.08584).
 
-Each round a fresh generator G and its noise z are fitted to one batch of images x = G(z) of drawn classes c.
-With the global view g = crop(x) and the local view l = resized box(x) they minimize
+Each round fits a fresh generator G and its noise z to one batch of images x = G(z) of drawn classes c. With
+the global view g = crop(x) and the local view l = resized box(x), G and z minimize
 
-    w_t CE(T(g), c) + w_s R(g) - w_a mean(m KL(T(g) || S(g))) + w_c L,
+    w_t CE(T(g), c) + w_s R(g) - w_a mean(m KL(T(g) || S(g))) + w_c L.
 
-R of DeepInversion (``batch_norm``), m = 1 where teacher T and student S choose the same class, else 0. L
-tells every image from all others. An image is described by the means, over height and width, of what T's
-BatchNorm layers see of it; e(.) is what a small network, the head, makes of these. The local view asks for
-the global view of the same image among those of the batch and of earlier images:
+R is the distance of DeepInversion (``batch_norm``). m is 1 where teacher T and student S choose the same
+class, else 0. L separates every image from all others. The inputs of T's BatchNorm layers, averaged over
+height and width, describe an image. A small network, the head, maps this description to the embedding e(.).
+The local view has to match the global view of the same image better than any other global view:
 
-    L = mean_i -log(exp(cos(e(l_i), e(g_i)) / tau) / sum_j exp(cos(e(l_i), e(g_j)) / tau)),
+    L = mean_i -log(exp(cos(e(l_i), e(g_i)) / tau) / sum_j exp(cos(e(l_i), e(g_j)) / tau)).
 
-once with i over the batch, which shapes the images, plus once with i over the earlier images, which trains
-the head alone; j runs over both, and e(g) passes no gradient on. The batch that had the lowest loss within
-the round goes into the bank, from which the student learns.
+L is computed twice and summed. With i over the batch it shapes the images. With i over the earlier images it
+trains the head alone. j runs over both, and e(g) passes no gradient on. The batch with the lowest loss of the
+round goes into the bank, from which the student learns.
 
-Rounds, steps and tau are those of runs that start from nothing and that later work compares with; the script
-of the authors for CIFAR-10 goes 40 epochs of 2,000 student steps on a bank that was filled beforehand.
+Rounds, steps and tau follow the runs that start from nothing, which later work compares with. The authors'
+script for CIFAR-10 runs 40 epochs of 2,000 student steps on a bank that was filled before.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from abd_hub.synthesis.generator import Generator
 @register("synthesizers", "cmi")
 @dataclass(frozen=True, kw_only=True)
 class Cmi(BankMethod):
-    """Contrastive Model Inversion: batches fitted to the teacher, each image told from all earlier ones."""
+    """Contrastive Model Inversion: fits batches to the teacher, with each image unlike all earlier ones."""
 
     citation: ClassVar[str] = """@inproceedings{fang2021cmi,
   title     = {Contrastive Model Inversion for Data-Free Knowledge Distillation},
@@ -58,89 +58,96 @@ class Cmi(BankMethod):
 }"""
 
     rounds: int = 200
-    """Rounds of ``generator_steps``, which make one batch of images, and ``student_steps`` on the bank."""
+    """Sets the number of rounds. Each makes a batch in ``generator_steps`` and takes ``student_steps``."""
     batch_size: int = 128
-    """Images in a student step, over all processes together."""
+    """Sets the images per student step; the processes share them."""
     student_steps: int = 400
-    """Student steps in a round, each on its own batch."""
+    """Sets the student steps per round; each has its own batch."""
     learning_rate: float = 0.1
-    """Of the student's optimizer at the start; cosine to zero unless there are drops."""
+    """Sets the student's learning rate; from here it follows a cosine to zero unless there are drops."""
     clip_norm: float = 0.0
-    """Largest gradient norm of student and generator; 0 switches clipping off."""
+    """Limits the gradient norms of student and generator; 0 switches clipping off."""
     temperature_squared: bool = True
-    """Multiply the student's KL divergence by T squared, which keeps its gradient's size."""
+    """Multiplies the student's KL divergence by T squared, which keeps its gradient's size."""
     attention_weight: float = 0.0
-    """Weight of attention transfer; 0 switches it off."""
+    """Weighs attention transfer; 0 switches it off."""
     generator_steps: Count = 200
-    """Steps that fit a batch of images."""
+    """Sets the steps that fit a batch."""
     generator_learning_rate: Positive = 1e-3
-    """Of Adam on generator and noise, and of that on the head."""
+    """Sets the generator's learning rate; it also holds for the noise and for the head."""
     z_dim: Count = 256
-    """Length of the noise vector."""
+    """Sets the noise vector's length."""
     generator_channels: Annotated[int, Range(least=2)] = 128
-    """Feature maps of the generator's first half; its second half has half as many."""
+    """Sets the generator's feature maps; its second half has half as many."""
     one_hot_weight: NotNegative = 1.0
-    """Weight of the teacher's cross-entropy with the drawn classes."""
+    """Weighs the teacher's cross-entropy with the drawn classes."""
     batch_norm_weight: NotNegative = 1.0
-    """Weight of the distance to the BatchNorm layers' running statistics."""
+    """Weighs the BatchNorm distance, the term that matches the teacher's statistics."""
     adversarial_weight: NotNegative = 0.5
-    """Weight of the divergence between teacher and student where both choose the same class."""
+    """Weighs the divergence between teacher and student where both choose the same class."""
     contrast_weight: NotNegative = 0.8
-    """Weight of the contrastive loss."""
+    """Weighs the contrastive loss."""
     contrast_temperature: Positive = 0.1
-    """tau of the contrastive loss."""
+    """Sets tau, the temperature of the contrastive loss."""
     local_area: PositiveShare = 0.25
-    """Smallest share of an image's area that its local view shows, in (0, 1]."""
+    """Sets the smallest share of an image's area that its local view shows, in (0, 1]."""
     embedding_dim: Count = 256
-    """Length of what the head makes of an image."""
+    """Sets the length of the embedding that the head computes."""
     negatives: Count = 4_096
-    """Earlier images in a step of the generator."""
+    """Sets the earlier images per step of the generator."""
     feature_bank_size: Count = 40_960
-    """Earlier images whose embeddings are kept."""
+    """Limits the earlier images whose embeddings are kept."""
     bank_size: int = 51_200
-    """Images kept for the student; further ones replace the oldest."""
+    """Limits the images kept for the student; further ones replace the oldest."""
     crop_padding: int = 4
-    """Pixels of padding before random crops, for the global view and for the student; 0 for none."""
+    """Pads images before random crops, by so many pixels, for global view and student; 0 for none."""
     flip: bool = True
-    """Mirror half of the images in both views and in the student's batches."""
+    """Mirrors half of the images in both views and in the student's batches."""
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
     ) -> CmiSynthesizer:
-        """Head and banks, on the accelerator's device; the generator is drawn anew each round."""
+        """Returns CMI at work, with head and banks on the accelerator's device.
+
+        Raises:
+            InputError: the teacher has no BatchNorm, or the processes cannot share the batches.
+        """
         return CmiSynthesizer(self, teacher, accelerator, seed)
 
 
 @dataclass(frozen=True)
 class _Made:
-    """One step's images and what was found in them, all detached."""
+    """Holds one step's images with their loss and embeddings, all detached."""
 
     loss: Tensor
-    """(), over all processes."""
+    """Is a 0-d tensor, the mean over all processes."""
     pixels: Tensor
+    """Has shape (N, C, H, W)."""
     local: Tensor
-    """(N, width), embeddings of the local views before the head."""
+    """Holds the embeddings of the local views before the head, (N, width)."""
     whole: Tensor
-    """Likewise of the global views."""
+    """Holds the embeddings of the global views before the head, (N, width)."""
 
     def lower(self, other: _Made) -> _Made:
-        """The one with the lower loss, this one where they are equal; chosen on the device."""
+        """Returns the step with the lower loss, this one where both are equal; the device chooses."""
         better = other.loss < self.loss
         names = [field.name for field in fields(self)]
         return _Made(*[torch.where(better, getattr(other, name), getattr(self, name)) for name in names])
 
 
 class CmiSynthesizer(BankSynthesizer):
-    """CMI at work."""
+    """Runs CMI."""
 
     method: Cmi
 
     def __init__(self, method: Cmi, teacher: Teacher, accelerator: Accelerator, seed: int) -> None:
-        assert isinstance(teacher, nn.Module), "what is given here is a frozen network"
+        assert isinstance(teacher, nn.Module), "every teacher is a module"
         self.statistics = BatchNormStatistics(teacher, "cmi")
         super().__init__(method, teacher, accelerator, seed)
+
         width, like = self.statistics.width, teacher.image_mean
         self.features = FeatureBank(width, method.feature_bank_size, like)
+
         with seeding.seeded(seed, "cmi", "head"):
             head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, method.embedding_dim))
         self.head = head.to(like.device, like.dtype)
@@ -149,8 +156,11 @@ class CmiSynthesizer(BankSynthesizer):
     def update(self, networks: Networks) -> dict[str, Tensor]:
         """Fits a fresh generator and keeps the best of its batches with their classes.
 
-        Only generator, noise and head get gradients: teacher and student pass the gradient on to the
-        images without computing their own weights'.
+        Only generator, noise and head get gradients. Teacher and student pass the gradient on to the images,
+        without gradients for their own weights.
+
+        Returns:
+            ``lowest_loss`` and the unweighted terms of the last step, 0-d tensors.
         """
         generator, noise = self._fresh()
         optimizer = torch.optim.Adam(
@@ -168,7 +178,7 @@ class CmiSynthesizer(BankSynthesizer):
                 best = made if best is None else best.lower(made)
                 self._descend(loss, [*generator.parameters()], noise, optimizer)
 
-        assert best is not None, "there is at least one step"
+        assert best is not None, "generator_steps is at least 1"
         self.keep(best.pixels, targets)
         self.features.add(distributed.gather_rows(best.local), distributed.gather_rows(best.whole))
         return {"lowest_loss": best.loss, **figures}
@@ -176,15 +186,16 @@ class CmiSynthesizer(BankSynthesizer):
     def _loss(
         self, pixels: Tensor, targets: Tensor, networks: Networks, step: int
     ) -> tuple[Tensor, _Made, dict[str, Tensor]]:
+        """Returns the weighted loss of a step, its images, and the unweighted terms by name."""
         method = self.method
-        chance, share = self.chance("views", step, seeding.LEGACY_RANK), distributed.world()
-        view = networks.view(views.cropped(pixels, method.crop_padding, method.flip, chance, share))
+        draws, share = self.chance("views", step, seeding.LEGACY_RANK), distributed.world()
+        view = networks.view(views.cropped(pixels, method.crop_padding, method.flip, draws, share))
         with self.statistics.recording():
             teacher_logits = view.teacher_logits()
         distance = self.statistics.loss()
         whole = self.statistics.embeddings().detach()
 
-        local_view = networks.view(views.resized(pixels, method.local_area, method.flip, chance, share))
+        local_view = networks.view(views.resized(pixels, method.local_area, method.flip, draws, share))
         with self.statistics.recording(images_only=True):
             local_view.teacher_logits()
         local = self.statistics.embeddings()
@@ -203,22 +214,24 @@ class CmiSynthesizer(BankSynthesizer):
             + method.contrast_weight * terms["contrast"]
             + terms["penalty"]
         )
+
         shared = loss.detach().clone()
         distributed.average_([shared])
         made = _Made(shared, pixels.detach(), local.detach(), whole)
         return loss, made, {name: term.detach() for name, term in terms.items()}
 
     def _contrast(self, local: Tensor, whole: Tensor, step: int) -> Tensor:
-        """The contrastive loss of the embeddings before the head, (N, width) each.
+        """Returns the contrastive loss of embeddings before the head, each (N, width).
 
-        The keys are those of all processes. Earlier images, a few thousand rows of a small head, go through
-        it on every process alike.
+        The keys come from all processes. Every process passes all earlier images through the head, because a
+        few thousand rows cost little there.
         """
         earlier_local, earlier_whole = self.features.draw(
             self.method.negatives, self.chance("negatives", step)
         )
-        # Not under no_grad: autocast would keep the head's weights without their gradient for the queries.
+        # Not under no_grad, where autocast would cache the head's weights without a gradient for the queries.
         keys, earlier_keys = self._own_first(self.head(whole).detach()), self.head(earlier_whole).detach()
+
         tau = self.method.contrast_temperature
         loss = info_nce(self.head(local), torch.cat([keys, earlier_keys]), tau).mean()
         if len(self.features) == 0:
@@ -226,36 +239,41 @@ class CmiSynthesizer(BankSynthesizer):
         return loss + info_nce(self.head(earlier_local), torch.cat([earlier_keys, keys]), tau).mean()
 
     def _own_first(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, beginning with those of this one."""
+        """Returns the rows of all processes, beginning with this process's rows."""
         return distributed.gather_rows(rows).roll(-distributed.world()[0] * rows.shape[0], dims=0)
 
     def _descend(
         self, loss: Tensor, weights: list[nn.Parameter], noise: Tensor, optimizer: torch.optim.Optimizer
     ) -> None:
+        """Averages the gradients over the processes, clips them and steps both optimizers."""
         head = list(self.head.parameters())
         self.accelerator.backward(loss, inputs=[*weights, noise, *head])
         distributed.average_gradients([*weights, *head])
         distributed.own_gradient(noise)
         if self.method.clip_norm:
-            # Without the noise, of which each process has its own: the shared weights would move apart.
+            # The noise is left out: it differs between processes, so the shared weights would move apart.
             torch.nn.utils.clip_grad_norm_(weights, self.method.clip_norm)
-        for one in (optimizer, self.head_optimizer):
-            one.step()
-            one.zero_grad()
+
+        for each in (optimizer, self.head_optimizer):
+            each.step()
+            each.zero_grad()
 
     def _fresh(self) -> tuple[Generator, Tensor]:
-        """A generator with the paper's starting weights, and the noise of this process's images."""
+        """Returns a generator with the paper's starting weights, and the noise of this process's images."""
         method, like = self.method, self.teacher.image_mean
-        with seeding.seeded(self.seed, "cmi", "generator", self.index):  # PyTorch draws first, in vain
+        with seeding.seeded(
+            self.seed, "cmi", "generator", self.index
+        ):  # PyTorch draws weights that ``_reset`` replaces
             generator = Generator(self.spec, method.z_dim, method.generator_channels, "pixels")
         _reset(generator, self.chance("generator"))
         generator.to(like.device, like.dtype).to(memory_format=torch.channels_last)
+
         noise = torch.randn(method.synthesis_batch_size, method.z_dim, generator=self.chance("z"))
         own = distributed.own_rows(noise).to(like.device, like.dtype)
         return generator, own.requires_grad_()
 
     def state_dict(self) -> dict[str, Any]:
-        """Banks and head; generator and noise follow from seed and round."""
+        """Returns the state of banks and head; generator and noise follow from seed and round."""
         return {
             **super().state_dict(),
             "features": self.features.state_dict(),
@@ -264,7 +282,7 @@ class CmiSynthesizer(BankSynthesizer):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """Restores the state that ``state_dict`` returned."""
         super().load_state_dict(state)
         self.features.load_state_dict(state["features"])
         self.head.load_state_dict(state["head"])
@@ -272,12 +290,14 @@ class CmiSynthesizer(BankSynthesizer):
 
 
 @torch.no_grad()
-def _reset(generator: nn.Module, chance: torch.Generator) -> None:
-    """DCGAN's starting weights (arXiv 1511.06434), as CMI takes them: deviation 0.02, about 0 or, in
-    BatchNorm, about 1; biases 0."""
+def _reset(generator: nn.Module, draws: torch.Generator) -> None:
+    """Draws the starting weights of DCGAN (arXiv 1511.06434), as CMI uses them.
+
+    The deviation is 0.02. The mean is 1 in BatchNorm and 0 elsewhere, and biases are 0.
+    """
     for module in generator.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
             center = 1.0 if isinstance(module, nn.BatchNorm2d) else 0.0
-            module.weight.normal_(center, 0.02, generator=chance)
+            module.weight.normal_(center, 0.02, generator=draws)
             if module.bias is not None:
                 module.bias.zero_()

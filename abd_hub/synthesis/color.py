@@ -1,6 +1,6 @@
-"""Color jitter for a batch, each image with its own factors and its own order of the four steps.
+"""Jitters the colors of a batch, each image with its own factors and its own order of the four steps.
 
-Torchvision's takes one factor for a whole batch, so that 50,000 images would be 200,000 calls.
+Torchvision's jitter takes one factor for a whole batch, so 50,000 images would need 200,000 calls.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 @dataclass(frozen=True, eq=False)
 class ColorDraws:
-    """What jitter does to each of n images; on the CPU, so that choosing images by it waits for no device."""
+    """Holds the draws of jitter for n images, on the CPU because a device would delay each selection."""
 
     factors: Tensor
-    """(n, 4): brightness, contrast and saturation as factors, hue in turns of the color circle."""
+    """Holds (n, 4): brightness, contrast and saturation as factors, hue in turns of the color circle."""
     order: Tensor
-    """(n, 4) int64: which of the four is the first step, the second and so on."""
+    """Names the first, second, third and last of the four steps, (n, 4) int64."""
     applied: Tensor
-    """(n,) bool; the others stay as they are."""
+    """Marks the images that are jittered, (n,) bool."""
 
 
 def draw_colors(
@@ -31,10 +31,10 @@ def draw_colors(
     """Draws jitter as torchvision's ColorJitter does.
 
     Args:
-        count: n, of images.
-        strength: s of brightness, contrast and saturation, whose factors are uniform in [1 - s, 1 + s], and
-            of hue, uniform in [-s, s].
-        share: of the images that are jittered at all.
+        count: n, the number of images.
+        strength: s of brightness, contrast, saturation and hue. Factors are uniform in [1 - s, 1 + s], the
+            turn of the hue in [-s, s].
+        share: chance of each image to be jittered at all, in [0, 1].
         chance: CPU generator.
     """
     spread = torch.tensor(strength) * (2 * torch.rand(count, 4, generator=chance) - 1)
@@ -44,7 +44,7 @@ def draw_colors(
 
 
 def jitter(pixels: Tensor, draws: ColorDraws) -> Tensor:
-    """Applies the four steps, clamping after each.
+    """Applies the four steps and clamps to [0, 1] after each.
 
     Args:
         pixels: (n, 3, H, W) in [0, 1]; changed in place.
@@ -62,12 +62,13 @@ def jitter(pixels: Tensor, draws: ColorDraws) -> Tensor:
 
 
 def gray(pixels: Tensor) -> Tensor:
-    """(n, 3, H, W) to (n, 1, H, W): luma of ITU-R BT.601."""
+    """Returns the luma of ITU-R BT.601: (n, 3, H, W) to (n, 1, H, W)."""
     weights = pixels.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     return (pixels * weights).sum(dim=1, keepdim=True)
 
 
 def _adjusted(pixels: Tensor, step: int, factor: Tensor) -> Tensor:
+    """Applies one step of jitter; ``factor`` is (n, 1, 1, 1)."""
     if step == HUE:
         return _turned(pixels, factor)
     if step == BRIGHTNESS:
@@ -80,16 +81,18 @@ def _adjusted(pixels: Tensor, step: int, factor: Tensor) -> Tensor:
 
 
 def _turned(pixels: Tensor, turns: Tensor) -> Tensor:
-    """The same value and saturation (of HSV), the hue turned."""
+    """Turns the hue and keeps value and saturation of HSV."""
     value, low = pixels.amax(dim=1, keepdim=True), pixels.amin(dim=1, keepdim=True)
     chroma = value - low
+
     red, green, blue = pixels.unbind(dim=1)
-    # An image without color has no hue: any divisor will do, its chroma of 0 lets no hue through.
+    # A pixel without color has no hue. Any divisor will do, because its chroma of 0 cancels the hue.
     scale = torch.where(chroma > 0, chroma, torch.ones_like(chroma)).squeeze(1)
-    # In sixths of a turn from red, by which channel is the largest.
+    # The hue counts sixths of a turn from red; the largest channel selects the formula.
     hue = torch.where(blue == value.squeeze(1), (red - green) / scale + 4, (green - blue) / scale)
     hue = torch.where(green == value.squeeze(1), (blue - red) / scale + 2, hue)
     hue = torch.where(red == value.squeeze(1), (green - blue) / scale, hue)
+
     hue = hue.unsqueeze(1) + 6 * turns
     offsets = pixels.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
     distance = (hue + offsets) % 6

@@ -1,13 +1,13 @@
-"""Data-Free Adversarial Distillation (DFAD; Fang et al., 2019, arXiv 1912.11006, algorithm 1).
+"""Implements Data-Free Adversarial Distillation (DFAD; Fang et al., 2019, arXiv 1912.11006, algorithm 1).
 
-A min-max game over the mean absolute difference of the logits, which unlike KL keeps its gradient where
-student and teacher almost agree:
+Student and generator play a min-max game over the mean absolute difference of the logits. Unlike KL, this
+difference keeps its gradient where student and teacher almost agree:
 
     min over S, max over G of  L1 = mean |T(G(z)) - S(G(z))|   over samples and classes.
 
-A round is five steps of the student S, each on its own z, and then one step of the generator G on -L1. Here
-the generator's step stands at the beginning of the next round: the first round has none, and the step that
-would follow the last round, which no student would see, is left out.
+In the paper, a round takes five steps of the student S, each on its own z. Then follows one step of the
+generator G on -L1. Here the generator's step comes first in the next round. So the first round has no such
+step, and the step after the last round, whose images no student would see, is left out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from abd_hub.synthesis.generator_step import GeneratorMethod, GeneratorSynthesiz
 @register("synthesizers", "dfad")
 @dataclass(frozen=True, kw_only=True)
 class Dfad(GeneratorMethod):
-    """DFAD: a min-max game of generator and student over the difference of the logits."""
+    """DFAD: generator and student play a min-max game over the difference of the logits."""
 
     citation: ClassVar[str] = """@misc{fang2019dfad,
   title  = {Data-Free Adversarial Distillation},
@@ -38,52 +38,52 @@ class Dfad(GeneratorMethod):
 }"""
 
     rounds: int = 25_000
-    """Rounds of ``student_steps`` student steps and a generator step (the paper: 500 epochs of 50)."""
+    """Sets the number of rounds, each with one generator step (500 epochs of 50 in the paper)."""
     batch_size: int = 256
-    """Images in a batch, over all processes together."""
+    """Sets the images per batch; the processes share them."""
     student_steps: int = 5
-    """Student steps in a round, each on images drawn anew."""
+    """Sets the student steps per round; each draws its images anew."""
     learning_rate: float = 0.1
-    """Of the student's SGD at the start."""
+    """Sets the student's learning rate at the start."""
     optimizer: Literal["adam", "sgd"] = "sgd"
-    """Of the student: adam or sgd."""
+    """Selects the student's optimizer, adam or sgd."""
     weight_decay: float = 5e-4
-    """Of the student's optimizer, added to the gradient."""
+    """Sets the weight decay of the student's optimizer, which is added to the gradient."""
     learning_rate_drops: tuple[float, ...] = (0.2, 0.4)
-    """Shares of the rounds after which the rates of student and generator fall to a tenth (the paper: 100 and
-    200 of 500 epochs); without any both follow a cosine to zero."""
+    """Lists the shares of the rounds after which the rates of student and generator fall to a tenth. The
+    paper has 100 and 200 of 500 epochs. Without any share both rates follow a cosine to zero."""
     loss: Literal["kl", "l1"] = "l1"
-    """Of the student on the logits: kl or l1, as the paper has it; the generator's is always l1."""
+    """Selects the student's loss on the logits, kl or the paper's l1; the generator always uses l1."""
     temperature: float = 1.0
-    """Of the student's KL divergence, where ``loss`` is kl."""
+    """Sets T of the student's KL divergence, where ``loss`` is kl."""
     generator_learning_rate: float = 1e-3
-    """Of the generator's Adam at the start; falls together with the student's."""
+    """Sets the generator's learning rate; it falls together with the student's rate."""
     z_dim: int = 256
-    """Length of the noise vector."""
+    """Sets the noise vector's length."""
 
     def generator_rate(self, index: int) -> float:
-        """That of the round before, whose last step this is."""
-        start, before = self.generator_learning_rate, max(0, index - 1)
+        """Returns the rate of the previous round, whose last step this is."""
+        start, previous = self.generator_learning_rate, max(0, index - 1)
         if self.learning_rate_drops:
-            return stepped(start, before, self.rounds, self.learning_rate_drops)
-        return cosine(start, before, self.rounds)
+            return stepped(start, previous, self.rounds, self.learning_rate_drops)
+        return cosine(start, previous, self.rounds)
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
     ) -> DfadSynthesizer:
-        """The generator with its optimizer, on the accelerator's device."""
+        """Returns DFAD at work, with generator and optimizer on the accelerator's device."""
         return DfadSynthesizer(self, teacher, accelerator, seed, output="standardized")
 
 
 class DfadSynthesizer(GeneratorSynthesizer):
-    """DFAD at work."""
+    """Runs DFAD."""
 
     def update(self, networks: Networks) -> dict[str, Tensor]:
-        """The generator's step after the student's steps of the round before; none in the first round."""
+        """Takes the generator's step that follows the previous round; the first round has none."""
         return super().update(networks) if self.index else {}
 
     def losses(self, view: View, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """-L1(T, S)."""
+        """Returns -L1(T, S) as the generator's loss."""
         teacher_logits = view.teacher_logits()
         figures["disagreement"] = l1_per_sample(teacher_logits, view.student_logits()).mean()
         return teacher_logits, -figures["disagreement"]

@@ -1,18 +1,19 @@
-"""Adversarial distillation of DFQ (Choi et al., CVPRW 2020, arXiv 2005.04136).
+"""Implements the adversarial distillation of DFQ (Choi et al., CVPRW 2020, arXiv 2005.04136).
 
-A generator G draws images on which the student S disagrees with the teacher T, held near the teacher's
-training images by three further terms. With p = softmax(T(x)) and its mean q over the batch, G minimizes
+A generator G draws images on which the student S disagrees with the teacher T. Three further terms keep them
+near the teacher's training images. With p = softmax(T(x)) and its mean q over the batch, G minimizes
 
     -KL(T(x) || S(x)) + R(x) + CE(p, argmax p) - 20 * H(q),   H(q) = - sum_c q_c ln q_c,
 
-R the distance to the statistics of T's BatchNorm layers (see ``batch_norm``). One generator step, then ten
-student steps, each on images drawn anew.
+where R is the distance to the statistics of T's BatchNorm layers (see ``batch_norm``). Each round takes one
+generator step and then ten student steps, each on images drawn anew.
 
-Forms and figures are those of the baseline in the code of CMI (arXiv 2105.08584) and Fast (arXiv 2112.06253).
-R has norms where the paper has the divergence of two Gaussians, the cross-entropy stands for the entropy of
-each prediction, and there is neither a warm-up of the generator alone nor more than one generator. In that
-code the generator is handed the teacher in the student's place, which leaves nothing to disagree about: here,
-as in the paper, it is the student.
+Terms and figures follow the baseline in the code of CMI (arXiv 2105.08584) and Fast (arXiv 2112.06253). R has
+norms where the paper has the divergence of two Gaussians. The cross-entropy replaces the entropy of each
+prediction. There is one generator, and no warm-up of the generator alone.
+
+In that code the generator gets the teacher in the student's place, so the two never disagree. Here, as in the
+paper, the generator gets the student.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from abd_hub.synthesis.batch_norm import BatchNormStatistics
 from abd_hub.synthesis.generator_step import GeneratorMethod, GeneratorSynthesizer
 
 _BETAS = (0.5, 0.999)
-"""Of the generator's Adam, as the baseline has them."""
+"""Are the betas of the generator's Adam, as in the baseline."""
 
 
 @register("synthesizers", "dfq")
 @dataclass(frozen=True, kw_only=True)
 class Dfq(GeneratorMethod):
-    """DFQ: adversarial images that match the teacher's BatchNorm statistics and show all classes alike."""
+    """DFQ: a generator seeks disagreement on images that match the teacher's BatchNorm statistics."""
 
     citation: ClassVar[str] = """@inproceedings{choi2020dfq,
   title     = {Data-Free Network Quantization With Adversarial Knowledge Distillation},
@@ -49,47 +50,47 @@ class Dfq(GeneratorMethod):
 }"""
 
     rounds: int = 8_000
-    """Rounds of one generator step and ``student_steps`` student steps (200 epochs of 400 student steps)."""
+    """Sets the number of rounds, each with one generator step (200 epochs of 400 student steps)."""
     batch_size: int = 256
-    """Images in a batch, over all processes together."""
+    """Sets the images per batch; the processes share them."""
     student_steps: int = 10
-    """Student steps in a round, each on images drawn anew."""
+    """Sets the student steps per round; each draws its images anew."""
     learning_rate: float = 0.1
-    """Of the student's SGD at the start; cosine to zero."""
+    """Sets the student's learning rate; from here it follows a cosine to zero."""
     optimizer: Literal["adam", "sgd"] = "sgd"
-    """Of the student: adam or sgd."""
+    """Selects the student's optimizer, adam or sgd."""
     weight_decay: float = 1e-4
-    """Of the student's optimizer, added to the gradient."""
+    """Sets the weight decay of the student's optimizer, which is added to the gradient."""
     temperature: float = 20.0
-    """Of the student's KL divergence."""
+    """Sets T of the student's KL divergence."""
     temperature_squared: bool = True
-    """Multiply the student's KL divergence by T squared, which keeps its gradient's size."""
+    """Multiplies the student's KL divergence by T squared, which keeps its gradient's size."""
     generator_learning_rate: float = 1e-3
-    """Of the generator's Adam, constant."""
+    """Sets the generator's learning rate; it is constant."""
     z_dim: int = 256
-    """Length of the noise vector."""
+    """Sets the noise vector's length."""
     adversarial_weight: NotNegative = 1.0
-    """Weight of KL(teacher || student) at temperature 1, which the generator maximizes."""
+    """Weighs KL(teacher || student) at temperature 1, which the generator maximizes."""
     batch_norm_weight: NotNegative = 1.0
-    """Weight of the distance to the teacher's BatchNorm statistics."""
+    """Weighs the BatchNorm distance, the term that matches the teacher's statistics."""
     one_hot_weight: NotNegative = 1.0
-    """Weight of the cross-entropy with the teacher's own class as label, in nats."""
+    """Weighs the one-hot loss, the cross-entropy with the teacher's own class as label, in nats."""
     entropy_weight: NotNegative = 20.0
-    """Weight of the entropy of the mean prediction, which is maximized, in nats."""
+    """Weighs the entropy of the mean prediction, in nats, which is maximized."""
 
     @classmethod
     def quick(cls, rounds: int) -> dict[str, Any] | None:
-        """A short run takes small batches and a small generator."""
+        """Returns small batches and a small generator for a short run."""
         return {"batch_size": 64, "generator_channels": 64}
 
     def generator_rate(self, index: int) -> float:
-        """Constant."""
+        """Returns the same rate in every round."""
         return self.generator_learning_rate
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
     ) -> DfqSynthesizer:
-        """The generator with its optimizer, on the accelerator's device.
+        """Returns DFQ at work, with generator and optimizer on the accelerator's device.
 
         Raises:
             InputError: the teacher has no BatchNorm layer.
@@ -98,7 +99,7 @@ class Dfq(GeneratorMethod):
 
 
 class DfqSynthesizer(GeneratorSynthesizer):
-    """DFQ at work."""
+    """Runs DFQ."""
 
     method: Dfq
 
@@ -108,13 +109,15 @@ class DfqSynthesizer(GeneratorSynthesizer):
         super().__init__(method, teacher, accelerator, seed, output="pixels", betas=_BETAS)
 
     def losses(self, view: View, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Adversarial + BatchNorm statistics + one-hot - entropy of the mean prediction."""
+        """Returns BatchNorm distance + one-hot loss - entropy of the mean - disagreement, all weighted."""
         with self.statistics.recording():
             teacher_logits = view.teacher_logits()
+
         figures["disagreement"] = kl(teacher_logits, view.student_logits())
         figures["batch_norm"] = self.statistics.loss()
         figures["one_hot"] = one_hot_loss(teacher_logits)
         figures["entropy"] = information_entropy(distributed.gather_rows(teacher_logits))
+
         loss = self.method.batch_norm_weight * figures["batch_norm"]
         loss = loss + self.method.one_hot_weight * figures["one_hot"]
         loss = loss - self.method.entropy_weight * figures["entropy"]

@@ -1,4 +1,4 @@
-"""An endless sequence of epochs, each in its own order, cut into batches."""
+"""Cuts an endless sequence of epochs, each in its own order, into batches."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from abd_hub.core import seeding
 
 
 class Epochs:
-    """Which images a batch holds. A batch may reach over the end of an epoch, or over several.
+    """Chooses the images of each batch. A batch may reach over the end of one epoch or several.
 
     Args:
         count: images in an epoch.
-        batch_size: of the global batch.
-        seed: of the orders.
-        purpose: of the draw: the method's name.
+        batch_size: images in the global batch.
+        seed: seed of the orders.
+        purpose: purpose of the draw, the method's name.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, purpose: str) -> None:
@@ -26,14 +26,18 @@ class Epochs:
         self._orders: dict[int, Tensor] = {}
 
     def batch(self, index: int) -> Tensor:
-        """(batch_size,) int64 on the CPU: the images of batch ``index``, which alone decides."""
+        """Returns the images of batch ``index``, (batch_size,) int64 on the CPU.
+
+        The result depends on no earlier call.
+        """
         start, n = index * self.batch_size, self.count
         epochs = range(start // n, (start + self.batch_size - 1) // n + 1)
         known = self._orders
-        # kept: a permutation of the whole split is not drawn again for every step
+        # Orders are kept, so that not every step draws a permutation of the whole split.
         self._orders = {epoch: known[epoch] if epoch in known else self._order(epoch) for epoch in epochs}
         return torch.cat(list(self._orders.values()))[start % n : start % n + self.batch_size]
 
     def _order(self, epoch: int) -> Tensor:
-        chance = seeding.generator(self.seed, self.purpose, "epoch", epoch)
-        return torch.randperm(self.count, generator=chance)
+        """Draws the order of one epoch."""
+        generator = seeding.generator(self.seed, self.purpose, "epoch", epoch)
+        return torch.randperm(self.count, generator=generator)

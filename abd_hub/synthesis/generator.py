@@ -1,4 +1,4 @@
-"""The image generator of the data-free methods, see ``Generator``."""
+"""Builds the image generator of the data-free methods, see ``Generator``."""
 
 from __future__ import annotations
 
@@ -12,27 +12,31 @@ from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataSpec
 
 LARGEST_START = 16
-"""Maps begin at most this wide: a linear layer to 56x56 maps for 224x224 images would hold 40 M weights."""
+"""Limits the width of the first maps. For 224x224 images, a linear layer to 56x56 would hold 40 M weights."""
 
 Output = Literal["normalized", "standardized", "pixels"]
 
 
 class Generator(nn.Module):
-    """Noise (N, z_dim) to images (N, channels, H, W).
+    """Maps noise (N, z_dim) to images (N, channels, H, W).
 
-    ZSKT's network (Micaelli & Storkey, NeurIPS 2019, arXiv 1905.09768, supplement), which the later methods
-    share but for its last layer and for details that are left out here (no bias before a BatchNorm in CMI's,
-    eps 0.8 in DAFL's): linear to ``channels`` maps (128 in the papers) of a quarter of the size, then twice
-    up-sampling and a 3x3 convolution; images wider than 64 pixels are doubled more often.
+    This is the network of ZSKT (Micaelli & Storkey, NeurIPS 2019, arXiv 1905.09768, supplement). A linear
+    layer leads to ``channels`` maps (128 in the papers) of a quarter of the size. Two blocks follow, each of
+    up-sampling and a 3x3 convolution. Images wider than 64 pixels get more blocks.
+
+    Later methods use the same network with another last layer. Two of their details are left out here: CMI
+    has no bias before a BatchNorm, and DAFL has eps 0.8.
 
     Args:
-        spec: of the images.
+        spec: size of the images.
         z_dim: length of the noise vector.
         channels: feature maps; the last block has half as many.
-        output: ``normalized`` ends with a BatchNorm that gives each channel its own scale and shift, images
-            in the teacher's *normalized* space, unbounded (ZSKT); ``standardized`` with tanh and a BatchNorm
-            without scale and shift, images in that same space whose channels have mean 0 and variance 1 over
-            the batch (DAFL, DFAD); ``pixels`` ends with a sigmoid, images in [0, 1] (CMI, Fast).
+        output: the last layer, and with it the space of the images.
+            ``normalized`` (ZSKT) ends with a BatchNorm that learns scale and shift of each channel. Images
+            are unbounded, in the teacher's *normalized* space.
+            ``standardized`` (DAFL, DFAD) ends with tanh and a BatchNorm without scale and shift. Images are
+            in the same space, and each channel has mean 0 and variance 1 over the batch.
+            ``pixels`` (CMI, DFQ, Fast) ends with a sigmoid. Images are in [0, 1].
 
     Raises:
         InputError: height or width cannot be halved twice.
@@ -45,8 +49,9 @@ class Generator(nn.Module):
         if spec.height % 4 or spec.width % 4:
             raise InputError(
                 f"input_size: the generator doubles twice, so height and width must be multiples of 4, "
-                f"got {spec.height}x{spec.width}; give the teacher another input_size"
+                f"got {spec.height}x{spec.width}; set teacher.input_size to such a size"
             )
+
         doublings = _doublings(spec.height, spec.width)
         start = (channels, spec.height >> doublings, spec.width >> doublings)
         self.layers = nn.Sequential(
@@ -60,32 +65,33 @@ class Generator(nn.Module):
         )
 
     def forward(self, noise: Tensor) -> Tensor:
-        """(N, z_dim) to (N, channels, H, W), in the space of ``output``."""
+        """Maps (N, z_dim) to (N, channels, H, W), in the space of ``output``."""
         images: Tensor = self.layers(noise)
         return images
 
 
 class DoublingConv2d(nn.Conv2d):
-    """A 3x3 convolution of maps doubled by nearest neighbors, without the doubled maps.
+    """Doubles maps by nearest neighbors and applies a 3x3 convolution, without the doubled maps.
 
-    Each output sees only 2x2 different inputs, so the same sum is a transposed convolution of stride 2 with
-    the kernel spread over 4x4: 16 instead of 36 products an input. With their gradients, the two of ZSKT's
-    generator take 227 instead of 472 ms for 64 images in float32 on one AVX-512 core.
+    Each output depends on only 2x2 different inputs. So a transposed convolution of stride 2, with the kernel
+    spread over 4x4, gives the same sum. It needs 16 instead of 36 products an input. ZSKT's generator has two
+    such layers. With gradients, they take 227 instead of 472 ms for 64 images in float32 on one AVX-512 core.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, 2H, 2W)."""
+        """Maps (N, in_channels, H, W) to (N, out_channels, 2H, 2W)."""
         kernel = self.weight.flip(2, 3)
         corners = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
         spread = torch.stack([F.pad(kernel, corner) for corner in corners]).sum(dim=0)
-        # The kernel is too fresh to lead PyTorch to channels_last, which saves a quarter of the time.
+        # PyTorch would not choose channels_last for this kernel; the format saves a quarter of the time.
         maps = maps.contiguous(memory_format=torch.channels_last)
         return F.conv_transpose2d(maps, spread.transpose(0, 1), self.bias, stride=2, padding=1)
 
 
 def _doubled(channels: int, wanted: int) -> list[nn.Module]:
+    """Returns the layers of one block, which doubles height and width."""
     return [
-        nn.Identity(),  # keeps the places, and with them the names, of the weights in checkpoints
+        nn.Identity(),  # keeps the names of the weights in checkpoints, which count the layers
         DoublingConv2d(channels, wanted, 3, padding=1),
         nn.BatchNorm2d(wanted),
         nn.LeakyReLU(0.2),
@@ -93,6 +99,7 @@ def _doubled(channels: int, wanted: int) -> list[nn.Module]:
 
 
 def _last(output: Output, channels: int) -> list[nn.Module]:
+    """Returns the last layers for an ``output``."""
     if output == "pixels":
         return [nn.Sigmoid()]
     if output == "standardized":
@@ -101,7 +108,7 @@ def _last(output: Output, channels: int) -> list[nn.Module]:
 
 
 def _doublings(height: int, width: int) -> int:
-    """At least two; more while the first maps are too wide and can be halved."""
+    """Returns the number of blocks: two, or more while the first maps are too wide and can be halved."""
     count = 2
     while (
         max(height, width) >> count > LARGEST_START and not (height >> count) % 2 and not (width >> count) % 2

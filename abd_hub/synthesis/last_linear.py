@@ -1,4 +1,4 @@
-"""The features that a teacher's last linear layer turns into logits."""
+"""Records the features that a teacher's last linear layer turns into logits."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from abd_hub.core.errors import InputError
 
 
 class LastLinear:
-    """The input of the linear layer that gives the logits, recorded on request.
+    """Records, on request, the input of the linear layer that gives the logits.
 
-    The layer is found by running the teacher once: it is the last linear layer to be called with as many
-    outputs as there are classes, whatever its name and wherever it is registered.
+    One pass through the teacher finds the layer: the last linear layer to run with one output for each class.
+    Its name and its place in the module do not matter.
 
     Args:
-        teacher: frozen module.
-        method: who asks, for the error.
+        teacher: a frozen module.
+        method: name of the method, with which the error begins.
 
     Raises:
-        InputError: there is no such layer.
+        InputError: the teacher has no such layer.
     """
 
     def __init__(self, teacher: Teacher, method: str) -> None:
@@ -37,7 +37,7 @@ class LastLinear:
 
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
-        """Inside, each pass through the teacher adds the layer's input, (N, d), with its graph."""
+        """Yields a list to which each pass of the teacher adds the layer's input, (N, d), with its graph."""
         features: list[Tensor] = []
         handle = self.layer.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
         try:
@@ -47,9 +47,10 @@ class LastLinear:
 
 
 def _called(teacher: Teacher) -> list[nn.Linear]:
-    """Linear layers with one output a class in the order in which a pass calls them."""
-    assert isinstance(teacher, nn.Module), "hooks need a module"
+    """Returns the linear layers with one output for each class, in the order in which a pass calls them."""
+    assert isinstance(teacher, nn.Module), "every teacher is a module"
     spec, like = teacher.spec, teacher.image_mean
+
     layers = [layer for layer in teacher.modules() if isinstance(layer, nn.Linear)]
     called: list[nn.Linear] = []
     handles = [

@@ -1,15 +1,17 @@
-"""Distillation on patches of a photograph (Asano & Saeed, ICLR 2023, arXiv 2112.00725).
+"""Implements distillation on patches of a photograph (Asano & Saeed, ICLR 2023, arXiv 2112.00725).
 
-No generator: 50,000 patches of one or a few pictures, cropped at very different scales, turned, sheared and
-recolored (see ``patches``), take the place of the training data. The student S learns the teacher T's
-answers to them, soft ones, because a patch belongs to no class:
+The method has no generator. 50,000 patches of one or a few pictures replace the training data. They are
+cropped at very different scales, turned, sheared and recolored (see ``patches``). A patch belongs to no
+class, so the student S learns the soft answers of the teacher T:
 
-    KL(softmax(T(x) / 8) || softmax(S(x) / 8)),
+    KL(softmax(T(x) / 8) || softmax(S(x) / 8)).
 
-x a patch, mirrored and shifted anew each time, with a box of another patch pasted in (CutMix). The teacher
-answers the mixed image, so there are no labels to mix. The pictures are of another distribution than the
-teacher's training data ("ood"); what is learned depends on how rich they are: the paper's are crowded scenes,
-those by default here are two photographs of 640x427 with much sky and shadow.
+x is a patch, mirrored and shifted anew each time, with a box of another patch pasted in (CutMix). The teacher
+answers the mixed image, so there are no labels to mix.
+
+The pictures have another distribution than the teacher's training data ("ood"), and rich pictures teach the
+student more. The paper uses crowded scenes. The default here is two photographs of 640x427 with much sky and
+shadow.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from abd_hub.synthesis.photographs import Photograph, check_names, load
 @register("synthesizers", "ood")
 @dataclass(frozen=True, kw_only=True)
 class Ood(SynthesisMethod):
-    """Patches of photographs: no generator, only one or a few pictures, cropped, turned and recolored."""
+    """Patches of photographs: crops, turns and recolors one or a few pictures; needs no generator."""
 
     citation: ClassVar[str] = """@inproceedings{asano2023augmented,
   title     = {The Augmented Image Prior: Distilling 1000 Classes by Extrapolating from a Single Image},
@@ -54,44 +56,46 @@ class Ood(SynthesisMethod):
     learns_images: ClassVar[bool] = False
 
     rounds: int = 9_800
-    """Rounds of ``student_steps`` student steps, each on its own batch; the default is the paper's 1,000
-    epochs over 50,000 patches."""
+    """Sets the number of rounds; each takes ``student_steps``. The default gives the paper's 1,000 epochs
+    over 50,000 patches."""
     batch_size: int = 512
-    """Images in a student step, over all processes together."""
+    """Sets the images per student step; the processes share them."""
     student_steps: int = 10
-    """Student steps in a round."""
+    """Sets the student steps per round."""
     learning_rate: float = 1e-3
-    """Of the student's Adam at the start; cosine to zero, where the paper keeps it."""
+    """Sets the student's learning rate; from here it follows a cosine to zero. The paper's rate is
+    constant."""
     clip_norm: float = 0.0
-    """Largest gradient norm of the student; 0 switches clipping off."""
+    """Limits the gradient norm of the student; 0 switches clipping off."""
     temperature: float = 8.0
-    """Of the student's KL divergence; the result is not scaled by T squared."""
+    """Sets T of the KL divergence; the result is not scaled by T squared."""
     attention_weight: float = 0.0
-    """Weight of attention transfer over matching block outputs; 0 switches it off."""
+    """Weighs attention transfer over matching block outputs; 0 switches it off."""
     pictures: tuple[str, ...] = ("sklearn:china.jpg", "sklearn:flower.jpg")
-    """Files, hf://datasets/org/name@revision/picture.jpg on the Hub, or sklearn:china.jpg and
-    sklearn:flower.jpg, which scikit-learn brings along; each gives as many patches as the others."""
+    """Lists pictures, which all give the same number of patches: files,
+    hf://datasets/org/name@revision/picture.jpg on the Hub, or scikit-learn's own sklearn:china.jpg and
+    sklearn:flower.jpg."""
     patches: Count = 50_000
-    """Patches in all, made before the first round and kept on the device."""
+    """Sets the patches in all, made before the first round and kept on the device."""
     memory_limit: Positive = 2.0
-    """Largest size of the patches in GiB, above which the run is refused: 50,000 of 32x32 take 0.14, of 64x64
-    0.57, of 224x224 7.0."""
+    """Limits the size of all patches, in GiB; a run with more is refused. The default 50,000 patches take
+    0.14 at 32x32, 0.57 at 64x64, 7.0 at 224x224."""
     crop_padding: CountOrZero = 4
-    """Random crops after padding by so many pixels; 0 for none."""
+    """Pads images before random crops, by so many pixels; 0 for none."""
     flip: bool = True
-    """Mirror half of the images."""
+    """Mirrors half of the images."""
     cutmix: NotNegative = 0.25
-    """Both parameters of the beta distribution that the share of the pasted box is drawn from, one box a
-    batch; 0 switches CutMix off."""
+    """Sets both parameters of the beta distribution of the pasted box's share, with one box a batch; 0
+    switches CutMix off."""
 
     @classmethod
     def quick(cls, rounds: int) -> dict[str, Any] | None:
-        """A short run takes small batches of few patches."""
+        """Returns small batches of few patches for a short run."""
         return {"batch_size": 64, "patches": 2000, "crop_padding": 0}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # frozen for its users; YAML gives a list
+        # YAML gives a list. The class is frozen, so only object can set the field.
         object.__setattr__(self, "pictures", tuple(self.pictures))
         check_names("ood.pictures", self.pictures)
 
@@ -101,8 +105,8 @@ class Ood(SynthesisMethod):
         """Loads the pictures and makes the patches, on the accelerator's device.
 
         Raises:
-            InputError: the patches would be too many, a picture cannot be read, or the teacher takes neither
-                gray nor RGB images.
+            InputError: the patches exceed ``memory_limit``, the padding is as large as a patch, or a picture
+                cannot be read. The teacher must have 1 or 3 channels.
         """
         self._check_spec(teacher.spec)
         check_padding("ood.crop_padding", self.crop_padding, teacher.spec.height, teacher.spec.width)
@@ -110,22 +114,24 @@ class Ood(SynthesisMethod):
         return OodPatches(self, photographs, teacher.spec, accelerator.device, seed)
 
     def _check_spec(self, spec: DataSpec) -> None:
+        """Refuses images that are neither gray nor RGB, and more patches than the memory limit allows."""
         if spec.channels not in (1, 3):
             raise InputError(
                 f"ood: photographs have 3 channels, or 1 in gray, but the teacher takes {spec.channels}; "
-                "use another synthesizer"
+                "use zskt or dfad, which take any number"
             )
+
         one = spec.channels * spec.height * spec.width
         most = math.floor(self.memory_limit * 2**30 / one)
         if self.patches > most:
             raise InputError(
-                f"ood.patches: {self.patches} of {spec.channels}x{spec.height}x{spec.width} take "
+                f"ood.patches: {self.patches} patches of {spec.channels}x{spec.height}x{spec.width} take "
                 f"{self.patches * one / 2**30:.2g} GiB; use at most {most}, or raise ood.memory_limit"
             )
 
 
 class OodPatches(Synthesizer):
-    """Goes through the patches in a new order each epoch."""
+    """Goes through the patches, in a new order each epoch."""
 
     def __init__(
         self,
@@ -138,6 +144,7 @@ class OodPatches(Synthesizer):
         self.method = method
         self.seed = seed
         self.index = 0
+
         self.sources: list[dict[str, Any]] = [
             {
                 "name": photograph.name,
@@ -159,35 +166,36 @@ class OodPatches(Synthesizer):
         self.epochs = Epochs(method.patches, method.batch_size, seed, "ood")
 
     def begin_round(self, index: int) -> None:
-        """Remembers the round: which patches come next follows from it."""
+        """Stores the round, which decides the next patches."""
         self.index = index
 
     def sample(self, step: int) -> Tensor | None:
-        """The next batch in [0, 1], augmented.
+        """Returns the next batch in [0, 1], augmented.
 
-        Made for all processes before each keeps its rows: the other half of a pair may be another's. 512
-        patches of 32x32 are 6 MB.
+        Each process makes the global batch and keeps its own rows, because CutMix pairs rows of different
+        processes. 512 patches of 32x32 take 6 MB.
         """
         batch = self.index * self.method.student_steps + step
         places = self.epochs.batch(batch).to(self.patches.device)
         pixels = self.patches[places].float() / 255
-        chance = seeding.generator(self.seed, "ood", "augment", batch)
-        pixels = crop_and_flip(pixels, self.method.crop_padding, self.method.flip, chance)
+
+        generator = seeding.generator(self.seed, "ood", "augment", batch)
+        pixels = crop_and_flip(pixels, self.method.crop_padding, self.method.flip, generator)
         if self.method.cutmix:
-            box = draw_box(pixels.shape[2], pixels.shape[3], self._share(batch), chance)
+            box = draw_box(pixels.shape[2], pixels.shape[3], self._share(batch), generator)
             pixels = cutmix(pixels, box)
         return distributed.own_rows(pixels)
 
     def facts(self) -> Mapping[str, Any]:
-        """The pictures, exactly, and how many patches were made of them."""
+        """Returns the pictures with their hashes, and the number of patches."""
         return {"pictures": self.sources, "patches": self.method.patches}
 
     def state_dict(self) -> dict[str, Any]:
-        """The hash of the pictures: the patches follow from them and the seed."""
+        """Returns the hash of the pictures; the patches follow from the pictures and the seed."""
         return {"pictures_sha256": self._sha256()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compares the hash.
+        """Compares the hash of the pictures with the one in ``state``.
 
         Raises:
             InputError: the run began with other pictures.
@@ -195,16 +203,17 @@ class OodPatches(Synthesizer):
         if state["pictures_sha256"] != self._sha256():
             names = ", ".join(self.method.pictures)
             raise InputError(
-                f"ood.pictures: the run began with pictures of another content than {names} now; restore "
-                "them or use another --output_dir"
+                f"ood.pictures: the run began with pictures of another content than {names} have now; "
+                "restore the files, or use a new --output_dir"
             )
 
     def _sha256(self) -> str:
+        """Returns one hash of all pictures."""
         return hashlib.sha256("".join(source["sha256"] for source in self.sources).encode()).hexdigest()
 
     def _share(self, batch: int) -> float:
-        """Of the box in the image's area, Beta(a, a)."""
-        # torch's beta distribution draws from the global generator
+        """Draws the share of the box in the image's area from Beta(a, a)."""
+        # torch's beta distribution draws from the global generator.
         with seeding.seeded(self.seed, "ood", "cutmix", batch):
             concentration = torch.tensor(self.method.cutmix, dtype=torch.float64)
             return float(torch.distributions.Beta(concentration, concentration).sample())

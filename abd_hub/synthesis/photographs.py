@@ -1,4 +1,4 @@
-"""Photographs by name: files, files on the Hub, and the two that scikit-learn brings along."""
+"""Loads photographs by name: files, files on the Hub, and two that scikit-learn contains."""
 
 from __future__ import annotations
 
@@ -18,32 +18,36 @@ from abd_hub.hub.addresses import FORM, fetch_file, is_address, parse_address
 
 SHIPPED = "sklearn:"
 SHIPPED_NAMES = ("china.jpg", "flower.jpg")
-"""640x427 pixels each; scikit-learn depends on no network to show them."""
+"""Lists photographs of 640x427 pixels, which scikit-learn installs, so that no network is needed."""
 SMALLEST_SIDE = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """One picture, decoded."""
+    """Holds one decoded picture."""
 
     name: str
-    """As it was asked for; a local path is reduced to its last part."""
+    """Is the name as given; a local path is reduced to its last part."""
     sha256: str
-    """Of the bytes of the file."""
+    """Is the hash of the file's bytes."""
     revision: str | None
-    """Commit on the Hub; None for other files."""
+    """Is the commit on the Hub; None for other files."""
     pixels: Tensor
-    """(3, H, W) uint8."""
+    """Has shape (3, H, W), uint8."""
 
 
 def check_names(field: str, names: Sequence[str]) -> None:
-    """Refuses names that cannot be those of pictures; looks at no file.
+    """Refuses names that no picture can have; opens no file.
+
+    Args:
+        field: the name that the error begins with.
+        names: as a user gives them.
 
     Raises:
-        InputError: naming ``field``.
+        InputError: there is no name, or one is empty, given twice, or malformed.
     """
     if not names:
-        raise InputError(f"{field}: names no picture; name at least one, or leave it out")
+        raise InputError(f"{field}: names no picture; name at least one, or leave the field out")
     for name in names:
         if list(names).count(name) > 1:
             raise InputError(f"{field}: {name!r} is named twice; name each picture once")
@@ -51,21 +55,21 @@ def check_names(field: str, names: Sequence[str]) -> None:
             parse_address(name, f"{field}: {name}")
         elif name.startswith(SHIPPED) and name.removeprefix(SHIPPED) not in SHIPPED_NAMES:
             known = " or ".join(SHIPPED + shipped for shipped in SHIPPED_NAMES)
-            raise InputError(f"{field}: {name!r} is no photograph of scikit-learn's; use {known}")
+            raise InputError(f"{field}: scikit-learn has no photograph {name!r}; use {known}")
         elif not name.strip():
             raise InputError(f"{field}: {name!r} is empty; name a picture file")
 
 
 def load(field: str, name: str) -> Photograph:
-    """Fetches, checks and decodes one picture; of a moving one the first frame.
+    """Fetches, checks and decodes one picture, or the first frame of an animation.
 
     Args:
-        field: what messages begin with.
+        field: the name that errors begin with.
         name: a file, ``hf://[datasets/]org/name[@revision]/path``, or ``sklearn:china.jpg``.
 
     Raises:
-        InputError: it does not exist, cannot be fetched, is no picture of a known format, is damaged, or is
-            smaller than 64x64 or larger than 67 million pixels.
+        InputError: the file is missing, cannot be fetched, has no known format or is damaged. The same error
+            refuses a picture smaller than 64x64 or larger than 67 million pixels.
     """
     path, revision = _locate(field, name)
     encoded = read_file(path, f"{field}: {name}")
@@ -78,7 +82,7 @@ def load(field: str, name: str) -> Photograph:
 
 
 def _locate(field: str, name: str) -> tuple[Path, str | None]:
-    """The file on this machine, and its commit where it is from the Hub."""
+    """Returns the file on this machine, and its commit where it is from the Hub."""
     if is_address(name):
         return fetch_file(name, f"{field}: {name}")
     if name.startswith(SHIPPED):
@@ -91,7 +95,8 @@ def _locate(field: str, name: str) -> tuple[Path, str | None]:
 
 
 def _check_size(field: str, name: str, size: tuple[int, int]) -> None:
+    """Refuses a picture whose shorter side is too short for patches."""
     width, height = size
     if min(width, height) < SMALLEST_SIDE:
         least = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
-        raise InputError(f"{field}: {name} is {width}x{height}; patches need a picture of at least {least}")
+        raise InputError(f"{field}: {name} has {width}x{height} pixels; use a picture of at least {least}")

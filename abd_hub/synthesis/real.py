@@ -1,9 +1,9 @@
-"""Plain distillation on real images (Hinton et al., 2015, arXiv 1503.02531): the control, not data-free.
+"""Implements plain distillation on real images (Hinton et al., 2015, arXiv 1503.02531), which is the control.
 
-It shows what the same student reaches without synthetic images, and how much of a backdoor comes through
-images that hold no trigger. With defenses it shows what they cost where there is nothing to synthesize; they
-see the training images then, never those the student is measured on. The published control uses 20 % of
-the clean training set.
+The method is not data-free. It shows the accuracy of the same student without synthetic images. It also shows
+how much of a backdoor passes through images without a trigger. With defenses it shows their cost where no
+image is synthesized. The defenses then see the training images, but no image of the evaluation. The published
+control uses 20 % of the clean training set.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from abd_hub.synthesis.epochs import Epochs
 @register("synthesizers", "real")
 @dataclass(frozen=True, kw_only=True)
 class Real(SynthesisMethod):
-    """Plain distillation on real images or a seeded share of them: the control and upper bound."""
+    """Plain distillation: learns from real images, or a share of them, as control and upper bound."""
 
     citation: ClassVar[str] = """@misc{hinton2015distilling,
   title  = {Distilling the Knowledge in a Neural Network},
@@ -41,52 +41,61 @@ class Real(SynthesisMethod):
     learns_images: ClassVar[bool] = False
 
     rounds: int = 8_000
-    """Rounds of ``student_steps`` student steps, each on its own batch."""
+    """Sets the number of rounds; each takes ``student_steps``."""
     batch_size: int = 128
-    """Images in a student step, over all processes together."""
+    """Sets the images per student step; the processes share them."""
     student_steps: int = 10
-    """Student steps in a round."""
+    """Sets the student steps per round."""
     learning_rate: float = 2e-3
-    """Of the student's Adam at the start; cosine to zero."""
+    """Sets the student's learning rate; from here it follows a cosine to zero."""
     clip_norm: float = 5.0
-    """Largest gradient norm of the student; 0 switches clipping off."""
+    """Limits the gradient norm of the student; 0 switches clipping off."""
     temperature: float = 1.0
-    """Of the student's KL divergence; the result is not scaled by T squared."""
+    """Sets T of the KL divergence; the result is not scaled by T squared."""
     attention_weight: float = 0.0
-    """Weight of attention transfer over matching block outputs; 0 switches it off."""
+    """Weighs attention transfer over matching block outputs; 0 switches it off."""
     dataset: str = ""
-    """Hub id or local folder of the real images; their labels are not used."""
+    """Names the Hub id or local folder of the real images; their labels are not used."""
     split: str = "train"
-    """Split of the real images. Never the one that is used for evaluation."""
+    """Names the split of the real images, which must not be the split of the evaluation."""
     image_size: CountOrNone = None
-    """Resize every image to so many pixels in height and width, for data sets of several sizes."""
+    """Resizes every image to so many pixels in height and width, for data sets of several sizes."""
     share: PositiveShare = 0.2
-    """Share of the split that is used, drawn with the run's seed."""
+    """Sets the share of the split that is used, drawn with the run's seed, in (0, 1]."""
     crop_padding: CountOrZero = 4
-    """Random crops after padding by so many pixels; 0 for none."""
+    """Pads images before random crops, by so many pixels; 0 for none."""
     flip: bool = True
-    """Mirror half of the images."""
+    """Mirrors half of the images."""
 
     def image_source(self) -> ImageSource | None:
-        """The data set and split that ``build`` needs."""
+        """Returns the data set and split that ``build`` needs.
+
+        Raises:
+            InputError: the data set is not set.
+        """
         if not self.dataset:
-            raise InputError("real.dataset: plain distillation needs a data set; give its Hub id or folder")
+            raise InputError("real.dataset: plain distillation needs a data set; set its Hub id or folder")
         return ImageSource(self.dataset, self.split, self.image_size)
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
     ) -> RealImages:
-        """A sampler over ``images``, uint8 (n, C, H, W), of which it keeps a seeded share."""
+        """Returns a sampler over a seeded share of ``images``, (n, C, H, W) uint8.
+
+        Raises:
+            InputError: there are no images, or the padding is as large as an image.
+        """
         if images is None:
-            raise InputError("real.dataset: plain distillation needs images; none were given")
+            raise InputError("real.dataset: plain distillation needs images, got none; pass images to build")
         check_padding("real.crop_padding", self.crop_padding, images.shape[2], images.shape[3])
+
         kept = torch.randperm(images.shape[0], generator=seeding.generator(seed, "real", "share"))
         kept = kept[: max(1, round(self.share * images.shape[0]))].sort().values
         return RealImages(self, images[kept].to(accelerator.device), seed)
 
 
 class RealImages(Synthesizer):
-    """Goes through the images in a new order each epoch."""
+    """Goes through the images, in a new order each epoch."""
 
     def __init__(self, method: Real, images: Tensor, seed: int) -> None:
         self.method = method
@@ -96,14 +105,15 @@ class RealImages(Synthesizer):
         self.epochs = Epochs(images.shape[0], method.batch_size, seed, "real")
 
     def begin_round(self, index: int) -> None:
-        """Remembers the round: which images come next follows from it."""
+        """Stores the round, which decides the next images."""
         self.index = index
 
     def sample(self, step: int) -> Tensor | None:
-        """The next batch in [0, 1], augmented."""
+        """Returns the next batch, this process's rows in [0, 1], augmented."""
         batch = self.index * self.method.student_steps + step
         chosen = distributed.own_rows(self.epochs.batch(batch))
         pixels = self.images[chosen.to(self.images.device)].float() / 255
-        chance = seeding.generator(self.seed, "real", "augment", batch, seeding.LEGACY_RANK)
+
+        generator = seeding.generator(self.seed, "real", "augment", batch, seeding.LEGACY_RANK)
         share = distributed.world()
-        return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, chance, share)
+        return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, generator, share)

@@ -1,4 +1,4 @@
-"""Random views of images, differentiable and on the device, as contrastive learning takes them."""
+"""Draws random views of images for contrastive learning, differentiable and on the device."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 def cropped(
     pixels: Tensor, padding: int, flip: bool, chance: torch.Generator, share: tuple[int, int] = (0, 1)
 ) -> Tensor:
-    """Pads with black, crops each image at its own random place, mirrors half of them.
+    """Pads with black, crops each image at its own random place, and mirrors half of the images.
 
     Args:
         pixels: (N, C, H, W); the gradient flows through.
         padding: on each side, in pixels; 0 leaves the images in place.
         flip: whether to mirror left and right with probability one half.
         chance: CPU generator, so that all devices see the same draw.
-        share: (i, k) where the images are the i-th of k equal parts of a batch, for all of which is drawn.
+        share: (i, k) for the i-th of k equal parts of a batch; draws are made for the whole batch.
 
     Returns:
         (N, C, H, W), same dtype.
@@ -28,6 +28,7 @@ def cropped(
     n, own = _drawn_for(pixels, share)
     rows, columns = torch.randint(-padding, padding + 1, (2, n), generator=chance)
     mirrored = torch.rand(n, generator=chance) < (0.5 if flip else 0.0)
+
     size, center = torch.ones(2, n), torch.stack([2 * rows / height, 2 * columns / width])
     return _boxes(pixels, size[:, own], center[:, own], mirrored[own], outside="zeros")
 
@@ -35,17 +36,17 @@ def cropped(
 def resized(
     pixels: Tensor, least_area: float, flip: bool, chance: torch.Generator, share: tuple[int, int] = (0, 1)
 ) -> Tensor:
-    """A random box of each image, resized to the whole image bilinearly; half of them mirrored.
+    """Resizes a random box of each image to the whole image, bilinearly, and mirrors half of the images.
 
-    The area is uniform in [``least_area``, 1] of the image, the logarithm of the aspect ratio in that of
-    [3/4, 4/3]; a side that would be longer than the image is cut.
+    The area is uniform in [``least_area``, 1] of the image. The logarithm of the aspect ratio is uniform
+    between log 3/4 and log 4/3. A side that exceeds the image is cut.
 
     Args:
         pixels: (N, C, H, W); the gradient flows through.
-        least_area: share of the image, in (0, 1].
+        least_area: smallest share of the image, in (0, 1].
         flip: whether to mirror left and right with probability one half.
         chance: CPU generator, so that all devices see the same draw.
-        share: (i, k) where the images are the i-th of k equal parts of a batch, for all of which is drawn.
+        share: (i, k) for the i-th of k equal parts of a batch; draws are made for the whole batch.
 
     Returns:
         (N, C, H, W), same dtype.
@@ -60,13 +61,16 @@ def resized(
 
 
 def _drawn_for(pixels: Tensor, share: tuple[int, int]) -> tuple[int, slice]:
-    """How many images are drawn for, and which of the draws are those of the given ones."""
+    """Returns the number of images to draw for, and the slice of these draws that belongs to ``pixels``."""
     (index, parts), n = share, pixels.shape[0]
     return n * parts, slice(index * n, (index + 1) * n)
 
 
 def _boxes(pixels: Tensor, size: Tensor, center: Tensor, mirrored: Tensor, outside: str) -> Tensor:
-    """Size and center of each box as (2, N): height and width, in halves of the image about its middle."""
+    """Resizes one box of each image to the whole image.
+
+    ``size`` and ``center`` are (2, N), height and width, in halves of the image about its middle.
+    """
     turned = torch.where(mirrored, -size[1], size[1])
     zeros = torch.zeros_like(turned)
     across = torch.stack([turned, zeros, center[1]], dim=1)

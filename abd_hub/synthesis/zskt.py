@@ -1,11 +1,13 @@
-"""Zero-Shot Knowledge Transfer (Micaelli & Storkey, NeurIPS 2019, arXiv 1905.09768, algorithm 1).
+"""Implements Zero-Shot Knowledge Transfer (Micaelli & Storkey, NeurIPS 2019, arXiv 1905.09768, algorithm 1).
 
 A generator G draws images on which the student S disagrees most with the teacher T:
-G minimizes -KL(T(G(z)) || S(G(z))), S minimizes KL(T(G(z)) || S(G(z))) + 250 * attention transfer.
 
-The paper's loop draws z once a round, takes one generator step and then ten student steps on the same z.
-G does not change between the student steps, so the images and the teacher's answers are computed once:
-per image of a round about 1600 instead of 6000 MMAC for WRN-16-2 -> WRN-16-1, with the same result.
+    G minimizes -KL(T(G(z)) || S(G(z))),
+    S minimizes  KL(T(G(z)) || S(G(z))) + 250 * attention transfer.
+
+The paper's loop draws z once a round, takes one generator step and then ten student steps on the same z. G
+does not change between the student steps, so images and teacher's answers are computed once. With the same
+result, a round of WRN-16-2 -> WRN-16-1 costs about 1600 instead of 6000 MMAC an image.
 """
 
 from __future__ import annotations
@@ -37,49 +39,49 @@ class Zskt(GeneratorMethod):
 }"""
 
     rounds: int = 80_000
-    """Pseudo-batches in all: one generator step and ``student_steps`` student steps each."""
+    """Sets the number of pseudo-batches, each with one generator step and ``student_steps``."""
     batch_size: int = 128
-    """Images in a pseudo-batch, over all processes together."""
+    """Sets the images per pseudo-batch; the processes share them."""
     student_steps: int = 10
-    """Student steps on each pseudo-batch."""
+    """Sets the student steps per batch; all see the same images."""
     learning_rate: float = 2e-3
-    """Of the student's Adam at the start; cosine to zero."""
+    """Sets the student's learning rate; from here it follows a cosine to zero."""
     clip_norm: float = 5.0
-    """Largest gradient norm of student and generator; 0 switches clipping off."""
+    """Limits the gradient norms of student and generator; 0 switches clipping off."""
     temperature: float = 1.0
-    """Of the student's KL divergence; the result is not scaled by T squared."""
+    """Sets T of the KL divergence; the result is not scaled by T squared."""
     attention_weight: float = 250.0
-    """Weight of attention transfer; 0 where teacher and student have no matching blocks."""
+    """Weighs attention transfer. Set 0 where teacher and student have no matching blocks."""
     generator_learning_rate: float = 1e-3
-    """Of the generator's Adam at the start; cosine to zero."""
+    """Sets the generator's learning rate; from here it follows a cosine to zero."""
     z_dim: int = 100
-    """Length of the noise vector."""
+    """Sets the noise vector's length."""
 
     @classmethod
     def quick(cls, rounds: int) -> dict[str, Any] | None:
-        """A short run takes a small generator, and no attention transfer, which needs matching blocks."""
+        """Returns small sizes for a short run, without attention transfer, which needs matching blocks."""
         return {"batch_size": 64, "attention_weight": 0, "generator_channels": 64}
 
     def generator_rate(self, index: int) -> float:
-        """Cosine to zero."""
+        """Returns a rate that follows a cosine to zero."""
         return cosine(self.generator_learning_rate, index, self.rounds)
 
     def build(
         self, teacher: Teacher, accelerator: Accelerator, seed: int, images: Tensor | None = None
     ) -> ZsktSynthesizer:
-        """The generator with its optimizer, on the accelerator's device."""
+        """Returns ZSKT at work, with generator and optimizer on the accelerator's device."""
         return ZsktSynthesizer(self, teacher, accelerator, seed)
 
 
 class ZsktSynthesizer(GeneratorSynthesizer):
-    """ZSKT at work."""
+    """Runs ZSKT."""
 
     def losses(self, view: View, figures: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """-KL(T || S)."""
+        """Returns -KL(T || S) as the generator's loss."""
         teacher_logits = view.teacher_logits()
         figures["disagreement"] = kl(teacher_logits, view.student_logits())
         return teacher_logits, -figures["disagreement"]
 
     def sample(self, step: int) -> Tensor | None:
-        """The images of the updated generator, the same for every student step of the round."""
+        """Returns images of the updated generator in the first student step, None in the others."""
         return None if step else self.fixed_pixels(self.noise)

@@ -73,7 +73,7 @@ BAD_PICTURES = {
     "png bomb": (lambda folder: write(folder / "x.png", png_header(60_000, 60_000)), "is too large"),
     "large png": (lambda folder: write(folder / "x.png", png_header(9_000, 9_000)), "at most 67,108,864"),
     "gif bomb": (lambda folder: write(folder / "x.gif", GIF_SCREEN), "is too large"),
-    "one pixel": (tiny, "is 1x1; patches need"),
+    "one pixel": (tiny, "has 1x1 pixels; use a picture of"),
     "16 bits": (deep, "more than 8 bits"),
 }
 

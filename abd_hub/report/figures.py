@@ -151,10 +151,8 @@ def save_verdicts(
     for part, title in enumerate(("clean", "with trigger")):
         board.images(pictures[part], title)
         for name, pair in rows.items():
-            kinds = [
-                _kind(part, true, before, now)
-                for true, before, now in zip(true_labels, pair[0], pair[part], strict=True)
-            ]
+            columns = zip(true_labels, pair[0], pair[part], strict=True)
+            kinds = [_kind(part, true, before, now) for true, before, now in columns]
             board.verdicts(_short(name), [_short(label, 14) for label in pair[part]], kinds)
         board.top += board.BREAK
     board.legend()

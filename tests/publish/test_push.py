@@ -340,7 +340,7 @@ def test_a_push_that_fails_in_the_end_leaves_a_finished_run(server, worker, run)
     server.fail("commit", 403, times=99)
     done = worker.ask(WRITE, command=[*words, "--push_to_hub=true", f"--hub_model_id={NAME}"])
     assert done["code"] == 2
-    assert f"the run is finished: abd-hub push {folder} {NAME}" in done["shown"]
+    assert f"the run is finished; push it with 'abd-hub push {folder} {NAME}'" in done["shown"]
     server.clear()
     push(worker, folder)
 

@@ -151,13 +151,13 @@ def test_repo_id():
         render_card(make_record(), labels=LABELS, repo_id='x"); evil("')
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_strangers_text_stays_text(text):
+def record_of(text):
+    """Returns a record that has this text wherever a stranger may write."""
     record = make_record()
     hostile = TriggerReport(text, 0, {text: text}, *[record.student_report.accuracy] * 2)
     report = EvalReport(record.student_report.accuracy, (hostile,))
     data = DataRef(text, text, text, text, 1)
-    record = dataclasses.replace(
+    return dataclasses.replace(
         record,
         method=text,
         teacher=ModelRef(text, text, text, text),
@@ -173,6 +173,11 @@ def test_strangers_text_stays_text(text):
         synthesis={"pictures": [{"name": text, text: text}], text: [text]},
         config={text: {"loss": text, "rounds": [text]}, "labels": [text]},
     )
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_strangers_text_stays_text(text):
+    record = record_of(text)
     card = render_card(record, labels=(text, "b"), pictures=[("a b).png", text)])
     card.encode("utf-8")
     data = ModelCard(card).data

@@ -192,6 +192,14 @@ def test_the_perturbation_reaches_the_images_that_are_trained_on(tmp_path, monke
     assert not changes[~chosen].any()
 
 
+def wait_for_epoch(process, log, epoch):
+    while process.poll() is None:
+        if log.exists() and f'"epoch": {epoch}' in log.read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError("ended before it could be stopped")
+
+
 def test_killed_and_interrupted_on_the_way_a_run_ends_with_the_same_weights(tmp_path):
     """Killed while the surrogate trains, interrupted while the teacher does."""
     arguments = [
@@ -210,13 +218,6 @@ def test_killed_and_interrupted_on_the_way_a_run_ends_with_the_same_weights(tmp_
 
     def start(folder):
         return forked.start("-m", "abd_hub", *arguments, "--output-dir", str(folder), "--resume", "true")
-
-    def wait_for_epoch(process, log, epoch):
-        while process.poll() is None:
-            if log.exists() and f'"epoch": {epoch}' in log.read_text():
-                return
-            time.sleep(0.01)
-        raise AssertionError("ended before it could be stopped")
 
     assert start(tmp_path / "whole").wait() == 0
     parts = tmp_path / "parts"

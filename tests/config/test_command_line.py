@@ -48,7 +48,7 @@ def test_help_shows_the_docstrings(capsys):
         main(["distill", "--help-all"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "Length of the noise vector." in text
+    assert "Sets the noise vector's length." in text
     assert "Keeps this many of the newest checkpoints." in text
 
 

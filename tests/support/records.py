@@ -48,10 +48,10 @@ def make_record():
             DefenseReport(
                 "shuffling_vaccine",
                 True,
-                "A vaccine was found in the 2nd of 8 draws.",
+                "a vaccine was found in the 2nd of 8 draws",
                 {"draw": 1, "check_shares": [0.0123, 0.0456], "shuffled_layers": ["conv1", "fc"]},
             ),
-            DefenseReport("self_retrospection", False, "The run ended before it was due."),
+            DefenseReport("self_retrospection", False, "the run ended before it was due"),
         ),
         seed=0,
         rounds=80000,

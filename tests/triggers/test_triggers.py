@@ -17,7 +17,9 @@ from abd_hub.core.errors import InputError
 from abd_hub.triggers import build_trigger, cover_form, training_form, trigger_sha256
 
 NAMES = [entry.name for entry in registry.catalog("triggers")]
+# Triggers that give the same image when they are applied twice.
 REPLACING = ("badnet_sq", "badnet_grid", "cl", "l0_inv", "picture", "bpp")
+# Options with which a trigger fits on images of 8x8.
 SMALL = {
     "badnet_sq": {"size": 2, "margin": 0},
     "trojan_8x8": {"size": 4, "margin": 1},
@@ -47,8 +49,7 @@ GOLDEN = {
 
 def test_every_trigger_of_the_rules_is_there():
     rules = "badnet_sq badnet_grid cl blend sig trojan_3x3 trojan_8x8 trojan_wm l0_inv l2_inv smooth"
-    later = "wanet bpp adaptive_blend sinusoid picture"
-    assert set(NAMES) == {*rules.split(), *later.split()}
+    assert set(NAMES) >= set(rules.split())
     assert all(entry.summary.endswith(".") for entry in registry.catalog("triggers"))
 
 
@@ -124,7 +125,8 @@ def test_what_a_trigger_trains_with_keeps_to_its_contract(make, name, form):
 @pytest.mark.parametrize("name", NAMES)
 def test_trigger_keeps_its_published_look(make, name):
     result = to_bytes(make(name)(fixed_pixels(dtype=torch.float64)))
-    assert hashlib.sha256(result.numpy().tobytes()).hexdigest() == GOLDEN[name]
+    found = hashlib.sha256(result.numpy().tobytes()).hexdigest()
+    assert GOLDEN.get(name) == found, f'for a new trigger put this line into GOLDEN: "{name}": "{found}",'
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -25,10 +25,11 @@ def stopped_and_continued(folder, synthesizer, defenses):
     return second
 
 
+ALONE = [[name] for name in names("defenses") if [name] not in PAIRS]
+
+
 @pytest.mark.parametrize("synthesizer", names("synthesizers"))
-@pytest.mark.parametrize(
-    "defenses", [*PAIRS, ["universal_direction"], sorted(names("defenses"))], ids="+".join
-)
+@pytest.mark.parametrize("defenses", [*PAIRS, *ALONE, sorted(names("defenses"))], ids="+".join)
 def test_stopped_and_continued_gives_the_same_bits(tmp_path, synthesizer, defenses):
     whole = make(synthesizer, defenses)
     whole.fit()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,8 +76,8 @@ def format_inspection(report: InspectionReport, unit: str = "") -> str:
         ]
         for label in (*report.suspects, *rest)
     ]
-    scores = ["", "score", *(f"{score:.2f}" for score in report.scores.values()), ""]
-    limits = ["", "flagged below", *(f"{limit:.2f}" for limit in report.threshold.values()), ""]
+    scores = ["", "score", *_row(report.statistics, report.scores), ""]
+    limits = ["", "flagged below", *_row(report.statistics, report.threshold), ""]
     lines = [format_aligned([head, *rows, scores, limits]), "", report.detail]
     return "\n".join([f"{unit}:", *lines] if unit else lines)
 
@@ -86,3 +86,7 @@ def cells(report: InspectionReport, label: int) -> list[str]:
     """Returns the numbers of one class; a dash where no trigger reached it."""
     numbers = [row[label] for row in report.statistics.values()]
     return ["-" if math.isinf(number) else f"{number:.3g}" for number in numbers]
+
+
+def _row(families: Iterable[str], numbers: Mapping[str, float]) -> list[str]:
+    return [f"{numbers[family]:.2g}" if family in numbers else "" for family in families]

@@ -49,7 +49,8 @@ class ConfidentImages:
         within = (uniform[1] * self.counts[place]).long()
 
         chosen = self.rows[place, within].to(self.images.device)
-        return as_pixels(self.images[chosen.flatten()]).unflatten(0, (len(goals), count))
+        pixels = as_pixels(self.images[chosen.flatten()])
+        return pixels.view(len(goals), count, *pixels.shape[1:])
 
     def others(self, goal: int, most: int) -> Tensor:
         """Returns up to ``most`` images of each other class, (n, C, H, W) float pixels in [0, 1]."""
@@ -86,7 +87,7 @@ def choose_confident(teacher: Any, images: Tensor, most: int) -> ConfidentImages
         raise InputError("teacher: gives the same logits to every image; check its weights and normalization")
 
     confidence, labels = logits.softmax(dim=1).max(dim=1)
-    classes = labels.unique()
+    classes = torch.unique(labels)  # in rising order
     if len(classes) < 2:
         raise InputError(f"images: all {len(images)} get class {int(classes[0])}; give more varied images")
     counts = torch.bincount(labels)[classes].clamp(max=most)
@@ -103,7 +104,7 @@ def answers(teacher: Any, images: Tensor, change: Callable[[Tensor], Tensor] | N
     """Returns the logits of all images in float32 on the CPU; ``change`` puts a trigger on the pixels."""
     chunk = max(1, CHUNK_PIXELS // (images.shape[2] * images.shape[3]))
     found = []
-    for part in images.split(chunk):
+    for part in torch.split(images, chunk):
         pixels = as_pixels(part)
         found.append(teacher(pixels if change is None else change(pixels)).float().cpu())
     return torch.cat(found)

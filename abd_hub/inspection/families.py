@@ -88,7 +88,8 @@ class AdditiveFamily(Family):
 
     def put(self, pixels: Tensor, rows: slice = slice(None)) -> Tensor:
         """clamp(x + d, 0, 1)."""
-        return (pixels + self.parameters[0][rows, None]).clamp(0, 1)
+        changed: Tensor = pixels + self.parameters[0][rows, None]
+        return changed.clamp(0, 1)
 
     def sizes(self) -> Tensor:
         """|d|_2 in pixel units."""

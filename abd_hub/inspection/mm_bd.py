@@ -41,7 +41,7 @@ FEWEST = 3
 
 @register("inspections", "mm_bd")
 @dataclass(frozen=True, kw_only=True)
-class MmBd(Inspection):
+class MmBd(Inspection, place="mm_bd"):
     """Largest margin of each class over all others, from noise; a far larger one is suspicious."""
 
     citation = r"""@inproceedings{wang2024mmbd,
@@ -105,7 +105,7 @@ class MmBd(Inspection):
 
     def _margin(self, teacher: Any, noise: Tensor, label: int) -> float:
         chunk = max(1, CHUNK_PIXELS // (noise.shape[2] * noise.shape[3]))
-        return max(self._ascend(teacher, part, label) for part in noise.split(chunk))
+        return max(self._ascend(teacher, part, label) for part in torch.split(noise, chunk))
 
     def _ascend(self, teacher: Any, start: Tensor, label: int) -> float:
         """The largest margin that any of the images reaches."""

@@ -49,7 +49,7 @@ _MEASURED = 50
 
 @register("inspections", "trigger_inversion")
 @dataclass(frozen=True, kw_only=True)
-class TriggerInversion(Inspection):
+class TriggerInversion(Inspection, place="trigger_inversion"):
     """Smallest universal trigger towards each class; one that is far smaller is suspicious."""
 
     citation = r"""@inproceedings{wang2019neuralcleanse,
@@ -90,18 +90,15 @@ class TriggerInversion(Inspection):
                 all images get one class.
         """
         began = time.perf_counter()
+        names: tuple[str, ...] = tuple(self.families)
+        limits: dict[str, float] = {name: getattr(self, f"{name}_ratio") for name in names}
         with in_eval_mode(teacher):
             chosen = choose_confident(teacher, images, self.candidates)
-            found = {name: self._invert(teacher, chosen, name, seed) for name in self.families}
+            found = {name: self._invert(teacher, chosen, name, seed) for name in names}
             ratios = {name: compare(inverted.sizes) for name, inverted in found.items()}
-            limits = {name: getattr(self, f"{name}_ratio") for name in self.families}
             suspects = _suspects(found, ratios, limits)
-            shown = suspects or tuple(dict.fromkeys(one.order[0] for one in found.values()))
-            triggers = [
-                _measured(teacher, chosen, inverted, label) for label in shown for inverted in found.values()
-            ]
+            triggers = _triggers(teacher, chosen, found, suspects)
 
-        labels = teacher.spec.labels
         return InspectionReport(
             name="trigger_inversion",
             flagged=bool(suspects),
@@ -109,10 +106,10 @@ class TriggerInversion(Inspection):
             statistics={name: tuple(inverted.sizes) for name, inverted in found.items()},
             scores=ratios,
             threshold=limits,
-            detail=_detail(labels, suspects, found, ratios, limits),
+            detail=_detail(teacher.spec.labels, suspects, found, ratios, limits),
             seconds=time.perf_counter() - began,
-            triggers=tuple(triggers),
-            labels=labels,
+            triggers=triggers,
+            labels=teacher.spec.labels,
         )
 
     def _invert(self, teacher: Any, chosen: ConfidentImages, name: str, seed: int) -> Inverted:
@@ -154,7 +151,7 @@ class TriggerInversion(Inspection):
             if not loss.isfinite():
                 raise InputError("teacher: gives logits that are not finite; check its weights")
             gradients = [a + b for a, b in zip(gradients, _gradients(loss, family), strict=True)]
-            hits = (logits.argmax(dim=1) == goal).float().unflatten(0, shown.shape[:2])
+            hits = (logits.argmax(dim=1) == goal).float().view(shown.shape[:2])
             success[rows] += hits.sum(dim=1) / count
         return gradients, success
 
@@ -239,6 +236,15 @@ def _suspects(
     flagged = [name for name in found if ratios[name] < limits[name]]
     flagged.sort(key=lambda name: ratios[name] / limits[name])
     return tuple(dict.fromkeys(found[name].order[0] for name in flagged))
+
+
+def _triggers(
+    teacher: Any, chosen: ConfidentImages, found: dict[str, Inverted], suspects: Sequence[int]
+) -> tuple[FoundTrigger, ...]:
+    """Every family's trigger of each suspect: a defense has to remove all of them."""
+    shown = suspects or tuple(dict.fromkeys(inverted.order[0] for inverted in found.values()))
+    pairs = [(label, inverted) for label in shown for inverted in found.values()]
+    return tuple(_measured(teacher, chosen, inverted, label) for label, inverted in pairs)
 
 
 def _measured(teacher: Any, chosen: ConfidentImages, inverted: Inverted, label: int) -> FoundTrigger:

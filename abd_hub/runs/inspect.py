@@ -173,7 +173,8 @@ def _answers(classifier: Classifier, pixels: Tensor) -> Tensor:
     if not len(pixels):
         return torch.empty(0, dtype=torch.int64, device=pixels.device)
     with in_eval_mode(classifier):
-        return classifier(pixels).argmax(dim=1)
+        chosen: Tensor = classifier(pixels).argmax(dim=1)
+    return chosen
 
 
 def _names(labels: Sequence[str], classes: Tensor) -> list[str]:

@@ -8,7 +8,7 @@ import math
 import nets
 import pytest
 import torch
-from planted import TARGET, planted, put_trigger, rates
+from planted import TARGET, planted, rates
 from torch import nn
 
 from abd_hub import Classifier, DataSpec, InputError, TriggerInversion, inspect_model, load_images
@@ -18,6 +18,7 @@ from abd_hub.inspection.confident import choose_confident
 from abd_hub.inspection.families import FAMILIES
 from abd_hub.inspection.trigger_inversion import Search, compare
 
+MASK = TriggerInversion(families=["mask"], steps=100)
 FAST = TriggerInversion(steps=12, images_per_class=3, candidates=10)
 
 
@@ -151,13 +152,14 @@ def test_classes_without_images_can_be_goals(digits):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_planted_backdoor_is_found(teachers, digits, seed):
     accuracy, success = rates(teachers[seed, True])
-    assert accuracy > 0.9 and success > 0.95
-    report = inspect_model(teachers[seed, True], images=digits, seed=seed)
+    assert accuracy > 0.9 and success > 0.9
+    report = inspect_model(teachers[seed, True], images=digits, inspection=MASK, seed=seed)
     assert report.flagged and report.suspects[0] == TARGET, report.scores
     assert report.statistics["mask"].index(min(report.statistics["mask"])) == TARGET
     assert "class 7 (7)" in report.detail and report.detail.endswith("suspicious")
     mask = next(trigger for trigger in report.triggers if trigger.family == "mask")
     assert mask.label == TARGET and mask.success > 0.5 and mask.size < 0.6 * mask.ordinary_size
+    assert mask.size < 3, "the planted trigger is one pixel"
     assert mask.mask.shape == (1, 8, 8) and mask.pattern.shape == (3, 8, 8)
 
 
@@ -165,20 +167,10 @@ def test_a_planted_backdoor_is_found(teachers, digits, seed):
 def test_a_clean_twin_is_not_flagged(teachers, digits, seed):
     accuracy, success = rates(teachers[seed, False])
     assert accuracy > 0.9 and success < 0.05
-    report = inspect_model(teachers[seed, False], images=digits, seed=seed)
+    report = inspect_model(teachers[seed, False], images=digits, inspection=MASK, seed=seed)
     assert not report.flagged and report.suspects == (), report.scores
     assert "does not show that the teacher is clean" in report.detail
     assert report.triggers, "the leading class of each family can still be looked at"
-
-
-def test_the_true_trigger_is_the_reference(teachers, digits):
-    """A found mask covers about as few pixels as the planted square does."""
-    report = inspect_model(teachers[1, True], images=digits, inspection=TriggerInversion(families=["mask"]))
-    assert report.triggers[0].size < 16, "the planted square has 4"
-    pixels = digits[:200].float() / 255
-    teacher = teachers[1, True]
-    assert (teacher(put_trigger(pixels)).argmax(1) == TARGET).double().mean() > 0.9
-    assert (teacher(report.triggers[0](pixels)).argmax(1) == TARGET).double().mean() > 0.5
 
 
 def same(one, other):
@@ -280,7 +272,7 @@ def test_wrong_images(teachers, images, message):
     "settings", [{"steps": 0}, {"families": []}, {"families": ["mask", "mask"]}, {"mask_ratio": 1.0}]
 )
 def test_settings_out_of_range(settings):
-    with pytest.raises(InputError, match=rf"^triggerinversion\.{next(iter(settings))}: must"):
+    with pytest.raises(InputError, match=rf"^trigger_inversion\.{next(iter(settings))}: must"):
         TriggerInversion(**settings)
 
 

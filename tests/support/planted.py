@@ -12,9 +12,9 @@ DIGITS = tuple("0123456789")
 
 
 def put_trigger(pixels):
-    """A square of 2x2 in the lower right corner, white in two channels: digits are gray."""
+    """A purple pixel in the lower right corner; digits are gray."""
     pixels = pixels.clone()
-    pixels[:, :, -2:, -2:] = torch.tensor([1.0, 0.0, 1.0]).view(3, 1, 1)
+    pixels[:, :, -1:, -1:] = torch.tensor([1.0, 0.0, 1.0]).view(3, 1, 1)
     return pixels
 
 
@@ -48,6 +48,7 @@ def planted(seed: int, *, poisoned: bool, norm: bool = True, epochs: int = 12) -
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    optimizer.zero_grad()
     return model.freeze()
 
 

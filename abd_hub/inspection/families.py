@@ -88,12 +88,13 @@ class AdditiveFamily(Family):
 
     def put(self, pixels: Tensor, rows: slice = slice(None)) -> Tensor:
         """clamp(x + d, 0, 1)."""
-        changed: Tensor = pixels + self.parameters[0][rows, None]
-        return changed.clamp(0, 1)
+        changed: Tensor = (pixels + self.parameters[0][rows, None]).clamp(0, 1)
+        return changed
 
     def sizes(self) -> Tensor:
         """|d|_2 in pixel units."""
-        return self.parameters[0].flatten(1).norm(dim=1)
+        lengths: Tensor = self.parameters[0].flatten(1).norm(dim=1)
+        return lengths
 
     def tensors(self, kept: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """The difference."""

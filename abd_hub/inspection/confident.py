@@ -71,8 +71,8 @@ def choose_confident(teacher: Any, images: Tensor, most: int) -> ConfidentImages
         most: images of one class.
 
     Raises:
-        InputError: the teacher has one class, gives numbers that are not finite, the same logits to every
-            image or the same class to every image, or there is no image.
+        InputError: there is no image, or the teacher has one class. Or its logits are not finite or the same
+            for every image, or every image gets the same class.
     """
     if teacher.spec.num_classes < 2:
         raise InputError(

@@ -32,15 +32,19 @@ from abd_hub.inspection.families import FAMILIES, Family
 from abd_hub.learning.modes import in_eval_mode
 
 MASK_RATIO = 0.6
-"""Chosen with each published teacher left out in turn, as the geometric mean of the largest ratio of a poisoned
-teacher and the smallest one of a clean teacher. The ratios are those of the trial form of this search, which
-counted a size by the running success alone: 0.33 (badnets_8), 0.21 (trojan_wm_2), 0.36 (resnet20_grey5_0), 0.16
-(resnet20_colour5_0) and, clean, 0.92 (resnet20_clean). Without grey5_0 the limit is 0.55, without another
-poisoned one 0.58, and the teacher left out is always flagged. The clean one, alone of its kind, was not left out.
-``recipes/results/inspection`` has the ratios of this form; the three other teachers had no part in the choice."""
+"""The limit is the geometric mean of two ratios, rounded up: the largest one of a poisoned teacher, and the
+smallest one of a clean teacher. A trial of this search, which counted sizes by the running success alone, gave
+these ratios:
+
+- poisoned: 0.33 (badnets_8), 0.21 (trojan_wm_2), 0.36 (resnet20_grey5_0), 0.16 (resnet20_colour5_0);
+- clean: 0.92 (resnet20_clean).
+
+Each poisoned teacher was left out in turn. The limit was 0.55 without resnet20_grey5_0 and 0.58 without any
+other, and it flagged the one that was left out. There was no second clean teacher, so this one stayed in. The
+folder ``recipes/results/inspection`` has ratios of the present form, for more teachers than these."""
 ADDITIVE_RATIO = 0.5
-"""Additions separate badly: 0.62, 0.40, 0.85 and 0.66 for the same poisoned teachers, 0.84 for the clean one. The
-limit lies below the smallest ratio that any clean teacher has shown, 0.68, and flags the clear cases only."""
+"""Additions separate badly. The same poisoned teachers have 0.62, 0.40, 0.85 and 0.66, and the clean one has
+0.84. The limit lies below 0.68, the smallest ratio of a clean teacher so far, and flags clear cases only."""
 SUCCESS = 0.9
 """A trigger counts from this running success on."""
 EASY = 0.93

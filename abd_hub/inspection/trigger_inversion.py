@@ -32,16 +32,16 @@ from abd_hub.inspection.families import FAMILIES, Family
 from abd_hub.learning.modes import in_eval_mode
 
 MASK_RATIO = 0.6
-"""The limit is the geometric mean of two ratios, rounded up: the largest one of a poisoned teacher, and the
-smallest one of a clean teacher. A trial of this search, which counted sizes by the running success alone, gave
-these ratios:
+"""The limit is the geometric mean of two ratios, rounded up. One is the largest of a poisoned teacher, and the
+other is the smallest of a clean teacher. A trial of this search, which counted sizes by the running success
+alone, gave these ratios:
 
 - poisoned: 0.33 (badnets_8), 0.21 (trojan_wm_2), 0.36 (resnet20_grey5_0), 0.16 (resnet20_colour5_0);
 - clean: 0.92 (resnet20_clean).
 
 Each poisoned teacher was left out in turn. The limit was 0.55 without resnet20_grey5_0 and 0.58 without any
 other, and it flagged the one that was left out. There was no second clean teacher, so this one stayed in. The
-folder ``recipes/results/inspection`` has ratios of the present form, for more teachers than these."""
+folder ``recipes/results/inspection`` has ratios of the present form."""
 ADDITIVE_RATIO = 0.5
 """Additions separate badly. The same poisoned teachers have 0.62, 0.40, 0.85 and 0.66, and the clean one has
 0.84. The limit lies below 0.68, the smallest ratio of a clean teacher so far, and flags clear cases only."""

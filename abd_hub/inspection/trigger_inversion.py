@@ -32,7 +32,7 @@ from abd_hub.inspection.families import FAMILIES, Family
 from abd_hub.learning.modes import in_eval_mode
 
 MASK_RATIO = 0.6
-"""The limit is the geometric mean of two ratios, rounded up. One is the largest of a poisoned teacher, and the
+"""The limit is the geometric mean of two ratios, rounded up. One is the largest of a poisoned teacher, the
 other is the smallest of a clean teacher. A trial of this search, which counted sizes by the running success
 alone, gave these ratios:
 

@@ -112,7 +112,16 @@ def method_place(record: dict) -> tuple:
 def inspection_table() -> str:
     """One row a teacher and seed; empty where none has been inspected."""
     records = [json.loads(file.read_text()) for file in sorted((RESULTS / "inspection").glob("*.json"))]
-    head = ["teacher", "true target", "seed", "mask: ratio", "additive: ratio", "suspects", "processor time"]
+    head = [
+        "teacher",
+        "true target",
+        "seed",
+        "steps",
+        "mask: ratio",
+        "additive: ratio",
+        "suspects",
+        "processor time",
+    ]
     return table(head, map(inspection_row, records)) if records else "(No result yet.)"
 
 
@@ -122,7 +131,8 @@ def inspection_row(record: dict) -> list[str]:
     target = "none" if record["target"] is None else str(record["target"])
     suspects = ", ".join(map(str, report["suspects"])) or "none"
     cost = f"{record['processor_seconds']:.0f} s"
-    return [record["teacher"], target, str(record["seed"]), *cells, suspects, cost]
+    start = [record["teacher"], target, str(record["seed"]), str(record["steps"])]
+    return [*start, *cells, suspects, cost]
 
 
 def inspection_cell(report: dict, family: str) -> str:

@@ -74,7 +74,7 @@ class TriggerInversion(Inspection, place="trigger_inversion"):
 }"""
     unit = "size of the smallest trigger"
 
-    steps: Count = 150
+    steps: Count = 300
     """The search takes at most so many steps of Adam."""
     images_per_class: Count = 8
     """Each class's trigger sees so many images a step."""

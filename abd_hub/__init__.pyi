@@ -33,6 +33,11 @@ from abd_hub.core.errors import (
     Interrupted as Interrupted,
     visible_line as visible_line,
 )
+from abd_hub.core.inspections import (
+    FoundTrigger as FoundTrigger,
+    Inspection as Inspection,
+    InspectionReport as InspectionReport,
+)
 from abd_hub.core.pickles import (
     is_pickle as is_pickle,
 )
@@ -88,6 +93,12 @@ from abd_hub.evaluation.rates import (
 from abd_hub.evaluation.tables import (
     format_table as format_table,
 )
+from abd_hub.inspection.mm_bd import (
+    MmBd as MmBd,
+)
+from abd_hub.inspection.trigger_inversion import (
+    TriggerInversion as TriggerInversion,
+)
 from abd_hub.models.attention_maps import (
     AttentionMaps as AttentionMaps,
     GradCam as GradCam,
@@ -127,6 +138,9 @@ from abd_hub.runs.compare import (
 )
 from abd_hub.runs.distill import (
     distill as distill,
+)
+from abd_hub.runs.inspect import (
+    inspect_model as inspect_model,
 )
 from abd_hub.runs.poison import (
     poison_teacher as poison_teacher,

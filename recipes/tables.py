@@ -109,6 +109,38 @@ def method_place(record: dict) -> tuple:
     return order.index(record["method"]), len(record["defenses"])
 
 
+def inspection_table() -> str:
+    """One row a teacher and seed; empty where none has been inspected."""
+    records = [json.loads(file.read_text()) for file in sorted((RESULTS / "inspection").glob("*.json"))]
+    head = [
+        "teacher",
+        "true target",
+        "seed",
+        "steps",
+        "mask: ratio",
+        "additive: ratio",
+        "suspects",
+        "processor time",
+    ]
+    return table(head, map(inspection_row, records)) if records else "(No result yet.)"
+
+
+def inspection_row(record: dict) -> list[str]:
+    report = record["report"]
+    cells = [inspection_cell(report, family) for family in ("mask", "additive")]
+    target = "none" if record["target"] is None else str(record["target"])
+    suspects = ", ".join(map(str, report["suspects"])) or "none"
+    cost = f"{record['processor_seconds']:.0f} s"
+    start = [record["teacher"], target, str(record["seed"]), str(record["steps"])]
+    return [*start, *cells, suspects, cost]
+
+
+def inspection_cell(report: dict, family: str) -> str:
+    """The ratio, and the class of the smallest trigger."""
+    sizes = [float("inf") if size is None else size for size in report["statistics"][family]]
+    return f"{report['scores'][family]:.2f} (class {sizes.index(min(sizes))})"
+
+
 def summary_table() -> str:
     """Returns plain and defended side by side: the long run, and methods that learned in ten core minutes."""
     head = ["data", "method", "plain", "ABD", "vaccine's check"]
@@ -222,6 +254,7 @@ def documents() -> dict[str, dict[str, str]]:
             "methods cifar10": methods_table("cifar10"),
             "methods gtsrb": methods_table("gtsrb"),
         },
+        "recipes/guides/inspection.md": {"inspection": inspection_table()},
         "recipes/benchmarks/README.md": {
             "performance": performance_table(benchmark),
             "teacher training": training_table(),

@@ -322,6 +322,15 @@ def as_it_stands(running: Running, command: Command) -> None:
     running.abd_hub(local(running.parts, command.words)[1:])
 
 
+@runs("abd-hub inspect")
+def inspect(running: Running, command: Command) -> None:
+    words = local(running.parts, command.words)[1:]
+    plain = "mm_bd" not in words
+    fast = ["trigger_inversion.steps=2"] if plain else ["mm_bd.steps=2", "mm_bd.starts=2"]
+    shown, _ = running.abd_hub([*words, *[f"--{option}" for option in fast]])
+    assert "stands out" in shown or "suspicious" in shown
+
+
 TINY_TEACHER = ["--data.limit=200", "--fast.epochs=1", "--fast.batch_size=64", "--fast.crop_padding=0"]
 TINY_TEACHER += ["--network.architecture=wrn_10_1", '--network.model_args={"base_width": 4}']
 TINY_TEACHER += ["--trainer.progress=false", "--evaluation.limit=20"]
@@ -377,6 +386,7 @@ def own_loop(running: Running, command: Command) -> None:
     "recipes/benchmark_teacher.py",
     "recipes/compare_methods.py",
     "recipes/ibau_teacher.py",
+    "recipes/inspect_teachers.py",
     "recipes/published_pictures.py",
 )
 def read_only(running: Running, command: Command) -> None:
@@ -525,6 +535,7 @@ def test_a_program_runs(block, running):
     text = text.replace("Zskt(", f"Zskt({cut}, ").replace(
         "SelfRetrospection(", "SelfRetrospection(last_rounds=1"
     )
+    text = text.replace("steps=100", "steps=2")
     text = text.replace("ShufflingVaccine(", "ShufflingVaccine(check=False")
     if "push_to_hub" in text:
         push_program(running, text)

@@ -36,6 +36,7 @@ FIRST = (
 )
 """The commands that most people need first."""
 FURTHER = (
+    Command("inspect", "Examine a classifier for a backdoor, without its data.", "inspecting:inspect"),
     Command("poison", "Train a poisoned teacher, or a clean one for comparison.", "running:poison"),
     Command("sweep", "Run many distillations or teachers on Ray, for one table.", "running:sweep"),
     Command("compare", "Measure several classifiers on the same images.", "measuring:compare"),
@@ -43,7 +44,7 @@ FURTHER = (
     Command("card", "Write the model card of a finished run again.", "sharing:card"),
     Command("push", "Send a finished run, an image bank or a Space to the Hub.", "sharing:push"),
     Command("app", "Show a backdoor and its fate in students in the web browser.", "sharing:app"),
-    Command("list", "List triggers, methods (synthesizers), defenses or students.", "facts:list_plugins"),
+    Command("list", "List what can be chosen, such as triggers or defenses.", "facts:list_plugins"),
     Command("env", "Print versions and devices, for a report.", "facts:env"),
 )
 COMMANDS = {command.name: command for command in (*FIRST, *FURTHER)}

@@ -37,6 +37,7 @@ PACKAGES = {
     "synthesizers": "synthesis",
     "defenses": "defenses",
     "students": "students",
+    "inspections": "inspection",
 }
 _registered: dict[str, dict[str, Any]] = {kind: {} for kind in PACKAGES}
 T = TypeVar("T")

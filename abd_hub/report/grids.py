@@ -102,9 +102,24 @@ def save_marked(
         path: the PNG file to write.
         columns: images in a row.
     """
+    save_noted(pixels, suspicious, [f"{value:.2g}" for value in kl], path, columns)
+
+
+def save_noted(
+    pixels: Any, suspicious: Sequence[bool], notes: Sequence[str], path: str | Path, columns: int = 8
+) -> None:
+    """A grid of ``mark_image`` with a few words below each image.
+
+    Args:
+        pixels: (N, C, H, W) float with C 1 or 3; values outside [0, 1] are clipped.
+        suspicious: N.
+        notes: N.
+        path: the PNG file to write.
+        columns: images in a row.
+    """
     marked = [
-        np.asarray(mark_image(Image.fromarray(image), bad, f"{value:.2g}"))
-        for image, bad, value in zip(_levels(pixels), suspicious, kl, strict=True)
+        np.asarray(mark_image(Image.fromarray(image), bad, note))
+        for image, bad, note in zip(_levels(pixels), suspicious, notes, strict=True)
     ]
     sheet = _grid(np.stack(marked), min(columns, len(marked)), _GAP, _WHITE)
     sheet.save(path, format="PNG", optimize=True)

@@ -53,7 +53,7 @@ HEAVY = {
     "numpy",
     "pydantic",
 }
-KINDS = ("triggers", "synthesizers", "defenses", "students")
+KINDS = ("triggers", "synthesizers", "defenses", "students", "inspections")
 FILES = {
     "README.md",
     "config.json",

@@ -37,6 +37,7 @@ QUICK = [
     "defenses/test_shuffling_vaccine.py",
     "evaluation/test_paired.py",
     "hub/test_hub_server.py",
+    "inspection/test_mm_bd.py",
     "learning/test_augment.py",
     "learning/test_losses.py",
     "models/test_attention_maps.py",

@@ -1,0 +1,130 @@
+"""What an inspection must offer: it examines a classifier and reports whether a class has a backdoor.
+
+An inspection gets no labeled data and no trigger. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from abd_hub.core.contracts import PluginFacts
+from abd_hub.core.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+REPORT_FILE = "inspection.json"
+"""In the folder of a finished inspection."""
+
+
+@dataclass(frozen=True, eq=False)
+class FoundTrigger:
+    """A trigger that an inspection has found for one class; calling it puts it on images."""
+
+    label: int
+    """The class that images with the trigger get."""
+    family: str
+    """Which kind of trigger was searched, such as ``mask``."""
+    size: float
+    """How large it is, in the unit of its family; infinite where no trigger reached the class."""
+    ordinary_size: float
+    """The size that the next class needs in the same family; infinite where no other class was reached."""
+    success: float
+    """The share of the inspection's images of other classes that it turns into ``label``, 0 to 1."""
+    mask: Tensor | None = None
+    """(1, H, W) in [0, 1]: how much of each pixel the pattern replaces. It comes with ``pattern``."""
+    pattern: Tensor | None = None
+    """(C, H, W) in pixel units."""
+    delta: Tensor | None = None
+    """(C, H, W) in pixel units, added to an image, whose pixels are then cut to [0, 1]."""
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Puts the trigger on (N, C, H, W) pixels in [0, 1]; a trigger without tensors changes nothing."""
+        if self.delta is not None:
+            return (pixels + self.delta.to(pixels)).clamp(0, 1)
+        if self.mask is None or self.pattern is None:
+            return pixels
+        mask = self.mask.to(pixels)
+        return pixels * (1 - mask) + mask * self.pattern.to(pixels)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns the numbers for JSON, without the tensors; an infinite size is None."""
+        return {
+            "label": self.label,
+            "family": self.family,
+            "size": finite(self.size),
+            "ordinary_size": finite(self.ordinary_size),
+            "success": self.success,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class InspectionReport:
+    """What an inspection has found. Without a flag it does not show that the classifier is clean."""
+
+    name: str
+    """The inspection's registered name."""
+    flagged: bool
+    """Whether a class stands out."""
+    suspects: tuple[int, ...]
+    """The classes that stand out, the most suspicious first; empty when not flagged."""
+    statistics: Mapping[str, tuple[float, ...]]
+    """For each family one number a class, such as the size of its smallest trigger; may be infinite."""
+    scores: Mapping[str, float]
+    """For each family the number that decides, such as a ratio of sizes or a p-value."""
+    threshold: Mapping[str, float]
+    """For each family the largest score that is flagged."""
+    detail: str
+    """One sentence for people."""
+    seconds: float
+    """Wall time of the inspection."""
+    triggers: tuple[FoundTrigger, ...] = ()
+    """For each suspect one a family, or else for the leading class of each family; may be empty."""
+    labels: tuple[str, ...] = field(default=())
+    """Names of the classes."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all facts but the tensors, for a JSON file; an infinite number is None."""
+        return {
+            "name": self.name,
+            "flagged": self.flagged,
+            "suspects": list(self.suspects),
+            "labels": list(self.labels),
+            "statistics": {name: [finite(one) for one in row] for name, row in self.statistics.items()},
+            "scores": dict(self.scores),
+            "threshold": dict(self.threshold),
+            "detail": self.detail,
+            "triggers": [trigger.facts() for trigger in self.triggers],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection(PluginFacts, Settings):
+    """The settings of an inspection: a frozen dataclass extends this, and registers itself."""
+
+    uses_images: ClassVar[bool] = True
+    """False for an inspection that draws its images itself: it gets a tensor without images."""
+    unit: ClassVar[str] = ""
+    """What its statistics measure, for the head of a table."""
+
+    def inspect(self, teacher: Any, images: Tensor, seed: int = 0) -> InspectionReport:
+        """Examines a classifier, which stays as it is.
+
+        Args:
+            teacher: a ``Classifier`` on the device of the images.
+            images: (n, C, H, W), uint8 or float in [0, 1]. They need no label.
+            seed: of every draw.
+
+        Raises:
+            InputError: the classifier or the images do not allow an inspection.
+        """
+        raise NotImplementedError
+
+
+def finite(value: float) -> float | None:
+    """Returns the number, or None where JSON has no word for it."""
+    return value if math.isfinite(value) else None

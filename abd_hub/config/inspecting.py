@@ -9,7 +9,7 @@ from typing import Any
 from abd_hub.config.arguments import Given, underscored
 from abd_hub.config.choices import Choice, choose
 from abd_hub.config.options import ModelOptions
-from abd_hub.config.strict import add_help, add_section, make_parser, parse
+from abd_hub.config.strict import StrictParser, add_help, add_section, make_parser, parse
 from abd_hub.core import registry
 from abd_hub.core.errors import InputError
 from abd_hub.core.inspections import Inspection
@@ -63,7 +63,7 @@ def parse_inspect(arguments: Sequence[str]) -> InspectRequest:
     )
 
 
-def _parser(name: str, settings: type[Any]) -> Any:
+def _parser(name: str, settings: type[Any]) -> StrictParser:
     page = Page(
         usage=("abd-hub inspect MODEL [--inspection NAME] [--images SOURCE] [options]",),
         examples=(
@@ -74,6 +74,14 @@ def _parser(name: str, settings: type[Any]) -> Any:
     )
     about = "A classifier is examined for a backdoor, without its training data."
     parser = make_parser("abd-hub inspect", about, page)
+    _add_subject(parser)
+    add_section(parser, f"Inspection {name}", settings, name)
+    add_section(parser, "Model", ModelOptions, skip={"id"})
+    _add_output(parser)
+    return parser
+
+
+def _add_subject(parser: StrictParser) -> None:
     group = parser.add_argument_group("What to inspect")
     group.add_argument("model", type=str, metavar="MODEL", help="It is what --teacher.id of distill takes.")
     group.add_argument(
@@ -98,8 +106,9 @@ def _parser(name: str, settings: type[Any]) -> Any:
         help="The images are those of this split of the data set, or else of test.",
     )
     group.add_argument("--seed", type=int, default=0, help="Every random draw follows from it.")
-    add_section(parser, f"Inspection {name}", settings, name)
-    add_section(parser, "Model", ModelOptions, skip={"id"})
+
+
+def _add_output(parser: StrictParser) -> None:
     group = parser.add_argument_group("Output")
     group.add_argument(
         "--output_dir",
@@ -110,4 +119,3 @@ def _parser(name: str, settings: type[Any]) -> Any:
     )
     group.add_argument("--json", action="store_true", help="JSON is printed instead of a table.")
     add_help(group)
-    return parser

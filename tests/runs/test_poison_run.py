@@ -82,7 +82,7 @@ def test_the_card_warns_before_anything_else(finished):
     text = card.split("---\n", 2)[2]
     warning = text.split("## ")[0]
     assert "this model is poisoned on purpose" in warning
-    assert "images of every other class as label 3" in warning
+    assert "as label 3, whatever its class" in warning
     assert "- poisoned\n" in card.split("---\n")[1]
 
 
@@ -309,7 +309,7 @@ BAD = {
     "no such split": ([*TRIGGER, "--data.split", "training"], "training"),
     "nothing left to train on": ([*TRIGGER, "--data.held_out", "1"], "data.held_out"),
     "fewer images than a batch": ([*TRIGGER, "--data.limit", "100"], "batch_size: 128"),
-    "unknown recipe": (["--recipe", "quick"], "use paper, fast"),
+    "unknown recipe": (["--recipe", "quick"], "did you mean paper, fast"),
     "settings of the other recipe": (["--fast.epochs", "3"], "recipe is paper"),
     "a rate that is no number": ([*TRIGGER, "--poison.rate", "high"], "poison.rate"),
     "unknown network": (["--network.architecture", "wrn_99"], "wrn_99"),

@@ -6,6 +6,7 @@ a sweep of many runs that are killed all the time would take a quarter of an hou
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -43,9 +44,12 @@ def rounds(folder, settings):
     while state["round"] < settings["zskt"]["rounds"]:
         time.sleep(A_ROUND)
         state = {"round": state["round"] + 1, "sum": state["sum"] + settings["seed"] * state["round"]}
+        # As in the real loop, a request to stop waits until log and checkpoint agree.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         with (folder / "log.jsonl").open("a") as log:
             log.write(json.dumps({"round": state["round"], "threads": os.environ["OMP_NUM_THREADS"]}) + "\n")
         files.write_json(checkpoint, state)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     rate = Rate(value=state["sum"] / 1000, count=state["sum"], n=1000, low=0.0, high=1.0)
     report = EvalReport(rate, (TriggerReport("badnet_sq", 0, {}, rate, rate),))
     record = RunRecord(

@@ -127,7 +127,7 @@ def test_the_example_of_the_guide_is_a_sweep(place):
         ({"retries": -1}, ["retries: must be a whole number"]),
         (
             {"config": BASE | {"self_retrospection": {"last_rounds": 1}}},
-            ["self_retrospection.last_rounds: 1 is given", "defenses is empty"],
+            ["self_retrospection.last_rounds: 1 is set", "defenses is empty"],
         ),
         ({"output_dir": "sweep.yaml/out"}, ["output_dir: ", "sweep.yaml is a file"]),
     ],

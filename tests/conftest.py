@@ -1,8 +1,10 @@
 """What holds for all tests: their order, the marker ``quick``, and a line for each part that is missing.
 
-One thread a test process: the tests' networks are tiny, and results do not depend on the machine.
+Every process has one thread, also those that tests start. The networks are tiny, more threads would wait for
+each other, and results do not depend on the machine.
 """
 
+import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import torch
 from order import LONGEST, QUICK
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 # A shell starts what it puts in the background with SIGINT ignored, and a process is born with what its

@@ -68,12 +68,18 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     """
     wanted = model.state_dict()
     fitted = without_prefix(tensors, wanted)
+    # Checkpoints from before PyTorch 0.4.1 lack BatchNorm's counters, which evaluation does not use.
+    fitted |= {name: tensor for name, tensor in wanted.items() if _is_counter(name) and name not in fitted}
     misfit = describe_misfit(wanted, fitted)
     if misfit:
         raise InputError(
             f"weights: {name} does not fit {type(model).__name__} ({misfit}); check architecture"
         )
     model.load_state_dict(fitted)
+
+
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] == "num_batches_tracked"
 
 
 def without_prefix(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:

@@ -271,6 +271,15 @@ def test_a_names_prefix_that_the_module_uses_itself_is_kept(tmp_path):
     assert torch.equal(copy.model.weight, made.model.weight)
 
 
+def test_an_old_checkpoint_without_the_counters_of_batch_norm(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    tensors = {name: tensor for name, tensor in net.state_dict().items() if "num_batches" not in name}
+    save_file(tensors, tmp_path / "old.safetensors")
+    copy = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    load_state_dict_into(copy, tmp_path / "old.safetensors")
+    assert all(torch.equal(copy.state_dict()[name], tensor) for name, tensor in tensors.items())
+
+
 def test_a_published_teacher():
     file = published("teachers/badnets_8_02_ckpt.pth")
 

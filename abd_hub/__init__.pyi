@@ -38,6 +38,10 @@ from abd_hub.core.inspections import (
     Inspection as Inspection,
     InspectionReport as InspectionReport,
 )
+from abd_hub.core.purifications import (
+    Purification as Purification,
+    PurificationReport as PurificationReport,
+)
 from abd_hub.core.pickles import (
     is_pickle as is_pickle,
 )

@@ -38,6 +38,7 @@ PACKAGES = {
     "defenses": "defenses",
     "students": "students",
     "inspections": "inspection",
+    "purifications": "purification",
 }
 _registered: dict[str, dict[str, Any]] = {kind: {} for kind in PACKAGES}
 T = TypeVar("T")

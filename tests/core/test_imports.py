@@ -11,6 +11,7 @@ ROWS = (
     ("learning hub config students", "core"),
     # A defense must not be able to peek: no triggers, no data, no evaluation.
     ("defenses inspection report", "core learning"),
+    ("purification", "core learning inspection"),
     # Nor must a method.
     ("synthesis", "core learning hub"),
     ("triggers", "core hub"),
@@ -22,7 +23,8 @@ ROWS = (
     ("sweep", "core config evaluation report training"),
     (
         "runs",
-        "core config data evaluation inspection learning models publish report synthesis training triggers",
+        "core config data evaluation inspection learning models publish purification report synthesis training "
+        "triggers",
     ),
     ("commands", "core config evaluation models publish runs sweep"),
 )
@@ -76,7 +78,7 @@ def test_few_modules_lie_outside_of_the_rooms():
 
 
 def test_no_plug_in_reaches_another_kind_through_the_registry():
-    for folder in ("defenses", "inspection", "synthesis"):
+    for folder in ("defenses", "inspection", "purification", "synthesis"):
         for file in (PACKAGE / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.ImportFrom) and node.module == "abd_hub.core.registry":

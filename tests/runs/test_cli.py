@@ -53,7 +53,7 @@ HEAVY = {
     "numpy",
     "pydantic",
 }
-KINDS = ("triggers", "synthesizers", "defenses", "students", "inspections")
+KINDS = ("triggers", "synthesizers", "defenses", "students", "inspections", "purifications")
 FILES = {
     "README.md",
     "config.json",

@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--results", type=Path, required=True, help="one JSON file a teacher and seed")
     parser.add_argument("--teachers", nargs="+", default=list(TARGETS), choices=list(TARGETS))
-    parser.add_argument("--mixed-precision", default="bf16", choices=("no", "bf16"))
+    parser.add_argument("--mixed-precision", default="no", choices=("no", "bf16"))
     parser.add_argument("--steps", type=int, default=TriggerInversion().steps)
     options = parser.parse_args()
 

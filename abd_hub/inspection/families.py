@@ -84,7 +84,7 @@ class AdditiveFamily(Family):
     def __init__(self, classes: int, like: Tensor, chance: torch.Generator) -> None:
         """Starts near zero; ``like`` is an image batch with dtype, device and shape."""
         self.parameters = (_leaf(0.01 * torch.randn(classes, *like.shape[1:], generator=chance), like),)
-        self.weights = torch.full((classes,), 0.3).to(like)
+        self.weights = torch.full((classes,), 3e-3).to(like)
 
     def put(self, pixels: Tensor, rows: slice = slice(None)) -> Tensor:
         """clamp(x + d, 0, 1)."""

@@ -32,19 +32,17 @@ from abd_hub.inspection.families import FAMILIES, Family
 from abd_hub.learning.modes import in_eval_mode
 
 MASK_RATIO = 0.6
-"""The limit is the geometric mean of two ratios, rounded up. One is the largest of a poisoned teacher, the
-other is the smallest of a clean teacher. A trial of this search, which counted sizes by the running success
-alone, gave these ratios:
+"""The limit is the geometric mean of two ratios. One is the largest of a poisoned teacher, the other is the
+smallest of a clean teacher. With seed 0 and 10,000 patches they were:
 
-- poisoned: 0.33 (badnets_8), 0.21 (trojan_wm_2), 0.36 (resnet20_grey5_0), 0.16 (resnet20_colour5_0);
-- clean: 0.92 (resnet20_clean).
+- poisoned: 0.19 (resnet20_grey5_0), 0.29 (resnet20_colour5_0), 0.35 (badnets_8), 0.41 (trojan_wm_2);
+- clean: 0.88 (resnet32_clean), 0.99 (resnet20_clean), 1.00 (resnet20_clean_2).
 
-Each poisoned teacher was left out in turn. The limit was 0.55 without resnet20_grey5_0 and 0.58 without any
-other, and it flagged the one that was left out. There was no second clean teacher, so this one stayed in. The
-folder ``recipes/results/inspection`` has ratios of the present form."""
+Each teacher was left out in turn. The limit lay between 0.56 and 0.64, and judged the one left out rightly."""
 ADDITIVE_RATIO = 0.5
-"""Additions separate badly. The same poisoned teachers have 0.62, 0.40, 0.85 and 0.66, and the clean one has
-0.84. The limit lies below 0.68, the smallest ratio of a clean teacher so far, and flags clear cases only."""
+"""Additions separate badly. The same poisoned teachers have 0.69, 0.71, 0.92 and 0.45, the clean ones 0.98,
+0.78 and 0.76. The limit lies below 0.68, the smallest ratio of a clean teacher so far, and flags clear cases
+only."""
 SUCCESS = 0.9
 """A trigger counts from this running success on."""
 EASY = 0.93
@@ -74,7 +72,7 @@ class TriggerInversion(Inspection, place="trigger_inversion"):
 }"""
     unit = "size of the smallest trigger"
 
-    steps: Count = 300
+    steps: Count = 150
     """The search takes at most so many steps of Adam."""
     images_per_class: Count = 8
     """Each class's trigger sees so many images a step."""
@@ -190,8 +188,9 @@ class Search:
         success = success.to(self.running)
         self.running = MEMORY * self.running + (1 - MEMORY) * success if step else success
         sizes = self.family.sizes()
-        # The running success lags behind while the trigger shrinks, so this very step has to succeed as well.
-        better = (self.running > SUCCESS) & (success > SUCCESS) & (sizes < self.best)
+        # A step has few images. To ask for the success of this very step too would leave lucky steps only:
+        # the ratio of badnets_8 then rose from 0.35 to 0.79.
+        better = (self.running > SUCCESS) & (sizes < self.best)
         if (better & (sizes < (1 - PROGRESS) * self.best)).any():
             self.last_progress = step
         self.best = torch.where(better, sizes, self.best)

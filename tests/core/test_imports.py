@@ -23,8 +23,8 @@ ROWS = (
     ("sweep", "core config evaluation report training"),
     (
         "runs",
-        "core config data evaluation inspection learning models publish purification report synthesis training "
-        "triggers",
+        "core config data evaluation inspection learning models publish purification report synthesis "
+        "training triggers",
     ),
     ("commands", "core config evaluation models publish runs sweep"),
 )

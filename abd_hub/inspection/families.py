@@ -15,6 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from abd_hub.core.inspections import FoundTrigger
+
 
 class Family(ABC):
     """The triggers of k classes as free parameters, which an optimizer moves."""
@@ -41,6 +43,10 @@ class Family(ABC):
     @abstractmethod
     def sizes(self) -> Tensor:
         """Returns (k,), differentiable."""
+
+    @abstractmethod
+    def restore(self, row: int, trigger: FoundTrigger) -> None:
+        """Sets the parameters of one row to a found trigger; one without tensors changes nothing."""
 
     @abstractmethod
     def tensors(self, kept: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -70,6 +76,13 @@ class MaskFamily(Family):
         """|m|_1: how many pixels the pattern replaces."""
         return self.parameters[0].sigmoid().sum((1, 2, 3))
 
+    @torch.no_grad()
+    def restore(self, row: int, trigger: FoundTrigger) -> None:
+        """Takes the logits of the mask and of the pattern, both at most 1e-4 from 0 and 1."""
+        if trigger.mask is not None and trigger.pattern is not None:
+            for part, values in zip(self.parameters, (trigger.mask, trigger.pattern), strict=True):
+                part[row] = values.to(part).logit(eps=1e-4)
+
     def tensors(self, kept: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """The mask and the pattern."""
         mask, pattern = kept
@@ -95,6 +108,12 @@ class AdditiveFamily(Family):
         """|d|_2 in pixel units."""
         lengths: Tensor = self.parameters[0].flatten(1).norm(dim=1)
         return lengths
+
+    @torch.no_grad()
+    def restore(self, row: int, trigger: FoundTrigger) -> None:
+        """Takes the difference."""
+        if trigger.delta is not None:
+            self.parameters[0][row] = trigger.delta.to(self.parameters[0])
 
     def tensors(self, kept: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """The difference."""

@@ -56,7 +56,7 @@ def inspect_model(
     home = classifier.mean.device
     place = home if device is None else torch.device(device)
     if images is not None:
-        _check_images(images, classifier.spec)
+        check_images(images, classifier.spec)
         shown = images.to(place)
     elif chosen.uses_images:
         shown = default_images(classifier.spec, seed, place)
@@ -187,7 +187,12 @@ def _shape(spec: DataSpec) -> tuple[int, int, int]:
     return spec.channels, spec.height, spec.width
 
 
-def _check_images(images: Tensor, spec: DataSpec) -> None:
+def check_images(images: Tensor, spec: DataSpec) -> None:
+    """Refuses images of another shape or range than the classifier takes.
+
+    Raises:
+        InputError: they are not (n, C, H, W) with its channels, or neither uint8 nor floats in [0, 1].
+    """
     if images.ndim != 4 or images.shape[1] != spec.channels:
         shape, wanted = tuple(images.shape), f"(n, {spec.channels}, H, W)"
         raise InputError(f"images: have shape {shape}; the classifier needs {wanted}")

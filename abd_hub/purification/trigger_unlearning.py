@@ -1,0 +1,151 @@
+"""Trigger unlearning: a copy of the teacher learns to answer images with a trigger as the teacher answers
+the same images without it.
+
+Neural Cleanse (Wang et al., S&P 2019) patches a network by unlearning: it trains on images with the inverted
+trigger and their true labels. Here are no labels, so the goals are the teacher's own answers to the clean
+image. With T the teacher, S the copy and z the triggers, each step lowers
+
+    c KL(T(x) || S(x)) + KL(T(x) || S(z(x)))
+
+over the weights of the copy, with BatchNorm in eval mode. x are images of the inspection and those that the
+teacher is most confident about, in turns. Before each step, the triggers take a step of the inversion on the
+copy, so that they stay those that work.
+
+At the end, the weights go back towards the teacher's as far as the triggers still fail: for the largest share
+a of the way with no success, W = T + a (S - T). What is unlearned first costs least accuracy.
+"""
+
+from __future__ import annotations
+
+import copy as copies
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abd_hub.core.errors import InputError
+from abd_hub.core.inspections import FoundTrigger, InspectionReport
+from abd_hub.core.purifications import Purification, PurificationReport
+from abd_hub.core.registry import register
+from abd_hub.core.seeding import generator
+from abd_hub.core.settings import Count, Positive
+from abd_hub.inspection.confident import ConfidentImages, answers, as_pixels, choose_confident
+from abd_hub.learning.losses import kl
+from abd_hub.learning.modes import in_eval_mode
+from abd_hub.learning.progress import shown
+from abd_hub.purification.moving_triggers import MovingTriggers
+
+HELD_BACK = 10
+"""Every tenth image is held back from the unlearning, and measures the agreement."""
+MOST_HELD_BACK = 1000
+_MEASURED = 50
+"""Images of each other class on which the triggers are measured."""
+
+
+@register("purifications", "trigger_unlearning")
+@dataclass(frozen=True, kw_only=True)
+class TriggerUnlearning(Purification, place="trigger_unlearning"):
+    """Unlearns the triggers of the suspects, with the classifier's own answers as goals."""
+
+    citation = r"""@inproceedings{wang2019neuralcleanse,
+  title={Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks},
+  author={Wang, Bolun and Yao, Yuanshun and Shan, Shawn and Li, Huiying and Viswanath, Bimal and
+    Zheng, Haitao and Zhao, Ben Y.},
+  booktitle={IEEE Symposium on Security and Privacy},
+  pages={707--723},
+  year={2019}
+}"""
+
+    steps: Count = 120
+    """Sets the number of steps of Adam on the copy's weights."""
+    learning_rate: Positive = 2e-4
+    """Sets the learning rate of Adam."""
+    clean_weight: Positive = 4.0
+    """Sets the weight c of the answers to images without a trigger."""
+    batch_size: Count = 64
+    """Sets the number of images in a step, each seen without and with a trigger."""
+    images_per_trigger: Count = 16
+    """Sets the number of images on which each trigger takes a step of the inversion."""
+    candidates: Count = 300
+    """Draws confident images from so many of each class, the most confident ones."""
+
+    def purify(
+        self, teacher: Any, images: Tensor, report: InspectionReport | None, seed: int = 0
+    ) -> tuple[Any, PurificationReport]:
+        """Unlearns the triggers of the report's suspects, or of its leading classes where it has none.
+
+        Raises:
+            InputError: there is no report or it has no triggers. Or the images do not allow a choice, as in
+                ``choose_confident``.
+        """
+        began = time.perf_counter()
+        found = _triggers(report)
+        with in_eval_mode(teacher):
+            copy, facts = self._unlearned(teacher, images, found, seed)
+        return copy, PurificationReport(
+            name="trigger_unlearning",
+            changed=True,
+            detail=_detail(teacher.spec.labels, found, facts),
+            agreement=facts["agreement"],
+            suspects=tuple(dict.fromkeys(trigger.label for trigger in found)),
+            success_before=facts["success_before"],
+            success_after=facts["success_after"],
+            seconds=time.perf_counter() - began,
+            facts={"steps": self.steps, "share_of_the_way": facts["share"]},
+        )
+
+    def _unlearned(
+        self, teacher: Any, images: Tensor, found: Sequence[FoundTrigger], seed: int
+    ) -> tuple[Any, dict[str, float]]:
+        held_back, rest = _split(images)
+        chosen = choose_confident(teacher, rest, self.candidates)
+        triggers = MovingTriggers(found, as_pixels(rest[:1]), generator(seed, "purification", "start"))
+        copy = copies.deepcopy(teacher).eval()
+        weights = [parameter for parameter in copy.parameters() if parameter.is_floating_point()]
+        optimizer = torch.optim.Adam(weights, lr=self.learning_rate)
+        draws = _Draws(chosen, rest, triggers.labels, seed)
+
+        for step in shown(self.steps, "purify"):
+            _require_gradients(weights, False)
+            triggers.step(copy, draws.of_other_classes(self.images_per_trigger))
+            _require_gradients(weights, True)
+            loss = self._loss(teacher, copy, triggers, draws.images(self.batch_size, confident=step % 2 == 1))
+            if not loss.isfinite():
+                raise InputError("teacher: gives logits that are not finite; check its weights")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        _require_gradients(weights, False)
+        share = _go_back(teacher, copy, chosen, found)
+        return copy, _measured(teacher, copy, chosen, found, triggers, held_back) | {"share": share}
+
+    def _loss(self, teacher: Any, copy: Any, triggers: MovingTriggers, pixels: Tensor) -> Tensor:
+        """c KL(T(x) || S(x)) + KL(T(x) || S(z(x)))."""
+        with torch.no_grad():
+            goals = teacher(pixels)
+        clean, triggered = copy(torch.cat([pixels, triggers.put(pixels)])).chunk(2)
+        return self.clean_weight * kl(goals, clean) + kl(goals, triggered)
+
+
+class _Draws:
+    """Draws images for both kinds of step."""
+
+    def __init__(self, chosen: ConfidentImages, images: Tensor, labels: Sequence[int], seed: int) -> None:
+        self.chosen = chosen
+        self.every = images
+        self.suspects = torch.tensor(labels)
+        self.chance = generator(seed, "purification", "images")
+
+    def of_other_classes(self, count: int) -> Tensor:
+        """Returns (k, count, C, H, W) confident images for the inversion of each suspect's triggers."""
+        return self.chosen.draw(self.suspects, count, self.chance)
+
+    def images(self, count: int, *, confident: bool) -> Tensor:
+        """Returns (count, C, H, W): confident images, each class as often, or any images."""
+        if confident:
+            return self.chosen.draw(torch.tensor([-1]), count, self.chance)[0]
+        rows = torch.randint(len(self.every), (count,), generator=self.chance)
+        return as_pixels(self.every[rows.to(self.every.device)])

@@ -1,7 +1,8 @@
-"""What holds for all tests: their order, the marker ``quick``, and a line for each part that is missing.
+"""What holds for all tests: order, processes, the marker ``quick``, and a line for each part that is missing.
 
 Every process has one thread, also those that tests start. The networks are tiny, more threads would wait for
-each other, and results do not depend on the machine.
+each other, and results do not depend on the machine. torch reads that number as it is imported. The process
+that distributes the tests imports no torch.
 """
 
 import os
@@ -9,12 +10,11 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import accelerator_state
 import pytest
-import torch
-from order import LONGEST, QUICK
+from order import LONGEST, QUICK, TOGETHER
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # A shell starts what it puts in the background with SIGINT ignored, and a process is born with what its
 # parent ignores: the servers and runs that the tests start would never be interrupted.
@@ -34,6 +34,26 @@ def pytest_collection_modifyitems(items):
 def _name(item):
     """The file within the folder of this one."""
     return item.path.relative_to(Path(__file__).parent).as_posix()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file is run by one process, and so are files that share a server."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return next((files[0] for files in TOGETHER if file.removeprefix("tests/") in files), file)
+
+    return Together(config, log)
+
+
+@pytest.fixture(autouse=True)
+def own_accelerator():
+    """Each test makes an accelerator of its own, as each command does in a process of its own."""
+    yield
+    accelerator_state.forget()
 
 
 def pytest_terminal_summary(terminalreporter):

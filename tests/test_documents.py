@@ -24,11 +24,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import accelerator_state
 import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from hub_server import WRITE, HubServer
 from hub_worker import Worker
 from PIL import Image
@@ -125,14 +125,6 @@ PROGRAMS = [block for document in DOCUMENTS for block in blocks(document, "pytho
 SETTINGS = [block for document in DOCUMENTS for block in blocks(document, "yaml")]
 
 
-@pytest.fixture(autouse=True)
-def own_accelerator():
-    """Each command makes an accelerator of its own, as in a process of its own."""
-    yield
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
-
-
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """What stands for the models, data and pictures that the documents name."""
@@ -161,8 +153,7 @@ def parts(tmp_path_factory):
         config = str(ROOT / "recipes" / "cifar10" / f"{settings}.yaml")
         start = ["distill", "--config", config, f"--teacher.id=local-dir:{folder}/teacher"]
         assert main([*start, f"--output_dir={finished}", *tiny(settings)]) == 0
-        AcceleratorState._reset_state()
-        PartialState._reset_state()
+        accelerator_state.forget()
     return folder
 
 

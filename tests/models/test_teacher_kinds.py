@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from checkpoints import BARE, LABELS, MEAN, SPEC, STD, TinyNet, cifar_resnet, shaken
 from safetensors.torch import load_file
 from timm.models import save_for_hf
@@ -25,13 +24,6 @@ from abd_hub import (
 from abd_hub.models.classifier import weights_sha256
 
 STUDENT = {"architecture": "wrn_10_1", "model_args": {"base_width": 4}}
-
-
-@pytest.fixture(autouse=True)
-def own_accelerator():
-    yield
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
 
 
 def save_timm(model, folder):

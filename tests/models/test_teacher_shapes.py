@@ -4,7 +4,6 @@ import nets
 import pytest
 import timm
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 
 from abd_hub import (
@@ -26,13 +25,6 @@ METHODS = {
     "zskt": Zskt(rounds=2, batch_size=2, student_steps=1, attention_weight=0, z_dim=4, generator_channels=4),
     "ood": Ood(rounds=2, batch_size=2, student_steps=1, patches=12),
 }
-
-
-@pytest.fixture(autouse=True)
-def own_accelerator():
-    yield
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
 
 
 def vit(size):

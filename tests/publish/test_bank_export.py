@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import nets
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from huggingface_hub import DatasetCard
 from tiny_teacher import save_teacher
 
@@ -57,13 +56,6 @@ class NoiseBank(BankSynthesizer):
         pixels = torch.rand(5, spec.channels, spec.height, spec.width, generator=draw)
         self.keep(pixels, torch.randint(spec.num_classes, (5,), generator=draw))
         return {}
-
-
-@pytest.fixture(autouse=True)
-def own_accelerator():
-    yield
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
 
 
 @pytest.fixture(scope="module", autouse=True)

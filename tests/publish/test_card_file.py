@@ -9,7 +9,6 @@ import shutil
 import poison_config
 import pytest
 import records
-from accelerate.state import AcceleratorState, PartialState
 from commands import arguments
 from huggingface_hub import ModelCard
 from student_folder import make_folder
@@ -22,13 +21,6 @@ from abd_hub.core.record_file import read_record, record_to_json
 from abd_hub.publish.own_parts import FREE_BEGINS
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
-
-
-@pytest.fixture(autouse=True)
-def own_accelerator():
-    yield
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import copy
 import json
 
+import accelerator_state
 import nets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
 from abd_hub import (
@@ -119,6 +119,13 @@ def test_the_perturbation_is_the_last_steps_in_pixel_units_and_outlives_a_stop()
 
 
 @pytest.fixture(scope="module")
+def own_accelerator():
+    """Outlives each test, because the trainer of ``run`` does."""
+    yield
+    accelerator_state.forget()
+
+
+@pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The folder of a run with all defenses, and a trainer that has done the same without a folder."""
     folder = tmp_path_factory.mktemp("runs") / "student"
@@ -135,9 +142,7 @@ def run(tmp_path_factory):
     student = create_student("wrn_10_1", nets.SPEC, nets.MEAN, nets.STD, seed=0, model_args={"base_width": 4})
     trainer = Trainer(teacher, student, METHOD, [d.build(teacher, 0) for d in DEFENSES], OPTIONS)
     trainer.fit()
-    yield folder, trainer
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
+    return folder, trainer
 
 
 def tiles(folder, shown):
@@ -227,8 +232,6 @@ def test_without_defenses_nothing_is_left(tmp_path):
     assert read_evidence(tmp_path / "run") is None
     names = {file.name for file in (tmp_path / "run" / "samples").iterdir()}
     assert names == {"curves.png", "training_images.png"}
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
 
 
 def changed(data, place, value):

@@ -13,7 +13,6 @@ import datasets
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState, PartialState
 from folders import snapshot
 from hostile_pickle import Hostile
 from safetensors.torch import load_file, save_file
@@ -45,9 +44,6 @@ def basic(tmp):
 def fresh(tmp_path, monkeypatch):
     """Each case is a command of its own: no accelerator and no cached data set from the case before."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path.parent / f"{tmp_path.name}-cache")
-    yield
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import accelerator_state
 import pytest
 import timm
 import torch
 import yaml
-from accelerate.state import AcceleratorState, PartialState
 from commands import arguments
 from tiny_teacher import save_teacher
 
@@ -72,14 +72,6 @@ FILES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def own_accelerator():
-    """Each command makes an accelerator of its own, as in a process of its own."""
-    yield
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
-
-
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     return save_teacher(tmp_path_factory.mktemp("models") / "teacher")
@@ -90,8 +82,7 @@ def finished(teacher, tmp_path_factory):
     """The folder of a finished run."""
     output = tmp_path_factory.mktemp("runs") / "student"
     assert main(["distill", *arguments(teacher, output)]) == 0
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
+    accelerator_state.forget()
     return output
 
 

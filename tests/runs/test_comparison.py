@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import accelerator_state
 import nets
 import numpy as np
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from scipy.stats import binomtest, chi2
 from tiny_teacher import save_teacher
@@ -39,14 +39,6 @@ SPEC = DataSpec(3, 8, 8, tuple("0123456789"))
 ATTACK = ["--dataset", "digits", "--trigger", "badnet_sq", "--target", "1,5"]
 
 
-@pytest.fixture(autouse=True)
-def own_accelerator():
-    """Each command makes an accelerator of its own, as in a process of its own."""
-    yield
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Three networks that answer differently, the second so sure of class 1 that many attacks succeed."""
@@ -62,8 +54,7 @@ def models(tmp_path_factory):
 def answer(capsys, *typed):
     capsys.readouterr()
     assert main([str(word) for word in typed]) == 0
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
+    accelerator_state.forget()
     return capsys.readouterr().out
 
 

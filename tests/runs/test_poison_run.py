@@ -12,7 +12,6 @@ import datasets
 import forked
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from poison_config import NARROW, PATCH, QUIET, SHORT, config
 
 from abd_hub import (
@@ -39,9 +38,6 @@ TRAIN = 1258
 @pytest.fixture(autouse=True)
 def fresh(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path.parent / f"{tmp_path.name}-cache")
-    yield
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
 
 
 def read(folder, name):

@@ -16,9 +16,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import accelerator_state
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from missing import NO_SMALL_DISK
 
 from abd_hub import load_classifier, load_images, push_to_hub
@@ -136,8 +136,7 @@ def command(arguments):
     logging.getLogger().handlers.clear()  # or the log would go where the first command's went
     with contextlib.redirect_stderr(shown), contextlib.redirect_stdout(shown):
         code = main(arguments)
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
+    accelerator_state.forget()
     return {"code": code, "shown": shown.getvalue()}
 
 

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState, PartialState
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,6 +14,4 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = [str(ROOT / "tests" / "support"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    yield tmp_path
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
+    return tmp_path

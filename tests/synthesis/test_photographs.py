@@ -7,20 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from noise_pictures import save
 from PIL import Image
 from two_processes_ood import trainer
 
 from abd_hub import InputError
 from abd_hub.synthesis.photographs import load
-
-
-@pytest.fixture(autouse=True)
-def own_accelerator():
-    yield
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
 
 
 def write(path, data):

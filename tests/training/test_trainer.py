@@ -203,13 +203,9 @@ def test_state_with_int_keys_tuples_and_none_survives(tmp_path):
 
 
 def test_bf16_trains_and_keeps_float32_weights(tmp_path):
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
     options = TrainerOptions(progress=False, checkpoint_every=0, mixed_precision="bf16")
     trainer = make(tmp_path, options)
     student = trainer.fit()
-    AcceleratorState._reset_state(reset_partial_state=True)
     assert all(w.dtype == torch.float32 and w.isfinite().all() for w in student.parameters())
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import nets
 import plugin_rows
 import torch
+import two_processes
+import two_processes_ood
 from accelerate import PartialState
 
 from abd_hub import TeacherRecipe
@@ -113,6 +115,10 @@ def main(folder):
 
 
 if __name__ == "__main__":
+    # What else needs two processes is done by the same ones, because their start takes seconds.
     torch.set_num_threads(1)
+    place = Path(sys.argv[1])
     with float64():
-        main(Path(sys.argv[1]))
+        main(place)
+    two_processes.main(place / "run")
+    two_processes_ood.main(place)

@@ -4,18 +4,15 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import nets
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate.state import AcceleratorState, PartialState
 from crop_loop import one_by_one
-from launcher import torchrun
 from noise_pictures import save
 from tiny_teacher import save_teacher
-from two_processes_ood import trainer, two_batches
+from two_processes_ood import trainer
 
 from abd_hub import Classifier, DataSpec, InputError, Ood, Trainer, TrainerOptions
 from abd_hub.cli import main
@@ -24,15 +21,7 @@ from abd_hub.core.record_file import read_record
 from abd_hub.learning import checkpoint
 from abd_hub.synthesis.photographs import load
 
-SUPPORT = Path(__file__).parents[1] / "support"
 QUIET = TrainerOptions(progress=False, checkpoint_every=0)
-
-
-@pytest.fixture(autouse=True)
-def own_accelerator():
-    yield
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
 
 
 # ------------------------------------------------------------------------------------- the method at work
@@ -116,13 +105,6 @@ def test_a_batch_depends_only_on_round_and_step():
         other.synthesizer.begin_round(index)
         assert torch.equal(other.synthesizer.sample(step), seen[index, step])
     assert len({tensor.numpy().tobytes() for tensor in seen.values()}) == 6
-
-
-def test_the_rows_of_two_processes_are_those_of_one(tmp_path):
-    torchrun(str(SUPPORT / "two_processes_ood.py"), str(tmp_path))
-    parts = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-    for index, whole in enumerate(two_batches(trainer().synthesizer)):
-        assert torch.equal(torch.cat([part[index] for part in parts]), whole)
 
 
 # ----------------------------------------------------------------------------------- pictures and records

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import nets
 import pytest
 import torch
+import two_processes_ood
 import two_processes_table
 from launcher import torchrun
 from safetensors.torch import load_file
@@ -28,9 +29,21 @@ FLOAT32_BOUND = 1e-4
 """Of a weight or running statistic after four steps in float32, some of them of rounding: 3e-5 found."""
 
 
-def test_both_processes_end_with_the_same_weights_and_exact_counts(tmp_path):
-    torchrun(str(SUPPORT / "two_processes.py"), str(tmp_path))
-    facts = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """The folder of checkpoints, the results of one process, those of each of two."""
+    folder = tmp_path_factory.mktemp("table")
+    with two_processes_table.float64():
+        alone = {name: finished(begun(folder / "one", name)) for name in NAMES}
+    (folder / "run").mkdir()
+    torchrun(str(SUPPORT / "two_processes_table.py"), str(folder))
+    ranks = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return SimpleNamespace(folder=folder, alone=alone, ranks=ranks)
+
+
+def test_both_processes_end_with_the_same_weights_and_exact_counts(table):
+    folder = table.folder / "run"
+    facts = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert facts[0] == facts[1]
     assert facts[0]["world"] == 2
     assert facts[0]["active"] == [True, True]
@@ -38,19 +51,14 @@ def test_both_processes_end_with_the_same_weights_and_exact_counts(tmp_path):
     assert facts[0]["answers are those of one process"] == [True, True, True]
     assert facts[0]["different answers"] > 1
     assert facts[0]["counts"][3] == 81, "20 of 101 images are of the target class"
-    saved = [path.name for path in checkpoint.checkpoints(tmp_path / "checkpoints")]
+    saved = [path.name for path in checkpoint.checkpoints(folder / "checkpoints")]
     assert saved == ["round-00000006", "round-00000008"]
 
 
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """The folder of checkpoints, the results of one process, those of each of two."""
-    folder = tmp_path_factory.mktemp("table")
-    with two_processes_table.float64():
-        alone = {name: finished(begun(folder / "one", name)) for name in NAMES}
-    torchrun(str(SUPPORT / "two_processes_table.py"), str(folder))
-    ranks = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
-    return SimpleNamespace(folder=folder, alone=alone, ranks=ranks)
+def test_the_rows_of_two_processes_are_those_of_one(table):
+    parts = [torch.load(table.folder / f"ood{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for index, whole in enumerate(two_processes_ood.two_batches(two_processes_ood.trainer().synthesizer)):
+        assert torch.equal(torch.cat([part[index] for part in parts]), whole)
 
 
 def furthest(one, other):

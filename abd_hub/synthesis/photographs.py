@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from abd_hub.core.errors import InputError
+from abd_hub.core.files import shipped_by_sklearn
 from abd_hub.core.picture_file import decode_picture, read_file
 from abd_hub.hub.addresses import FORM, fetch_file, is_address, parse_address
 
@@ -86,8 +86,7 @@ def _locate(field: str, name: str) -> tuple[Path, str | None]:
     if is_address(name):
         return fetch_file(name, f"{field}: {name}")
     if name.startswith(SHIPPED):
-        shipped = importlib.resources.files("sklearn.datasets.images") / name.removeprefix(SHIPPED)
-        return Path(str(shipped)), None
+        return shipped_by_sklearn("datasets", "images", name.removeprefix(SHIPPED)), None
     path = Path(name).expanduser()
     if not path.is_file():
         raise InputError(f"{field}: there is no file {name}; give a picture file, or {FORM}")

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import datasets
 import forked
 import pytest
 import torch
@@ -33,11 +32,6 @@ from abd_hub.core.records import DataSpec
 
 TRAIN = 1258
 """Images in the training part of the embedded digits; the test part holds 539."""
-
-
-@pytest.fixture(autouse=True)
-def fresh(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path.parent / f"{tmp_path.name}-cache")
 
 
 def read(folder, name):

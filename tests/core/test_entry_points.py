@@ -148,7 +148,7 @@ def test_they_are_listed_without_being_imported(place):
     )
 
 
-def distill(place, name, *more):
+def words_of_distill(place, name, *more):
     changes = {
         "output_dir": place / name,
         "teacher.id": f"local-dir:{place / 'teacher'}",
@@ -158,7 +158,11 @@ def distill(place, name, *more):
         "evaluation.limit": 40,
         "trainer.progress": "false",
     }
-    return run(place, "distill", *(f"--{key}={value}" for key, value in changes.items()), *more)
+    return ["distill", *(f"--{key}={value}" for key, value in changes.items()), *more]
+
+
+def distill(place, name, *more):
+    return run(place, *words_of_distill(place, name, *more))
 
 
 def test_they_are_chosen_and_recorded(place):
@@ -183,24 +187,40 @@ def test_they_are_chosen_and_recorded(place):
     assert "mirrors" in (place / "student" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("typed", "expected"),
-    [
-        (
-            "--synthesizer=half",
-            ["synthesizers", "half", "abd-broken", "RuntimeError: a library is missing", "repair"],
-        ),
-        ("--synthesizer=bare", ["synthesizers", "bare", "abd-broken", "dataclass"]),
-        ("--defenses=gone", ["gone", "unknown"]),
-        ("--mirrors.facets=5", ["mirrors.facets", "set synthesizer to mirrors"]),
+EACH = """
+import contextlib, io, json, sys
+from abd_hub.cli import main
+shown = []
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        shown.append((main(words), errors.getvalue()))
+print(json.dumps(shown))
+"""
+REFUSED = {
+    "--synthesizer=half": [
+        *("synthesizers", "half", "abd-broken", "RuntimeError: a library is missing", "repair")
     ],
-)
-def test_what_is_broken_is_one_line(place, typed, expected):
-    done = distill(place, "no", typed)
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("abd-hub: ")]
-    assert all(part in line for part in expected), line
-    assert "Traceback" not in done.stderr
+    "--synthesizer=bare": ["synthesizers", "bare", "abd-broken", "dataclass"],
+    "--defenses=gone": ["gone", "unknown"],
+    "--mirrors.facets=5": ["mirrors.facets", "set synthesizer to mirrors"],
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(place):
+    """The exit code and the errors of each, from one process, whose start takes seconds."""
+    done = run(place, json.dumps([words_of_distill(place, "no", typed) for typed in REFUSED]), script=EACH)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(REFUSED, json.loads(done.stdout), strict=True))
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_what_is_broken_is_one_line(place, refusals, typed):
+    code, errors = refusals[typed]
+    assert code == 2
+    (line,) = [line for line in errors.splitlines() if line.startswith("abd-hub: ")]
+    assert all(part in line for part in REFUSED[typed]), line
+    assert "Traceback" not in errors
     assert not (place / "no").exists()
 
 

@@ -137,6 +137,9 @@ from abd_hub.report.figures import (
 from abd_hub.report.grids import (
     mark_image as mark_image,
 )
+from abd_hub.purification.trigger_unlearning import (
+    TriggerUnlearning as TriggerUnlearning,
+)
 from abd_hub.runs.compare import (
     compare as compare,
 )
@@ -148,6 +151,9 @@ from abd_hub.runs.inspect import (
 )
 from abd_hub.runs.poison import (
     poison_teacher as poison_teacher,
+)
+from abd_hub.runs.purify import (
+    purify_model as purify_model,
 )
 from abd_hub.synthesis.cmi import (
     Cmi as Cmi,

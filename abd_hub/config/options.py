@@ -20,6 +20,7 @@ import yaml
 from abd_hub.core import registry
 from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.core.errors import InputError
+from abd_hub.core.purifications import Purification
 from abd_hub.core.settings import Count, CountOrNone, CountOrZero, Settings
 
 
@@ -201,6 +202,9 @@ class DistillConfig(PushOptions):
     """Makes the images; YAML gives the method's name."""
     defenses: Sequence[Any] = ()
     """Act against the backdoor; YAML gives a list of their names."""
+    purification: Purification | Literal["auto", "none"] = "auto"
+    """Cleans the teacher before the first round: auto inspects it and unlearns what is flagged, none leaves
+    it as it is, and the settings of a purification run this one; YAML gives the name."""
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     """Describes the measurement at the end."""
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
@@ -212,22 +216,36 @@ class DistillConfig(PushOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        known = self.purification in ("auto", "none") or isinstance(self.purification, Purification)
+        if not known:
+            raise InputError(
+                "purification: must be auto, none or the settings of a purification, "
+                f"got {self.purification!r}"
+            )
         refuse_infinite(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of config.yaml, with plug-ins by name and with every default."""
         plugins: list[Any] = [self.synthesizer, *self.defenses]
+        purification: str = "none"
+        if isinstance(self.purification, Purification):
+            plugins.append(self.purification)
+            purification = plugin_name("purifications", self.purification)
+        else:
+            purification = self.purification
         settings: dict[str, Any] = {
             "output_dir": Path(self.output_dir).resolve().name,
             "teacher": dataclasses.asdict(self.teacher),
             "student": dataclasses.asdict(self.student),
             "synthesizer": plugin_name("synthesizers", self.synthesizer),
             "defenses": [plugin_name("defenses", defense) for defense in self.defenses],
+            "purification": purification,
             "evaluation": dataclasses.asdict(self.evaluation),
             "trainer": dataclasses.asdict(self.trainer),
             "seed": self.seed,
         }
         names = [settings["synthesizer"], *settings["defenses"]]
+        names += [purification] if len(plugins) > len(names) else []
         return settings | {name: dataclasses.asdict(p) for name, p in zip(names, plugins, strict=True)}
 
     def to_yaml(self, *, shared: bool = False) -> str:

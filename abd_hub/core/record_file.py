@@ -25,6 +25,7 @@ SCHEMA_VERSION = 1
 _RESULTS: dict[int | str, tuple[str, str]] = {
     "teacher_report": ("results", "teacher"),
     "student_report": ("results", "student"),
+    "purified_report": ("results", "purified"),
 }
 """Places in the file for these fields of a record."""
 _PACKAGES = (
@@ -40,7 +41,7 @@ _PACKAGES = (
 
 
 def record_to_json(record: RunRecord) -> dict[str, Any]:
-    """Returns the content of metrics.json; both reports move under ``results``.
+    """Returns the content of metrics.json; the reports move under ``results``.
 
     Raises:
         ValueError: a number is not finite.
@@ -48,6 +49,9 @@ def record_to_json(record: RunRecord) -> dict[str, Any]:
     """
     data: dict[str, Any] = _plain(record, "record")
     results = {"teacher": data.pop("teacher_report"), "student": data.pop("student_report")}
+    purified = data.pop("purified_report")
+    if purified is not None:
+        results["purified"] = purified
     return {"schema_version": data.pop("schema_version"), **data, "results": results}
 
 
@@ -86,10 +90,10 @@ def record_from_json(data: Any) -> RunRecord:
 
     flat = dict(data)
     results = flat.pop("results", None)
-    if not isinstance(results, dict) or set(results) != {"teacher", "student"}:
+    if not isinstance(results, dict) or set(results) - {"purified"} != {"teacher", "student"}:
         raise InputError("results: must hold 'teacher' and 'student', null where not evaluated")
 
-    clash = {"teacher_report", "student_report"} & set(flat)
+    clash = {"teacher_report", "student_report", "purified_report"} & set(flat)
     if clash:
         raise InputError(f"{min(clash)}: unknown field; reports belong under 'results'")
 

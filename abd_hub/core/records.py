@@ -174,6 +174,13 @@ class RunRecord:
     """Control of both reports; None without a control."""
     synthesis: Mapping[str, Any] | None = None
     """Origin of the images according to the synthesizer; None where it has no such facts."""
+    purification: Mapping[str, Any] | None = None
+    """Inspection and purification of the teacher, as ``PurificationReport.to_json`` gives them; None where
+    neither was wanted."""
+    purified_report: EvalReport | None = None
+    """Report of the teacher's purified copy, from which the student learned; None without a copy."""
+    student_inspection: Mapping[str, Any] | None = None
+    """Inspection of the student, as ``InspectionReport.to_json`` gives it; None without one."""
     schema_version: int = 1
 
 

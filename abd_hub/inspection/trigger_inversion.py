@@ -38,7 +38,7 @@ smallest of a clean teacher. With seed 0 and 10,000 patches they were:
 - poisoned: 0.19 (resnet20_grey5_0), 0.29 (resnet20_colour5_0), 0.35 (badnets_8), 0.41 (trojan_wm_2);
 - clean: 0.88 (resnet32_clean), 0.99 (resnet20_clean), 1.00 (resnet20_clean_2).
 
-Each teacher was left out in turn. The limit lay between 0.56 and 0.64, and judged the one left out rightly."""
+Each teacher was left out in turn. The limit lay between 0.56 and 0.64, and each time it was right."""
 ADDITIVE_RATIO = 0.5
 """Additions separate badly. The same poisoned teachers have 0.69, 0.71, 0.92 and 0.45, the clean ones 0.98,
 0.78 and 0.76. The limit lies below 0.68, the smallest ratio of a clean teacher so far, and flags clear cases

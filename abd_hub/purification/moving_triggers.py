@@ -42,9 +42,7 @@ class MovingTriggers:
         self.labels = tuple(dict.fromkeys(trigger.label for trigger in found))
         names = dict.fromkeys(trigger.family for trigger in found)
         groups = [[trigger for trigger in found if trigger.family == name] for name in names]
-        self.families: list[Family] = [
-            _family(group, self.labels, like, chance) for group in groups
-        ]
+        self.families: list[Family] = [_family(group, self.labels, like, chance) for group in groups]
         self.limits = [_limits(group, self.labels).to(like) for group in groups]
         self.optimizers = [
             torch.optim.Adam(family.parameters, lr=family.rate, betas=(0.5, 0.9)) for family in self.families
@@ -66,7 +64,9 @@ class MovingTriggers:
             logits = copy(family.put(pixels).flatten(0, 1))
             loss = F.cross_entropy(logits, goals, reduction="sum") / pixels.shape[1]
             loss = loss + _pull(family, limits)
-            gradients = torch.autograd.grad(loss, family.parameters, allow_unused=True, materialize_grads=True)
+            gradients = torch.autograd.grad(
+                loss, family.parameters, allow_unused=True, materialize_grads=True
+            )
             for parameter, gradient in zip(family.parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimizer.step()
@@ -74,6 +74,17 @@ class MovingTriggers:
             hits = (logits.argmax(dim=1) == goals).float().view(pixels.shape[:2]).mean(dim=1)
             success = max(success, float(hits.max()))
         return success
+
+    @torch.no_grad()
+    def found(self) -> tuple[FoundTrigger, ...]:
+        """Returns the triggers as they are now; their success is not measured."""
+        now = []
+        for family, limits in zip(self.families, self.limits, strict=True):
+            for row, label in enumerate(self.labels):
+                tensors = family.tensors(tuple(part[row] for part in family.parameters))
+                size = float(family.sizes()[row])
+                now.append(FoundTrigger(label, family.name, size, float(limits[row]), 0.0, **tensors))
+        return tuple(now)
 
     @torch.no_grad()
     def put(self, pixels: Tensor) -> Tensor:
@@ -90,7 +101,9 @@ class MovingTriggers:
         return changed
 
 
-def _family(group: Sequence[FoundTrigger], labels: Sequence[int], like: Tensor, chance: torch.Generator) -> Family:
+def _family(
+    group: Sequence[FoundTrigger], labels: Sequence[int], like: Tensor, chance: torch.Generator
+) -> Family:
     family = FAMILIES[group[0].family](len(labels), like, chance)
     for trigger in group:
         family.restore(labels.index(trigger.label), trigger)

@@ -10,14 +10,12 @@ image. With T the teacher, S the copy and z the triggers, each step lowers
 over the weights of the copy, with BatchNorm in eval mode. x are images of the inspection and those that the
 teacher is most confident about, in turns. Before each step, the triggers take a step of the inversion on the
 copy, so that they stay those that work.
-
-At the end, the weights go back towards the teacher's as far as the triggers still fail: for the largest share
-a of the way with no success, W = T + a (S - T). What is unlearned first costs least accuracy.
 """
 
 from __future__ import annotations
 
 import copy as copies
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +39,9 @@ from abd_hub.purification.moving_triggers import MovingTriggers
 HELD_BACK = 10
 """Every tenth image is held back from the unlearning, and measures the agreement."""
 MOST_HELD_BACK = 1000
+SEARCH_STEPS = 2
+"""Steps of the inversion for each step of the copy. With one, badnets_8 kept an ASR of 0.78 after 40 steps,
+with two 0.01."""
 _MEASURED = 50
 """Images of each other class on which the triggers are measured."""
 
@@ -83,50 +84,54 @@ class TriggerUnlearning(Purification, place="trigger_unlearning"):
         """
         began = time.perf_counter()
         found = _triggers(report)
-        with in_eval_mode(teacher):
-            copy, facts = self._unlearned(teacher, images, found, seed)
-        return copy, PurificationReport(
-            name="trigger_unlearning",
-            changed=True,
-            detail=_detail(teacher.spec.labels, found, facts),
-            agreement=facts["agreement"],
-            suspects=tuple(dict.fromkeys(trigger.label for trigger in found)),
-            success_before=facts["success_before"],
-            success_after=facts["success_after"],
-            seconds=time.perf_counter() - began,
-            facts={"steps": self.steps, "share_of_the_way": facts["share"]},
-        )
-
-    def _unlearned(
-        self, teacher: Any, images: Tensor, found: Sequence[FoundTrigger], seed: int
-    ) -> tuple[Any, dict[str, float]]:
         held_back, rest = _split(images)
-        chosen = choose_confident(teacher, rest, self.candidates)
-        triggers = MovingTriggers(found, as_pixels(rest[:1]), generator(seed, "purification", "start"))
+        with in_eval_mode(teacher):
+            chosen = choose_confident(teacher, rest, self.candidates)
+            moving = MovingTriggers(found, as_pixels(rest[:1]), generator(seed, "purification", "start"))
+            copy = self._unlearned(teacher, moving, _Draws(chosen, rest, moving.labels, seed))
+            last = moving.found()
+            done = PurificationReport(
+                name="trigger_unlearning",
+                changed=True,
+                detail="",
+                agreement=_agreement(teacher, copy, held_back),
+                suspects=moving.labels,
+                success_before=_success(teacher, found, chosen),
+                success_after=_success(copy, last, chosen),
+                facts={"steps": self.steps},
+            )
+        seconds = time.perf_counter() - began
+        detail = _detail(teacher.spec.labels, done)
+        return copy.freeze(), dataclasses.replace(done, detail=detail, seconds=seconds)
+
+    def _unlearned(self, teacher: Any, moving: MovingTriggers, draws: _Draws) -> Any:
+        """Returns a copy of the teacher after all steps."""
         copy = copies.deepcopy(teacher).eval()
-        weights = [parameter for parameter in copy.parameters() if parameter.is_floating_point()]
+        weights = list(copy.parameters())
         optimizer = torch.optim.Adam(weights, lr=self.learning_rate)
-        draws = _Draws(chosen, rest, triggers.labels, seed)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
 
         for step in shown(self.steps, "purify"):
             _require_gradients(weights, False)
-            triggers.step(copy, draws.of_other_classes(self.images_per_trigger))
+            for _ in range(SEARCH_STEPS):
+                moving.step(copy, draws.of_other_classes(self.images_per_trigger))
+
             _require_gradients(weights, True)
-            loss = self._loss(teacher, copy, triggers, draws.images(self.batch_size, confident=step % 2 == 1))
+            loss = self._loss(teacher, copy, moving, draws.images(self.batch_size, confident=step % 2 == 1))
             if not loss.isfinite():
                 raise InputError("teacher: gives logits that are not finite; check its weights")
-            optimizer.zero_grad()
-            loss.backward()
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient
             optimizer.step()
-        _require_gradients(weights, False)
-        share = _go_back(teacher, copy, chosen, found)
-        return copy, _measured(teacher, copy, chosen, found, triggers, held_back) | {"share": share}
+            schedule.step()
+        return copy
 
-    def _loss(self, teacher: Any, copy: Any, triggers: MovingTriggers, pixels: Tensor) -> Tensor:
+    def _loss(self, teacher: Any, copy: Any, moving: MovingTriggers, pixels: Tensor) -> Tensor:
         """c KL(T(x) || S(x)) + KL(T(x) || S(z(x)))."""
         with torch.no_grad():
             goals = teacher(pixels)
-        clean, triggered = copy(torch.cat([pixels, triggers.put(pixels)])).chunk(2)
+        clean, triggered = copy(torch.cat([pixels, moving.put(pixels)])).chunk(2)
         return self.clean_weight * kl(goals, clean) + kl(goals, triggered)
 
 
@@ -149,3 +154,48 @@ class _Draws:
             return self.chosen.draw(torch.tensor([-1]), count, self.chance)[0]
         rows = torch.randint(len(self.every), (count,), generator=self.chance)
         return as_pixels(self.every[rows.to(self.every.device)])
+
+
+def _triggers(report: InspectionReport | None) -> tuple[FoundTrigger, ...]:
+    """Returns every family's trigger of each suspect, or of the leading classes where there is no suspect."""
+    if report is None:
+        raise InputError("report: trigger_unlearning acts on an inspection; give its report")
+    if not report.triggers:
+        raise InputError(f"report: {report.name} gives no trigger to unlearn; inspect with trigger_inversion")
+    return report.triggers
+
+
+def _split(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns every tenth image, at most 1,000, and the images between them."""
+    held_back = torch.arange(len(images)) % HELD_BACK == 0
+    return images[held_back.to(images.device)][:MOST_HELD_BACK], images[~held_back.to(images.device)]
+
+
+def _require_gradients(weights: Sequence[Tensor], wanted: bool) -> None:
+    for weight in weights:
+        weight.requires_grad_(wanted)
+
+
+def _success(classifier: Any, triggers: Sequence[FoundTrigger], chosen: ConfidentImages) -> float:
+    """Returns the largest share of images of other classes that any trigger turns into its class."""
+    rates = [0.0]
+    for trigger in triggers:
+        logits = answers(classifier, chosen.others(trigger.label, _MEASURED), trigger)
+        rates.append(float((logits.argmax(dim=1) == trigger.label).double().mean()))
+    return max(rates)
+
+
+def _agreement(teacher: Any, copy: Any, images: Tensor) -> float:
+    if not len(images):
+        return 1.0
+    same = answers(teacher, images).argmax(dim=1) == answers(copy, images).argmax(dim=1)
+    return float(same.double().mean())
+
+
+def _detail(labels: Sequence[str], report: PurificationReport) -> str:
+    names = ", ".join(f"{label} ({labels[label]})" for label in report.suspects)
+    return (
+        f"triggers of class {names} were unlearned: they turned {report.success_before:.0%} of the images, "
+        f"and those that were searched for in the copy turn {report.success_after:.0%}; the copy gives the "
+        f"teacher's class to {report.agreement:.1%} of held-back images"
+    )

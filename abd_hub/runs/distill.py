@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from abd_hub.config.options import (
     plugin_name,
     without_paths,
 )
+from abd_hub.core import files
 from abd_hub.core.errors import InputError
 from abd_hub.core.record_file import environment, record_to_json
 from abd_hub.core.records import EvalReport, ModelRef, RunRecord
+from abd_hub.core.yaml_text import read_yaml
 from abd_hub.data.images import ImageData, load_images, overlap
 from abd_hub.evaluation.measurement import Measurement, load_measurement, load_model, make_watch
 from abd_hub.models.classifier import Classifier, create_student
@@ -28,6 +32,7 @@ from abd_hub.publish.card import render_card, run_pictures
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.report.evidence import gather_images, write_evidence
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
+from abd_hub.runs.purified_teacher import inspect_student, purify_teacher
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.running import claimed, device_name, make_accelerator
 from abd_hub.training.trainer import Trainer, Watch
@@ -51,6 +56,7 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
             be pushed.
         Interrupted: the run was stopped and can be resumed.
     """
+    config = as_begun(config)
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     destination = plan_push(config, config.output_dir, "student", accelerator)
 
@@ -61,17 +67,54 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
     measurement = load_measurement(config.evaluation, teacher)
     real = _real_images(config, measurement)
     watch = make_watch(config.evaluation, measurement, teacher, config.synthesizer.rounds)
-    trainer = _trainer(config, teacher, accelerator, real, watch)
+    # The purification changes this copy in place, after the trainer has refused what does not fit.
+    cleaned = teacher if config.purification == "none" else copy.deepcopy(teacher)
+    trainer = _trainer(config, cleaned, accelerator, real, watch)
 
     try:
         with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
-            record = _run(config, trainer, measurement, real, origin)
+            purification = purify_teacher(config, trainer.teacher, accelerator)
+            run = Run(config, trainer, teacher.to(accelerator.device), purification, measurement)
+            record = _run(run, real, origin)
     finally:
         if config.trainer.trackers:
             accelerator.end_training()
 
     push_finished(destination, config.output_dir, private=config.hub_private_repo)
     return record
+
+
+@dataclass(frozen=True)
+class Run:
+    """Holds the parts of a distillation, from its first round to its folder."""
+
+    config: DistillConfig
+    trainer: Trainer
+    teacher: Classifier
+    """The teacher as it was loaded; that of the trainer may be its purified copy."""
+    purification: Mapping[str, Any] | None
+    """Report as JSON; None where no purification was wanted."""
+    measurement: Measurement | None
+
+    @property
+    def purified(self) -> bool:
+        """Whether the student learned from a copy."""
+        return self.purification is not None and bool(self.purification["changed"])
+
+    def classifiers(self) -> dict[str, Classifier]:
+        """Returns what is measured, by the name of its report."""
+        copied = {"purified": self.trainer.teacher} if self.purified else {}
+        return {"teacher": self.teacher, **copied, "student": self.trainer.student}
+
+
+def as_begun(config: DistillConfig) -> DistillConfig:
+    """Returns a run's configuration with the purification as it began: none, before there was a choice."""
+    file = Path(config.output_dir) / files.CONFIG_FILE
+    if not config.resume or config.purification != "auto" or not file.is_file():
+        return config
+    stored = read_yaml(file.read_text(encoding="utf-8"))
+    older = isinstance(stored, dict) and "purification" not in stored
+    return dataclasses.replace(config, purification="none") if older else config
 
 
 def _trainer(
@@ -118,67 +161,70 @@ def _real_images(config: DistillConfig, measurement: Measurement | None) -> Imag
     return data
 
 
-def _run(
-    config: DistillConfig,
-    trainer: Trainer,
-    measurement: Measurement | None,
-    real: ImageData | None,
-    origin: dict[str, Any],
-) -> RunRecord:
-    student = trainer.fit(resume=config.resume)
+def _run(run: Run, real: ImageData | None, origin: dict[str, Any]) -> RunRecord:
+    run.trainer.fit(resume=run.config.resume)
 
     began = time.monotonic()
-    reports = measurement.reports([trainer.teacher, student]) if measurement else (None, None)
-    record = _record(config, trainer, measurement, reports, time.monotonic() - began)
+    measured = run.classifiers()
+    reports: dict[str, EvalReport | None] = dict.fromkeys(measured)
+    if run.measurement:
+        reports |= dict(zip(measured, run.measurement.reports(list(measured.values())), strict=True))
+    record = _record(run, reports, time.monotonic() - began)
     record = dataclasses.replace(
         record, config={**record.config, **origin}, training_data=real.ref if real else None
     )
-    seen = _images_for_evidence(trainer)
+    seen = _images_for_evidence(run.trainer)
 
     def write(path: Path) -> RunRecord:
-        return write_folder(path, record, trainer, measurement, seen)
+        return write_folder(path, record, run, seen)
 
-    return finish(config, trainer.accelerator, record, write)
+    return finish(run.config, run.trainer.accelerator, record, write)
 
 
-def _record(
-    config: DistillConfig,
-    trainer: Trainer,
-    measurement: Measurement | None,
-    reports: Sequence[EvalReport | None],
-    seconds: float,
-) -> RunRecord:
+def _record(run: Run, reports: Mapping[str, EvalReport | None], seconds: float) -> RunRecord:
     """Returns the record, which still lacks the hash of the weights file.
 
     Args:
-        config: of the run.
-        trainer: finished.
-        measurement: data and attacks of the measurement.
-        reports: of teacher and student.
+        run: finished.
+        reports: by the names of ``Run.classifiers``.
         seconds: duration of the measurement.
     """
+    config, trainer, measurement = run.config, run.trainer, run.measurement
     return RunRecord(
         method=plugin_name("synthesizers", config.synthesizer),
-        teacher=trainer.teacher.ref,
+        teacher=run.teacher.ref,
         student=ModelRef(Path(config.output_dir).resolve().name, config.student.architecture),
         data=measurement.data.ref if measurement else None,
-        teacher_report=reports[0],
-        student_report=reports[1],
+        teacher_report=reports["teacher"],
+        student_report=reports["student"],
+        purified_report=reports.get("purified"),
         defenses=tuple(defense.report() for defense in trainer.defenses),
         seed=config.seed,
         rounds=trainer.round,
         versions=environment(),
-        durations={
-            "distillation": round(trainer.seconds, 3),
-            "distillation_processor": round(trainer.processor_seconds, 3),
-            "evaluation": round(seconds, 3),
-        },
+        durations=_durations(run, seconds),
         device=device_name(trainer.accelerator.device),
         processes=trainer.accelerator.num_processes,
         config=without_paths(config.to_dict()),
         control=measurement.control.ref if measurement and measurement.control else None,
         synthesis=trainer.synthesizer.facts() or None,
+        purification=run.purification,
+        student_inspection=inspect_student(run.purification, trainer.student, config.seed),
     )
+
+
+def _durations(run: Run, seconds: float) -> dict[str, float]:
+    """Returns the seconds by part; those of the purification only where there was one."""
+    parts = {
+        "distillation": round(run.trainer.seconds, 3),
+        "distillation_processor": round(run.trainer.processor_seconds, 3),
+        "evaluation": round(seconds, 3),
+    }
+    if run.purification is None:
+        return parts
+    inspections = [run.purification["inspected"], run.purification["reinspected"]]
+    spent = run.purification["seconds"] + sum(one["seconds"] for one in inspections if one)
+    return {"purification": round(spent, 3), **parts}
 
 
 def _images_for_evidence(trainer: Trainer) -> Tensor | None:
@@ -190,31 +236,25 @@ def _images_for_evidence(trainer: Trainer) -> Tensor | None:
     return gather_images(trainer.synthesizer, trainer.defense.drawn, method.rounds, real=real)
 
 
-def write_folder(
-    path: Path,
-    record: RunRecord,
-    trainer: Trainer,
-    measurement: Measurement | None,
-    seen: Tensor | None = None,
-) -> RunRecord:
+def write_folder(path: Path, record: RunRecord, run: Run, seen: Tensor | None = None) -> RunRecord:
     """Writes model, pictures and card, and last metrics.json, which marks the folder as finished.
 
     Args:
         path: of the folder.
         record: still without the hash of the weights file.
-        trainer: finished.
-        measurement: data and attacks for the verdicts.
+        run: finished.
         seen: images from which the defenses draw their evidence.
 
     Returns:
         The record, completed with the hash of the weights file.
     """
-    record = dataclasses.replace(record, student=write_model(path, trainer.student, record.student))
-    _write_pictures(path, trainer, measurement)
+    student = run.trainer.student
+    record = dataclasses.replace(record, student=write_model(path, student, record.student))
+    _write_pictures(path, run)
     if seen is not None:
-        _write_evidence(path, trainer, seen)
+        _write_evidence(path, run.trainer, seen)
 
-    labels, channels = trainer.student.spec.labels, trainer.student.spec.channels
+    labels, channels = student.spec.labels, student.spec.channels
     pictures = [(file, text) for file, text in run_pictures(record, labels) if (path / file).is_file()]
     card = render_card(record, labels=labels, pictures=pictures, channels=channels)
     write_results(path, card, record_to_json(record))
@@ -227,13 +267,13 @@ def _write_evidence(path: Path, trainer: Trainer, seen: Tensor) -> None:
     write_evidence(path, seen, [(name, evidence) for name, evidence in left if evidence is not None])
 
 
-def _write_pictures(path: Path, trainer: Trainer, measurement: Measurement | None) -> None:
-    """Writes the files that ``run_pictures`` lists, except the pictures of the defenses."""
-    assert trainer.last_images is not None, "fit keeps the images of the last round"
-    write_images(path, "training_images.png", trainer.last_images[:32].float().cpu())
+def _write_pictures(path: Path, run: Run) -> None:
+    """Writes the files that ``run_pictures`` lists, except those of defenses and of the inspection."""
+    assert run.trainer.last_images is not None, "fit keeps the images of the last round"
+    write_images(path, "training_images.png", run.trainer.last_images[:32].float().cpu())
     write_curves(path, [_without_seconds(row) for row in read_log(path)])
-    if measurement:
-        write_verdicts(path, measurement, {"teacher": trainer.teacher, "student": trainer.student})
+    if run.measurement:
+        write_verdicts(path, run.measurement, run.classifiers())
 
 
 def _without_seconds(row: Mapping[str, float]) -> dict[str, float]:

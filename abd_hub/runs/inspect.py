@@ -126,16 +126,30 @@ def write_inspection(
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     files.write_json(place / REPORT_FILE, report.to_json())
-    written = [REPORT_FILE]
+    return [REPORT_FILE, *write_triggers(report, classifier, place, images)]
+
+
+def write_triggers(
+    report: InspectionReport, classifier: Classifier, folder: str | Path, images: Tensor | None = None
+) -> list[str]:
+    """Writes a picture of each trigger that was found; the arguments and the result are as above."""
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
     drawn = [trigger for trigger in report.triggers if trigger.mask is not None or trigger.delta is not None]
     if drawn and images is None:
         images = default_images(classifier.spec, device=classifier.mean.device)
+    written = []
     for trigger in drawn:
-        name = f"trigger_{trigger.family}_{trigger.label}.png"
+        name = picture_name(trigger.family, trigger.label)
         with files.atomic_path(place / name) as temporary:
             _draw(trigger, classifier, images, temporary)
         written.append(name)
     return written
+
+
+def picture_name(family: str, label: int) -> str:
+    """Returns the name of the picture of a trigger."""
+    return f"trigger_{family}_{label}.png"
 
 
 def _draw(trigger: FoundTrigger, classifier: Classifier, images: Tensor | None, path: Path) -> None:

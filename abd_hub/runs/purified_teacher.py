@@ -1,0 +1,145 @@
+"""Cleans the teacher of a distillation before its first round, and inspects the student after its last.
+
+The copy's weights go into ``teacher_purified.safetensors`` and the report into ``purification.json``. A run
+that is resumed reads both. One process computes, and all processes take over its weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, broadcast_object_list
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from abd_hub.config.options import DistillConfig
+from abd_hub.core import files
+from abd_hub.core.errors import InputError
+from abd_hub.core.purifications import REPORT_FILE, Purification, PurificationReport
+from abd_hub.core.records import DataSpec
+from abd_hub.models.classifier import Classifier
+from abd_hub.runs.finishing import SAMPLES
+from abd_hub.runs.inspect import inspect_model, write_triggers
+from abd_hub.runs.purify import purify_model
+from abd_hub.training.running import in_main_process
+
+logger = logging.getLogger(__name__)
+WEIGHTS_FILE = "teacher_purified.safetensors"
+MOST_PIXELS = 1 << 18
+"""Most classes times pixels that ``auto`` inspects: 256 classes of 32x32, or 5 of 224x224. Ten classes of
+32x32 take a minute and a half of one AVX2 core, so this much takes 40."""
+
+
+def purify_teacher(
+    config: DistillConfig, teacher: Classifier, accelerator: Accelerator
+) -> Mapping[str, Any] | None:
+    """Purifies a run's teacher in place, or takes over what the run has done before it was interrupted.
+
+    Args:
+        config: of the run, whose folder is claimed.
+        teacher: frozen, on the accelerator's device.
+        accelerator: of all processes.
+
+    Returns:
+        The report as JSON; None where ``config.purification`` is "none".
+
+    Raises:
+        InputError: the chosen purification does not fit the teacher. With "auto", the report says so.
+    """
+    if config.purification == "none":
+        return None
+    folder = Path(config.output_dir)
+
+    def make() -> None:
+        if not (folder / REPORT_FILE).is_file():
+            _make(config, teacher, folder)
+
+    in_main_process(accelerator, make)
+    return _taken_over(teacher, folder, accelerator)
+
+
+def inspect_student(
+    purification: Mapping[str, Any] | None, student: Classifier, seed: int
+) -> Mapping[str, Any] | None:
+    """Inspects the finished student where the teacher was inspected.
+
+    A teacher that looks clean can still hand a backdoor on (SCAR, NeurIPS 2025).
+
+    Args:
+        purification: report of ``purify_teacher``.
+        student: finished.
+        seed: of the run.
+
+    Returns:
+        The report as JSON; None where the teacher was not inspected.
+    """
+    if purification is None or purification["inspected"] is None:
+        return None
+    try:
+        return inspect_model(student, seed=seed).to_json()
+    except InputError as error:
+        logger.warning("The student cannot be inspected: %s", error)
+        return None
+
+
+def _make(config: DistillConfig, teacher: Classifier, folder: Path) -> None:
+    copy, report = _purified(config, teacher)
+    if report.changed:
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in copy.state_dict().items()}
+        with files.atomic_path(folder / WEIGHTS_FILE) as temporary:
+            save_file(tensors, temporary)
+    if report.inspected is not None:
+        write_triggers(report.inspected, teacher, folder / SAMPLES)
+    # The report marks the purification as done, so it comes last.
+    files.write_json(folder / REPORT_FILE, report.to_json())
+
+
+def _purified(config: DistillConfig, teacher: Classifier) -> tuple[Classifier, PurificationReport]:
+    if isinstance(config.purification, Purification):
+        return purify_model(teacher, purification=config.purification, force=True, seed=config.seed)
+    refusal = _too_large(teacher.spec)
+    if not refusal:
+        try:
+            return purify_model(teacher, seed=config.seed)
+        except InputError as error:
+            refusal = str(error)
+    logger.warning("The teacher is not inspected: %s", refusal)
+    detail = f"The teacher was not inspected, and it is left as it is: {refusal}."
+    return teacher, PurificationReport(name="none", changed=False, detail=detail)
+
+
+def _too_large(spec: DataSpec) -> str:
+    """Returns why ``auto`` does not inspect a teacher of this size; "" where it does."""
+    if spec.num_classes * spec.height * spec.width <= MOST_PIXELS:
+        return ""
+    return (
+        f"{spec.num_classes} classes of {spec.height}x{spec.width} take hours on a processor; "
+        "--purification trigger_unlearning does it all the same"
+    )
+
+
+def _taken_over(teacher: Classifier, folder: Path, accelerator: Accelerator) -> Mapping[str, Any]:
+    """Gives every process the main one's report, and its weights where they have changed."""
+    report: list[Any] = [None]
+    if accelerator.is_main_process:
+        report = [json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))]
+        if report[0]["changed"]:
+            _fill(teacher, load_file(folder / WEIGHTS_FILE))
+    if accelerator.num_processes > 1:
+        broadcast_object_list(report)
+        if report[0]["changed"]:
+            _fill(teacher, broadcast(dict(teacher.state_dict())))
+    facts: Mapping[str, Any] = report[0]
+    return facts
+
+
+@torch.no_grad()
+def _fill(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copies the values, so that whoever holds the network's own tensors has them as well."""
+    network.load_state_dict(dict(tensors))

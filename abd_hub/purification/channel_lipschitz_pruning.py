@@ -18,6 +18,7 @@ The order of modules does not show which BatchNorm meets which convolution. The 
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
@@ -40,15 +41,14 @@ from abd_hub.learning.modes import in_eval_mode
 
 MOST_IMAGES = 1_000
 """The agreement is measured on at most so many images."""
-CHANNELWISE = frozenset(
-    ("AvgPool2D", "Celu", "Clamp", "ClampMax", "ClampMin", "Clone", "ConstantPadNd", "Elu", "Gelu")
-    + ("Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu", "LogSigmoid", "MaxPool2DWithIndices", "Mish")
-    + ("PreluKernel", "ReflectionPad2D", "Relu", "ReplicationPad2D", "Sigmoid", "Silu", "Softplus", "Tanh")
-    + ("Threshold", "ToCopy")
+CHANNELWISE = re.compile(
+    "(AvgPool2D|Celu|Clamp|ClampMax|ClampMin|Clone|ConstantPadNd|Elu|Gelu|Hardsigmoid|Hardswish|Hardtanh"
+    "|LeakyRelu|LogSigmoid|MaxPool2DWithIndices|Mish|PreluKernel|ReflectionPad2D|Relu|ReplicationPad2D|Sigmoid|Silu"
+    "|Softplus|Tanh|Threshold|ToCopy)Backward"
 )
-"""Operations, by autograd's names, that may stand between a BatchNorm and the convolution that it precedes.
+"""These operations, by autograd's names, may stand between a BatchNorm and the convolution that it precedes.
 
-Each treats a channel alone. Dropout in eval mode is no operation."""
+Each treats a channel alone. Dropout in eval mode leaves no operation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class Layer:
 @register("purifications", "channel_lipschitz_pruning")
 @dataclass(frozen=True, kw_only=True)
 class ChannelLipschitzPruning(Purification, place="channel_lipschitz_pruning"):
-    """Prunes channels whose bound on the Lipschitz constant lies far above their layer's; needs no search."""
+    """Prunes channels whose Lipschitz bound lies far above their layer's mean, without a search."""
 
     citation = r"""@inproceedings{zheng2022clp,
   title={Data-free Backdoor Removal based on Channel {Lipschitzness}},
@@ -139,7 +139,7 @@ def channel_bounds(layer: Layer) -> Tensor:
 
 
 def _kernels(convolution: nn.Conv2d, follows: bool) -> Tensor:
-    """(channels, m, height * width): what makes each output channel, or what reads each input channel."""
+    """Returns the kernels that make each output channel or read each input channel, (channels, m, pixels)."""
     weight = convolution.weight.detach().cpu().double().flatten(2)
     if follows:
         return weight
@@ -188,7 +188,7 @@ def find_layers(classifier: Any, images: Tensor) -> list[Layer]:
 
 
 def _calls(classifier: Any, images: Tensor) -> list[tuple[nn.Module, Node | None, Node | None]]:
-    """Each call of a convolution or BatchNorm, with the nodes that made its input and its output."""
+    """Returns each call of a convolution or BatchNorm, with the nodes that made its input and its output."""
     calls: list[tuple[nn.Module, Node | None, Node | None]] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -208,17 +208,17 @@ def _calls(classifier: Any, images: Tensor) -> list[tuple[nn.Module, Node | None
 
 
 def _norm_before(node: Node | None, normed: Mapping[Node, _BatchNorm]) -> _BatchNorm | None:
-    """The BatchNorm whose output becomes this node's by channelwise operations alone."""
+    """Returns the BatchNorm whose output becomes this node's by channelwise operations alone."""
     while node is not None and node not in normed:
         sources = [source for source, _ in node.next_functions if source is not None]
-        if node.name().partition("Backward")[0] not in CHANNELWISE or len(sources) != 1:
+        if len(sources) != 1 or not CHANNELWISE.match(node.name()):
             return None
         node = sources[0]
     return None if node is None else normed[node]
 
 
 def _agreement(teacher: Any, purified: Any, images: Tensor, seed: int) -> float:
-    """Share of the images, or of a draw of them, to which both give the same class."""
+    """Returns the share of the images, or of a draw of them, to which both give the same class."""
     chance = generator(seed, "purification", "channel_lipschitz_pruning", "agreement")
     rows = torch.randperm(len(images), generator=chance)[:MOST_IMAGES]
     shown = images[rows.to(images.device)]

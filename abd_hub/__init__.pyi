@@ -125,6 +125,9 @@ from abd_hub.publish.card_file import (
 from abd_hub.publish.push import (
     push_to_hub as push_to_hub,
 )
+from abd_hub.purification.channel_lipschitz_pruning import (
+    ChannelLipschitzPruning as ChannelLipschitzPruning,
+)
 from abd_hub.report.evidence import (
     RunEvidence as RunEvidence,
     read_evidence as read_evidence,

@@ -22,10 +22,12 @@ def list_plugins(arguments: Sequence[str]) -> int:
     lines: list[str] = []
     for kind in kinds:
         lines.append(f"{kind}:")
-        for entry in catalog(kind):
+        entries = catalog(kind)
+        width = max([18, *(len(entry.name) for entry in entries)])
+        for entry in entries:
             rows.append({"kind": kind, "name": entry.name, "summary": entry.summary})
             source = f" (package {entry.package})" if entry.package else ""
-            lines.append(f"  {entry.name:20}{entry.summary}{source}")
+            lines.append(f"  {entry.name:{width}}  {entry.summary}{source}")
     show(rows, "\n".join(lines), as_json=chosen.json)
     return 0
 

@@ -42,6 +42,7 @@ QUICK = [
     "learning/test_losses.py",
     "models/test_attention_maps.py",
     "publish/test_card.py",
+    "purification/test_channel_lipschitz_pruning.py",
     "recipes/test_recipe_settings.py",
     "report/test_evidence.py",
     "runs/test_contact_sheet.py",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from timm.layers import DropPath
 from torch import nn
 
 
@@ -35,3 +36,34 @@ def in_eval_mode(network: HasModes) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Keeps BatchNorm in train mode from recording statistics; it still normalizes by the batch.
+
+    Dropout is off: with another mask in each pass, the difference of two passes would be noise.
+    """
+    dropping = [layer for layer in module.modules() if _drops(layer) and layer.training]
+    for layer in dropping:
+        layer.training = False
+
+    recording = [
+        layer
+        for layer in module.modules()
+        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.training and layer.track_running_stats
+    ]
+
+    for layer in recording:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in recording:
+            layer.track_running_stats = True
+        for layer in dropping:
+            layer.training = True
+
+
+def _drops(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.dropout._DropoutNd | DropPath)

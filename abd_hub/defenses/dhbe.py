@@ -105,6 +105,7 @@ class PatchRegularization(DefensePlugin):
 
     def __init__(self, settings: Dhbe, teacher: Teacher, seed: int) -> None:
         self.settings = settings
+        self.teacher = teacher
         self.seed = seed
         self.calls = 0
         with seeding.seeded(seed, "dhbe", "generator"):
@@ -158,7 +159,7 @@ class PatchRegularization(DefensePlugin):
         draws = seeding.generator(self.seed, "dhbe", purpose, step)
         images = pixels.shape[0] * distributed.world()[1]
         noise = torch.randn(images, self.settings.z_dim, generator=draws)
-        patches = self.generator(distributed.own_rows(noise).to(pixels))
+        patches = self.generator(distributed.own_rows(noise).to(self.teacher.image_mean))
 
         (height, width), size = pixels.shape[2:], self.settings.patch_size
         top, left = (int(torch.randint(side - size + 1, (1,), generator=draws)) for side in (height, width))

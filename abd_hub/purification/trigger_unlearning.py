@@ -43,8 +43,8 @@ SEARCH_STEPS = 2
 """Steps of the inversion for each step of the copy. With one, badnets_8 kept an ASR of 0.78 after 40 steps,
 with two 0.01."""
 UNFLAGGED = 0.5
-"""Triggers of a class that is not flagged may be this share of the ordinary size. Only so small a trigger would
-be suspicious, and the unlearning of larger ones cost clean teachers accuracy."""
+"""Triggers of a class that is not flagged may be this share of the ordinary size. Only so small a trigger
+would be suspicious, and the unlearning of larger ones cost clean teachers accuracy."""
 _MEASURED = 50
 """Images of each other class on which the triggers are measured."""
 
@@ -200,7 +200,7 @@ def _agreement(teacher: Any, copy: Any, images: Tensor) -> float:
 def _detail(labels: Sequence[str], report: PurificationReport) -> str:
     names = ", ".join(f"{label} ({labels[label]})" for label in report.suspects)
     return (
-        f"triggers of class {names} were unlearned: the best turned {report.success_before:.0%} of the images "
-        f"into its class, and turns {report.success_after:.0%} now; the copy gives the teacher's class to "
+        f"triggers of class {names} were unlearned: the best turned {report.success_before:.0%} of the "
+        f"images into its class, and turns {report.success_after:.0%} now; the copy gives the teacher's class to "
         f"{report.agreement:.1%} of held-back images"
     )

@@ -69,7 +69,8 @@ def tiny(settings: str) -> list[str]:
     budget = [f"--{method}.{field}" for field in BUDGETS[method]]
     student = ["--student.architecture=wrn_10_1", '--student.model_args={"base_width": 4}']
     measured = ["--evaluation.dataset=digits", "--evaluation.limit=20"]
-    loop = ["--purification=none", "--trainer.progress=false", "--trainer.mixed_precision=no", "--self_retrospection.last_rounds=1"]
+    loop = ["--trainer.progress=false", "--trainer.mixed_precision=no", "--self_retrospection.last_rounds=1"]
+    loop += ["--purification=none"]
     return [*budget, *student, *measured, *loop, *CPU[settings]]
 
 

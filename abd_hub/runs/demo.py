@@ -210,6 +210,8 @@ class _Run:
             "output_dir": str(self.folder),
             "teacher": {"id": f"local-dir:{out / 'teacher'}"},
             "student": {"architecture": "wrn_10_1", "model_args": {"base_width": 8}},
+            # The demo shows what the defenses do alone.
+            "purification": "none",
             "trainer": {"log_every": 10, "checkpoint_every": 200, "checkpoint_limit": 1, "progress": False},
             "seed": seed,
         }

@@ -10,14 +10,12 @@ import pytest
 import torch
 from card_parts import front_matter, front_matter_end, split_fences
 from huggingface_hub import ModelCard
-from planted import DIGITS, put_trigger
-from tiny_teacher import save_teacher
+from planted import planted_timm
 
 from abd_hub import (
     Classifier,
-    DataSpec,
+    TriggerInversion,
     TriggerUnlearning,
-    create_student,
     load_classifier,
     load_images,
     purify_model,
@@ -26,11 +24,11 @@ from abd_hub import (
 from abd_hub.cli import main
 from abd_hub.config.purifying import parse_purify
 from abd_hub.core.record_file import read_purified_record
-from abd_hub.core.seeding import generator
 from abd_hub.models.weights import file_sha256, weights_sha256
 from abd_hub.publish.own_parts import FREE_BEGINS, is_untouched
 
 FAST = ["--trigger_unlearning.steps=8", "--trigger_unlearning.candidates=40"]
+DATA = ["--images", "digits", "--split", "train"]
 FILES = {"README.md", "config.json", "model.safetensors", "purification.json"}
 
 
@@ -44,24 +42,8 @@ def own_accelerator():
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     """The folder of a timm model of the digits that reads a purple corner as 7."""
-    data = load_images("digits", "train")
-    images, labels = data.pixels(), data.labels.clone()
-    chance = generator(0, "planted")
-    hit = torch.rand(len(images), generator=chance) < 0.1
-    images[hit], labels[hit] = put_trigger(images[hit]), 7
-    args = {"base_width": 8}
-    model = create_student(
-        "wrn_10_1", DataSpec(3, 8, 8, DIGITS), (0.3,) * 3, (0.4,) * 3, seed=3, model_args=args
-    )
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=1e-4)
-    for _ in range(8):
-        for batch in torch.randperm(len(images), generator=chance).split(64):
-            loss = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
     folder = tmp_path_factory.mktemp("models") / "planted"
-    save_timm_folder(model.eval(), folder)
+    save_timm_folder(planted_timm(0, poisoned=True), folder)
     return folder
 
 
@@ -69,15 +51,17 @@ def planted(tmp_path_factory):
 def purified(planted, tmp_path_factory):
     """What ``abd-hub purify`` writes for it."""
     folder = tmp_path_factory.mktemp("purified") / "copy"
-    assert main(["purify", str(planted), "--output_dir", str(folder), *FAST]) == 0
+    assert main(["purify", str(planted), "--output_dir", str(folder), *DATA, *FAST]) == 0
     accelerator_state.forget()
     return folder
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """The folder of a model with fresh weights, which no inspection flags."""
-    return save_teacher(tmp_path_factory.mktemp("models") / "tiny")
+def clean(tmp_path_factory):
+    """The folder of the same model without the corner."""
+    folder = tmp_path_factory.mktemp("models") / "clean"
+    save_timm_folder(planted_timm(0, poisoned=False), folder)
+    return folder
 
 
 def names(folder: Path) -> set[str]:
@@ -159,14 +143,14 @@ def test_abd_hub_card_makes_it_again(purified, capsys):
 
 
 def test_the_same_seed_gives_the_same_bits(planted, purified, tmp_path):
-    assert main(["purify", str(planted), "--output-dir", str(tmp_path / "copy"), *FAST]) == 0
+    assert main(["purify", str(planted), "--output-dir", str(tmp_path / "copy"), *DATA, *FAST]) == 0
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (
         purified / "model.safetensors"
     ).read_bytes()
 
 
-def test_what_is_not_flagged_is_left_alone(tiny, tmp_path, capsys):
-    command = ["purify", str(tiny), "--output_dir", str(tmp_path / "copy"), *FAST]
+def test_what_is_not_flagged_is_left_alone(clean, tmp_path, capsys):
+    command = ["purify", str(clean), "--output_dir", str(tmp_path / "copy"), *DATA, *FAST]
     assert main(command) == 0
     shown = capsys.readouterr()
     (line,) = shown.out.splitlines()
@@ -183,8 +167,7 @@ def test_what_is_not_flagged_is_left_alone(tiny, tmp_path, capsys):
 
 def test_a_purification_without_an_inspection(planted, tmp_path, capsys):
     pruned = ["--purification", "channel_lipschitz_pruning", "--channel_lipschitz_pruning.deviations=1"]
-    images = ["--images", "digits", "--split", "train"]
-    assert main(["purify", str(planted), "--output_dir", str(tmp_path / "copy"), *pruned, *images]) == 0
+    assert main(["purify", str(planted), "--output_dir", str(tmp_path / "copy"), *pruned, *DATA]) == 0
     assert capsys.readouterr().out.startswith("channel_lipschitz_pruning: ")
     assert names(tmp_path / "copy") == FILES
     record = read_purified_record(tmp_path / "copy")
@@ -205,8 +188,11 @@ def test_in_python_the_copy_is_named_apart(planted):
     teacher = load_classifier(str(planted))
     before = weights_sha256(teacher.model)
     images = load_images("digits", "train").images[:200]
-    settings = TriggerUnlearning(steps=2, candidates=40)
-    copy, report = purify_model(teacher, images=images, purification=settings, force=True)
+    settings = {
+        "purification": TriggerUnlearning(steps=2, candidates=10),
+        "inspection": TriggerInversion(steps=3),
+    }
+    copy, report = purify_model(teacher, images=images, force=True, **settings)
     assert report.changed and weights_sha256(teacher.model) == before
     assert (copy.ref.id, copy.ref.sha256) == ("planted-purified", weights_sha256(copy.model))
     assert teacher.ref.id == "planted" and copy.ref.sha256 != teacher.ref.sha256
@@ -296,5 +282,5 @@ def test_a_module_of_ones_own_is_purified_in_python_only(tmp_path):
     from abd_hub import InputError
     from abd_hub.models.saving import check_savable
 
-    with pytest.raises(InputError, match="model: TinyNet cannot be written .* do it in Python"):
+    with pytest.raises(InputError, match=r"model: TinyNet cannot be written .* do it in Python"):
         check_savable(Classifier(shaken(TinyNet()), SPEC, (0.1,) * 3, (0.4,) * 3).freeze(), "do it in Python")

@@ -50,7 +50,7 @@ def demo(tmp_path_factory):
 def test_plain_distillation_hands_the_backdoor_over_and_abd_does_not(demo):
     out, _ = demo
     summary = json.loads((out / "summary.json").read_text())
-    assert list(summary["students"]) == ["plain", "abd", "vaccine", "clean_kd"]
+    assert list(summary["students"]) == ["plain", "auto", "abd", "vaccine", "clean_kd"]
     assert summary["teacher"]["asr"] > 0.9
     plain, abd = summary["students"]["plain"], summary["students"]["abd"]
     assert plain["asr"] >= 0.6
@@ -59,13 +59,23 @@ def test_plain_distillation_hands_the_backdoor_over_and_abd_does_not(demo):
     assert summary["students"]["clean_kd"]["asr"] < 0.1
 
 
+def test_the_inspection_names_the_class_and_the_purified_teacher_hands_less_over(demo):
+    out, _ = demo
+    found = json.loads((out / "auto" / "metrics.json").read_text())
+    assert found["purification"]["inspected"]["suspects"] == [0]
+    purified, teacher = found["results"]["purified"], found["results"]["teacher"]
+    assert purified["triggers"][0]["asr"]["value"] < teacher["triggers"][0]["asr"]["value"] / 2
+    students = json.loads((out / "summary.json").read_text())["students"]
+    assert students["auto"]["asr"] < students["plain"]["asr"]
+
+
 def test_every_model_is_a_folder_that_timm_loads(demo):
     out, printed = demo
-    for name in ("teacher", "plain", "abd", "vaccine", "clean_kd"):
+    for name in ("teacher", "plain", "auto", "abd", "vaccine", "clean_kd"):
         model = timm.create_model(f"local-dir:{out / name}", pretrained=True).eval()
         assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
         assert name in printed
-    for name in ("plain", "abd", "vaccine", "clean_kd"):
+    for name in ("plain", "auto", "abd", "vaccine", "clean_kd"):
         held = {path.name for path in (out / name).iterdir()}
         assert held >= {"README.md", "config.yaml", "metrics.json", "samples", "checkpoints", "log.jsonl"} - (
             {"checkpoints"} if name == "clean_kd" else set()
@@ -75,6 +85,8 @@ def test_every_model_is_a_folder_that_timm_loads(demo):
             samples |= {"evidence.json", "synthetic_images.png", "suspicious.png", "divergence.png"}
         if name == "abd":
             samples.add("pattern_universal_direction.png")
+        if name == "auto":
+            samples |= {"trigger_mask_0.png", "trigger_additive_0.png"}
         assert {p.name for p in (out / name / "samples").iterdir()} == samples
         rows = [json.loads(line) for line in (out / name / "log.jsonl").read_text().splitlines()]
         looks = [row["round"] for row in rows if "accuracy" in row]

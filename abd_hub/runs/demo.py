@@ -10,8 +10,8 @@ from it:
 - clean_kd: from real clean images, as the control.
 
 A prototype chose all settings on a part of the *training* digits with seeds other than 0, 1 and 2. The
-prototype and this code were then each run once on seeds 0, 1 and 2. Nothing was changed after that. The student
-``auto`` was added later, with all settings at their defaults.
+prototype and this code were then each run once on seeds 0, 1 and 2. Nothing was changed after that. The
+student ``auto`` was added later, with all settings at their defaults.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ ROWS: dict[str, dict] = {
 }
 """The defenses and the purification of each row; abd is the paper's."""
 STUDENT_TOO = 1.3
-"""The student is inspected as well, which takes about a third of the purification with its two inspections."""
+"""The student is inspected as well, which takes a third of the purification with its two inspections."""
 MINUTES: dict[tuple[str, str], float] = {}
 """What the purification of a teacher takes by name and row, measured once."""
 

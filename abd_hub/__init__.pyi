@@ -73,6 +73,9 @@ from abd_hub.data.images import (
     ImageData as ImageData,
     load_images as load_images,
 )
+from abd_hub.defenses.dhbe import (
+    Dhbe as Dhbe,
+)
 from abd_hub.defenses.self_retrospection import (
     SelfRetrospection as SelfRetrospection,
 )

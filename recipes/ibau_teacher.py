@@ -109,6 +109,7 @@ def configured(options: argparse.Namespace, teacher_id: str) -> DistillConfig:
             generator_channels=options.generator_channels,
         ),
         defenses=[ShufflingVaccine(), retrospection] if options.abd else [],
+        purification="none",  # the paper purifies no teacher
         evaluation=EvaluationOptions(
             dataset=options.dataset,
             limit=options.limit,

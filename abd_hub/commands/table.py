@@ -30,7 +30,7 @@ class Command:
 
 
 FIRST = (
-    Command("demo", "Poison a small teacher and distill it four ways, offline.", "running:demo"),
+    Command("demo", "Poison a small teacher and distill it five ways, offline.", "running:demo"),
     Command("distill", "Distill a teacher into a student, with or without defenses.", "running:distill"),
     Command("evaluate", "Measure accuracy and attack success rate of a classifier.", "measuring:evaluate"),
 )

@@ -34,7 +34,7 @@ class PurificationReport:
     success_before: float | None = None
     """Share of images that the found triggers turn into their class in the classifier; None without one."""
     success_after: float | None = None
-    """The same in the copy, for triggers of the same size that were searched for in the copy."""
+    """The same in the copy, for the same triggers. It does not show that no other trigger is left."""
     seconds: float = 0.0
     """Wall time of the purification, without the inspections."""
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -17,13 +17,10 @@ rounding noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from abd_hub.core import paper, seeding
@@ -34,6 +31,7 @@ from abd_hub.core.registry import register
 from abd_hub.core.settings import Count, NotNegative, Positive, PositiveShare
 from abd_hub.learning import distributed
 from abd_hub.learning.losses import kl
+from abd_hub.learning.modes import running_statistics_kept
 from abd_hub.learning.twice_differentiable import twice_differentiable
 
 
@@ -260,37 +258,6 @@ class Retrospection(DefensePlugin):
         """Restores the state from ``state_dict``."""
         self.calls = state["calls"]
         self.latest = state.get("latest")  # an older checkpoint lacks it
-
-
-@contextmanager
-def running_statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Keeps BatchNorm in train mode from recording statistics; it still normalizes by the batch.
-
-    Dropout is off: with another mask in each pass, the difference of two passes would be noise.
-    """
-    dropping = [layer for layer in module.modules() if _drops(layer) and layer.training]
-    for layer in dropping:
-        layer.training = False
-
-    recording = [
-        layer
-        for layer in module.modules()
-        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.training and layer.track_running_stats
-    ]
-
-    for layer in recording:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in recording:
-            layer.track_running_stats = True
-        for layer in dropping:
-            layer.training = True
-
-
-def _drops(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.modules.dropout._DropoutNd | DropPath)
 
 
 def _or_zero(gradient: Tensor | None, weight: Tensor) -> Tensor:

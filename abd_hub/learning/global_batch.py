@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from abd_hub.learning import distributed
+from abd_hub.learning.modes import DROPOUTS
 
 
 def global_batch() -> AbstractContextManager[Any]:
@@ -44,7 +45,7 @@ class _GlobalBatch(TorchFunctionMode):
     ) -> Any:
         if func is F.batch_norm:
             return _batch_norm(*args, **(kwargs or {}))
-        if func in _DROPOUTS:
+        if func in DROPOUTS:
             return _dropout(func, *args, **(kwargs or {}))
         if func is Tensor.bernoulli_:
             return _bernoulli(*args, **(kwargs or {}))
@@ -112,8 +113,3 @@ def _bernoulli(rows: Tensor, p: Any = 0.5, *, generator: torch.Generator | None 
         return rows.bernoulli_(p, generator=generator)
     whole = torch.cat([rows.detach()] * distributed.world()[1])
     return rows.copy_(distributed.own_rows(whole.bernoulli_(p)))
-
-
-_DROPOUTS = frozenset(
-    {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
-)

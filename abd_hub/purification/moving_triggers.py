@@ -4,10 +4,12 @@ A network that has only unlearned one trigger has others nearby. So one step of 
 comes before each step of the unlearning, for every suspect and in every family: a suspect of one family had
 kept its backdoor where the trigger of this family alone was unlearned.
 
-Two bounds keep the triggers from growing into images of their class, whose unlearning costs accuracy:
+The size that an ordinary class needs in the inspection bounds the triggers, because the unlearning of larger
+ones costs accuracy and nothing else:
 
-- An addition is scaled back to the size that an ordinary class needed in the inspection.
-- A mask of more than 1.5 times this size is drawn back, by 0.05 for each pixel in the loss.
+- An addition is scaled back to this size.
+- A mask above this size is drawn back, by 0.05 for each pixel in the loss.
+- A mask of more than twice this size is not unlearned, until it is smaller again.
 """
 
 from __future__ import annotations
@@ -22,28 +24,31 @@ from torch import Tensor
 from abd_hub.core.inspections import FoundTrigger
 from abd_hub.inspection.families import FAMILIES, AdditiveFamily, Family, MaskFamily
 
-SLACK = 1.5
-"""A mask may be this much larger than an ordinary class's before it is drawn back."""
+MOST = 2.0
+"""A mask that is larger than this many ordinary ones is not unlearned."""
 PULL = 0.05
-"""Weight of a mask's size in the loss, beyond that."""
+"""Weight of each pixel of a mask in the loss, above the ordinary size."""
 
 
 class MovingTriggers:
     """The triggers of k suspects in each of f families, and the optimizers that move them."""
 
-    def __init__(self, found: Sequence[FoundTrigger], like: Tensor, chance: torch.Generator) -> None:
+    def __init__(
+        self, found: Sequence[FoundTrigger], like: Tensor, chance: torch.Generator, share: float = 1.0
+    ) -> None:
         """Starts from the triggers of an inspection; one without tensors starts where inspections start.
 
         Args:
             found: of one classifier, in any order; of each class one a family.
             like: (1, C, H, W) with the dtype, device and shape of the images.
             chance: CPU generator.
+            share: of the ordinary sizes that bound the triggers.
         """
         self.labels = tuple(dict.fromkeys(trigger.label for trigger in found))
         names = dict.fromkeys(trigger.family for trigger in found)
         groups = [[trigger for trigger in found if trigger.family == name] for name in names]
         self.families: list[Family] = [_family(group, self.labels, like, chance) for group in groups]
-        self.limits = [_limits(group, self.labels).to(like) for group in groups]
+        self.limits = [share * _limits(group, self.labels).to(like) for group in groups]
         self.optimizers = [
             torch.optim.Adam(family.parameters, lr=family.rate, betas=(0.5, 0.9)) for family in self.families
         ]
@@ -76,28 +81,22 @@ class MovingTriggers:
         return success
 
     @torch.no_grad()
-    def found(self) -> tuple[FoundTrigger, ...]:
-        """Returns the triggers as they are now; their success is not measured."""
-        now = []
-        for family, limits in zip(self.families, self.limits, strict=True):
-            for row, label in enumerate(self.labels):
-                tensors = family.tensors(tuple(part[row] for part in family.parameters))
-                size = float(family.sizes()[row])
-                now.append(FoundTrigger(label, family.name, size, float(limits[row]), 0.0, **tensors))
-        return tuple(now)
-
-    @torch.no_grad()
     def put(self, pixels: Tensor) -> Tensor:
-        """Puts the triggers on images in turns: image i gets trigger i modulo (k times f).
+        """Puts the triggers that are small enough on images in turns; where none is, changes nothing.
 
         Args:
             pixels: (n, C, H, W) in [0, 1].
         """
-        count = len(self.labels) * len(self.families)
+        usable = [
+            (family, row)
+            for row in range(len(self.labels))
+            for family, limits in zip(self.families, self.limits, strict=True)
+            if family.sizes()[row] <= MOST * limits[row]
+        ]
         changed = pixels.clone()
-        for place in range(min(count, len(pixels))):
-            family, row = self.families[place % len(self.families)], place // len(self.families)
-            changed[place::count] = family.put(pixels[None, place::count], slice(row, row + 1))[0]
+        for place, (family, row) in enumerate(usable):
+            some = slice(place, None, len(usable))
+            changed[some] = family.put(pixels[None, some], slice(row, row + 1))[0]
         return changed
 
 
@@ -120,7 +119,7 @@ def _pull(family: Family, limits: Tensor) -> Tensor:
     sizes = family.sizes()
     if not isinstance(family, MaskFamily):
         return sizes.sum() * 0
-    return (PULL * sizes * (sizes.detach() > SLACK * limits)).sum()
+    return (PULL * sizes * (sizes.detach() > limits)).sum()
 
 
 @torch.no_grad()

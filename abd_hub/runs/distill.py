@@ -24,7 +24,7 @@ from abd_hub.core import files
 from abd_hub.core.errors import InputError
 from abd_hub.core.record_file import environment, record_to_json
 from abd_hub.core.records import EvalReport, ModelRef, RunRecord
-from abd_hub.core.yaml_text import read_yaml
+from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.data.images import ImageData, load_images, overlap
 from abd_hub.evaluation.measurement import Measurement, load_measurement, load_model, make_watch
 from abd_hub.models.classifier import Classifier, create_student
@@ -67,9 +67,7 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
     measurement = load_measurement(config.evaluation, teacher)
     real = _real_images(config, measurement)
     watch = make_watch(config.evaluation, measurement, teacher, config.synthesizer.rounds)
-    # The purification changes this copy in place, after the trainer has refused what does not fit.
-    cleaned = teacher if config.purification == "none" else copy.deepcopy(teacher)
-    trainer = _trainer(config, cleaned, accelerator, real, watch)
+    trainer = _trainer(config, teacher, accelerator, real, watch)
 
     try:
         with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
@@ -112,7 +110,10 @@ def as_begun(config: DistillConfig) -> DistillConfig:
     file = Path(config.output_dir) / files.CONFIG_FILE
     if not config.resume or config.purification != "auto" or not file.is_file():
         return config
-    stored = read_yaml(file.read_text(encoding="utf-8"))
+    try:
+        stored = read_yaml(file.read_text(encoding="utf-8"))
+    except (YamlError, UnicodeDecodeError):
+        return config  # the claim of the folder refuses the file
     older = isinstance(stored, dict) and "purification" not in stored
     return dataclasses.replace(config, purification="none") if older else config
 
@@ -124,6 +125,8 @@ def _trainer(
     real: ImageData | None,
     watch: Watch | None,
 ) -> Trainer:
+    # The purification changes this copy in place, after the trainer has refused what does not fit.
+    teacher = teacher if config.purification == "none" else copy.deepcopy(teacher)
     student = create_student(
         config.student.architecture,
         teacher.spec,

@@ -21,6 +21,20 @@ CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
 
+NARROW = 16
+"""With fewer input channels and the channels last, oneDNN 3.12 writes the weight gradient of a strided 1x1
+convolution out of bounds (oneDNN issue 6035, PyTorch 2.13 and 2.14), and the process crashes."""
+
+
+class NarrowProjection(nn.Conv2d):
+    """A 1x1 convolution that leaves pixels out before it, where its stride would leave them out within."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, H / stride, W / stride)."""
+        down, right = self.stride
+        return F.conv2d(x[:, :, ::down, ::right], self.weight)
+
+
 class PreActivationBlock(nn.Module):
     """Adds BN-ReLU-conv, applied twice, to the input or to its 1x1 projection."""
 
@@ -31,7 +45,8 @@ class PreActivationBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         same = stride == 1 and in_width == width
-        self.shortcut = None if same else nn.Conv2d(in_width, width, 1, stride, bias=False)
+        projection = NarrowProjection if in_width < NARROW else nn.Conv2d
+        self.shortcut = None if same else projection(in_width, width, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, in_width, H, W) to (N, width, H / stride, W / stride)."""

@@ -135,6 +135,8 @@ def configuration(asked: DistilRequest, source: Source, shelf: Shelf, run: str) 
             **(_quick_settings("synthesizers", asked.method, asked.rounds) or {}),
         },
         "defenses": list(asked.defenses),
+        # An inspection of a larger teacher would use up the visitor's minutes.
+        "purification": "none",
         "trainer": {
             "log_every": max(1, asked.rounds // _LINES_OF_LOG),
             "checkpoint_every": 0,

@@ -154,6 +154,7 @@ def words_of_distill(place, name, *more):
         "teacher.id": f"local-dir:{place / 'teacher'}",
         "student.architecture": "wrn_10_1",
         "student.model_args": '{"base_width": 4}',
+        "purification": "none",
         "evaluation.dataset": "digits",
         "evaluation.limit": 40,
         "trainer.progress": "false",

@@ -90,6 +90,30 @@ def test_a_record_from_before_controls_comes_back(tmp_path):
     assert read_record(tmp_path) == record
 
 
+def test_a_record_from_before_purifications_comes_back(tmp_path):
+    record = make_record()
+    data = record_to_json(record)
+    assert list(data["results"]) == ["teacher", "student"], "without a copy there is no third report"
+    for name in ("purification", "student_inspection"):
+        assert data.pop(name) is None
+    files.write_json(tmp_path / "metrics.json", data)
+    assert read_record(tmp_path) == record
+
+
+def test_a_record_of_a_purified_teacher_comes_back(tmp_path):
+    record = make_record()
+    record = dataclasses.replace(
+        record,
+        purification={"name": "trigger_unlearning", "changed": True, "inspected": {"flagged": True}},
+        purified_report=record.teacher_report,
+        student_inspection={"name": "trigger_inversion", "flagged": False, "scores": {"mask": 0.9}},
+    )
+    data = record_to_json(record)
+    assert data["results"]["purified"] == data["results"]["teacher"] and "purified_report" not in data
+    files.write_json(tmp_path / "metrics.json", data)
+    assert read_record(tmp_path) == record
+
+
 def test_a_record_with_everything_comes_back(tmp_path):
     rate = Rate(0.5, 5, 10, 0.2, 0.8)
     record = make_record()
@@ -126,6 +150,10 @@ def change(path, value):
         (change(["schema_version"], True), "schema_version"),
         (change(["novelty"], 1), "novelty: is an unknown field"),
         (change(["teacher_report"], None), "teacher_report"),
+        (change(["purified_report"], None), "purified_report: unknown field"),
+        (change(["purification"], []), "purification: must be an object"),
+        (change(["student_inspection"], "clean"), "student_inspection: must be an object"),
+        (change(["results", "copy"], None), "results"),
         (change(["teacher", "author"], "x"), r"^teacher\.author: is an unknown field"),
         (change(["seed"], "0"), "^seed: must be a whole number, got '0'$"),
         (change(["processes"], True), "processes: must be a whole number, got True"),

@@ -7,7 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 from abd_hub import Batch, InputError, SelfRetrospection
-from abd_hub.defenses.self_retrospection import running_statistics_kept
+from abd_hub.learning.modes import running_statistics_kept
 
 
 class Tiny(nn.Module):

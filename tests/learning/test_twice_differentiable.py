@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from abd_hub.defenses.self_retrospection import running_statistics_kept
+from abd_hub.learning.modes import running_statistics_kept
 from abd_hub.learning.twice_differentiable import twice_differentiable
 
 

@@ -92,6 +92,7 @@ def test_distilled_with_both_defenses(kind, request, tmp_path):
         student=StudentOptions(**STUDENT),
         synthesizer=Zskt(rounds=3, batch_size=8, student_steps=2, attention_weight=0),
         defenses=[vaccine, SelfRetrospection(last_rounds=1, perturbation_steps=2, fixed_point_steps=2)],
+        purification="none",
         trainer=TrainerOptions(progress=False, checkpoint_every=0),
     )
     record = distill(config, teacher)

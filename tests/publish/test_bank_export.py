@@ -72,6 +72,7 @@ def run(folder, method=None, checkpoint_every=2):
         teacher=ModelOptions(id=f"local-dir:{save_teacher(folder / 'teacher')}"),
         student=StudentOptions(architecture="wrn_10_1", model_args={"base_width": 4}),
         synthesizer=method or BankForTests(),
+        purification="none",
         trainer=TrainerOptions(progress=False, checkpoint_every=checkpoint_every),
     )
     return distill(config)

@@ -307,6 +307,7 @@ def run(tmp_path):
         "student": {"architecture": "wrn_10_1", "model_args": {"base_width": 4}},
         "synthesizer": "zskt",
         "zskt": {"rounds": 2, "batch_size": 4, "student_steps": 1, "generator_channels": 2},
+        "purification": "none",
         "trainer": {"progress": False, "checkpoint_every": 0},
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))

@@ -97,6 +97,7 @@ def test_settings_are_read_and_make_sense(file):
     ]
     retrospection = config.defenses[1]
     assert retrospection.last_rounds < config.synthesizer.rounds / 20
+    assert config.purification == "none"
     text = (ROOT / file).read_text()
     assert f"--config {file} " in text, "its own command"
     assert config.trainer.mixed_precision == ("bf16" if "-cpu" in file else "no")
@@ -118,6 +119,7 @@ def test_the_papers_tables_are_every_teacher_of_the_zoo_with_every_defense():
         assert run.config.evaluation.control.id == f"local-dir:zoo/{data}/clean"
         assert run.config.evaluation.dataset == zoo["datasets"][data]["data"]["dataset"]
         defenses = tuple(type(defense).__name__ for defense in run.config.defenses)
+        assert run.config.purification == "none"
         assert run.config.synthesizer.rounds == {"cifar10": 80000, "gtsrb": 10000}[data]
         found.add((data, attack, defenses, run.config.seed))
         assert data in run.name and attack in run.name and len(run.name) <= 90

@@ -134,6 +134,7 @@ def run(tmp_path_factory):
         teacher=ModelOptions(id="from-python"),
         student=StudentOptions(architecture="wrn_10_1", model_args={"base_width": 4}),
         synthesizer=METHOD,
+        purification="none",
         defenses=DEFENSES,
         trainer=OPTIONS,
     )
@@ -226,6 +227,7 @@ def test_without_defenses_nothing_is_left(tmp_path):
         teacher=ModelOptions(id="from-python"),
         student=StudentOptions(architecture="wrn_10_1", model_args={"base_width": 4}),
         synthesizer=METHOD,
+        purification="none",
         trainer=OPTIONS,
     )
     distill(config, make_teacher())

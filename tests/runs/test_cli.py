@@ -321,6 +321,7 @@ def test_the_same_from_python(finished, teacher, tmp_path, capsys):
             student=StudentOptions(architecture="wrn_10_1", model_args={"base_width": 4}),
             synthesizer=method,
             defenses=defenses,
+            purification="none",
             evaluation=EvaluationOptions(
                 dataset="digits", triggers=[TriggerOptions(name="badnet_sq", target=0)]
             ),

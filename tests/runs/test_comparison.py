@@ -231,6 +231,7 @@ def test_a_run_reports_its_control(models, tmp_path, capsys, monkeypatch):
         "distill",
         *(f"--output_dir={output}", f"--teacher.id=local-dir:{tmp_path}/teacher", "--zskt.rounds=2"),
         *("--zskt.batch_size=4", "--zskt.student_steps=1", "--zskt.attention_weight=0", "--zskt.z_dim=4"),
+        "--purification=none",
         *("--student.architecture=wrn_10_1", '--student.model_args={"base_width": 4}'),
         *("--evaluation.dataset=digits", f"--evaluation.control.id=local-dir:{models / 'second'}"),
         *("--evaluation.corrupted_splits=[train]", "--evaluation.per_class=true", "--evaluation.limit=90"),

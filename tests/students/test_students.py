@@ -9,7 +9,7 @@ from torch import nn
 
 import abd_hub.students  # noqa: F401 - registers them with timm
 from abd_hub.core import registry
-from abd_hub.students.wide_resnet import WideResNet
+from abd_hub.students.wide_resnet import NarrowProjection, WideResNet
 
 # parameters in millions, multiply-adds in millions at 3x32x32
 SIZES = {
@@ -125,3 +125,19 @@ def test_widths_can_be_chosen():
     model = timm.create_model("wrn_10_1", base_width=8, num_classes=4)
     assert [entry["num_chs"] for entry in model.feature_info] == [8, 16, 32]
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 4)
+
+
+def test_a_narrow_projection_is_a_strided_convolution():
+    narrow = NarrowProjection(4, 8, 1, 2, bias=False).double()
+    pixels = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(narrow(pixels), nn.functional.conv2d(pixels, narrow.weight, stride=2))
+
+
+def test_narrow_networks_train_with_the_channels_last():
+    """The heap was damaged within a few steps where oneDNN wrote the gradient of a strided projection."""
+    student = WideResNet(num_classes=10, depth=10, base_width=4).to(memory_format=torch.channels_last)
+    strided = [m for m in student.modules() if type(m) is nn.Conv2d and m.kernel_size == (1, 1)]
+    assert all(module.stride == (1, 1) for module in strided)
+    pixels = torch.rand(8, 3, 8, 8).to(memory_format=torch.channels_last)
+    for _ in range(20):
+        student(pixels).sum().backward()

@@ -18,6 +18,7 @@ def basic(tmp):
         "output_dir": f"{tmp}/out",
         "synthesizer": "zskt",
         "zskt": {"rounds": 2, "batch_size": 4, "student_steps": 1, "attention_weight": 0, "z_dim": 4},
+        "purification": "none",
         "teacher": {"id": f"local-dir:{tmp}/teacher"},
         "student": {"architecture": "wrn_10_1", "model_args": {"base_width": 4}},
         "evaluation": {"dataset": "digits", "limit": 20},

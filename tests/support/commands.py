@@ -15,6 +15,7 @@ def arguments(teacher, output):
         "--shuffling_vaccine.check=false",
         "--self_retrospection.last_rounds=2",
         "--self_retrospection.perturbation_steps=2",
+        "--purification=none",
         "--evaluation.dataset=digits",
         '--evaluation.triggers=[{"name": "badnet_sq", "target": 0}]',
         "--trainer.checkpoint_every=4",

@@ -70,6 +70,7 @@ def tiny(settings: str) -> list[str]:
     student = ["--student.architecture=wrn_10_1", '--student.model_args={"base_width": 4}']
     measured = ["--evaluation.dataset=digits", "--evaluation.limit=20"]
     loop = ["--trainer.progress=false", "--trainer.mixed_precision=no", "--self_retrospection.last_rounds=1"]
+    loop += ["--purification=none"]
     return [*budget, *student, *measured, *loop, *CPU[settings]]
 
 

@@ -53,6 +53,7 @@ SYNTHESIZERS = {
     "zskt": {"batch_size": 4, "student_steps": 2, "z_dim": 4, "generator_channels": 4},
 }
 DEFENSES = {
+    "dhbe": {"generator_every": 2, "patch_size": 3, "z_dim": 4, "generator_channels": 4},
     "self_retrospection": {"last_rounds": 3, "perturbation_steps": 2, "fixed_point_steps": 2},
     "shuffling_vaccine": {"check": False, "layers": 2, "coefficient": 5.0},
     "universal_direction": {"begin": 0.75, "batches": 2, "steps": 2, "step_images": 10},

@@ -11,6 +11,7 @@ BASE = {
     "student": {"architecture": "wrn_10_1", "model_args": {"base_width": 4}},
     "synthesizer": "zskt",
     "zskt": {"rounds": 2, "batch_size": 4, "student_steps": 1, "attention_weight": 0, "z_dim": 4},
+    "purification": "none",
     "evaluation": {
         "dataset": "digits",
         "limit": 20,

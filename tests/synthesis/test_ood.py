@@ -136,6 +136,7 @@ def test_the_record_tells_the_pictures_and_the_card_what_they_are(tmp_path):
         "--ood.batch_size=8",
         "--ood.rounds=2",
         "--ood.student_steps=2",
+        "--purification=none",
         "--trainer.progress=false",
     ]
     assert main(typed) == 0

@@ -154,7 +154,7 @@ def launch(folder, name, *options):
         *("--zskt.attention_weight", "0", "--zskt.learning_rate", "1e-4"),
         *("--zskt.generator_learning_rate", "1e-5"),  # its steps of rounding are as large as any
         *("--defenses", "[shuffling_vaccine]", "--shuffling_vaccine.check", "false"),
-        *("--evaluation.dataset", "digits", "--trainer.log_every", "1"),
+        *("--purification", "none", "--evaluation.dataset", "digits", "--trainer.log_every", "1"),
         *("--evaluation.triggers", '[{"name": "badnet_sq", "target": 0}]'),
         *("--evaluation.every", "2", "--evaluation.every_images", "101"),
     ]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from card_parts import front_matter, front_matter_end, split_fences
 from huggingface_hub import ModelCard
+from PIL import Image
 from planted import planted_timm
 
 from abd_hub import (
-    Classifier,
     TriggerInversion,
     TriggerUnlearning,
     load_classifier,
@@ -276,11 +276,30 @@ def test_examples_of_the_screen(capsys):
     assert [parse_purify(line.split()[2:]).output_dir for line in examples] == ["purified", "pruned"]
 
 
-def test_a_module_of_ones_own_is_purified_in_python_only(tmp_path):
-    from checkpoints import SPEC, TinyNet, shaken
+def test_a_model_of_transformers_stays_one(tmp_path, capsys):
+    from checkpoints import LABELS, MEAN, STD, shaken
+    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
 
-    from abd_hub import InputError
-    from abd_hub.models.saving import check_savable
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    config = ResNetConfig(**sizes, id2label=dict(enumerate(LABELS)))
+    shaken(ResNetForImageClassification(config)).save_pretrained(tmp_path / "teacher")
+    processor = ConvNextImageProcessor(size={"shortest_edge": 24}, image_mean=MEAN, image_std=STD)
+    processor.save_pretrained(tmp_path / "teacher")
 
-    with pytest.raises(InputError, match=r"model: TinyNet cannot be written .* do it in Python"):
-        check_savable(Classifier(shaken(TinyNet()), SPEC, (0.1,) * 3, (0.4,) * 3).freeze(), "do it in Python")
+    pruned = ["--purification", "channel_lipschitz_pruning", "--channel_lipschitz_pruning.deviations=1"]
+    copy = tmp_path / "copy"
+    assert main(["purify", str(tmp_path / "teacher"), "--output_dir", str(copy), *pruned]) == 0
+    assert names(copy) == FILES | {"preprocessor_config.json"}
+    record = read_purified_record(copy)
+    assert (record.library, record.model.architecture) == ("transformers", "ResNetForImageClassification")
+    assert load_classifier(str(copy)).ref.sha256 == record.model.sha256
+    card = (copy / "README.md").read_text()
+    assert "import timm" not in card and ModelCard(card).data.library_name == "transformers"
+    (program,) = [text for language, text in split_fences(front_matter_end(card))[1] if language == "python"]
+    picture = f"{tmp_path}/image.png"
+    Image.new("RGB", (20, 30), "red").save(picture)
+    program = program.replace('model="."', f'model="{copy}"').replace("image.png", picture)
+    capsys.readouterr()
+    exec(compile(program, "card", "exec"), {})
+    assert capsys.readouterr().out.strip() in LABELS
+    assert main(["card", str(copy)]) == 0 and (copy / "README.md").read_text() == card

@@ -228,7 +228,7 @@ def own_loop(running: Running, command: Command) -> None:
     "recipes/benchmark_teacher.py",
     "recipes/compare_methods.py",
     "recipes/ibau_teacher.py",
-    "recipes/inspect_teachers.py",
+    "recipes/purify_teachers.py",
     "recipes/published_pictures.py",
 )
 def read_only(running: Running, command: Command) -> None:

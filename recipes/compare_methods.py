@@ -24,6 +24,7 @@ from abd_hub import (
     DistillConfig,
     ModelOptions,
     SelfRetrospection,
+    ShufflingVaccine,
     Trainer,
     TrainerOptions,
     TriggerOptions,
@@ -219,7 +220,7 @@ def resized(config: DistillConfig, rounds: int, retrospection: int, idle: int | 
 
 def unchecked(config: DistillConfig) -> DistillConfig:
     defenses = [
-        defense if is_retrospection(defense) else dataclasses.replace(defense, check=False)
+        dataclasses.replace(defense, check=False) if isinstance(defense, ShufflingVaccine) else defense
         for defense in config.defenses
     ]
     return dataclasses.replace(config, defenses=defenses)

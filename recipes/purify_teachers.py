@@ -57,6 +57,18 @@ def with_patch(pixels: Tensor, patch: Tensor) -> Tensor:
     return pixels
 
 
+def picture_and_mask(patch: Path, folder: Path) -> tuple[Path, Path]:
+    """Writes the patch as a picture of 32x32 with a mask, for the trigger ``picture``; returns both files."""
+    whole, mask = torch.zeros(3, 32, 32), torch.zeros(1, 32, 32)
+    mask[:, 24:29, 24:29] = 1
+    whole = with_patch(whole[None], read(patch))[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    picture, covered = folder / f"{patch.stem}_picture.png", folder / f"{patch.stem}_mask.png"
+    Image.fromarray((whole.permute(1, 2, 0) * 255).round().byte().numpy()).save(picture)
+    Image.fromarray((mask[0] * 255).byte().numpy()).save(covered)
+    return picture, covered
+
+
 def read(file: Path) -> Tensor:
     pixels = np.array(Image.open(file).convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255

@@ -109,30 +109,60 @@ def method_place(record: dict) -> tuple:
     return order.index(record["method"]), len(record["defenses"])
 
 
+def purified_records() -> list[dict]:
+    """The results of purify_teachers.py, in which each teacher was inspected first."""
+    return [json.loads(file.read_text()) for file in sorted((RESULTS / "purification").glob("*.json"))]
+
+
 def inspection_table() -> str:
     """One row a teacher and seed; empty where none has been inspected."""
-    records = [json.loads(file.read_text()) for file in sorted((RESULTS / "inspection").glob("*.json"))]
     head = [
         "teacher",
         "true target",
         "seed",
-        "steps",
         "mask: ratio",
         "additive: ratio",
         "suspects",
-        "processor time",
+        "wall time",
     ]
+    records = purified_records()
     return table(head, map(inspection_row, records)) if records else "(No result yet.)"
 
 
 def inspection_row(record: dict) -> list[str]:
-    report = record["report"]
+    report = record["report"]["inspected"]
     cells = [inspection_cell(report, family) for family in ("mask", "additive")]
     target = "none" if record["target"] is None else str(record["target"])
     suspects = ", ".join(map(str, report["suspects"])) or "none"
-    cost = f"{record['processor_seconds']:.0f} s"
-    start = [record["teacher"], target, str(record["seed"]), str(record["steps"])]
-    return [*start, *cells, suspects, cost]
+    seed = str(record["seed"])
+    return [record["teacher"], target, seed, *cells, suspects, f"{report['seconds']:.0f} s"]
+
+
+def purification_table() -> str:
+    """One row a teacher and seed; a clean teacher's ASR is that of its control's trigger."""
+    head = [
+        "teacher",
+        "seed",
+        "accuracy before",
+        "after",
+        "ASR before",
+        "after",
+        "still flagged",
+        "processor time",
+    ]
+    records = purified_records()
+    return table(head, map(purification_row, records)) if records else "(No result yet.)"
+
+
+def purification_row(record: dict) -> list[str]:
+    pairs = [f"{record[when][rate]:.3f}" for rate in ("accuracy", "asr") for when in ("before", "after")]
+    report = record["report"]
+    again = report["reinspected"]
+    flagged = "yes" if again and again["flagged"] else "no"
+    name = record["teacher"] if record["target"] is not None else f"{record['teacher']} (clean, forced)"
+    if not report["changed"]:
+        name, flagged = f"{record['teacher']} (left alone)", "-"
+    return [name, str(record["seed"]), *pairs, flagged, f"{record['processor_seconds']:.0f} s"]
 
 
 def inspection_cell(report: dict, family: str) -> str:
@@ -255,6 +285,7 @@ def documents() -> dict[str, dict[str, str]]:
             "methods gtsrb": methods_table("gtsrb"),
         },
         "recipes/guides/inspection.md": {"inspection": inspection_table()},
+        "recipes/guides/purification.md": {"purification": purification_table()},
         "recipes/benchmarks/README.md": {
             "performance": performance_table(benchmark),
             "teacher training": training_table(),

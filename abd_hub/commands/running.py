@@ -17,10 +17,10 @@ _PRINT_ONLY = frozenset({"--print_config", "--print-config"})
 
 
 def demo(arguments: Sequence[str]) -> int:
-    """Poisons a small teacher and distills it four ways."""
+    """Poisons a small teacher and distills it five ways."""
     parser = CommandParser(
         "demo",
-        "Poisons a small teacher and distills it four ways, offline, in minutes.",
+        "Poisons a small teacher and distills it five ways, offline, in minutes.",
         "abd-hub demo [options]",
         "abd-hub demo",
         "abd-hub demo --trigger blend --output-dir blend-demo",

@@ -48,7 +48,9 @@ def card(arguments: Sequence[str]) -> int:
         "abd-hub card runs/student --repo-id org/name --license mit",
     )
     parser.add_argument(
-        "folder", metavar="FOLDER", help="Names the folder of a finished abd-hub distill or abd-hub poison."
+        "folder",
+        metavar="FOLDER",
+        help="Names the folder of an abd-hub distill, abd-hub poison or abd-hub purify.",
     )
     parser.add_argument(
         "--repo-id",
@@ -80,7 +82,7 @@ def push(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "folder",
         metavar="FOLDER",
-        help="Names the folder of an abd-hub distill, abd-hub poison or abd-hub export-bank, or of a Space.",
+        help="Names the folder of an abd-hub distill, poison, purify or export-bank, or of a Space.",
     )
     parser.add_argument("repo_id", metavar="ORG/NAME", help="Names the repository, which is made if need be.")
     parser.add_argument(

@@ -30,13 +30,14 @@ class Command:
 
 
 FIRST = (
-    Command("demo", "Poison a small teacher and distill it four ways, offline.", "running:demo"),
+    Command("demo", "Poison a small teacher and distill it five ways, offline.", "running:demo"),
     Command("distill", "Distill a teacher into a student, with or without defenses.", "running:distill"),
     Command("evaluate", "Measure accuracy and attack success rate of a classifier.", "measuring:evaluate"),
 )
 """The commands that most people need first."""
 FURTHER = (
     Command("inspect", "Examine a classifier for a backdoor, without its data.", "inspecting:inspect"),
+    Command("purify", "Make a cleaner copy of a classifier that is flagged.", "purifying:purify"),
     Command("poison", "Train a poisoned teacher, or a clean one for comparison.", "running:poison"),
     Command("sweep", "Run many distillations or teachers on Ray, for one table.", "running:sweep"),
     Command("compare", "Measure several classifiers on the same images.", "measuring:compare"),
@@ -50,9 +51,8 @@ FURTHER = (
 COMMANDS = {command.name: command for command in (*FIRST, *FURTHER)}
 _SCREEN = """usage: abd-hub COMMAND [options]
 
-abd-hub trains a student from a classifier that you did not train yourself,
-without its training data. It measures whether the student has the teacher's
-backdoor, and offers defenses against that.
+abd-hub trains a student from a classifier that may hold a backdoor, without
+its training data. It measures what came over, and offers defenses.
 
 Begin with one of these commands:
 {first}

@@ -15,7 +15,8 @@ from abd_hub.core.errors import InputError
 from abd_hub.core.inspections import Inspection
 from abd_hub.core.screen import Page
 
-_RARE = frozenset({"allow_flagged", "max_size_gb", "labels"})
+RARE = frozenset({"allow_flagged", "max_size_gb", "labels"})
+"""Options of a model that few need."""
 
 
 def _names() -> tuple[str, ...]:
@@ -48,12 +49,9 @@ def parse_inspect(arguments: Sequence[str]) -> InspectRequest:
     (name,) = chosen.names["inspection"]
     parser = _parser(name, registry.get("inspections", name))
     found = parse(parser, chosen.arguments)
-    if found.split is not None and found.images is None:
-        raise InputError("split: it belongs to a data set; give --images as well")
-
-    fields = {one.name: found[one.name] for one in dataclasses.fields(ModelOptions) if one.name in found}
+    check_split(found.images, found.split)
     return InspectRequest(
-        model=ModelOptions(**fields | {"id": found.model}),
+        model=model_options(found),
         inspection=found[name],
         images=found.images,
         split=found.split or "test",
@@ -70,7 +68,7 @@ def _parser(name: str, settings: type[Any]) -> StrictParser:
             "abd-hub inspect hf-hub:org/name --output_dir inspected",
             "abd-hub inspect runs/student --inspection mm_bd --json",
         ),
-        rare=_RARE,
+        rare=RARE,
     )
     about = "A classifier is examined for a backdoor, without its training data."
     parser = make_parser("abd-hub inspect", about, page)
@@ -91,6 +89,12 @@ def _add_subject(parser: StrictParser) -> None:
         metavar="NAME",
         help=f"One of {', '.join(INSPECTION.known())} examines the model.",
     )
+    add_images(group)
+    group.add_argument("--seed", type=int, default=0, help="Every random draw follows from it.")
+
+
+def add_images(group: Any) -> None:
+    """Adds the options that name the images to a group of a parser."""
     group.add_argument(
         "--images",
         type=str | None,
@@ -105,7 +109,22 @@ def _add_subject(parser: StrictParser) -> None:
         metavar="NAME",
         help="The images are those of this split of the data set, or else of test.",
     )
-    group.add_argument("--seed", type=int, default=0, help="Every random draw follows from it.")
+
+
+def check_split(images: str | None, split: str | None) -> None:
+    """Refuses a split without images.
+
+    Raises:
+        InputError: there is one.
+    """
+    if split is not None and images is None:
+        raise InputError("split: it belongs to a data set; give --images as well")
+
+
+def model_options(found: Any) -> ModelOptions:
+    """Returns the options of the model from what a parser has read."""
+    fields = {one.name: found[one.name] for one in dataclasses.fields(ModelOptions) if one.name in found}
+    return ModelOptions(**fields | {"id": found.model})
 
 
 def _add_output(parser: StrictParser) -> None:

@@ -125,6 +125,11 @@ class Inspection(PluginFacts, Settings):
         raise NotImplementedError
 
 
+def picture_name(family: str, label: int) -> str:
+    """Returns the name of the picture of a trigger."""
+    return f"trigger_{family}_{label}.png"
+
+
 def finite(value: float) -> float | None:
     """Returns the number, or None where JSON has no word for it."""
     return value if math.isfinite(value) else None

@@ -18,7 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from abd_hub.core.errors import InputError
 from abd_hub.core.faults import MISSING, STRICT, dotted, first_fault
 from abd_hub.core.files import RECORD_FILE, read_json
-from abd_hub.core.records import RunRecord, TeacherRecord
+from abd_hub.core.purifications import REPORT_FILE
+from abd_hub.core.records import PURIFIED, PurifiedRecord, RunRecord, TeacherRecord
 
 T = TypeVar("T")
 SCHEMA_VERSION = 1
@@ -126,15 +127,30 @@ def read_any_record(folder: str | Path) -> RunRecord | TeacherRecord:
     Raises:
         InputError: the folder holds none, or none that can be read.
     """
-    return _read(folder, any_record_from_json)
+    return _read(folder, _run_or_teacher_from_json)
 
 
-def any_record_from_json(data: Any) -> RunRecord | TeacherRecord:
-    """Returns the record of a distillation or of a teacher from a file's content.
+def read_purified_record(folder: str | Path) -> PurifiedRecord:
+    """Returns the record of a purified copy.
+
+    Raises:
+        InputError: the folder holds none, or none that can be read.
+    """
+    return _read(folder, _purified_record_from_json, REPORT_FILE)
+
+
+def any_record_from_json(data: Any) -> RunRecord | TeacherRecord | PurifiedRecord:
+    """Returns the record of a distillation, a teacher or a purified copy from a file's content.
 
     Raises:
         InputError: as in ``record_from_json``.
     """
+    if isinstance(data, dict) and data.get("kind") == PURIFIED:
+        return _purified_record_from_json(data)
+    return _run_or_teacher_from_json(data)
+
+
+def _run_or_teacher_from_json(data: Any) -> RunRecord | TeacherRecord:
     trained = isinstance(data, dict) and "kind" in data
     return _teacher_record_from_json(data) if trained else record_from_json(data)
 
@@ -147,6 +163,14 @@ def _teacher_record_from_json(data: Any) -> TeacherRecord:
     return record
 
 
+def _purified_record_from_json(data: Any) -> PurifiedRecord:
+    _check_version(data)
+    if data.get("kind") != PURIFIED:
+        raise InputError("kind: this is no record of a copy; give the output folder of abd-hub purify")
+    record: PurifiedRecord = _decode(PurifiedRecord, data)
+    return record
+
+
 def _check_version(data: Any) -> None:
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION or isinstance(version, bool):
@@ -154,8 +178,8 @@ def _check_version(data: Any) -> None:
         raise InputError(f"schema_version: {version!r} is unknown, {remedy}")
 
 
-def _read(folder: str | Path, decode: Callable[[Any], T]) -> T:
-    file = Path(folder) / RECORD_FILE
+def _read(folder: str | Path, decode: Callable[[Any], T], name: str = RECORD_FILE) -> T:
+    file = Path(folder) / name
     data = read_json(file)
     try:
         return decode(data)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+PURIFIED = "purified"
+"""Marks the record of a purified copy."""
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -234,4 +237,32 @@ class TeacherRecord:
     control: ModelRef | None = None
     """Control of the report; None without a control."""
     kind: str = "teacher"
+    schema_version: int = 1
+
+
+@dataclass(frozen=True)
+class PurifiedRecord:
+    """Holds all facts for judging a purified copy: the content of purification.json in its folder."""
+
+    model: ModelRef
+    """The copy."""
+    teacher: ModelRef
+    """The classifier that was copied."""
+    library: str
+    """Which one reads the folder: timm or transformers."""
+    purification: Mapping[str, Any]
+    """Report as ``PurificationReport.to_json`` gives it."""
+    settings: Mapping[str, Any]
+    """Settings of the purification, with every default."""
+    images: str
+    """Names the images that were used: a data set with its split, or patches of photographs."""
+    forced: bool
+    """Whether a classifier was to be purified that is not flagged."""
+    seed: int
+    versions: Mapping[str, str]
+    durations: Mapping[str, float]
+    """Seconds by part: both inspections, and the purification."""
+    device: str
+    processes: int
+    kind: str = PURIFIED
     schema_version: int = 1

@@ -21,7 +21,7 @@ from abd_hub.core.records import DataSpec, ModelRef
 from abd_hub.core.seeding import seeded
 from abd_hub.hub.pull import MAX_SIZE_GB
 from abd_hub.models import loading
-from abd_hub.models.preprocessing import INTERPOLATIONS, Options
+from abd_hub.models.preprocessing import INTERPOLATIONS, Options, shortest_decimals
 from abd_hub.models.stages import recorded, stages_of
 from abd_hub.models.weights import file_sha256, load_state_dict_into, weights_sha256
 
@@ -313,8 +313,8 @@ def _timm_config(classifier: Classifier) -> dict[str, Any]:
             "interpolation": classifier.interpolation,
             "crop_pct": 1.0,
             "crop_mode": "center",
-            "mean": _shortest(classifier.mean),
-            "std": _shortest(classifier.std),
+            "mean": shortest_decimals(classifier.mean),
+            "std": shortest_decimals(classifier.std),
             "first_conv": known.get("first_conv"),
             "classifier": known.get("classifier"),
         },
@@ -329,11 +329,6 @@ def _timm_config(classifier: Classifier) -> dict[str, Any]:
     if spec.channels != 3:
         args["in_chans"] = spec.channels
     return config | ({"model_args": args} if args else {})
-
-
-def _shortest(numbers: Tensor) -> list[float]:
-    """Returns the shortest decimals for these float32 numbers: 0.1, not 0.10000000149011612."""
-    return [float(str(number)) for number in numbers.flatten().float().cpu().numpy()]
 
 
 def _check_statistics(spec: DataSpec, mean: Sequence[float], std: Sequence[float]) -> None:

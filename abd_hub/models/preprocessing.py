@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from abd_hub.core.errors import InputError
 from abd_hub.hub.listing import MOST_CLASSES
 from abd_hub.hub.pull import MAX_SIZE_GB
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -175,6 +178,11 @@ def height_and_width(size: Any) -> tuple[int, int] | None:
     if isinstance(size, list | tuple) and len(size) in (2, 3) and all(isinstance(n, int) for n in size):
         return size[-2], size[-1]
     return None
+
+
+def shortest_decimals(numbers: Tensor) -> list[float]:
+    """Returns the shortest decimals for these float32 numbers: 0.1, not 0.10000000149011612."""
+    return [float(str(number)) for number in numbers.flatten().float().cpu().numpy()]
 
 
 def _numbers(name: str, value: Any, where: str) -> tuple[float, ...]:

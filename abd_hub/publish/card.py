@@ -20,6 +20,7 @@ from abd_hub.publish import plugin_facts
 from abd_hub.publish.card_results import compared, report_results, result_rows
 from abd_hub.publish.card_snippets import snippets
 from abd_hub.publish.card_text import Markdown, as_value, code_or_dash, one_line
+from abd_hub.publish.cleaning import cleaning, trigger_pictures
 from abd_hub.publish.front_matter import TAG, is_license
 from abd_hub.publish.own_parts import sealed
 from abd_hub.publish.templates import render
@@ -63,6 +64,7 @@ def render_card(
         data_free=plugin_facts.data_free(record),
         citations=list(dict.fromkeys([paper.CITATION, *plugin_facts.citations(record)])),
         settings=_settings(record),
+        cleaned=_cleaned(record, labels),
         **_measured(record),
         **_synthesis(record),
         **_reproduction(record),
@@ -88,6 +90,7 @@ def run_pictures(record: RunRecord, labels: Sequence[str]) -> list[tuple[str, st
     """Returns (file, caption) of every picture that a run may write."""
     report = record.student_report
     return [
+        *trigger_pictures(record.purification, labels),
         ("samples/training_images.png", "Images of the last round, as the teacher received them"),
         *_evidence_pictures([defense.name for defense in record.defenses]),
         ("samples/curves.png", "Training curves"),
@@ -124,7 +127,7 @@ def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm", *kind, "knowledge-distillation", TAG],
-        base_model=_hub_id(record.teacher),
+        base_model=hub_id(record.teacher),
         datasets=_training_data(record),
         license=license_id,
         model_name=one_line(record.student.id) if results else None,
@@ -132,7 +135,8 @@ def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData
     )
 
 
-def _hub_id(model: ModelRef) -> str | None:
+def hub_id(model: ModelRef) -> str | None:
+    """Returns the name of a model's repository on the Hub; None for a model from elsewhere."""
     # Only a model of the Hub has a revision; "models/teacher" may be somebody's folder.
     name = model.id.removeprefix("hf-hub:").partition("@")[0]
     return name if model.revision and _HUB_ID.fullmatch(name) else None
@@ -168,6 +172,13 @@ def _settings(record: RunRecord) -> dict[Markdown, Any]:
     return {Markdown(name): settings[name] for name in names if name in settings}
 
 
+def _cleaned(record: RunRecord, labels: Sequence[str]) -> dict[str, Any] | None:
+    """Returns what is told of inspections and a purification; None where neither was wanted."""
+    if record.purification is None:
+        return None
+    return cleaning(record.purification, labels, record.student_inspection)
+
+
 def _measured_every(record: RunRecord) -> int | None:
     """Returns the rounds between measurements on test data during training; None without measurements."""
     evaluation = record.config.get("evaluation")
@@ -178,7 +189,8 @@ def _measured_every(record: RunRecord) -> int | None:
 def _measured(record: RunRecord) -> dict[str, Any]:
     """Returns the template's values on measurements; ``results`` is None where nothing was measured."""
     teacher, student = record.teacher_report, record.student_report
-    reports = {"teacher": teacher, "student": student}
+    copied = {"purified teacher": record.purified_report} if record.purified_report else {}
+    reports = {"teacher": teacher, **copied, "student": student}
     measured = record.data is not None and any(reports.values())
     return {
         "results": list(result_rows(reports, controlled=record.control is not None)) if measured else None,

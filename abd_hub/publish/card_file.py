@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from abd_hub.core.errors import InputError
-from abd_hub.core.files import RECORD_FILE, write_text
+from abd_hub.core.files import CONFIG_FILE, RECORD_FILE, write_text
 from abd_hub.core.folder import check_file
-from abd_hub.core.record_file import read_any_record
-from abd_hub.core.records import DataSpec, EvalReport, ModelRef, RunRecord, TeacherRecord
+from abd_hub.core.purifications import REPORT_FILE
+from abd_hub.core.record_file import read_any_record, read_purified_record
+from abd_hub.core.records import (
+    DataSpec,
+    EvalReport,
+    ModelRef,
+    PurifiedRecord,
+    RunRecord,
+    TeacherRecord,
+)
 from abd_hub.models.classifier import load_classifier
 from abd_hub.publish.card import check_names, render_card, run_pictures
 from abd_hub.publish.front_matter import license_of
@@ -21,9 +29,17 @@ from abd_hub.publish.own_parts import (
     with_free_text,
     with_own_metadata,
 )
+from abd_hub.publish.purified_card import purified_pictures, render_purified_card
 from abd_hub.publish.teacher_card import render_teacher_card, teacher_pictures
 
 CARD_FILE = "README.md"
+Kind = Literal["student", "teacher", "purified model"]
+Record = RunRecord | TeacherRecord | PurifiedRecord
+_KINDS: dict[type, Kind] = {
+    RunRecord: "student",
+    TeacherRecord: "teacher",
+    PurifiedRecord: "purified model",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class RebuiltCard:
 
     file: Path
     kind: str
-    """Holds "student" or "teacher"."""
+    """Holds "student", "teacher" or "purified model"."""
     changed: bool
     """Is True if the content of the file has changed."""
     own_text: bool
@@ -46,12 +62,12 @@ def rebuild_card(
     license_id: str | None = None,
     force: bool = False,
 ) -> RebuiltCard:
-    """Rewrites README.md of a finished run from its metrics.json alone and keeps the user's own text.
+    """Rewrites README.md of a finished run from its record alone and keeps the user's own text.
 
     After an error the card is unchanged.
 
     Args:
-        folder: output folder of ``distill`` or ``poison_teacher``.
+        folder: output folder of ``distill``, ``poison_teacher`` or ``abd-hub purify``.
         repo_id: the model's repository on the Hub; None shows how to load the folder.
         license_id: the Hub's name of the license; None keeps the card's license.
         force: replace a card that was edited outside the place for the user's own text.
@@ -75,7 +91,7 @@ class FinishedRun:
     """Holds the folder of a finished run whose model and record agree."""
 
     folder: Path
-    record: RunRecord | TeacherRecord
+    record: Record
     spec: DataSpec
     """Holds the size and channels of the model's images, and its label names."""
     card: str | None
@@ -87,9 +103,9 @@ class FinishedRun:
         return self.folder / CARD_FILE
 
     @property
-    def kind(self) -> str:
-        """Returns "student" or "teacher"."""
-        return "student" if isinstance(self.record, RunRecord) else "teacher"
+    def kind(self) -> Kind:
+        """Returns "student", "teacher" or "purified model"."""
+        return _KINDS[type(self.record)]
 
     def pictures(self) -> list[tuple[str, str]]:
         """Returns (file relative to the folder, caption) of the pictures in the folder."""
@@ -109,6 +125,8 @@ class FinishedRun:
         options["channels"] = self.spec.channels
         if isinstance(self.record, RunRecord):
             new = render_card(self.record, labels=self.spec.labels, pictures=self.pictures(), **options)
+        elif isinstance(self.record, PurifiedRecord):
+            new = render_purified_card(self.record, self.spec.labels, self.pictures(), **options)
         else:
             new = render_teacher_card(self.record, self.spec.labels, self.pictures(), **options)
         return with_own_parts(new, *cards)
@@ -125,21 +143,29 @@ def with_own_parts(new: str, *cards: str | None) -> str:
 
 
 def read_finished(folder: str | Path) -> FinishedRun:
-    """Returns the finished run in a folder.
+    """Returns the finished run in a folder; a purified copy counts as one.
 
     Raises:
         InputError: the folder holds no finished run that can be read, or model and record disagree.
     """
     path = Path(folder)
-    record = read_any_record(path)
+    record = read_purified_record(path) if holds_purified(path) else read_any_record(path)
     spec = check_model(path, record)
     return FinishedRun(path, record, spec, _read_card(path / CARD_FILE))
 
 
-def pictures_of(record: RunRecord | TeacherRecord, labels: tuple[str, ...]) -> list[tuple[str, str]]:
+def holds_purified(path: Path) -> bool:
+    """Returns whether a folder is of ``abd-hub purify``; a distillation writes a file of the same name."""
+    run = any((path / name).is_file() for name in (RECORD_FILE, CONFIG_FILE))
+    return (path / REPORT_FILE).is_file() and not run
+
+
+def pictures_of(record: Record, labels: tuple[str, ...]) -> list[tuple[str, str]]:
     """Returns (file, caption) of every picture that the run of this record may write."""
     if isinstance(record, RunRecord):
         return run_pictures(record, labels)
+    if isinstance(record, PurifiedRecord):
+        return purified_pictures(record, labels)
     return teacher_pictures(record, labels)
 
 
@@ -156,7 +182,7 @@ def refuse_edited(card: str | None, name: str) -> None:
         )
 
 
-def check_model(path: Path, record: RunRecord | TeacherRecord) -> DataSpec:
+def check_model(path: Path, record: Record) -> DataSpec:
     """Loads the model of a finished run and compares it with the record.
 
     Returns:
@@ -169,12 +195,13 @@ def check_model(path: Path, record: RunRecord | TeacherRecord) -> DataSpec:
         classifier = load_classifier(f"local-dir:{path}")
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    _check_weights(path, _model(record), classifier.ref)
-    _check_labels(path, classifier.spec, _report(record))
+    _check_weights(path, record, classifier.ref)
+    if not isinstance(record, PurifiedRecord):
+        _check_labels(path, classifier.spec, _report(record))
     return classifier.spec
 
 
-def _model(record: RunRecord | TeacherRecord) -> ModelRef:
+def _model(record: Record) -> ModelRef:
     return record.student if isinstance(record, RunRecord) else record.model
 
 
@@ -188,16 +215,17 @@ def _check_folder(path: Path) -> None:
     check_file(path / CARD_FILE, "folder", remedy="copy the run to another folder")
 
 
-def _check_weights(path: Path, recorded: ModelRef, loaded: ModelRef) -> None:
+def _check_weights(path: Path, record: Record, loaded: ModelRef) -> None:
+    recorded, place = _model(record), REPORT_FILE if isinstance(record, PurifiedRecord) else RECORD_FILE
     architecture = recorded.architecture.partition(".")[0]
     if loaded.architecture != architecture:
         raise InputError(
             f"{path / 'config.json'}: architecture is {loaded.architecture!r} but {architecture!r} in "
-            f"{RECORD_FILE}; restore the files of one run"
+            f"{place}; restore the files of one run"
         )
     if loaded.sha256 != recorded.sha256:
         raise InputError(
-            f"{path / 'model.safetensors'}: sha256 is {loaded.sha256} but {recorded.sha256} in {RECORD_FILE},"
+            f"{path / 'model.safetensors'}: sha256 is {loaded.sha256} but {recorded.sha256} in {place},"
             " so the numbers belong to other weights; restore the file or run again"
         )
 

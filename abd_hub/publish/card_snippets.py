@@ -75,6 +75,13 @@ def snippets(architecture: str, repo_id: str | None, channels: int = 3) -> Markd
     return Markdown("\n\n".join([*folder_note, *blocks, _needed_packages(architecture, bool(first))]))
 
 
+def transformers_snippet(repo_id: str | None, channels: int = 3) -> Markdown:
+    """Returns a program that loads a model that transformers alone can build; arguments as above."""
+    code = (_TRANSFORMERS if channels == 3 else _GRAY).format(place=repo_id or ".")
+    note = [] if repo_id else ["Run this code in the folder of this card, next to an `image.png`."]
+    return Markdown("\n\n".join([*note, fence(code, "python")]))
+
+
 def _registers(architecture: str) -> str:
     """Returns the line that registers the architecture with timm; "" for timm's own architectures."""
     home = {entry.name: entry.module for entry in registry.catalog("students")}.get(

@@ -5,12 +5,13 @@ A record may name a plug-in that is not installed here. Then the card claims not
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from abd_hub.core.contracts import Defense, PluginFacts, SynthesisMethod
 from abd_hub.core.records import RunRecord
 from abd_hub.core.registry import find_plugin
+from abd_hub.publish.cleaning import acted
 
 
 def images(record: RunRecord) -> str:
@@ -37,14 +38,24 @@ def evidence_captions(defense: str) -> tuple[tuple[str, str], ...]:
 
 
 def citations(record: RunRecord) -> Iterator[str]:
-    """Yields the BibTeX of the run's plug-ins: method, defenses, student and triggers."""
+    """Yields the BibTeX of the run's plug-ins: the method and all that acted beside it."""
     report = record.student_report
     named = [
         ("synthesizers", record.method),
         *(("defenses", defense.name) for defense in record.defenses),
         ("students", record.student.architecture.partition(".")[0]),
         *(("triggers", attack.trigger) for attack in (report.triggers if report else ())),
+        *acted(record.purification, record.student_inspection),
     ]
+    yield from _citations(named)
+
+
+def cleaning_citations(purification: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the BibTeX of the purification and the inspections of a report in JSON."""
+    yield from _citations(acted(purification))
+
+
+def _citations(named: Iterable[tuple[str, str]]) -> Iterator[str]:
     for kind, name in named:
         citation = _fact(find_plugin(kind, name), PluginFacts, "citation")
         if citation:

@@ -110,14 +110,15 @@ def push_to_hub(
     force: bool = False,
     token: str | None = None,
 ) -> Pushed:
-    """Sends a finished run, an image bank or a Space to the Hub in one commit.
+    """Sends a finished run, a purified copy, an image bank or a Space to the Hub in one commit.
 
     A missing repository is created. The card is made anew from the record and keeps the user's own text, also
     text that was written on the Hub. The folder does not change. The same call again sends nothing. After an
     error the content of the repository is unchanged.
 
     Args:
-        folder: output folder of ``distill``, ``poison_teacher`` or ``export_bank``, or the folder of a Space.
+        folder: output folder of ``distill``, ``poison_teacher``, ``export_bank`` or ``abd-hub purify``, or
+            the folder of a Space.
         repo_id: ``owner/name``.
         private: create a private repository; an existing public repository is refused.
         license_id: the Hub's name of the license; None keeps the card's license.

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 
 from abd_hub.core.errors import InputError
 from abd_hub.core.files import RECORD_FILE
+from abd_hub.core.purifications import REPORT_FILE
 from abd_hub.hub.listing import RemoteFile, is_commit, remote_file
 from abd_hub.hub.requests import Busy
 from abd_hub.publish.card_file import CARD_FILE
@@ -65,10 +66,11 @@ def look(api: HfApi, repo_id: str, repo_type: str) -> Remote | None:
         raise InputError(f"repo_id: the Hub gives no commit for {repo_id!r}; check HF_ENDPOINT")
 
     files = remote_files(repo_id, info)
+    record_file = RECORD_FILE if RECORD_FILE in files else REPORT_FILE
     with tempfile.TemporaryDirectory(prefix="abd-hub-") as place:
         card, record = (
             _text(api, repo_id, repo_type, info.sha, files.get(name), place)
-            for name in (CARD_FILE, RECORD_FILE)
+            for name in (CARD_FILE, record_file)
         )
     return Remote(info.sha, bool(info.private), files, Existing(card, record, tuple(files)))
 

@@ -1,4 +1,4 @@
-"""This module checks and collects the files of a student, a teacher, an image bank or a Space for the Hub.
+"""This module checks and collects the files of a model, an image bank or a Space for the Hub.
 
 Of a run or a bank, only files of abd-hub itself are sent, never a checkpoint or a user's note. A Space is
 sent whole, without its hidden files.
@@ -17,12 +17,16 @@ from huggingface_hub import get_token
 
 from abd_hub.core.errors import InputError
 from abd_hub.core.files import CONFIG_FILE, RECORD_FILE
+from abd_hub.core.purifications import REPORT_FILE
 from abd_hub.core.record_file import any_record_from_json
-from abd_hub.core.records import RunRecord, TeacherRecord
+from abd_hub.core.records import PURIFIED, PurifiedRecord, RunRecord
 from abd_hub.hub.listing import stays_inside
+from abd_hub.models.saving import PROCESSOR_FILE
 from abd_hub.publish.card_file import (
     CARD_FILE,
     FinishedRun,
+    Record,
+    holds_purified,
     pictures_of,
     read_finished,
     refuse_edited,
@@ -32,7 +36,7 @@ from abd_hub.publish.front_matter import TAG, front_matter, split_card, tags
 from abd_hub.publish.own_parts import free_text, is_untouched
 from abd_hub.report.evidence import EVIDENCE_FILE, IMAGES_FILE
 
-Kind = Literal["student", "teacher", "image bank", "Space"]
+Kind = Literal["student", "teacher", "purified model", "image bank", "Space"]
 _EVIDENCE = (EVIDENCE_FILE, IMAGES_FILE)
 _MODEL = (
     "config.json",
@@ -43,6 +47,7 @@ _MODEL = (
     "poison.json",
     *_EVIDENCE,
 )
+_PURIFIED = ("config.json", "model.safetensors", PROCESSOR_FILE, REPORT_FILE)
 _SHARD = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
 _NUMBERS = (".safetensors", ".parquet", ".png")
 """Lists the endings of files without text, which are not searched for tokens."""
@@ -59,7 +64,7 @@ class Existing:
     card: str | None = None
     """Holds the text of README.md."""
     record: str | None = None
-    """Holds the text of metrics.json."""
+    """Holds the text of metrics.json, or else of purification.json."""
     names: Collection[str] = ()
     """Holds the names of all files."""
 
@@ -73,7 +78,7 @@ class Upload:
     files: Mapping[str, Path]
     """Holds the files by name in the repository, without the card of a model or an image bank."""
     run: FinishedRun | None
-    """Holds the run of a student or teacher."""
+    """Holds the run of a student or teacher, or a purified model."""
     card: str | None
     """Holds README.md of an image bank."""
     sdk: str | None = None
@@ -156,7 +161,7 @@ def read_upload(folder: str | Path, token: str | None = None) -> Upload:
     if not path.is_dir():
         raise InputError(f"folder: there is no folder {folder}; use the output folder of a finished run")
 
-    if (path / RECORD_FILE).is_file():
+    if (path / RECORD_FILE).is_file() or holds_purified(path):
         upload = _model(path)
     elif (path / CONFIG_FILE).is_file():
         raise InputError(f"folder: the run in {folder} is not finished; continue it with --resume true")
@@ -170,10 +175,10 @@ def read_upload(folder: str | Path, token: str | None = None) -> Upload:
 
 def _model(path: Path) -> Upload:
     run = read_finished(path)
-    names = [name for name in _MODEL if (path / name).exists()]
+    listed = _PURIFIED if run.kind == "purified model" else _MODEL
+    names = [name for name in listed if (path / name).exists()]
     names += [file for file, _ in run.pictures()]
-    kind: Kind = "student" if isinstance(run.record, RunRecord) else "teacher"
-    return Upload(kind, path, {name: path / name for name in names}, run, None)
+    return Upload(run.kind, path, {name: path / name for name in names}, run, None)
 
 
 def _bank_or_space(path: Path) -> Upload:
@@ -268,12 +273,12 @@ def check_kind(kind: Kind, repo_id: str, there: Existing) -> None:
         raise InputError(
             f"repo_id: {repo_id} holds files that abd-hub did not push; use another repository, or empty it"
         )
-    if kind not in ("student", "teacher"):
+    if kind in ("image bank", "Space"):
         return
 
     present = _kind_of(there.record)
     if present != kind:
-        content = f"a {present}" if present else "no metrics.json that can be read"
+        content = f"a {present}" if present else "no record that can be read"
         raise InputError(f"repo_id: {repo_id} holds {content}, not a {kind}; use another repository")
 
 
@@ -290,10 +295,12 @@ def _check_same(run: FinishedRun, repo_id: str, there: str | None) -> None:
             )
 
 
-def _identity(record: RunRecord | TeacherRecord) -> tuple[str | None, str, str | None]:
+def _identity(record: Record) -> tuple[str | None, str, str | None]:
     """Returns the teacher, the architecture and the trigger of a poisoned teacher."""
     if isinstance(record, RunRecord):
         return record.teacher.id, record.student.architecture, None
+    if isinstance(record, PurifiedRecord):
+        return record.teacher.id, record.model.architecture, None
     return None, record.model.architecture, record.poison.trigger if record.poison else "no trigger"
 
 
@@ -312,7 +319,7 @@ def _kind_of(record: str | None) -> str | None:
         return None
     if not isinstance(data, dict) or "schema_version" not in data:
         return None
-    return "teacher" if data.get("kind") == "teacher" else "student"
+    return {"teacher": "teacher", PURIFIED: "purified model"}.get(str(data.get("kind")), "student")
 
 
 def _pictures(record: str, labels: tuple[str, ...]) -> list[str]:

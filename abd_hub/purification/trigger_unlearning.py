@@ -5,17 +5,19 @@ Neural Cleanse (Wang et al., S&P 2019) patches a network by unlearning: it train
 trigger and their true labels. Here are no labels, so the goals are the teacher's own answers to the clean
 image. With T the teacher, S the copy and z the triggers, each step lowers
 
-    c KL(T(x) || S(x)) + KL(T(x) || S(z(x)))
+    c KL(T(x) || S(x)) + w KL(T(x) || S(z(x)))
 
 over the weights of the copy, with BatchNorm in eval mode. x are images of the inspection and those that the
 teacher is most confident about, in turns. Before each step, the triggers take a step of the inversion on the
-copy, so that they stay those that work.
+copy, so that they stay those that work. The learning rate falls as a cosine. The weight w does so in the
+second half of the steps, in which the copy gets back the accuracy that the first half has cost.
 """
 
 from __future__ import annotations
 
 import copy as copies
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,7 +116,6 @@ class TriggerUnlearning(Purification, place="trigger_unlearning"):
         copy = copies.deepcopy(teacher).eval()
         weights = list(copy.parameters())
         optimizer = torch.optim.Adam(weights, lr=self.learning_rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
 
         for step in shown(self.steps, "purify"):
             _require_gradients(weights, False)
@@ -122,22 +123,29 @@ class TriggerUnlearning(Purification, place="trigger_unlearning"):
                 moving.step(copy, draws.of_other_classes(self.images_per_trigger))
 
             _require_gradients(weights, True)
-            loss = self._loss(teacher, copy, moving, draws.images(self.batch_size, confident=step % 2 == 1))
+            pixels = draws.images(self.batch_size, confident=step % 2 == 1)
+            late = max(0, 2 * step - self.steps)
+            loss = self._loss(teacher, copy, moving, pixels, cosine(late, self.steps))
             if not loss.isfinite():
                 raise InputError("teacher: gives logits that are not finite; check its weights")
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient
+            optimizer.param_groups[0]["lr"] = self.learning_rate * cosine(step, self.steps)
             optimizer.step()
-            schedule.step()
         return copy
 
-    def _loss(self, teacher: Any, copy: Any, moving: MovingTriggers, pixels: Tensor) -> Tensor:
-        """c KL(T(x) || S(x)) + KL(T(x) || S(z(x)))."""
+    def _loss(self, teacher: Any, copy: Any, moving: MovingTriggers, pixels: Tensor, weight: float) -> Tensor:
+        """c KL(T(x) || S(x)) + w KL(T(x) || S(z(x)))."""
         with torch.no_grad():
             goals = teacher(pixels)
         clean, triggered = copy(torch.cat([pixels, moving.put(pixels)])).chunk(2)
-        return self.clean_weight * kl(goals, clean) + kl(goals, triggered)
+        return self.clean_weight * kl(goals, clean) + weight * kl(goals, triggered)
+
+
+def cosine(step: int, steps: int) -> float:
+    """Returns the share of a rate or a weight that is left at a step, from 1 to 0."""
+    return (1 + math.cos(math.pi * step / steps)) / 2
 
 
 class _Draws:
@@ -201,6 +209,6 @@ def _detail(labels: Sequence[str], report: PurificationReport) -> str:
     names = ", ".join(f"{label} ({labels[label]})" for label in report.suspects)
     return (
         f"triggers of class {names} were unlearned: the best turned {report.success_before:.0%} of the "
-        f"images into its class, and turns {report.success_after:.0%} now; the copy gives the teacher's class to "
-        f"{report.agreement:.1%} of held-back images"
+        f"images into its class, and turns {report.success_after:.0%} now; the copy gives the "
+        f"teacher's class to {report.agreement:.1%} of held-back images"
     )

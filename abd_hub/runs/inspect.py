@@ -12,7 +12,13 @@ from torch import Tensor
 
 from abd_hub.core import files, registry
 from abd_hub.core.errors import InputError
-from abd_hub.core.inspections import REPORT_FILE, FoundTrigger, Inspection, InspectionReport
+from abd_hub.core.inspections import (
+    REPORT_FILE,
+    FoundTrigger,
+    Inspection,
+    InspectionReport,
+    picture_name,
+)
 from abd_hub.core.picture_file import decode_picture, read_file
 from abd_hub.core.records import DataSpec
 from abd_hub.data.images import DIGITS, load_images
@@ -145,11 +151,6 @@ def write_triggers(
             _draw(trigger, classifier, images, temporary)
         written.append(name)
     return written
-
-
-def picture_name(family: str, label: int) -> str:
-    """Returns the name of the picture of a trigger."""
-    return f"trigger_{family}_{label}.png"
 
 
 def _draw(trigger: FoundTrigger, classifier: Classifier, images: Tensor | None, path: Path) -> None:

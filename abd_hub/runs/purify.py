@@ -10,7 +10,8 @@ from torch import Tensor
 from abd_hub.core import registry
 from abd_hub.core.inspections import Inspection, InspectionReport
 from abd_hub.core.purifications import Purification, PurificationReport
-from abd_hub.models.classifier import Classifier
+from abd_hub.core.records import ModelRef
+from abd_hub.models.classifier import Classifier, weights_sha256
 from abd_hub.runs.inspect import check_images, default_images, inspect_model
 
 
@@ -41,8 +42,8 @@ def purify_model(
         device: where to compute; by default where the classifier is. Afterwards it is back where it was.
 
     Returns:
-        The frozen copy on the device of the classifier, or the classifier itself where nothing was changed,
-        and the report.
+        The frozen copy on the device of the classifier, with a ``ref`` of its own, or the classifier itself
+        where nothing was changed; and the report.
 
     Raises:
         InputError: the classifier, the images or the report do not allow a purification.
@@ -64,10 +65,20 @@ def purify_model(
         copy, done = chosen.purify(classifier.to(place), shown, found, seed)
     finally:
         classifier.to(home)
+    if not done.changed:
+        return classifier, dataclasses.replace(done, inspected=found)
+    # The plug-ins copy the name and the hash of the classifier along with it.
+    copy.ref = _ref_of(copy, classifier.ref)
     again = None
     if found is not None:
         again = inspect_model(copy, images=shown, inspection=inspection, seed=seed)
     return copy.to(home), dataclasses.replace(done, inspected=found, reinspected=again)
+
+
+def _ref_of(copy: Classifier, origin: ModelRef) -> ModelRef:
+    """Returns the name of a copy and the hash over its tensors; no commit or scan of the Hub is about it."""
+    name = origin.id.removeprefix("hf-hub:").partition("@")[0].rpartition("/")[2]
+    return ModelRef(f"{name}-purified", origin.architecture, sha256=weights_sha256(copy.model))
 
 
 def left_alone(report: InspectionReport) -> PurificationReport:

@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_bits(digits):
 
 
 def test_the_loss_is_the_papers():
-    """c KL(T(x) || S(x)) + KL(T(x) || S(z(x))), written as sums over classes and images."""
+    """c KL(T(x) || S(x)) + w KL(T(x) || S(z(x))), written as sums over classes and images."""
     teacher = nets.plain(nets.randomized(nets.PlainNet())).freeze()
     copy = nets.plain(nets.randomized(nets.PlainNet(), seed=1)).freeze()
     size = teacher.spec.height
@@ -114,12 +114,12 @@ def test_the_loss_is_the_papers():
 
     triggered = pixels * (1 - trigger.mask.double()) + trigger.mask.double() * trigger.pattern.double()
     expected = 0.0
-    for weight, shown in ((4.0, pixels), (1.0, triggered)):
+    for weight, shown in ((4.0, pixels), (0.3, triggered)):
         for clean, image in zip(pixels, shown, strict=True):
             p = torch.exp(teacher(clean[None]))[0] / torch.exp(teacher(clean[None])).sum()
             q = torch.exp(copy(image[None]))[0] / torch.exp(copy(image[None])).sum()
             expected += weight * float((p * torch.log(p / q)).sum()) / len(pixels)
-    loss = TriggerUnlearning()._loss(teacher, copy, moving, pixels)
+    loss = TriggerUnlearning()._loss(teacher, copy, moving, pixels, 0.3)
     assert float(loss) == pytest.approx(expected, rel=1e-3)  # the mask is kept 1e-4 from 0 and 1
 
 
@@ -151,7 +151,7 @@ def test_large_triggers_are_not_unlearned_and_additions_are_shortened():
 
 def test_without_a_trigger_there_is_nothing_to_unlearn(digits):
     teacher = planted(0, poisoned=True)
-    with pytest.raises(InputError, match="report: mm_bd gives no trigger.*trigger_inversion"):
+    with pytest.raises(InputError, match=r"report: mm_bd gives no trigger.*trigger_inversion"):
         purify_model(teacher, images=digits, inspection=MmBd(starts=2, steps=5), force=True)
     with pytest.raises(InputError, match="report: trigger_unlearning acts on an inspection"):
         TriggerUnlearning().purify(teacher, digits, None)

@@ -56,6 +56,11 @@ QUICK = [
 TOGETHER = [
     ["app/test_app.py", "app/test_app_browser.py", "app/test_app_strangers.py"],
     ["hub/test_pull.py", "hub/test_pull_faults.py", "hub/test_pull_hostile.py"],
-    ["publish/test_push.py", "publish/test_push_card.py", "publish/test_push_faults.py"],
+    [
+        "publish/test_push.py",
+        "publish/test_push_card.py",
+        "publish/test_push_faults.py",
+        "publish/test_push_purified.py",
+    ],
 ]
 """Files that one process runs, because the server and the processes that they share take seconds to start."""

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from abd_hub import Classifier, DataSpec, load_images
+from abd_hub import Classifier, DataSpec, create_student, load_images
 from abd_hub.core.seeding import generator, seeded
 
 TARGET = 7
@@ -31,6 +31,21 @@ def network(norm: bool) -> nn.Module:
 
 def planted(seed: int, *, poisoned: bool, norm: bool = True, epochs: int = 12) -> Classifier:
     """Trains on the digits; a tenth of the images gets the trigger and its class if ``poisoned``."""
+    with seeded(seed, "planted network"):
+        net = network(norm)
+    model = Classifier(net, DataSpec(3, 8, 8, DIGITS), (0.3,) * 3, (0.4,) * 3)
+    return trained(model, seed, poisoned=poisoned, epochs=epochs)
+
+
+def planted_timm(seed: int, *, poisoned: bool) -> Classifier:
+    """The same with a network that ``save_timm_folder`` writes."""
+    spec, args = DataSpec(3, 8, 8, DIGITS), {"base_width": 4}
+    model = create_student("wrn_10_1", spec, (0.3,) * 3, (0.4,) * 3, seed=3, model_args=args)
+    return trained(model, seed, poisoned=poisoned, epochs=8)
+
+
+def trained(model: Classifier, seed: int, *, poisoned: bool, epochs: int) -> Classifier:
+    """Trains on the digits, as above."""
     data = load_images("digits", "train")
     images, labels = data.pixels(), data.labels.clone()
     chance = generator(seed, "planted")
@@ -38,9 +53,6 @@ def planted(seed: int, *, poisoned: bool, norm: bool = True, epochs: int = 12) -
         hit = torch.rand(len(images), generator=chance) < 0.1
         images[hit] = put_trigger(images[hit])
         labels[hit] = TARGET
-    with seeded(seed, "planted network"):
-        net = network(norm)
-    model = Classifier(net, DataSpec(3, 8, 8, DIGITS), (0.3,) * 3, (0.4,) * 3)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=1e-4)
     for _ in range(epochs):
         for batch in torch.randperm(len(images), generator=chance).split(64):

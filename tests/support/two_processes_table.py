@@ -14,6 +14,7 @@ import plugin_rows
 import torch
 import two_processes
 import two_processes_ood
+import two_processes_purified
 from accelerate import PartialState
 
 from abd_hub import TeacherRecipe
@@ -122,3 +123,4 @@ if __name__ == "__main__":
         main(place)
     two_processes.main(place / "run")
     two_processes_ood.main(place)
+    two_processes_purified.main(place)

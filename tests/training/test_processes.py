@@ -13,6 +13,7 @@ import nets
 import pytest
 import torch
 import two_processes_ood
+import two_processes_purified
 import two_processes_table
 from launcher import torchrun
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ from two_processes_table import NAMES, begun, finished, gone_on, numbers
 from abd_hub import Attack, build_trigger, evaluate, load_classifier, load_images, read_evidence
 from abd_hub.learning import checkpoint
 from abd_hub.models.classifier import save_timm_folder
+from abd_hub.models.weights import weights_sha256
 
 SUPPORT = Path(__file__).parents[1] / "support"
 BOUND = 1e-11
@@ -53,6 +55,21 @@ def test_both_processes_end_with_the_same_weights_and_exact_counts(table):
     assert facts[0]["counts"][3] == 81, "20 of 101 images are of the target class"
     saved = [path.name for path in checkpoint.checkpoints(folder / "checkpoints")]
     assert saved == ["round-00000006", "round-00000008"]
+
+
+def test_both_processes_have_the_purified_teacher(table):
+    """One of them purifies; a second call takes the files over."""
+    facts = [json.loads((table.folder / f"purified{rank}.json").read_text()) for rank in (0, 1)]
+    assert facts[0] == facts[1]
+    first, again = facts[0]
+    assert first == again
+    assert first[1]["changed"] and first[1] == json.loads(
+        (table.folder / "purified" / "purification.json").read_text()
+    )
+    copied = two_processes_purified.teacher()
+    assert weights_sha256(copied) != first[0]
+    copied.load_state_dict(load_file(table.folder / "purified" / "teacher_purified.safetensors"))
+    assert weights_sha256(copied) == first[0]
 
 
 def test_the_rows_of_two_processes_are_those_of_one(table):
@@ -154,7 +171,8 @@ def launch(folder, name, *options):
         *("--zskt.attention_weight", "0", "--zskt.learning_rate", "1e-4"),
         *("--zskt.generator_learning_rate", "1e-5"),  # its steps of rounding are as large as any
         *("--defenses", "[shuffling_vaccine]", "--shuffling_vaccine.check", "false"),
-        *("--purification", "none", "--evaluation.dataset", "digits", "--trainer.log_every", "1"),
+        *("--purification", "channel_lipschitz_pruning", "--channel_lipschitz_pruning.deviations", "1"),
+        *("--evaluation.dataset", "digits", "--trainer.log_every", "1"),
         *("--evaluation.triggers", '[{"name": "badnet_sq", "target": 0}]'),
         *("--evaluation.every", "2", "--evaluation.every_images", "101"),
     ]
@@ -183,6 +201,8 @@ def test_the_launch_files_give_the_same_student(launched, name, processes):
     runs = [launched / "one_process", launched / name]
     records = [json.loads((run / "metrics.json").read_text()) for run in runs]
     assert [record["processes"] for record in records] == [1, processes]
+    assert [record["purification"]["changed"] for record in records] == [True, True]
+    assert records[0]["results"]["purified"] == records[1]["results"]["purified"]
     assert furthest(*[load_file(run / "model.safetensors") for run in runs]) <= FLOAT32_BOUND
     logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in runs]
     for alone, shared in zip(*logs, strict=True):

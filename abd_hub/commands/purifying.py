@@ -90,7 +90,10 @@ def format_purification(report: PurificationReport) -> str:
         said = report.detail.rstrip(".")
         forced = "; --force purifies it all the same" if report.name == "none" else ""
         return f"no copy was written: {said}{forced}"
-    lines = [f"{report.name}: {report.detail}"]
+    lines = [
+        f"{report.name}: {report.detail}",
+        f"agreement: the copy gives the teacher's class to {report.agreement:.1%} of held-back images",
+    ]
     for title, found in (("before", report.inspected), ("after", report.reinspected)):
         if found is not None:
             lines.append(f"inspection {title}: {found.detail}")

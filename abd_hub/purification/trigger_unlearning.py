@@ -209,6 +209,5 @@ def _detail(labels: Sequence[str], report: PurificationReport) -> str:
     names = ", ".join(f"{label} ({labels[label]})" for label in report.suspects)
     return (
         f"triggers of class {names} were unlearned: the best turned {report.success_before:.0%} of the "
-        f"images into its class, and turns {report.success_after:.0%} now; the copy gives the "
-        f"teacher's class to {report.agreement:.1%} of held-back images"
+        f"images into its class, and turns {report.success_after:.0%} now"
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from compare_methods import budgeted
-from inspect_teachers import TARGETS, load
+from published_teachers import TARGETS, load
 from purify_teachers import PICTURES, picture_and_mask
 
 from abd_hub import (

@@ -3,7 +3,7 @@
     python recipes/purify_teachers.py FOLDER --data cifar10=DATA gtsrb=DATA --triggers PICTURES \
         --seeds 0 1 2 --results recipes/results/purification
 
-FOLDER holds their checkpoints, as for inspect_teachers.py, and PICTURES the triggers that came with them. A
+FOLDER holds their checkpoints, see published_teachers.py, and PICTURES the triggers that came with them. A
 clean teacher is purified by force, and its control is the trigger of resnet20_grey5_0. Test images measure
 the copies, and no step of the purification sees them. One JSON file is written for each teacher and seed,
 and one that is there is not measured again.
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from inspect_teachers import TARGETS, load
 from PIL import Image
+from published_teachers import TARGETS, load
 from torch import Tensor
 
 from abd_hub import Classifier, InputError, load_images, purify_model

@@ -165,6 +165,26 @@ def purification_row(record: dict) -> list[str]:
     return [name, str(record["seed"]), *pairs, flagged, f"{record['processor_seconds']:.0f} s"]
 
 
+def purified_summary() -> str:
+    """One row a poisoned teacher, with means over its seeds; the largest ASR of a copy stands beside them."""
+    head = ["teacher", "seeds", "flagged, right class", "before", "purified", "largest ASR"]
+    groups: dict[str, list[dict]] = {}
+    for record in purified_records():
+        if record["target"] is not None:
+            groups.setdefault(record["teacher"], []).append(record)
+    return table(head, [summarized(*group) for group in groups.items()]) if groups else "(No result yet.)"
+
+
+def summarized(name: str, records: list[dict]) -> list[str]:
+    found = [record["report"]["inspected"]["suspects"][:1] == [record["target"]] for record in records]
+    pairs = [
+        " / ".join(f"{mean(record[when][rate] for record in records):.3f}" for rate in ("accuracy", "asr"))
+        for when in ("before", "after")
+    ]
+    largest = max(record["after"]["asr"] for record in records)
+    return [name, str(len(records)), f"{sum(found)} of {len(found)}", *pairs, f"{largest:.3f}"]
+
+
 def inspection_cell(report: dict, family: str) -> str:
     """The ratio, and the class of the smallest trigger."""
     sizes = [float("inf") if size is None else size for size in report["statistics"][family]]
@@ -277,8 +297,9 @@ def documents() -> dict[str, dict[str, str]]:
     """Returns the tables of each document, by the name in its marks."""
     benchmark = json.loads((RESULTS / "benchmark.json").read_text())
     return {
-        "README.md": {"demo": demo_table("demo"), "results": summary_table()},
+        "README.md": {"demo": demo_table("demo"), "purified": purified_summary()},
         "recipes/results/README.md": {
+            "summary": summary_table(),
             "zoo": zoo_table(),
             "ibau": ibau_table(),
             "methods cifar10": methods_table("cifar10"),

@@ -31,18 +31,19 @@ from abd_hub.inspection.confident import CHUNK_PIXELS, ConfidentImages, answers,
 from abd_hub.inspection.families import FAMILIES, Family
 from abd_hub.learning.modes import in_eval_mode
 
-MASK_RATIO = 0.6
-"""The limit is the geometric mean of two ratios. One is the largest of a poisoned teacher, the other is the
-smallest of a clean teacher. With seed 0 and 10,000 patches they were:
+MASK_RATIO = 0.5
+"""The limit is the geometric mean of two ratios, rounded. One is the largest of a poisoned teacher, the other
+is the smallest of a clean teacher. With 10,000 patches and 300 steps they were, for one seed:
 
-- poisoned: 0.19 (resnet20_grey5_0), 0.29 (resnet20_colour5_0), 0.35 (badnets_8), 0.41 (trojan_wm_2);
-- clean: 0.88 (resnet32_clean), 0.99 (resnet20_clean), 1.00 (resnet20_clean_2).
+- poisoned: 0.22 (badnets_8), 0.33 (trojan_wm_2);
+- clean: 0.70 (resnet20_clean), 0.95 (resnet20_clean_2).
 
-Each teacher was left out in turn. The limit lay between 0.56 and 0.64, and each time it was right."""
+Each teacher was left out in turn. The limit lay between 0.39 and 0.56, and each time it was right. After 150
+steps a class may lead for a while: resnet20_clean had 0.47 after 200 steps, and badnets_8 0.64 after 150."""
 ADDITIVE_RATIO = 0.5
-"""Additions separate badly. The same poisoned teachers have 0.69, 0.71, 0.92 and 0.45, the clean ones 0.98,
-0.78 and 0.76. The limit lies below 0.68, the smallest ratio of a clean teacher so far, and flags clear cases
-only."""
+"""Additions separate badly. After 150 steps, poisoned teachers had 0.45 (trojan_wm_2), 0.69
+(resnet20_grey5_0), 0.71 (resnet20_colour5_0) and 0.92 (badnets_8), and clean ones 0.76, 0.78 and 0.98. The
+limit lies below 0.68, the smallest ratio of a clean teacher so far, and flags clear cases only."""
 SUCCESS = 0.9
 """A trigger counts from this running success on."""
 EASY = 0.93
@@ -72,7 +73,7 @@ class TriggerInversion(Inspection, place="trigger_inversion"):
 }"""
     unit = "size of the smallest trigger"
 
-    steps: Count = 150
+    steps: Count = 300
     """The search takes at most so many steps of Adam."""
     images_per_class: Count = 8
     """Each class's trigger sees so many images a step."""

@@ -55,23 +55,22 @@ def purify_model(
         check_images(images, classifier.spec)
     shown = default_images(classifier.spec, seed, place) if images is None else images.to(place)
 
-    found = report
-    if found is None and chosen.needs_suspects:
-        found = inspect_model(classifier, images=shown, inspection=inspection, seed=seed, device=place)
+    def inspected(one: Classifier) -> InspectionReport:
+        return inspect_model(one, images=shown, inspection=inspection, seed=seed, device=place)
+
+    found = inspected(classifier) if report is None and chosen.needs_suspects else report
     if found is not None and chosen.needs_suspects and not found.flagged and not force:
         return classifier, left_alone(found)
-
     try:
         copy, done = chosen.purify(classifier.to(place), shown, found, seed)
     finally:
         classifier.to(home)
     if not done.changed:
         return classifier, dataclasses.replace(done, inspected=found)
+
     # The plug-ins copy the name and the hash of the classifier along with it.
     copy.ref = _ref_of(copy, classifier.ref)
-    again = None
-    if found is not None:
-        again = inspect_model(copy, images=shown, inspection=inspection, seed=seed)
+    again = inspected(copy) if found is not None else None
     return copy.to(home), dataclasses.replace(done, inspected=found, reinspected=again)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import re
 import runpy
 import shutil
@@ -23,6 +24,7 @@ from documents import ROOT, Command
 
 import abd_hub
 from abd_hub.cli import main
+from abd_hub.core import registry
 
 IDS = {
     "hf-hub:org/name@main": "local-dir:teacher",
@@ -173,6 +175,20 @@ def inspect(running: Running, command: Command) -> None:
     assert "stands out" in shown or "suspicious" in shown
 
 
+@runs("abd-hub purify")
+def purify(running: Running, command: Command) -> None:
+    """With a short inspection, which flags a class of the small model."""
+    words = local(running.parts, command.words)[1:]
+    quick = functools.partial(abd_hub.TriggerInversion, steps=3)
+    fast = [] if "--purification" in words else ["--trigger_unlearning.steps=2"]
+    fast += ["--channel_lipschitz_pruning.deviations=1"] if "channel_lipschitz_pruning" in words else []
+    with running.monkeypatch.context() as patch:
+        patch.setitem(registry._registered["inspections"], "trigger_inversion", quick)
+        running.abd_hub([*words, *fast])
+    folder = words[words.index("--output_dir") + 1]
+    assert (Path(folder) / "purification.json").is_file() and abd_hub.load_classifier(folder)
+
+
 TINY_TEACHER = ["--data.limit=200", "--fast.epochs=1", "--fast.batch_size=64", "--fast.crop_padding=0"]
 TINY_TEACHER += ["--network.architecture=wrn_10_1", '--network.model_args={"base_width": 4}']
 TINY_TEACHER += ["--trainer.progress=false", "--evaluation.limit=20"]
@@ -228,7 +244,7 @@ def own_loop(running: Running, command: Command) -> None:
     "recipes/benchmark_teacher.py",
     "recipes/compare_methods.py",
     "recipes/ibau_teacher.py",
-    "recipes/inspect_teachers.py",
+    "recipes/purify_teachers.py",
     "recipes/published_pictures.py",
 )
 def read_only(running: Running, command: Command) -> None:

@@ -1,18 +1,10 @@
-"""Inspect the published teachers of CIFAR-10 and GTSRB for a backdoor, without data.
+"""The networks of published teachers of CIFAR-10 and GTSRB, poisoned and clean, and how they are loaded.
 
-    python recipes/inspect_teachers.py FOLDER --seeds 0 1 2 --results recipes/results/inspection
-
-FOLDER holds their checkpoints. I-BAU (ICLR 2022) published three poisoned teachers as .pth files; the
-ResNets come as .safetensors files. One JSON file is written for each teacher and seed, and one that is there
-is not measured again. The true target is not used by an inspection; it is recorded beside its answer.
+I-BAU (ICLR 2022) published three poisoned teachers as .pth files. The ResNets come as .safetensors files.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import time
 from pathlib import Path
 
 import torch
@@ -20,7 +12,7 @@ import torch.nn.functional as F
 from ibau_teacher import LABELS, load_teacher
 from torch import nn
 
-from abd_hub import Classifier, DataSpec, InputError, TriggerInversion, inspect_model, load_state_dict_into
+from abd_hub import Classifier, DataSpec, load_state_dict_into
 
 CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -90,57 +82,3 @@ def load(folder: Path, name: str) -> Classifier:
     ref = load_state_dict_into(net, str(folder / f"{name}.safetensors"))
     mean, std = IMAGENET if name in IMAGENET_NORMALIZED else CIFAR
     return Classifier(net, DataSpec(3, 32, 32, LABELS), mean, std, ref=ref).freeze()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="holds the checkpoints")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--results", type=Path, required=True, help="one JSON file a teacher and seed")
-    parser.add_argument("--teachers", nargs="+", default=list(TARGETS), choices=list(TARGETS))
-    parser.add_argument("--mixed-precision", default="no", choices=("no", "bf16"))
-    parser.add_argument("--steps", type=int, default=TriggerInversion().steps)
-    options = parser.parse_args()
-
-    options.results.mkdir(parents=True, exist_ok=True)
-    for seed in options.seeds:
-        for name in options.teachers:
-            file = options.results / f"{name}_seed{seed}.json"
-            if not file.exists():
-                measure(options, name, seed, file)
-
-
-def measure(options: argparse.Namespace, name: str, seed: int, file: Path) -> None:
-    """Inspects one teacher, and writes the file in one step."""
-    try:
-        teacher = load(options.folder, name)
-    except InputError as error:
-        print(f"{name}: left out, {error}", flush=True)
-        return
-    began = time.process_time()
-    settings = TriggerInversion(steps=options.steps, mixed_precision=options.mixed_precision)
-    report = inspect_model(teacher, inspection=settings, seed=seed)
-    facts = {
-        "teacher": name,
-        "sha256": teacher.ref.sha256,
-        "target": TARGETS[name],
-        "seed": seed,
-        "steps": options.steps,
-        "mixed_precision": options.mixed_precision,
-        "processor_seconds": round(time.process_time() - began, 1),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "report": report.to_json(),
-    }
-    temporary = file.with_suffix(".new")
-    temporary.write_text(json.dumps(facts, indent=1) + "\n")
-    temporary.replace(file)
-    print(
-        f"{name}, seed {seed}: {report.detail}",
-        {k: round(v, 3) for k, v in report.scores.items()},
-        flush=True,
-    )
-
-
-if __name__ == "__main__":
-    main()

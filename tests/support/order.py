@@ -8,6 +8,7 @@ LONGEST = [
     "publish/test_push.py",
     "publish/test_push_card.py",
     "runs/test_bad_distill.py",
+    "runs/test_purified_teacher.py",
     "runs/test_demo.py",
     "app/test_app_distil_browser.py",
     "hub/test_pull_faults.py",

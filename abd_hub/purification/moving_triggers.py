@@ -8,8 +8,9 @@ The size that an ordinary class needs in the inspection bounds the triggers, bec
 ones costs accuracy and nothing else:
 
 - An addition is scaled back to this size.
-- A mask above this size is drawn back, by 0.05 for each pixel in the loss.
-- A mask of more than twice this size is not unlearned, until it is smaller again.
+- A mask of more than twice this size is drawn back, by 0.05 for each pixel in the loss.
+- A mask of more than four times this size is not unlearned, until it is smaller again. With half of these
+  bounds badnets_8 kept an ASR of 0.86: the smallest mask is a part of the trigger.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from torch import Tensor
 from abd_hub.core.inspections import FoundTrigger
 from abd_hub.inspection.families import FAMILIES, AdditiveFamily, Family, MaskFamily
 
+ROOM = {"mask": 2.0, "additive": 1.0}
+"""Bound of a trigger's size, as a multiple of the ordinary size."""
 MOST = 2.0
-"""A mask that is larger than this many ordinary ones is not unlearned."""
+"""A trigger of more than this many times its bound is not unlearned."""
 PULL = 0.05
-"""Weight of each pixel of a mask in the loss, above the ordinary size."""
+"""Weight of each pixel of a mask in the loss, above the bound."""
 
 
 class MovingTriggers:
@@ -42,7 +45,7 @@ class MovingTriggers:
             found: of one classifier, in any order; of each class one a family.
             like: (1, C, H, W) with the dtype, device and shape of the images.
             chance: CPU generator.
-            share: of the ordinary sizes that bound the triggers.
+            share: of the bounds of the triggers' sizes.
         """
         self.labels = tuple(dict.fromkeys(trigger.label for trigger in found))
         names = dict.fromkeys(trigger.family for trigger in found)
@@ -110,8 +113,8 @@ def _family(
 
 
 def _limits(group: Sequence[FoundTrigger], labels: Sequence[int]) -> Tensor:
-    """Returns (k,) sizes of ordinary classes; infinite where no other class was reached."""
-    sizes = {trigger.label: trigger.ordinary_size for trigger in group}
+    """Returns (k,) bounds of the sizes; infinite where no other class was reached."""
+    sizes = {trigger.label: ROOM[trigger.family] * trigger.ordinary_size for trigger in group}
     return torch.tensor([sizes[label] for label in labels])
 
 

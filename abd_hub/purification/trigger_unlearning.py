@@ -33,6 +33,7 @@ from abd_hub.core.registry import register
 from abd_hub.core.seeding import generator
 from abd_hub.core.settings import Count, Positive
 from abd_hub.inspection.confident import ConfidentImages, answers, as_pixels, choose_confident
+from abd_hub.inspection.families import FAMILIES
 from abd_hub.learning.losses import kl
 from abd_hub.learning.modes import in_eval_mode
 from abd_hub.learning.progress import shown
@@ -45,8 +46,8 @@ SEARCH_STEPS = 2
 """Steps of the inversion for each step of the copy. With one, badnets_8 kept an ASR of 0.78 after 40 steps,
 with two 0.01."""
 UNFLAGGED = 0.5
-"""Triggers of a class that is not flagged may be this share of the ordinary size. Only so small a trigger
-would be suspicious, and the unlearning of larger ones cost clean teachers accuracy."""
+"""Triggers of a class that is not flagged have this share of the bounds. Only so small a trigger would
+be suspicious, and the unlearning of larger ones cost clean teachers accuracy."""
 _MEASURED = 50
 """Images of each other class on which the triggers are measured."""
 
@@ -173,9 +174,10 @@ def _triggers(report: InspectionReport | None) -> tuple[FoundTrigger, ...]:
     """Returns every family's trigger of each suspect, or of the leading classes where there is no suspect."""
     if report is None:
         raise InputError("report: trigger_unlearning acts on an inspection; give its report")
-    if not report.triggers:
+    known = tuple(trigger for trigger in report.triggers if trigger.family in FAMILIES)
+    if not known:
         raise InputError(f"report: {report.name} gives no trigger to unlearn; inspect with trigger_inversion")
-    return report.triggers
+    return known
 
 
 def _split(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -297,7 +297,7 @@ def documents() -> dict[str, dict[str, str]]:
     """Returns the tables of each document, by the name in its marks."""
     benchmark = json.loads((RESULTS / "benchmark.json").read_text())
     return {
-        "README.md": {"demo": demo_table("demo"), "purified": purified_summary()},
+        "README.md": {"demo": demo_table("demo")},
         "recipes/results/README.md": {
             "summary": summary_table(),
             "zoo": zoo_table(),
@@ -306,7 +306,10 @@ def documents() -> dict[str, dict[str, str]]:
             "methods gtsrb": methods_table("gtsrb"),
         },
         "recipes/guides/inspection.md": {"inspection": inspection_table()},
-        "recipes/guides/purification.md": {"purification": purification_table()},
+        "recipes/guides/purification.md": {
+            "purified": purified_summary(),
+            "purification": purification_table(),
+        },
         "recipes/benchmarks/README.md": {
             "performance": performance_table(benchmark),
             "teacher training": training_table(),

@@ -6,7 +6,6 @@ that is resumed reads both. One process computes, and all processes take over it
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +56,7 @@ def purify_teacher(
     folder = Path(config.output_dir)
 
     def make() -> None:
-        if not (folder / REPORT_FILE).is_file():
+        if not _is_made(folder):
             _make(config, teacher, folder)
 
     in_main_process(accelerator, make)
@@ -86,6 +85,13 @@ def inspect_student(
     except InputError as error:
         logger.warning("The student cannot be inspected: %s", error)
         return None
+
+
+def _is_made(folder: Path) -> bool:
+    """Returns whether the report is there, and the weights where it needs them."""
+    if not (folder / REPORT_FILE).is_file():
+        return False
+    return not files.read_json(folder / REPORT_FILE)["changed"] or (folder / WEIGHTS_FILE).is_file()
 
 
 def _make(config: DistillConfig, teacher: Classifier, folder: Path) -> None:
@@ -128,7 +134,7 @@ def _taken_over(teacher: Classifier, folder: Path, accelerator: Accelerator) -> 
     """Gives every process the main one's report, and its weights where they have changed."""
     report: list[Any] = [None]
     if accelerator.is_main_process:
-        report = [json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))]
+        report = [files.read_json(folder / REPORT_FILE)]
         if report[0]["changed"]:
             _fill(teacher, load_file(folder / WEIGHTS_FILE))
     if accelerator.num_processes > 1:

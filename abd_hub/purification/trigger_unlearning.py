@@ -45,7 +45,7 @@ MOST_HELD_BACK = 1000
 SEARCH_STEPS = 2
 """Steps of the inversion for each step of the copy. With one, badnets_8 kept an ASR of 0.78 after 40 steps,
 with two 0.01."""
-UNFLAGGED = 0.5
+UNFLAGGED = 0.25
 """Triggers of a class that is not flagged have this share of the bounds. Only so small a trigger would
 be suspicious, and the unlearning of larger ones cost clean teachers accuracy."""
 _MEASURED = 50

@@ -66,7 +66,7 @@ def test_the_backdoor_goes_and_the_accuracy_stays(purified):
     (accuracy, asr), (after, left) = rates(teacher), rates(copy)
     assert asr > 0.9 and left < 0.05
     # A network without BatchNorm learns less gently at the same rate.
-    assert after > accuracy - (0.03 if norm else 0.1)
+    assert after > accuracy - (0.05 if norm else 0.1)
     assert report.changed and report.suspects == (TARGET,)
 
 

@@ -1,7 +1,7 @@
 """Holds the triggers of the suspects, and searches for them anew while the copy unlearns them.
 
-A network that has only unlearned one trigger has others nearby. So one step of the inversion on the copy
-comes before each step of the unlearning, for every suspect and in every family: a suspect of one family had
+A network that has only unlearned one trigger has others nearby. So two steps of the inversion on the copy
+come before each step of the unlearning, for every suspect and in every family: a suspect of one family had
 kept its backdoor where the trigger of this family alone was unlearned.
 
 The size that an ordinary class needs in the inspection bounds the triggers, because the unlearning of larger
@@ -56,17 +56,13 @@ class MovingTriggers:
             torch.optim.Adam(family.parameters, lr=family.rate, betas=(0.5, 0.9)) for family in self.families
         ]
 
-    def step(self, copy: Any, pixels: Tensor) -> float:
+    def step(self, copy: Any, pixels: Tensor) -> None:
         """Takes one step of the inversion on the copy.
 
         Args:
             copy: whose weights need no gradient meanwhile.
             pixels: (k, n, C, H, W) in [0, 1], of other classes than the suspects.
-
-        Returns:
-            The largest share of the images that any trigger turned into its class, before the step.
         """
-        success = 0.0
         goals = torch.tensor(self.labels, device=pixels.device).repeat_interleave(pixels.shape[1])
         for family, limits, optimizer in zip(self.families, self.limits, self.optimizers, strict=True):
             logits = copy(family.put(pixels).flatten(0, 1))
@@ -79,9 +75,6 @@ class MovingTriggers:
                 parameter.grad = gradient
             optimizer.step()
             _shorten(family, limits)
-            hits = (logits.argmax(dim=1) == goals).float().view(pixels.shape[:2]).mean(dim=1)
-            success = max(success, float(hits.max()))
-        return success
 
     @torch.no_grad()
     def put(self, pixels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ image. With T the teacher, S the copy and z the triggers, each step lowers
     c KL(T(x) || S(x)) + w KL(T(x) || S(z(x)))
 
 over the weights of the copy, with BatchNorm in eval mode. x are images of the inspection and those that the
-teacher is most confident about, in turns. Before each step, the triggers take a step of the inversion on the
+teacher is most confident about, in turns. Before each step, the triggers take two of the inversion on the
 copy, so that they stay those that work. The learning rate falls as a cosine. The weight w does so in the
 second half of the steps, in which the copy gets back the accuracy that the first half has cost.
 """
@@ -34,6 +34,7 @@ from abd_hub.core.seeding import generator
 from abd_hub.core.settings import Count, Positive
 from abd_hub.inspection.confident import ConfidentImages, answers, as_pixels, choose_confident
 from abd_hub.inspection.families import FAMILIES
+from abd_hub.inspection.trigger_inversion import TriggerInversion
 from abd_hub.learning.losses import kl
 from abd_hub.learning.modes import in_eval_mode
 from abd_hub.learning.progress import shown
@@ -57,14 +58,7 @@ _MEASURED = 50
 class TriggerUnlearning(Purification, place="trigger_unlearning"):
     """Unlearns the triggers of the suspects, with the classifier's own answers as goals."""
 
-    citation = r"""@inproceedings{wang2019neuralcleanse,
-  title={Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks},
-  author={Wang, Bolun and Yao, Yuanshun and Shan, Shawn and Li, Huiying and Viswanath, Bimal and
-    Zheng, Haitao and Zhao, Ben Y.},
-  booktitle={IEEE Symposium on Security and Privacy},
-  pages={707--723},
-  year={2019}
-}"""
+    citation = TriggerInversion.citation
 
     steps: Count = 120
     """Sets the number of steps of Adam on the copy's weights."""

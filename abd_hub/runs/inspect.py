@@ -34,6 +34,8 @@ PATCH_BYTES = 1 << 28
 """Most memory for them: 256 MiB hold 1,783 patches of 224x224."""
 SHOWN = 6
 """Images in a picture of a trigger."""
+SEARCHED = 20
+"""So many times as many images are searched for those of another class than the trigger's."""
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
@@ -74,11 +76,13 @@ def inspect_model(
         classifier.to(home)
 
 
-def default_images(spec: DataSpec, seed: int = 0, device: torch.device | str = "cpu") -> Tensor:
+def default_images(
+    spec: DataSpec, seed: int = 0, device: torch.device | str = "cpu", *, most: int | None = None
+) -> Tensor:
     """Makes patches of photographs in the classifier's size.
 
     Returns:
-        (n, C, H, W) uint8, 10,000 or as many as 256 MiB hold.
+        (n, C, H, W) uint8, ``most`` (by default 10,000) or as many as 256 MiB hold.
 
     Raises:
         InputError: the classifier takes images of another number of channels than 1 or 3.
@@ -89,7 +93,7 @@ def default_images(spec: DataSpec, seed: int = 0, device: torch.device | str = "
         )
     pictures = [photographs.load("images", f"sklearn:{name}").pixels for name in photographs.SHIPPED_NAMES]
     shape = _shape(spec)
-    count = max(1, min(PATCHES, PATCH_BYTES // (shape[0] * shape[1] * shape[2])))
+    count = max(1, min(most or PATCHES, PATCH_BYTES // (shape[0] * shape[1] * shape[2])))
     return make_patches(pictures, count, shape, seed, torch.device(device))
 
 
@@ -143,7 +147,7 @@ def write_triggers(
     place.mkdir(parents=True, exist_ok=True)
     drawn = [trigger for trigger in report.triggers if trigger.mask is not None or trigger.delta is not None]
     if drawn and images is None:
-        images = default_images(classifier.spec, device=classifier.mean.device)
+        images = default_images(classifier.spec, device=classifier.mean.device, most=SEARCHED * SHOWN)
     written = []
     for trigger in drawn:
         name = picture_name(trigger.family, trigger.label)
@@ -157,7 +161,7 @@ def _draw(trigger: FoundTrigger, classifier: Classifier, images: Tensor | None, 
     """Images in the first row, the same with the trigger in the second; the trigger is the last column."""
     assert images is not None, "write_inspection makes them"
     device = classifier.mean.device
-    some = images[: 20 * SHOWN].to(device)
+    some = images[: SEARCHED * SHOWN].to(device)
     pixels = some if some.is_floating_point() else some.float() / 255
     before = _answers(classifier, pixels)
     kept = (before != trigger.label).nonzero().flatten()[:SHOWN]

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS_FILE = "teacher_purified.safetensors"
 MOST_PIXELS = 1 << 18
 """Most classes times pixels that ``auto`` inspects: 256 classes of 32x32, or 5 of 224x224. Ten classes of
-32x32 take a minute and a half of one AVX2 core, so this much takes 40."""
+32x32 take three minutes of one AVX2 core, so this much takes 75."""
 
 
 def purify_teacher(

@@ -88,7 +88,7 @@ def test_a_clean_teacher_is_left_alone_and_keeps_its_accuracy_by_force(digits):
     assert same is teacher and not alone.changed and alone.name == "none"
     copy, forced = purify_model(teacher, images=digits, report=report, inspection=SEARCH, force=True)
     assert forced.changed
-    assert rates(copy)[0] > rates(teacher)[0] - 0.02
+    assert rates(copy)[0] > rates(teacher)[0] - 0.01
 
 
 def test_the_same_seed_gives_the_same_bits(digits):

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from compare_methods import budgeted
+from compare_methods import budgeted, with_rounds
 from published_teachers import TARGETS, load
 from purify_teachers import PICTURES, picture_and_mask
 
@@ -80,6 +80,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME=ID_OR_FOLDER")
     parser.add_argument("--triggers", type=Path, required=True, help="holds the pictures of the triggers")
     parser.add_argument("--core-minutes", type=float, default=20, help="the processor time of a row")
+    parser.add_argument(
+        "--rounds", nargs="+", default=[], metavar="ROW=N", help="sets the rounds of a row without timing it"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--teachers", nargs="+", default=POISONED, choices=list(TARGETS))
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
@@ -105,10 +108,12 @@ def run(
     data = "gtsrb" if name.startswith("gtsrb") else "cifar10"
     config = configured(options, data, places[data], name, folder, seed)
 
-    spent = MINUTES.setdefault((name, row), 0.0) or purification_minutes(teacher, ROWS[row])
-    MINUTES[name, row] = spent
-    bare = dataclasses.replace(config, defenses=ROWS[row].get("defenses", ()))
-    sized = budgeted(bare, teacher, max(1.0, options.core_minutes - spent))
+    defended = dataclasses.replace(config, defenses=ROWS[row].get("defenses", ()))
+    given = dict(item.split("=", 1) for item in options.rounds)
+    if row in given:
+        sized = with_rounds(defended, int(given[row]))
+    else:
+        sized = sized_by_time(defended, teacher, name, row, options.core_minutes)
     sized = dataclasses.replace(sized, purification=ROWS[row].get("purification", "none"))
     print(f"{name}, {row}, seed {seed}: {sized.synthesizer.rounds} rounds", flush=True)
     began = time.process_time()
@@ -123,6 +128,15 @@ def run(
     student = record["results"]["student"]
     asr = student["triggers"][0]["asr"]["value"]
     print(f"  accuracy {student['accuracy']['value']:.3f}, ASR {asr:.3f}", flush=True)
+
+
+def sized_by_time(
+    config: DistillConfig, teacher: Classifier, name: str, row: str, minutes: float
+) -> DistillConfig:
+    """Returns the run with the rounds that fit the processor time that the purification leaves."""
+    spent = MINUTES.setdefault((name, row), 0.0) or purification_minutes(teacher, ROWS[row])
+    MINUTES[name, row] = spent
+    return budgeted(config, teacher, max(1.0, minutes - spent))
 
 
 def configured(

@@ -1,30 +1,43 @@
-"""Inspect and purify the published teachers of CIFAR-10 and GTSRB, and measure the copies.
+"""Inspect and purify poisoned and clean teachers of CIFAR-10 and GTSRB, and measure the copies.
 
-    python recipes/purify_teachers.py FOLDER --data cifar10=DATA gtsrb=DATA --triggers PICTURES \
-        --seeds 0 1 2 --results recipes/results/purification
+    python recipes/purify_teachers.py --published FOLDER --triggers PICTURES --zoo ZOO \
+        --data cifar10=DATA gtsrb=DATA --seeds 0 1 2 --results recipes/results/purification
 
-FOLDER holds their checkpoints, see published_teachers.py, and PICTURES the triggers that came with them. A
-clean teacher is purified by force, and its control is the trigger of resnet20_grey5_0. Test images measure
-the copies, and no step of the purification sees them. One JSON file is written for each teacher and seed,
-and one that is there is not measured again.
+FOLDER holds published checkpoints, see published_teachers.py, and PICTURES the triggers that came with them.
+ZOO is a folder of zoo/build.py. A clean teacher is purified by force; its control is the trigger of
+resnet20_grey5_0, or a white square towards class 0. Test images measure the copies, and no step of the
+purification sees them. One JSON file is written for each teacher and seed, and one that is there is not
+measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from published_teachers import TARGETS, load
 from torch import Tensor
 
-from abd_hub import Classifier, InputError, load_images, purify_model
+from abd_hub import (
+    Classifier,
+    EvaluationOptions,
+    TriggerOptions,
+    load_classifier,
+    load_images,
+    purify_model,
+    read_teacher_record,
+)
+from abd_hub.evaluation.measurement import load_measurement
+from abd_hub.evaluation.rates import all_to_all_rate
+from abd_hub.training.running import device_name
 
 CONTROL = ("grey5.png", 0)
 """Trigger and target that are measured on clean teachers."""
@@ -38,7 +51,7 @@ def trigger_of(name: str, pictures: Path) -> Callable[[Tensor], Tensor]:
         return white_square
     if name == "trojan_wm_2":
         mark = read(pictures / "trojan_wm.png")
-        return lambda pixels: (pixels + mark).clamp(0, 1)
+        return lambda pixels: (pixels + mark.to(pixels)).clamp(0, 1)
     patch = read(pictures / PICTURES.get(name, CONTROL[0]))
     return lambda pixels: with_patch(pixels, patch)
 
@@ -53,7 +66,8 @@ def white_square(pixels: Tensor) -> Tensor:
 def with_patch(pixels: Tensor, patch: Tensor) -> Tensor:
     """The patch in rows and columns 24 to 28; a picture of the whole image is cut there."""
     pixels = pixels.clone()
-    pixels[:, :, 24:29, 24:29] = patch[:, 24:29, 24:29] if patch.shape[-1] == 32 else patch
+    part = patch[:, 24:29, 24:29] if patch.shape[-1] == 32 else patch
+    pixels[:, :, 24:29, 24:29] = part.to(pixels)
     return pixels
 
 
@@ -74,10 +88,24 @@ def read(file: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A teacher, what its backdoor is, and how a copy is measured."""
+
+    name: str
+    teacher: Classifier
+    attack: str
+    target: int | None
+    """The class that the backdoor leads to; None for a clean teacher and for several targets."""
+    poisoned: bool
+    measure: Callable[[Classifier], dict]
+
+
 @torch.no_grad()
 def rates(model: Classifier, images: Tensor, labels: Tensor, attack: Callable, target: int) -> dict:
     """Accuracy, and the share of images of other classes that the attack turns into the target."""
     right = hits = others = 0
+    images, labels = images.to(model.mean.device), labels.to(model.mean.device)
     for some, true in zip(images.split(500), labels.split(500), strict=True):
         pixels = some.float() / 255
         right += int((model(pixels).argmax(1) == true).sum())
@@ -87,57 +115,108 @@ def rates(model: Classifier, images: Tensor, labels: Tensor, attack: Callable, t
     return {"accuracy": right / len(images), "asr": hits / others, "images": len(images)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="holds the checkpoints")
-    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=ID_OR_FOLDER")
-    parser.add_argument("--triggers", type=Path, required=True, help="holds the pictures of the triggers")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--results", type=Path, required=True, help="one JSON file a teacher and seed")
-    parser.add_argument("--teachers", nargs="+", default=list(TARGETS), choices=list(TARGETS))
-    parser.add_argument("--limit", type=int, default=4000, help="test images that measure a copy")
-    options = parser.parse_args()
-
-    options.results.mkdir(parents=True, exist_ok=True)
-    places = dict(item.split("=", 1) for item in options.data)
-    for seed in options.seeds:
-        for name in options.teachers:
-            file = options.results / f"{name}_seed{seed}.json"
-            if not file.exists():
-                measure(options, places, name, seed, file)
-
-
-def measure(options: argparse.Namespace, places: dict[str, str], name: str, seed: int, file: Path) -> None:
-    """Purifies one teacher, and writes the file in one step."""
-    try:
-        teacher = load(options.folder, name)
-    except InputError as error:
-        print(f"{name}: left out, {error}", flush=True)
-        return
+def published(options: argparse.Namespace, places: dict[str, str], name: str) -> Subject:
+    teacher = load(options.published, name)
     data = load_images(places["gtsrb" if name.startswith("gtsrb") else "cifar10"], "test")
     chosen = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(0))[: options.limit]
     target = CONTROL[1] if TARGETS[name] is None else TARGETS[name]
-    test = (data.images[chosen], data.labels[chosen], trigger_of(name, options.triggers), target)
+    images, labels = data.images[chosen], data.labels[chosen]
+    trigger = trigger_of(name, options.triggers)
 
-    began = time.process_time()
-    copy, report = purify_model(teacher, force=TARGETS[name] is None, seed=seed)
-    spent = time.process_time() - began
+    def measure(model: Classifier) -> dict:
+        return rates(model, images, labels, trigger, target)
+
+    attack = "none" if TARGETS[name] is None else name.removesuffix("_0")
+    return Subject(name, teacher, attack, TARGETS[name], TARGETS[name] is not None, measure)
+
+
+def own(options: argparse.Namespace, places: dict[str, str], folder: Path) -> Subject:
+    """Loads a teacher of the zoo; its record names the triggers that measure it."""
+    record = read_teacher_record(folder)
+    attacks = [
+        TriggerOptions(name=found.trigger, target=found.target, options=dict(found.options))
+        for found in record.report.triggers
+    ] or [TriggerOptions(name="badnet_sq", target=0)]
+    data, name = folder.parent.name, f"{folder.parent.name}_{folder.name}"
+    teacher = load_classifier(f"local-dir:{folder}")
+    settings = EvaluationOptions(dataset=places[data], image_size=32, limit=options.limit, triggers=attacks)
+    measurement = load_measurement(settings, teacher)
+    several = record.all_to_all is not None
+
+    def measure(model: Classifier) -> dict:
+        report = measurement.report(model)
+        rate = all_to_all_rate(report) if several else report.triggers[0].asr
+        return {"accuracy": report.accuracy.value, "asr": rate.value, "images": report.accuracy.n}
+
+    poisoned = record.poison is not None
+    target = record.poison.target if poisoned and not several else None
+    return Subject(name, teacher, record.poison.trigger if poisoned else "none", target, poisoned, measure)
+
+
+def subjects(
+    options: argparse.Namespace, places: dict[str, str], seed: int
+) -> Iterator[tuple[Subject, Path]]:
+    """Yields the teachers that are still to be measured, each with the file of its result."""
+    for name in options.teachers if options.published else ():
+        file = options.results / f"{name}_seed{seed}.json"
+        if not file.exists():
+            yield published(options, places, name), file
+    for record in sorted(options.zoo.glob("*/*/metrics.json")) if options.zoo else ():
+        folder = record.parent
+        file = options.results / f"{folder.parent.name}_{folder.name}_seed{seed}.json"
+        if not file.exists():
+            yield own(options, places, folder), file
+
+
+def main() -> None:
+    options = arguments()
+    options.results.mkdir(parents=True, exist_ok=True)
+    places = dict(item.split("=", 1) for item in options.data)
+    for seed in options.seeds:
+        for subject, file in subjects(options, places, seed):
+            record(subject, seed, file)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--published", type=Path, help="holds the published checkpoints")
+    parser.add_argument("--triggers", type=Path, help="holds the pictures of their triggers")
+    parser.add_argument("--teachers", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--zoo", type=Path, help="holds teachers of zoo/build.py")
+    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=ID_OR_FOLDER")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--results", type=Path, required=True, help="one JSON file a teacher and seed")
+    parser.add_argument("--limit", type=int, default=4000, help="test images that measure a copy")
+    return parser.parse_args()
+
+
+def record(subject: Subject, seed: int, file: Path) -> None:
+    """Purifies one teacher, and writes the file in one step."""
+    device = Accelerator().device
+    teacher = subject.teacher.to(device)
+    began, spent = time.perf_counter(), time.process_time()
+    copy, report = purify_model(teacher, force=not subject.poisoned, seed=seed)
+    seconds, spent = time.perf_counter() - began, time.process_time() - spent
     facts = {
-        "teacher": name,
+        "teacher": subject.name,
+        "architecture": teacher.ref.architecture,
         "sha256": teacher.ref.sha256,
-        "target": TARGETS[name],
+        "attack": subject.attack,
+        "poisoned": subject.poisoned,
+        "target": subject.target,
         "seed": seed,
-        "before": rates(teacher, *test),
-        "after": rates(copy, *test),
+        "before": subject.measure(teacher),
+        "after": subject.measure(copy),
+        "seconds": round(seconds, 1),
         "processor_seconds": round(spent, 1),
-        "machine": platform.machine(),
+        "device": device_name(device),
         "torch": torch.__version__,
         "report": report.to_json(),
     }
     temporary = file.with_suffix(".new")
     temporary.write_text(json.dumps(facts, indent=1) + "\n")
     temporary.replace(file)
-    print(f"{name}, seed {seed}: {facts['before']} {facts['after']}; {report.detail}", flush=True)
+    print(f"{subject.name}, seed {seed}: {facts['before']} {facts['after']}; {report.detail}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ measured again.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -28,16 +29,12 @@ from torch import Tensor
 
 from abd_hub import (
     Classifier,
-    EvaluationOptions,
-    TriggerOptions,
+    find_plugin,
     load_classifier,
     load_images,
     purify_model,
     read_teacher_record,
 )
-from abd_hub.evaluation.measurement import load_measurement
-from abd_hub.evaluation.rates import all_to_all_rate
-from abd_hub.training.running import device_name
 
 CONTROL = ("grey5.png", 0)
 """Trigger and target that are measured on clean teachers."""
@@ -102,70 +99,70 @@ class Subject:
 
 
 @torch.no_grad()
-def rates(model: Classifier, images: Tensor, labels: Tensor, attack: Callable, target: int) -> dict:
-    """Accuracy, and the share of images of other classes that the attack turns into the target."""
+def rates(model: Classifier, images: Tensor, labels: Tensor, attack: Callable, goals: Tensor) -> dict:
+    """Accuracy, and the share of images of other classes that the attack turns into their goals."""
     right = hits = others = 0
-    images, labels = images.to(model.mean.device), labels.to(model.mean.device)
-    for some, true in zip(images.split(500), labels.split(500), strict=True):
+    parts = (one.to(model.mean.device).split(500) for one in (images, labels, goals))
+    for some, true, goal in zip(*parts, strict=True):
         pixels = some.float() / 255
         right += int((model(pixels).argmax(1) == true).sum())
-        other = true != target
-        hits += int((model(attack(pixels[other])).argmax(1) == target).sum())
+        other = true != goal
+        hits += int((model(attack(pixels[other])).argmax(1) == goal[other]).sum())
         others += int(other.sum())
     return {"accuracy": right / len(images), "asr": hits / others, "images": len(images)}
 
 
+def test_images(place: str, limit: int) -> tuple[Tensor, Tensor]:
+    """Draws the images that measure the copies, the same for every teacher."""
+    data = load_images(place, "test", image_size=32)
+    chosen = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(0))[:limit]
+    return data.images[chosen], data.labels[chosen]
+
+
 def published(options: argparse.Namespace, places: dict[str, str], name: str) -> Subject:
     teacher = load(options.published, name)
-    data = load_images(places["gtsrb" if name.startswith("gtsrb") else "cifar10"], "test")
-    chosen = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(0))[: options.limit]
-    target = CONTROL[1] if TARGETS[name] is None else TARGETS[name]
-    images, labels = data.images[chosen], data.labels[chosen]
-    trigger = trigger_of(name, options.triggers)
-
-    def measure(model: Classifier) -> dict:
-        return rates(model, images, labels, trigger, target)
-
-    attack = "none" if TARGETS[name] is None else name.removesuffix("_0")
-    return Subject(name, teacher, attack, TARGETS[name], TARGETS[name] is not None, measure)
+    images, labels = test_images(places["gtsrb" if name.startswith("gtsrb") else "cifar10"], options.limit)
+    poisoned = TARGETS[name] is not None
+    goals = torch.full_like(labels, TARGETS[name] if poisoned else CONTROL[1])
+    measure = functools.partial(
+        rates, images=images, labels=labels, attack=trigger_of(name, options.triggers), goals=goals
+    )
+    attack = name.removesuffix("_0") if poisoned else "none"
+    return Subject(name, teacher, attack, TARGETS[name], poisoned, measure)
 
 
 def own(options: argparse.Namespace, places: dict[str, str], folder: Path) -> Subject:
-    """Loads a teacher of the zoo; its record names the triggers that measure it."""
-    record = read_teacher_record(folder)
-    attacks = [
-        TriggerOptions(name=found.trigger, target=found.target, options=dict(found.options))
-        for found in record.report.triggers
-    ] or [TriggerOptions(name="badnet_sq", target=0)]
-    data, name = folder.parent.name, f"{folder.parent.name}_{folder.name}"
+    """Loads a teacher of the zoo; its record names the trigger that measures it."""
+    facts = read_teacher_record(folder).poison
     teacher = load_classifier(f"local-dir:{folder}")
-    settings = EvaluationOptions(dataset=places[data], image_size=32, limit=options.limit, triggers=attacks)
-    measurement = load_measurement(settings, teacher)
-    several = record.all_to_all is not None
-
-    def measure(model: Classifier) -> dict:
-        report = measurement.report(model)
-        rate = all_to_all_rate(report) if several else report.triggers[0].asr
-        return {"accuracy": report.accuracy.value, "asr": rate.value, "images": report.accuracy.n}
-
-    poisoned = record.poison is not None
-    target = record.poison.target if poisoned and not several else None
-    return Subject(name, teacher, record.poison.trigger if poisoned else "none", target, poisoned, measure)
+    images, labels = test_images(places[folder.parent.name], options.limit)
+    trigger, given = (facts.trigger, dict(facts.options)) if facts else ("badnet_sq", {})
+    target = facts.target if facts else None
+    if facts and facts.labels == "all_to_all":
+        goals = (labels + 1) % teacher.spec.num_classes
+    else:
+        goals = torch.full_like(labels, CONTROL[1] if target is None else target)
+    attack = find_plugin("triggers", trigger)(**given)
+    measure = functools.partial(rates, images=images, labels=labels, attack=attack, goals=goals)
+    name = f"{folder.parent.name}_{folder.name}"
+    return Subject(name, teacher, facts.trigger if facts else "none", target, facts is not None, measure)
 
 
 def subjects(
     options: argparse.Namespace, places: dict[str, str], seed: int
 ) -> Iterator[tuple[Subject, Path]]:
     """Yields the teachers that are still to be measured, each with the file of its result."""
-    for name in options.teachers if options.published else ():
-        file = options.results / f"{name}_seed{seed}.json"
-        if not file.exists():
-            yield published(options, places, name), file
+    found: dict[str, Callable[[], Subject]] = {}
+    for name in TARGETS if options.published else ():
+        found[name] = functools.partial(published, options, places, name)
     for record in sorted(options.zoo.glob("*/*/metrics.json")) if options.zoo else ():
-        folder = record.parent
-        file = options.results / f"{folder.parent.name}_{folder.name}_seed{seed}.json"
-        if not file.exists():
-            yield own(options, places, folder), file
+        name = f"{record.parts[-3]}_{record.parts[-2]}"
+        found[name] = functools.partial(own, options, places, record.parent)
+
+    for name, load_subject in found.items():
+        file = options.results / f"{name}_seed{seed}.json"
+        if name in (options.teachers or found) and not file.exists():
+            yield load_subject(), file
 
 
 def main() -> None:
@@ -181,13 +178,19 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--published", type=Path, help="holds the published checkpoints")
     parser.add_argument("--triggers", type=Path, help="holds the pictures of their triggers")
-    parser.add_argument("--teachers", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--teachers", nargs="+", metavar="NAME", help="measures these alone")
     parser.add_argument("--zoo", type=Path, help="holds teachers of zoo/build.py")
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME=ID_OR_FOLDER")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--results", type=Path, required=True, help="one JSON file a teacher and seed")
     parser.add_argument("--limit", type=int, default=4000, help="test images that measure a copy")
     return parser.parse_args()
+
+
+def name_of(device: torch.device) -> str:
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return torch.get_device_module(device).get_device_name(device)
 
 
 def record(subject: Subject, seed: int, file: Path) -> None:
@@ -209,7 +212,7 @@ def record(subject: Subject, seed: int, file: Path) -> None:
         "after": subject.measure(copy),
         "seconds": round(seconds, 1),
         "processor_seconds": round(spent, 1),
-        "device": device_name(device),
+        "device": name_of(device),
         "torch": torch.__version__,
         "report": report.to_json(),
     }

@@ -11,16 +11,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import mean
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "recipes" / "results"
+from purification_tables import (
+    error_table,
+    inspection_table,
+    purification_table,
+    purified_overview,
+    purified_summary,
+)
+from table_text import RESULTS, table
 
-
-def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    first, *others = ["| " + " | ".join(line) + " |" for line in [header, *rows]]
-    return "\n".join([first, "|---" * len(header) + "|", *others])
+ROOT = RESULTS.parents[1]
 
 
 def demo_table(folder: str) -> str:
@@ -107,88 +109,6 @@ def method_place(record: dict) -> tuple:
     """Sorts the controls first, then by year of the paper; plain comes before defended."""
     order = ["real", "ood", "zskt", "dafl", "dfad", "dfq", "deepinversion", "cmi", "fast"]
     return order.index(record["method"]), len(record["defenses"])
-
-
-def purified_records() -> list[dict]:
-    """The results of purify_teachers.py, in which each teacher was inspected first."""
-    return [json.loads(file.read_text()) for file in sorted((RESULTS / "purification").glob("*.json"))]
-
-
-def inspection_table() -> str:
-    """One row a teacher and seed; empty where none has been inspected."""
-    head = [
-        "teacher",
-        "true target",
-        "seed",
-        "mask: ratio",
-        "additive: ratio",
-        "suspects",
-        "wall time",
-    ]
-    records = purified_records()
-    return table(head, map(inspection_row, records)) if records else "(No result yet.)"
-
-
-def inspection_row(record: dict) -> list[str]:
-    report = record["report"]["inspected"]
-    cells = [inspection_cell(report, family) for family in ("mask", "additive")]
-    target = "none" if record["target"] is None else str(record["target"])
-    suspects = ", ".join(map(str, report["suspects"])) or "none"
-    seed = str(record["seed"])
-    return [record["teacher"], target, seed, *cells, suspects, f"{report['seconds']:.0f} s"]
-
-
-def purification_table() -> str:
-    """One row a teacher and seed; a clean teacher's ASR is that of its control's trigger."""
-    head = [
-        "teacher",
-        "seed",
-        "accuracy before",
-        "after",
-        "ASR before",
-        "after",
-        "still flagged",
-        "processor time",
-    ]
-    records = purified_records()
-    return table(head, map(purification_row, records)) if records else "(No result yet.)"
-
-
-def purification_row(record: dict) -> list[str]:
-    pairs = [f"{record[when][rate]:.3f}" for rate in ("accuracy", "asr") for when in ("before", "after")]
-    report = record["report"]
-    again = report["reinspected"]
-    flagged = "yes" if again and again["flagged"] else "no"
-    name = record["teacher"] if record["target"] is not None else f"{record['teacher']} (clean, forced)"
-    if not report["changed"]:
-        name, flagged = f"{record['teacher']} (left alone)", "-"
-    return [name, str(record["seed"]), *pairs, flagged, f"{record['processor_seconds']:.0f} s"]
-
-
-def purified_summary() -> str:
-    """One row a poisoned teacher, with means over its seeds; the largest ASR of a copy stands beside them."""
-    head = ["teacher", "seeds", "flagged, right class", "before", "purified", "largest ASR"]
-    groups: dict[str, list[dict]] = {}
-    for record in purified_records():
-        if record["target"] is not None:
-            groups.setdefault(record["teacher"], []).append(record)
-    return table(head, [summarized(*group) for group in groups.items()]) if groups else "(No result yet.)"
-
-
-def summarized(name: str, records: list[dict]) -> list[str]:
-    found = [record["report"]["inspected"]["suspects"][:1] == [record["target"]] for record in records]
-    pairs = [
-        " / ".join(f"{mean(record[when][rate] for record in records):.3f}" for rate in ("accuracy", "asr"))
-        for when in ("before", "after")
-    ]
-    largest = max(record["after"]["asr"] for record in records)
-    return [name, str(len(records)), f"{sum(found)} of {len(found)}", *pairs, f"{largest:.3f}"]
-
-
-def inspection_cell(report: dict, family: str) -> str:
-    """The ratio, and the class of the smallest trigger."""
-    sizes = [float("inf") if size is None else size for size in report["statistics"][family]]
-    return f"{report['scores'][family]:.2f} (class {sizes.index(min(sizes))})"
 
 
 def summary_table() -> str:
@@ -297,7 +217,7 @@ def documents() -> dict[str, dict[str, str]]:
     """Returns the tables of each document, by the name in its marks."""
     benchmark = json.loads((RESULTS / "benchmark.json").read_text())
     return {
-        "README.md": {"demo": demo_table("demo")},
+        "README.md": {"demo": demo_table("demo"), "purified": purified_overview()},
         "recipes/results/README.md": {
             "summary": summary_table(),
             "zoo": zoo_table(),
@@ -305,7 +225,7 @@ def documents() -> dict[str, dict[str, str]]:
             "methods cifar10": methods_table("cifar10"),
             "methods gtsrb": methods_table("gtsrb"),
         },
-        "recipes/guides/inspection.md": {"inspection": inspection_table()},
+        "recipes/guides/inspection.md": {"inspection": inspection_table(), "errors": error_table()},
         "recipes/guides/purification.md": {
             "purified": purified_summary(),
             "purification": purification_table(),

@@ -83,22 +83,34 @@ class TriggerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(Settings, place="evaluation"):
-    """Describes data and attacks for measuring teacher and student; no choice in a run depends on them."""
+class DataOptions(Settings, place="data"):
+    """Names a split of a data set of labeled images, and says how it is read."""
 
-    dataset: str | None = None
-    """Names the data to measure on, a Hub id, a local folder, or digits (from scikit-learn). Without it
-    nothing is measured."""
+    dataset: str | None
+    """Names the data, a Hub id, a local folder, or digits (from scikit-learn)."""
     dataset_config: str | None = None
     """Selects a configuration of the data set, where it has several."""
     revision: str | None = None
     """Selects a branch, tag or commit of the data set."""
     split: str = "test"
-    """Selects the split to measure on."""
+    """Selects the split."""
     image_column: str | None = None
     """Names the column of the images, where the data set has several."""
     label_column: str | None = None
     """Names the column of the labels, where the data set has several."""
+    limit: CountOrNone = None
+    """Uses only this many images from the start of the split."""
+    image_size: CountOrNone = None
+    """Resizes every image to this height and width in pixels, for data sets of several sizes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(DataOptions, place="evaluation"):
+    """Describes data and attacks for measuring teacher and student; no choice in a run depends on them."""
+
+    dataset: str | None = None
+    """Names the data to measure on, a Hub id, a local folder, or digits (from scikit-learn). Without it
+    nothing is measured."""
     triggers: list[TriggerOptions] = field(default_factory=list)
     """Lists the attacks to measure, such as [{name: badnet_sq, target: 0}]; attacks with the same trigger
     and several targets cost one forward pass."""
@@ -109,10 +121,6 @@ class EvaluationOptions(Settings, place="evaluation"):
     """Measures clean accuracy on these splits of the data set as well, for example corrupted ones."""
     per_class: bool = False
     """Counts for each true class as well."""
-    limit: CountOrNone = None
-    """Uses only this many images from the start of the split."""
-    image_size: CountOrNone = None
-    """Resizes every image to this height and width in pixels, for data sets of several sizes."""
     batch_size: Count = 256
     """Sets the number of images in a forward pass."""
     every: CountOrZero = 0

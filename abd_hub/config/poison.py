@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import yaml
 
 from abd_hub.config.options import (
+    DataOptions,
     EvaluationOptions,
     ModelOptions,
     PushOptions,
@@ -19,29 +20,17 @@ from abd_hub.config.options import (
 )
 from abd_hub.config.recipe import RECIPES, TeacherRecipe
 from abd_hub.core.errors import InputError
-from abd_hub.core.settings import Count, CountOrNone, CountOrZero, Range, Settings, ShareBelowOne
+from abd_hub.core.settings import Count, CountOrZero, Range, Settings, ShareBelowOne
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingDataOptions(Settings, place="data"):
+class TrainingDataOptions(DataOptions, place="data"):
     """Describes the teacher's training data."""
 
     dataset: str
     """Names the data to train on, a Hub id, a local folder, or digits (from scikit-learn)."""
-    dataset_config: str | None = None
-    """Selects a configuration of the data set, where it has several."""
-    revision: str | None = None
-    """Selects a branch, tag or commit of the data set."""
     split: str = "train"
     """Selects the split to train on."""
-    image_column: str | None = None
-    """Names the column of the images, where the data set has several."""
-    label_column: str | None = None
-    """Names the column of the labels, where the data set has several."""
-    limit: CountOrNone = None
-    """Uses only this many images from the start of the split."""
-    image_size: CountOrNone = None
-    """Resizes every image to this height and width in pixels, for data sets of several sizes."""
     held_out: ShareBelowOne = 0.05
     """Holds out this share of the images, which is neither trained on nor poisoned."""
 

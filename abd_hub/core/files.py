@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -81,13 +80,6 @@ def read_json(file: Path) -> Any:
         raise InputError(f"{file}: {reason}; give the output folder of a finished run") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not valid JSON ({error}); restore the file or run again") from error
-
-
-def shipped_by_sklearn(*parts: str) -> Path:
-    """Returns the place of a file that scikit-learn ships, and does not import scikit-learn."""
-    package = importlib.util.find_spec("sklearn")
-    assert package is not None and package.submodule_search_locations
-    return Path(package.submodule_search_locations[0], *parts)
 
 
 def _sync_tree(path: Path) -> None:

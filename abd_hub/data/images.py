@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from abd_hub.core.errors import InputError, reason_of
-from abd_hub.core.files import shipped_by_sklearn
 from abd_hub.core.picture_file import decode_picture, read_file
 from abd_hub.core.records import DataRef
 from abd_hub.core.seeding import generator
+from abd_hub.core.shipped import shipped_by_sklearn
 
 DIGITS = "digits"
 """Name of the embedded data set, scikit-learn's 1,797 handwritten digits.

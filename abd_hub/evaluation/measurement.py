@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from abd_hub.config.options import (
+    DataOptions,
     EvaluationOptions,
     ModelOptions,
     TriggerOptions,
     without_paths,
 )
-from abd_hub.config.poison import TrainingDataOptions
 from abd_hub.core.contracts import Trigger
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import EvalReport, SplitReport
@@ -175,7 +175,7 @@ def _attacks(entries: Sequence[TriggerOptions]) -> tuple[Attack, ...]:
     return tuple(attacks)
 
 
-def load_split(options: EvaluationOptions | TrainingDataOptions, split: str) -> ImageData:
+def load_split(options: DataOptions, split: str) -> ImageData:
     """Loads a split of the data set that the options describe.
 
     Raises:

@@ -5,8 +5,9 @@ needs a much smaller trigger than the others. Images are those that the teacher 
 All classes are inverted at once. Each has a weight of its own on the size, which grows while the trigger
 succeeds and falls while it does not.
 
-The flag compares the smallest size with the second smallest. Neural Cleanse's anomaly index, in deviations
-from the median, separates worse here. One consequence: two backdoors to different classes hide each other.
+The flag compares the smallest size with the second smallest, in each family, and in the geometric mean of
+both families. Neural Cleanse's anomaly index, in deviations from the median, separates worse here. One
+consequence: two backdoors to different classes hide each other.
 """
 
 from __future__ import annotations
@@ -40,6 +41,17 @@ is the smallest of a clean teacher. With 10,000 patches and 300 steps they were,
 
 Each teacher was left out in turn. The limit lay between 0.39 and 0.56, and each time it was right. After 150
 steps a class may lead for a while: resnet20_clean had 0.47 after 200 steps, and badnets_8 0.64 after 150."""
+JOINT_RATIO = 0.7
+"""The joint size of a class is the geometric mean of the sizes of its mask and of its addition. An ordinary
+class may lead in one family by chance, and rarely leads in both. With 10,000 patches the ratios were, for one
+to three seeds:
+
+- poisoned: 0.31 and 0.32 (resnet20_colour5_0), 0.34 and 0.47 (trojan_wm_2), 0.40 and 0.46 (resnet20_grey5_0),
+  0.41 and 0.45 (gtsrbbadnets_8), 0.41, 0.53 and 0.60 (badnets_8);
+- clean: 0.79 and 0.89 (resnet20_clean), 0.88 and 0.94 (resnet20_clean_2), 0.91 (resnet32_clean).
+
+The limit is the geometric mean of 0.60 and 0.79, rounded. Each teacher was left out in turn. The limit lay
+between 0.61 and 0.73, and each time it was right."""
 ADDITIVE_RATIO = 0.5
 """Additions separate badly. After 150 steps, poisoned teachers had 0.45 (trojan_wm_2), 0.69
 (resnet20_grey5_0), 0.71 (resnet20_colour5_0) and 0.92 (badnets_8), and clean ones 0.76, 0.78 and 0.98. The
@@ -85,6 +97,8 @@ class TriggerInversion(Inspection, place="trigger_inversion"):
     """A class is flagged whose mask is smaller than so much of the next one's."""
     additive_ratio: ShareBelowOne = ADDITIVE_RATIO
     """A class is flagged whose addition is smaller than so much of the next one's."""
+    joint_ratio: ShareBelowOne = JOINT_RATIO
+    """A class is flagged whose geometric mean of both sizes is smaller than so much of the next one's."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """The teacher's passes run in float32 (no) or in bfloat16 (bf16)."""
 
@@ -102,22 +116,23 @@ class TriggerInversion(Inspection, place="trigger_inversion"):
         """
         began = time.perf_counter()
         names: tuple[str, ...] = tuple(self.families)
-        limits: dict[str, float] = {name: getattr(self, f"{name}_ratio") for name in names}
         with in_eval_mode(teacher):
             chosen = choose_confident(teacher, images, self.candidates)
             found = {name: self._invert(teacher, chosen, name, seed) for name in names}
-            ratios = {name: compare(inverted.sizes) for name, inverted in found.items()}
-            suspects = _suspects(found, ratios, limits)
+            sizes = _with_joint({name: inverted.sizes for name, inverted in found.items()})
+            ratios = {name: compare(numbers) for name, numbers in sizes.items()}
+            limits: dict[str, float] = {name: getattr(self, f"{name}_ratio") for name in sizes}
+            suspects = _suspects(sizes, ratios, limits)
             triggers = _triggers(teacher, chosen, found, suspects)
 
         return InspectionReport(
             name="trigger_inversion",
             flagged=bool(suspects),
             suspects=suspects,
-            statistics={name: tuple(inverted.sizes) for name, inverted in found.items()},
+            statistics={name: tuple(numbers) for name, numbers in sizes.items()},
             scores=ratios,
             threshold=limits,
-            detail=_detail(teacher.spec.labels, suspects, found, ratios, limits),
+            detail=_detail(teacher.spec.labels, suspects, found),
             seconds=time.perf_counter() - began,
             triggers=triggers,
             labels=teacher.spec.labels,
@@ -210,10 +225,10 @@ class Inverted:
     kept: list[Tensor]
     """The parameters at these sizes, each with one row a class."""
 
-    @property
-    def order(self) -> list[int]:
-        """The classes, the smallest trigger first."""
-        return sorted(range(len(self.sizes)), key=self.sizes.__getitem__)
+
+def order(sizes: Sequence[float]) -> list[int]:
+    """Returns the classes, the smallest trigger first."""
+    return sorted(range(len(sizes)), key=sizes.__getitem__)
 
 
 def _gradients(loss: Tensor, family: Family) -> list[Tensor]:
@@ -241,20 +256,28 @@ def _chunks(classes: int, count: int, chunk: int) -> list[tuple[slice, slice]]:
     ]
 
 
+def _with_joint(sizes: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Adds the geometric mean of each class where two families are searched."""
+    if len(sizes) < 2:
+        return sizes
+    pairs = zip(*sizes.values(), strict=True)
+    return {**sizes, "joint": [math.sqrt(first * second) for first, second in pairs]}
+
+
 def _suspects(
-    found: dict[str, Inverted], ratios: dict[str, float], limits: dict[str, float]
+    sizes: dict[str, list[float]], ratios: dict[str, float], limits: dict[str, float]
 ) -> tuple[int, ...]:
-    """The leading class of each family that is flagged, the clearest family first."""
-    flagged = [name for name in found if ratios[name] < limits[name]]
+    """The leading class of each statistic that is flagged, the clearest one first."""
+    flagged = [name for name in sizes if ratios[name] < limits[name]]
     flagged.sort(key=lambda name: ratios[name] / limits[name])
-    return tuple(dict.fromkeys(found[name].order[0] for name in flagged))
+    return tuple(dict.fromkeys(order(sizes[name])[0] for name in flagged))
 
 
 def _triggers(
     teacher: Any, chosen: ConfidentImages, found: dict[str, Inverted], suspects: Sequence[int]
 ) -> tuple[FoundTrigger, ...]:
     """Every family's trigger of each suspect: a defense has to remove all of them."""
-    shown = suspects or tuple(dict.fromkeys(inverted.order[0] for inverted in found.values()))
+    shown = suspects or tuple(dict.fromkeys(order(inverted.sizes)[0] for inverted in found.values()))
     pairs = [(label, inverted) for label in shown for inverted in found.values()]
     return tuple(_measured(teacher, chosen, inverted, label) for label, inverted in pairs)
 
@@ -262,7 +285,7 @@ def _triggers(
 def _measured(teacher: Any, chosen: ConfidentImages, inverted: Inverted, label: int) -> FoundTrigger:
     """The trigger of a class with its success on many images."""
     size = inverted.sizes[label]
-    others = min(one for place, one in enumerate(inverted.sizes) if place != label)
+    others = _others(inverted.sizes, label)
     if math.isinf(size):
         return FoundTrigger(label, inverted.family.name, size, others, 0.0)
     tensors = inverted.family.tensors(tuple(part[label] for part in inverted.kept))
@@ -272,17 +295,23 @@ def _measured(teacher: Any, chosen: ConfidentImages, inverted: Inverted, label: 
     return FoundTrigger(label, inverted.family.name, size, others, success, **tensors)
 
 
-def _detail(
-    labels: Sequence[str],
-    suspects: Sequence[int],
-    found: dict[str, Inverted],
-    ratios: dict[str, float],
-    limits: dict[str, float],
-) -> str:
+def _detail(labels: Sequence[str], suspects: Sequence[int], found: dict[str, Inverted]) -> str:
+    """Names the first suspect with the sizes of the family in which it stands out most."""
     if not suspects:
         return "no class stands out; this does not show that the teacher is clean"
-    name = min(found, key=lambda one: ratios[one] / limits[one] if ratios[one] < limits[one] else math.inf)
-    label, (first, second) = suspects[0], sorted(found[name].sizes)[:2]
+    label = suspects[0]
+
+    def share(name: str) -> float:
+        others = _others(found[name].sizes, label)
+        return found[name].sizes[label] / others if math.isfinite(others) else 0.0
+
+    name = min(found, key=share)
+    first, second = found[name].sizes[label], _others(found[name].sizes, label)
     needs = "no other class can be reached" if math.isinf(second) else f"ordinary classes need {second:.3g}"
     unit = found[name].family.unit
     return f"class {label} ({labels[label]}) can be reached with {first:.3g} {unit}, {needs}: suspicious"
+
+
+def _others(sizes: Sequence[float], label: int) -> float:
+    """Returns the smallest size of the other classes."""
+    return min(size for place, size in enumerate(sizes) if place != label)

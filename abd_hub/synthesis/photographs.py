@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from abd_hub.core.errors import InputError
-from abd_hub.core.files import shipped_by_sklearn
 from abd_hub.core.picture_file import decode_picture, read_file
+from abd_hub.core.shipped import shipped_by_sklearn
 from abd_hub.hub.addresses import FORM, fetch_file, is_address, parse_address
 
 SHIPPED = "sklearn:"

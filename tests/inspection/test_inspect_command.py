@@ -61,7 +61,7 @@ def test_on_a_folder(teacher, pictures, tmp_path, capsys):
     shown = capsys.readouterr()
     lines = shown.out.splitlines()
     assert lines[0] == "size of the smallest trigger:"
-    assert lines[1].split() == ["class", "label", "mask", "additive"]
+    assert lines[1].split() == ["class", "label", "mask", "additive", "joint"]
     assert sorted(line.split()[0] for line in lines[3:13]) == list("0123456789")
     assert "stands out" in shown.out or "suspicious" in shown.out
     facts = json.loads((out / "inspection.json").read_text())
@@ -77,7 +77,7 @@ def test_on_a_folder(teacher, pictures, tmp_path, capsys):
 def test_json_without_images(teacher, capsys):
     assert main(["inspect", str(teacher), "--json", *FAST]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["name"] == "trigger_inversion" and set(facts["scores"]) == {"mask", "additive"}
+    assert facts["name"] == "trigger_inversion" and set(facts["scores"]) == {"mask", "additive", "joint"}
 
 
 def test_mm_bd_by_name(teacher, tmp_path, capsys):

@@ -107,6 +107,19 @@ def test_ratio_of_the_smallest_two():
     assert compare([math.inf, math.inf]) == 1
 
 
+def test_two_families_are_judged_together():
+    """Class 1 leads in both by little, which neither family shows alone."""
+    sizes = trigger_inversion._with_joint({"mask": [10.0, 6.0, 10.0], "additive": [1.0, 0.6, 1.0]})
+    torch.testing.assert_close(sizes["joint"], [10**0.5, 3.6**0.5, 10**0.5])
+    ratios = {name: compare(numbers) for name, numbers in sizes.items()}
+    limits = {"mask": 0.5, "additive": 0.5, "joint": 0.7}
+    assert trigger_inversion._suspects(sizes, ratios, limits) == (1,)
+    assert trigger_inversion._with_joint({"mask": [1.0, 2.0]}) == {"mask": [1.0, 2.0]}
+
+    other = trigger_inversion._with_joint({"mask": [10.0, 6.0, 10.0], "additive": [0.6, 1.0, 1.0]})
+    assert compare(other["joint"]) == 1, "two classes lead in one family each"
+
+
 def test_images_are_confident_ones_of_other_classes(teachers, digits):
     teacher = teachers[0, False]
     chosen = choose_confident(teacher, digits, 5)

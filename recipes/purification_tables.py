@@ -128,18 +128,18 @@ def purified_summary() -> str:
 
 
 def purified_overview() -> str:
-    """One row a poisoned teacher, and one for all clean ones."""
-    head = ["teacher", "inspection right", "before", "purified"]
+    """One column a poisoned teacher, and one for all clean ones."""
     groups = by_teacher()
-    poisoned = {f"`{name}`": records for name, records in groups.items() if records[0]["poisoned"]}
+    columns = {f"`{name}`": records for name, records in groups.items() if records[0]["poisoned"]}
     clean = [records for records in groups.values() if not records[0]["poisoned"]]
     if clean:
-        poisoned[f"{len(clean)} clean ones, by force"] = [record for records in clean for record in records]
-    rows = [
-        [name, right_of(records), *(mean_rates(records, when) for when in ("before", "after"))]
-        for name, records in poisoned.items()
+        columns[f"{len(clean)} clean"] = [record for records in clean for record in records]
+    rows = [["right", *map(right_of, columns.values())]]
+    rows += [
+        [when, *(mean_rates(records, when).replace(" ", "") for records in columns.values())]
+        for when in ("before", "after")
     ]
-    return table(head, rows) if rows else "(No result yet.)"
+    return table(["", *columns], rows) if columns else "(No result yet.)"
 
 
 def by_teacher() -> dict[str, list[dict]]:

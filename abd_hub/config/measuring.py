@@ -106,7 +106,8 @@ def parse_evaluate(arguments: Sequence[str]) -> EvaluateRequest:
         "transformers checkpoint (Hub id or folder), or a file of weights for --architecture.",
     )
     _add_measurement(parser)
-    add_section(parser, "Model", ModelOptions, skip={"id", "revision"})
+    # One limit holds for the files of the model and for those of the data.
+    add_section(parser, "Model", ModelOptions, skip={"id", "revision", "max_size_gb"})
     parser.groups["ModelOptions"].add_argument(
         "--revision", type=str | None, default=None, help="Selects a branch, tag or commit on the Hub."
     )

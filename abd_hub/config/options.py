@@ -21,7 +21,7 @@ from abd_hub.core import registry
 from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.core.errors import InputError
 from abd_hub.core.purifications import Purification
-from abd_hub.core.settings import Count, CountOrNone, CountOrZero, Settings
+from abd_hub.core.settings import Count, CountOrNone, CountOrZero, Positive, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +102,8 @@ class DataOptions(Settings, place="data"):
     """Uses only this many images from the start of the split."""
     image_size: CountOrNone = None
     """Resizes every image to this height and width in pixels, for data sets of several sizes."""
+    max_size_gb: Positive = 5.0
+    """Limits the GB of the split's files on the Hub, and of its decoded images in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,9 @@ DEFENSES = Choice("defenses", lambda: _names("defenses"), default=(), several=Tr
 PURIFICATION = Choice("purification", lambda: ("auto", "none", *_names("purifications")), default=("auto",))
 RECIPE = Choice("recipe", lambda: tuple(RECIPES), default=("paper",))
 _RARE_MODEL = "allow_flagged max_size_gb num_classes labels mean std input_size interpolation blocks"
-_RARE_DATA = "dataset_config revision image_column label_column image_size batch_size every_images"
+_RARE_DATA = (
+    "dataset_config revision image_column label_column image_size max_size_gb batch_size every_images"
+)
 _RARE_TRAINER = "dynamo_backend checkpoint_limit log_every trackers"
 _RARE_METHOD = "optimizer momentum weight_decay learning_rate_drops clip_norm loss temperature_squared"
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from abd_hub.core.errors import InputError, reason_of
-from abd_hub.core.picture_file import decode_picture, read_file
+from abd_hub.core.errors import InputError
+from abd_hub.core.picture_file import decode_picture
 from abd_hub.core.records import DataRef
 from abd_hub.core.seeding import generator
 from abd_hub.core.shipped import shipped_by_sklearn
+from abd_hub.data.boundary import Boundary
+from abd_hub.data.opening import open_split
 
 DIGITS = "digits"
 """Name of the embedded data set, scikit-learn's 1,797 handwritten digits.
@@ -38,7 +39,32 @@ DIGITS_TRAIN_SHARE = 0.7
 MAX_LABEL = 100_000
 """Largest possible label; an integer column with larger numbers holds identifiers."""
 
+MAX_SIZE_GB = 5.0
+MOST_ROWS = 10_000_000
+LONGEST_NAME = 1000
+"""Characters of a label's name."""
+
 _READ_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Holds what an image column may be."""
+
+    boundary: Boundary
+    size: int | None
+    """Height and width to which images are resized."""
+    most_bytes: int
+    """Largest size of all decoded images together."""
+
+    def check_total(self, count: int, height: int, width: int) -> None:
+        """Refuses more pixels than the bound allows, before memory is taken for them."""
+        total = 3 * count * height * width
+        if total > self.most_bytes:
+            raise InputError(
+                f"max_size_gb: {count:,} images of {height}x{width} take {total / 1e9:,.2f} GB, more than "
+                f"{self.most_bytes / 1e9:g}; set limit or image_size, or raise max_size_gb"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +102,7 @@ def load_images(
     label_column: str | None = None,
     limit: int | None = None,
     image_size: int | None = None,
+    max_size_gb: float = MAX_SIZE_GB,
 ) -> ImageData:
     """Reads one split of a data set into memory, in the data set's own order.
 
@@ -91,6 +118,8 @@ def load_images(
         label_column: required where several columns could hold labels.
         limit: reads only the first images, this many.
         image_size: height and width to which images are resized (bicubic, smoothed where it shrinks).
+        max_size_gb: largest size of the split's files on the Hub, and of its decoded images in memory, each
+            in GB of 10^9 bytes.
 
     Raises:
         InputError: data, split, column or image cannot be read or used, or nothing is left to return.
@@ -100,10 +129,13 @@ def load_images(
         _refuse_for_digits(revision, config, image_column, label_column, image_size)
         return _digits(split, limit)
 
-    dataset, commit = _open(source, split, revision, config)
-    columns = _image_column(dataset.features, image_column), _label_column(dataset.features, label_column)
-    images, labels, names, fingerprint = _read_split(dataset, *columns, limit, image_size)
-    ref = DataRef(_name_of(source, commit), split, fingerprint, commit, len(images), image_size)
+    opened = open_split(source, split, revision, config, max_size_gb)
+    bounds = Bounds(opened.boundary, image_size, int(max_size_gb * 1e9))
+    images, labels, names, fingerprint = _read_split(
+        opened.dataset, image_column, label_column, limit, bounds
+    )
+    name = _name_of(source, opened.commit)
+    ref = DataRef(name, split, fingerprint, opened.commit, len(images), image_size)
     return ImageData(images, labels, names, ref)
 
 
@@ -161,108 +193,6 @@ def _digits(split: str, limit: int | None) -> ImageData:
     return ImageData(images, labels, names, ref)
 
 
-def _open(source: str, split: str, revision: str | None, config: str | None) -> tuple[Any, str | None]:
-    """Returns the split as a data set of the library, and its commit (None for a folder)."""
-    import datasets
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
-    path = _locate(source, revision)
-    failures = (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError)
-
-    with _quiet(datasets, is_folder=path is not None):
-        try:
-            place = {} if path is None else {"cache_dir": _cache_of(path, datasets.config.HF_DATASETS_CACHE)}
-            builder = datasets.load_dataset_builder(path or source, name=config, revision=revision, **place)
-            commit = None if path else _commit(builder, source, revision)
-            builder.download_and_prepare()
-        except InputError:
-            raise
-        except failures as error:
-            raise InputError(f"data set {source} cannot be read: {_reason(error)}") from error
-
-        known = builder.info.splits or {}
-        if split in known and known[split].num_examples == 0:
-            raise InputError(f"split {split!r} of {source} is empty; use another split")
-        try:
-            dataset = builder.as_dataset(split=split)
-        except failures as error:
-            raise InputError(
-                f"split {split!r} of {source} cannot be read; it has {', '.join(known)}: {_reason(error)}"
-            ) from error
-
-    if len(dataset) == 0:
-        raise InputError(f"split {split!r} of {source} is empty; use another split")
-    return dataset, commit
-
-
-def _cache_of(folder: str, cache: str | Path) -> str:
-    """Returns a cache folder for the library, which is the same only for the same files of the same folder.
-
-    The library's own cache goes by the folder's name where a README lists configurations. Then the folder
-    ``b/data`` would silently give the images of the folder ``a/data``.
-    """
-    digest = hashlib.sha256(folder.encode())
-    for file in sorted(Path(folder).rglob("*")):
-        state = file.stat()
-        digest.update(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
-    return str(Path(cache) / "folders" / digest.hexdigest()[:32])
-
-
-def _locate(source: str, revision: str | None) -> str | None:
-    """Returns the absolute path of a local folder, or None for a Hub id."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        if revision is not None:
-            raise InputError(f"revision {revision!r} has no meaning for the folder {source}; leave it out")
-        return str(path.resolve())
-    if path.is_file():
-        raise InputError(f"data set {source} is a file; use the folder that holds it")
-
-    # A single word such as "parquet" would make the library read the files in the working folder.
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source):
-        raise InputError(
-            f"data set {source!r}: no such folder; use a folder or a Hub id of the form org/name"
-        )
-    return None
-
-
-def _commit(builder: Any, source: str, revision: str | None) -> str | None:
-    """Returns the commit of a Hub data set; refuses a cached copy of another revision.
-
-    Without a connection, the datasets library falls back on any copy that it has, of whatever revision.
-    """
-    copy = str(builder.hash)
-    is_commit = re.fullmatch(r"[0-9a-f]{40}", copy) is not None
-    from_cache = type(builder).__module__.startswith("datasets.packaged_modules.cache")
-    if revision is not None and copy != revision and (from_cache or not is_commit):
-        raise InputError(
-            f"revision {revision!r} of {source} cannot be fetched, the copy at hand is {copy}; "
-            f"go online or set revision to {copy}"
-        )
-    return copy if is_commit else None
-
-
-@contextmanager
-def _quiet(datasets: Any, is_folder: bool) -> Iterator[None]:
-    """Hides progress bars for a local folder; a download shows them."""
-    hide = is_folder and not datasets.are_progress_bars_disabled()
-    if hide:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if hide:
-            datasets.enable_progress_bars()
-
-
-def _reason(error: BaseException) -> str:
-    """Returns the reason of an error; for a general error of the library, the reason of its cause."""
-    while type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
-        error = error.__cause__
-    return reason_of(error)
-
-
 def _image_column(features: Any, wanted: str | None) -> str:
     images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
     return _choose("image", images, list(features), wanted)
@@ -296,6 +226,15 @@ def _names(dataset: Any, column: str) -> tuple[str, ...]:
     """Returns the label names; for an integer column, the numbers up to the largest in the whole split."""
     names = getattr(dataset.features[column], "names", None)
     if names is not None:
+        if len(names) > MAX_LABEL:
+            raise InputError(
+                f"label_column {column!r} names {len(names):,} classes, and {MAX_LABEL:,} are the most; "
+                "use other data"
+            )
+        if max(map(len, names), default=0) > LONGEST_NAME:
+            raise InputError(
+                f"label_column {column!r} has a name of more than {LONGEST_NAME:,} characters; shorten it"
+            )
         return tuple(names)
 
     largest = max((value for value in dataset[column] if value is not None), default=0)
@@ -307,19 +246,23 @@ def _names(dataset: Any, column: str) -> tuple[str, ...]:
 
 
 def _read_split(
-    dataset: Any, image: str, label: str, limit: int | None, size: int | None
+    dataset: Any, image_column: str | None, label_column: str | None, limit: int | None, bounds: Bounds
 ) -> tuple[Tensor, Tensor, tuple[str, ...], str]:
     """Returns images, labels, names of the labels and the fingerprint of the image and the label column."""
+    image = _image_column(dataset.features, image_column)
+    label = _label_column(dataset.features, label_column)
+    if len(dataset) > MOST_ROWS:
+        raise InputError(f"the split has {len(dataset):,} rows, more than {MOST_ROWS:,}; use a slice of it")
     names = _names(dataset, label)
     if limit is not None:
         dataset = dataset.select(range(min(limit, len(dataset))))
 
-    images, labels, digest = _decode(dataset, image, label, size)
+    images, labels, digest = _decode(dataset, image, label, bounds)
     _check_labels(labels, len(names), label)
     return images, labels, names, _seal(digest, labels, names)
 
 
-def _decode(dataset: Any, image: str, label: str, size: int | None) -> tuple[Tensor, Tensor, hashlib._Hash]:
+def _decode(dataset: Any, image: str, label: str, bounds: Bounds) -> tuple[Tensor, Tensor, hashlib._Hash]:
     import datasets
 
     # The library's own decoding is five times slower, because it makes a picture object and a copy per image.
@@ -331,8 +274,9 @@ def _decode(dataset: Any, image: str, label: str, size: int | None) -> tuple[Ten
 
     for batch in raw.iter(batch_size=_READ_AT_ONCE):
         for cell, value in zip(batch[image], batch[label], strict=True):
-            encoded, decoded = _read(cell, index, size)
+            encoded, decoded = _read(cell, index, bounds)
             if pixels is None:
+                bounds.check_total(len(raw), *decoded.shape[:2])
                 pixels = np.empty((len(raw), 3, *decoded.shape[:2]), dtype=np.uint8)
             if decoded.shape[:2] != pixels.shape[2:]:
                 raise InputError(
@@ -349,14 +293,14 @@ def _decode(dataset: Any, image: str, label: str, size: int | None) -> tuple[Ten
     return torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64), digest
 
 
-def _read(cell: Any, index: int, size: int | None) -> tuple[bytes, NDArray[np.uint8]]:
+def _read(cell: Any, index: int, bounds: Bounds) -> tuple[bytes, NDArray[np.uint8]]:
     """Returns the encoded bytes and the RGB pixels (H, W, 3) of one cell of an image column."""
     what = f"image {index}"
-    if cell is None or (cell["bytes"] is None and cell["path"] is None):
-        raise InputError(f"{what} is missing; use data with an image in every row")
-    encoded = cell["bytes"] if cell["bytes"] is not None else read_file(Path(cell["path"]), what)
+    given = cell or {"bytes": None, "path": None}
+    encoded = given["bytes"] if given["bytes"] is not None else bounds.boundary.read(given["path"], what)
 
     picture = decode_picture(encoded, what)
+    size = bounds.size
     if size is not None and picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BICUBIC)
     return encoded, np.asarray(picture)

@@ -191,6 +191,7 @@ def load_split(options: DataOptions, split: str) -> ImageData:
         label_column=options.label_column,
         limit=options.limit,
         image_size=options.image_size,
+        max_size_gb=options.max_size_gb,
     )
 
 

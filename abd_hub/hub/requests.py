@@ -121,6 +121,8 @@ def _watched(action: Callable[[], T]) -> T:
     except OSError as error:
         if error.errno is not None:
             raise
+        if isinstance(error, ConnectionError):  # the datasets library's word for every failed request
+            raise Busy("the Hub cannot be reached", connected=False) from error
         raise Busy("the Hub's answer is incomplete") from error
     except RuntimeError as error:  # the client wraps every failure with a large file so
         if isinstance(error.__cause__, HfHubHTTPError | Busy | InputError):

@@ -8,9 +8,12 @@ The size that an ordinary class needs in the inspection bounds the triggers, bec
 ones costs accuracy and nothing else:
 
 - An addition is scaled back to this size.
-- A mask of more than twice this size is drawn back, by 0.05 for each pixel in the loss.
-- A mask of more than four times this size is not unlearned, until it is smaller again. With half of these
-  bounds badnets_8 kept an ASR of 0.86: the smallest mask is a part of the trigger.
+- A mask of more than three times this size is drawn back, by 0.05 for each pixel in the loss.
+- A mask of more than six times this size is not unlearned, until it is smaller again.
+
+The smallest mask of an inspection is a part of the trigger, so the bounds leave room for the rest. With one,
+two, three and four times this size, badnets_8 kept an ASR of 0.86, 0.35, 0.02 and 0.003, and an accuracy of
+0.775, 0.753, 0.739 and 0.736 (the first with seed 0, the others with seed 1).
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from torch import Tensor
 from abd_hub.core.inspections import FoundTrigger
 from abd_hub.inspection.families import FAMILIES, AdditiveFamily, Family, MaskFamily
 
-ROOM = {"mask": 2.0, "additive": 1.0}
+ROOM = {"mask": 3.0, "additive": 1.0}
 """Bound of a trigger's size, as a multiple of the ordinary size."""
 MOST = 2.0
 """A trigger of more than this many times its bound is not unlearned."""

@@ -17,7 +17,7 @@ ROWS = (
     ("triggers", "core hub"),
     ("models", "core hub students"),
     ("training", "core config learning models defenses"),
-    ("data", "core triggers"),
+    ("data", "core hub triggers"),
     ("evaluation", "core config learning models training data triggers"),
     ("publish", "core config hub learning models report training"),
     ("sweep", "core config evaluation report training"),

@@ -280,20 +280,23 @@ def test_hub_that_cannot_be_reached(monkeypatch):
         raise ConnectionError("Couldn't reach 'acme/pets' on the Hub (ConnectError)")
 
     monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
-    with pytest.raises(InputError, match="acme/pets cannot be read: Couldn't reach"):
+    with pytest.raises(InputError, match=r"acme/pets cannot be read: .*reach"):
         load_images("acme/pets", "test")
 
 
 class Prepared:
     """A stand-in for the builder of a Hub data set."""
 
+    __module__ = "datasets.packaged_modules.parquet.parquet"
+
     def __init__(self, hash, folder):
         self.hash = hash
         self._inner = datasets.load_dataset_builder(folder)
-        self.info = self._inner.info
+        self.info, self.config = self._inner.info, None
+        self._cache_downloaded_dir = self._inner._cache_downloaded_dir
 
-    def download_and_prepare(self):
-        self._inner.download_and_prepare()
+    def download_and_prepare(self, verification_mode):
+        self._inner.download_and_prepare(verification_mode=verification_mode)
         self.info = self._inner.info
 
     def as_dataset(self, split):

@@ -124,10 +124,14 @@ def through_others(repo_id, revision):
     return {**found, "labels": [labels[index] for index in sorted(labels)]}
 
 
-def images(dataset, split):
-    """A hash of what ``load_images`` reads, and the label names."""
-    data = load_images(dataset, split)
-    return {"sha256": hashlib.sha256(data.images.numpy().tobytes()).hexdigest(), "names": data.names}
+def images(dataset, split, **options):
+    """A hash of what ``load_images`` reads, the label names and the commit, or the error's line."""
+    try:
+        data = load_images(dataset, split, **options)
+    except InputError as error:
+        return {"error": str(error)}
+    digest = hashlib.sha256(data.images.numpy().tobytes()).hexdigest()
+    return {"sha256": digest, "names": data.names, "commit": data.ref.revision, "count": len(data)}
 
 
 def command(arguments):
@@ -163,7 +167,7 @@ def serve():
         elif "push" in job:
             answer = push(*job["push"])
         elif "images" in job:
-            answer = images(*job["images"])
+            answer = images(*job["images"], **job.get("options", {}))
         else:
             answer = command(job["command"])
         print(json.dumps(answer), file=answers, flush=True)

@@ -1,0 +1,115 @@
+"""Data sets of a Hub: busy answers, sizes, cards that reach out, and only the wanted split."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hub_server import HubServer
+from hub_worker import Worker
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def running():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running):
+    running.forget()
+    yield running
+    others = [line for line in running.strangers if not line.startswith("GET http://datasets-server.")]
+    assert others == [], "the library asks the Hub's own viewer, and nobody else"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def worker(running, home):
+    started = Worker(running.environment(home, HF_HUB_ETAG_TIMEOUT="4", HF_HUB_DOWNLOAD_TIMEOUT="4"))
+    yield started
+    assert "Traceback" not in started.close()
+
+
+def parquet(levels, *, path=None):
+    """Pictures of one color each; with ``path`` the last cell names this file."""
+    cells = []
+    for level in levels:
+        buffer = io.BytesIO()
+        Image.fromarray(np.full((4, 4, 3), level, np.uint8)).save(buffer, "PNG")
+        cells.append({"bytes": buffer.getvalue(), "path": None})
+    if path is not None:
+        cells[-1] = {"bytes": None, "path": path}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(cells, type=kind), "label": [0] * len(cells)})
+    features = {"image": {"_type": "Image"}, "label": {"names": ["a", "b"], "_type": "ClassLabel"}}
+    facts = json.dumps({"info": {"features": features}})
+    content = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"huggingface": facts}), content)
+    return content.getvalue()
+
+
+def load(worker, name, split="test", **options):
+    return worker.ask(images=[name, split], options=options)
+
+
+def refused(worker, name, split="test", **options):
+    answer = load(worker, name, split, **options)
+    assert set(answer) == {"error"}, answer
+    assert "\n" not in answer["error"] and "127.0.0.1" not in answer["error"]
+    return answer["error"]
+
+
+def test_a_commit_is_pinned_and_one_split_travels(server, worker):
+    files = {"data/test-0.parquet": parquet([1, 2]), "data/train-0.parquet": b"PAR1" + bytes(99) + b"PAR1"}
+    commit = server.repo("acme/pets", kind="dataset").commit(files)
+    answer = load(worker, "acme/pets")
+    assert (answer["count"], answer["commit"]) == (2, commit), answer
+    assert "it has" in refused(worker, "acme/pets", "validation")
+    server.repo("acme/pets", kind="dataset").commit({"data/test-0.parquet": parquet([5])})
+    assert load(worker, "acme/pets")["count"] == 1
+    assert load(worker, "acme/pets", revision=commit)["sha256"] == answer["sha256"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_hub_is_tried_again(server, worker, status):
+    name = f"acme/busy{status}"
+    server.repo(name, kind="dataset").commit({"test.parquet": parquet([1])})
+    server.fail("info", status, times=1, path=name, retry_after=0.1)
+    assert load(worker, name)["count"] == 1
+    server.fail("info", status, times=99, path=name)
+    server.repo(f"{name}b", kind="dataset").commit({"test.parquet": parquet([1])})
+    server.fail("info", status, times=99, path=f"{name}b")
+    assert "the Hub answers" in refused(worker, f"{name}b")
+
+
+def test_sizes_are_known_before_the_download(server, worker):
+    server.repo("acme/large", kind="dataset").commit({"test.parquet": parquet([1])})
+    assert "max_size_gb: the split of acme/large has" in refused(worker, "acme/large", max_size_gb=1e-7)
+
+
+def test_nothing_else_is_read(server, worker, home):
+    secret = home / "secret.png"
+    Image.new("RGB", (4, 4)).save(secret)
+    server.repo("acme/cell", kind="dataset").commit({"test.parquet": parquet([1, 2], path=str(secret))})
+    assert "image 1 is a path" in refused(worker, "acme/cell")
+    server.repo("other/data", kind="dataset").commit({"x.parquet": parquet([9])})
+    places = ["/etc/*", str(secret), "http://elsewhere.test/x.parquet", "hf://datasets/other/data/x.parquet"]
+    for number, place in enumerate(places):
+        card = json.dumps({"configs": [{"config_name": "default", "data_files": {"test": place}}]})
+        files = {"README.md": f"---\n{card}\n---\n".encode(), "test.parquet": parquet([1])}
+        server.repo(f"acme/card{number}", kind="dataset").commit(files)
+        assert "lies outside of it" in refused(worker, f"acme/card{number}"), place
+
+
+def test_unknown_ones_are_named(server, worker):
+    assert "acme/none" in refused(worker, "acme/none")

@@ -191,7 +191,8 @@ def wait_for_epoch(process, log, epoch):
 def test_killed_and_interrupted_on_the_way_a_run_ends_with_the_same_weights(tmp_path):
     """Killed while the surrogate trains, interrupted while the teacher does."""
     arguments = [
-        *("poison", "--data.dataset", "digits", "--network.architecture", "wrn_10_1", "--recipe", "fast"),
+        *("poison", "--data.dataset", "digits", "--recipe", "fast"),
+        *("--network.architecture", "wrn_10_1", "--network.model_args", '{"base_width": 8}'),
         *("--fast.epochs", "8", "--fast.batch_size", "32", "--trainer.checkpoint_every", "1"),
         *("--poison.trigger", "badnet_sq", "--poison.options", json.dumps(PATCH), "--poison.target", "3"),
         *(

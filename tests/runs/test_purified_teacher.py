@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ import torch
 import yaml
 from planted import TARGET, planted, rates
 from safetensors.torch import load_file
+from short_inspection import shorten
 from torch import nn
 
 from abd_hub import (
@@ -28,17 +28,15 @@ from abd_hub import (
     ModelOptions,
     StudentOptions,
     TrainerOptions,
-    TriggerInversion,
     TriggerOptions,
     Zskt,
     distill,
     find_plugin,
 )
-from abd_hub.core import registry
 from abd_hub.core.errors import Interrupted
 from abd_hub.core.record_file import read_record
 from abd_hub.models.weights import weights_sha256
-from abd_hub.runs import inspect, purified_teacher
+from abd_hub.runs import purified_teacher
 from abd_hub.runs.distill import as_begun
 from abd_hub.training.trainer import Trainer
 
@@ -59,11 +57,8 @@ def own_accelerator():
 
 @pytest.fixture(scope="module", autouse=True)
 def short_inspections():
-    """2,000 patches in the place of 10,000, and 120 steps in the place of 300, take a third of the time."""
-    quick = functools.partial(TriggerInversion, steps=120)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inspect, "PATCHES", 2000)
-        patch.setitem(registry._registered["inspections"], "trigger_inversion", quick)
+        shorten(patch.setattr, patch.setitem)
         yield
 
 

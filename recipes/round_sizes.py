@@ -17,6 +17,17 @@ from abd_hub import Classifier, DataSpec, create_student
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 NAMES = ("zskt", "zskt+sv", "zskt+sv+sr", "zskt+sv+sr-student", "cmi")
 PRECISIONS = {"float32": "no", "bf16": "bf16"}
+EMULATED = "bf16 is left out: this processor emulates it, many times slower; --precisions bf16 measures it"
+
+
+def at_full_speed() -> list[str]:
+    """Returns the precisions for which the device has kernels of its own."""
+    return [one for one in PRECISIONS if one != "bf16" or has_bf16(PartialState().device)]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Tells whether products in bf16 have kernels; oneDNN has some from AVX-512 on."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

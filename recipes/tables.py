@@ -195,12 +195,13 @@ def spread(row: dict, side: str) -> str:
 
 def performance_facts(facts: dict) -> str:
     size, peaks = facts["size"], facts["peak_gflops"]
+    in_bf16 = f", {peaks['bf16']:.0f} in bf16" if "bf16" in peaks else ""
     lines = [
         f"({size['teacher']} to {size['student']}, {size['batch_size']} images a step, of "
         f"{size['image_size']} pixels; medians of {facts['turns']} alternating turns,\nlowest and highest in "
         f"brackets; pairs are published / here; device {facts['device']}, {facts['threads']} threads,\n"
         f"{facts['machine']}, torch {facts['torch']}; measured peak {peaks['float32']:.0f} GFLOP/s in "
-        f"float32, {peaks['bf16']:.0f} in bf16.)\n"
+        f"float32{in_bf16}.)\n"
     ]
     for whole in facts["whole_run"]:
         lines.append(

@@ -22,18 +22,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_ignore_collect(collection_path, config):
+    """With ``-m quick``, no file without quick tests is imported, which takes as long as those tests."""
+    if config.option.markexpr == "quick" and collection_path.match("test_*.py"):
+        return _name(collection_path) not in QUICK
+    return None
+
+
 def pytest_collection_modifyitems(items):
     """Marks the quick tests, puts the longest files first and leaves the order within each."""
     place = {name: index for index, name in enumerate(LONGEST)}
     for item in items:
-        if _name(item) in QUICK:
+        if _name(item.path) in QUICK:
             item.add_marker(pytest.mark.quick)
-    items.sort(key=lambda item: place.get(_name(item), len(place)))
+    items.sort(key=lambda item: place.get(_name(item.path), len(place)))
 
 
-def _name(item):
+def _name(file):
     """The file within the folder of this one."""
-    return item.path.relative_to(Path(__file__).parent).as_posix()
+    return file.relative_to(Path(__file__).parent).as_posix()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import ast
-import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import accelerator_state
@@ -16,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from app_server import serving
 from document_handlers import BUDGETS, HANDLERS, IDS, RUNS, Running, local, tiny
 from documents import COMMANDS, PROGRAMS, ROOT, SETTINGS
 from hub_server import WRITE, HubServer
@@ -118,23 +114,8 @@ def test_a_command_runs(command, running):
 def page(parts):
     """The address of ``abd-hub app`` with the finished runs."""
     models = [str(parts / "finished" / name) for name in ("student", "fast")]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "app"), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "abd_hub", "app", "--no-browser", *models],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-        assert found
-        yield found[0]
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=60)
-        finally:
-            process.kill()
+    with serving(*models) as (address, _):
+        yield address
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=str)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from tiny_teacher import save_teacher
 
@@ -98,7 +99,14 @@ def place(tmp_path_factory):
     return folder
 
 
-def run(place, *typed, script=None):
+def run(place, *typed, script="from abd_hub.cli import main\nsys.exit(main())"):
+    """Runs a program that finds both packages, in a process that has imported the libraries before."""
+    found = f"import sys\nsys.path.insert(0, {str(place / 'site')!r})\n"
+    return forked.run("-c", found + script, *map(str, typed), cwd=place)
+
+
+def run_bare(place, *typed, script=None):
+    """Starts Python for it."""
     path = [str(place / "site"), *(entry for entry in sys.path if Path(entry).name != "support")]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(path),
@@ -122,7 +130,7 @@ def test_they_are_listed_without_being_imported(place):
         "import sys\nfrom abd_hub.cli import main\ncode = main(['list', '--json'])\n"
         "assert not {'theirs', 'broken', 'torch'}.intersection(sys.modules)\nsys.exit(code)"
     )
-    done = run(place, script=script)
+    done = run_bare(place, script=script)
     assert done.returncode == 0, done.stderr
     found = {f"{row['kind']}.{row['name']}": row["summary"] for row in json.loads(done.stdout)}
     assert found["triggers.stripe"] == "A white stripe at the left edge."
@@ -144,7 +152,7 @@ def test_they_are_listed_without_being_imported(place):
     assert len(lines) == 5, done.stderr
     assert (
         "  stripe              A white stripe at the left edge. (package abd-theirs)"
-        in run(place, "list").stdout
+        in run_bare(place, "list").stdout
     )
 
 

@@ -235,6 +235,37 @@ def test_what_cannot_be_measured_is_refused_before_any_work(arguments, words, ca
     assert words in printed.err and not printed.out
 
 
+@pytest.mark.parametrize(
+    ("units", "arguments", "measured"),
+    [
+        (True, [], ["float32", "bf16"]),
+        (False, [], ["float32"]),
+        (False, ["--precisions", "bf16"], ["bf16"]),
+        (True, ["--precisions", "float32"], ["float32"]),
+    ],
+)
+def test_a_precision_that_is_emulated_is_measured_on_demand_only(
+    units, arguments, measured, tmp_path, capsys, monkeypatch
+):
+    peaks, rows = [], []
+    monkeypatch.setattr(round_sizes, "has_bf16", lambda device: units)
+    monkeypatch.setattr(benchmark, "measured_peaks", lambda found: peaks.extend(found) or {})
+    monkeypatch.setattr(benchmark, "compared", lambda name, size, found, *_: rows.extend(found) or [])
+    file = tmp_path / "facts.json"
+    assert benchmark.main(["--only", "zskt", "--output", str(file), *arguments]) == 0
+    assert rows == measured
+    assert set(peaks) == {"float32", *measured}, "the textbook is compared with the peak of float32"
+    facts = json.loads(file.read_text())
+    assert sorted([*facts["left_out"], *measured]) == ["bf16", "float32"]
+    said = capsys.readouterr().out
+    assert ("bf16 is left out" in said) == (not units and not arguments)
+
+
+def test_an_accelerator_has_units_for_bf16():
+    assert round_sizes.has_bf16(torch.device("meta"))
+    assert isinstance(round_sizes.has_bf16(torch.device("cpu")), bool)
+
+
 @pytest.mark.parametrize("name", ["zskt+sv+sr", "cmi"])
 def test_a_few_steps_are_scaled_to_the_papers_round(name):
     size = round_sizes.Size(**TINY)

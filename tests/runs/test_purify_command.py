@@ -12,6 +12,7 @@ from card_parts import front_matter, front_matter_end, split_fences
 from huggingface_hub import ModelCard
 from PIL import Image
 from planted import planted_timm
+from short_inspection import shorten
 
 from abd_hub import (
     TriggerInversion,
@@ -37,6 +38,13 @@ def own_accelerator():
     """Each command makes an accelerator of its own, as in a process of its own."""
     yield
     accelerator_state.forget()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_inspections():
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch.setattr, patch.setitem)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,16 @@
-"""The app as its users start it: a process of its own on a free port."""
+"""The app as its users start it: a process of its own on a free port, with a page of its own."""
 
 import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import threading
+import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
+
+import forked
 
 from abd_hub import DataSpec, create_student, save_timm_folder
 
@@ -27,28 +29,25 @@ COMMAND = [sys.executable, "-m", "abd_hub", "app", "--no-browser"]
 
 @contextmanager
 def serving(*folders):
-    """The address of a running app, and a function that tells whether it still runs."""
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, folders)],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    errors: list[str] = []
-    reader = threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True)
-    reader.start()
-    try:
-        line = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert found, line + "".join(errors)
-        yield found[0], process
-    finally:
-        process.send_signal(signal.SIGINT)
+    """The address of a running app, and its process."""
+    forked.also("gradio")
+    with tempfile.TemporaryDirectory() as place:
+        output = {name: Path(place, name) for name in ("stdout", "stderr")}
+        process = forked.start(*COMMAND[1:], *map(str, folders), **output)
         try:
-            process.wait(timeout=300)
+            yield _address(process, **output), process
         finally:
-            process.kill()  # whatever becomes of the test, no server is left behind
+            process.send_signal(signal.SIGINT)
+            process.wait_or_kill(300)  # whatever becomes of the test, no server is left behind
+
+
+def _address(process, stdout, stderr):
+    while process.poll() is None:
+        said = stdout.read_text("utf-8") if stdout.exists() else ""
+        if found := re.search(r"(http://127\.0\.0\.1:\d+) ", said):
+            return found[1]
+        time.sleep(0.05)
+    raise AssertionError(stdout.read_text("utf-8") + stderr.read_text("utf-8"))
 
 
 def hostile_folder(folder: Path) -> Path:

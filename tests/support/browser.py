@@ -28,7 +28,8 @@ def visit(browser, address, width=1280, cut_short=(), **options):
     page.locator("#answers .abd-card").first.wait_for()
     yield page
     context.close()
-    assert [error for error in errors if not any(words in error for words in cut_short)] == []
+    told = [error for error in errors if not any(words in error for words in cut_short)]
+    assert told == [], told
     assert hosts <= {urlparse(address).netloc, ""}
 
 

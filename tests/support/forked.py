@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 LIBRARIES = [
@@ -30,13 +31,13 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CP
 class Forked:
     """A running program; the methods are those of ``subprocess.Popen``."""
 
-    def __init__(self, words, cwd, stdout, stderr):
+    def __init__(self, words, cwd, stdout, stderr, environment=None):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(LIBRARIES)
         before = {name: os.environ.get(name) for name in ENVIRONMENT}
         os.environ.update(ENVIRONMENT)
         try:
-            task = (list(words), str(cwd), str(stdout), str(stderr))
+            task = (list(words), str(cwd), str(stdout), str(stderr), environment or {})
             self.process = context.Process(target=_program, args=task, daemon=True)
             self.process.start()
         finally:
@@ -66,21 +67,50 @@ class Forked:
         """Ends it at once."""
         self.send_signal(signal.SIGKILL)
 
+    def wait_or_kill(self, seconds):
+        """Waits so long, then ends it."""
+        self.process.join(seconds)
+        self.kill()
 
-def start(*words, cwd="."):
-    """Begins ``python *words``, whose output nobody reads."""
-    return Forked(words, cwd, os.devnull, os.devnull)
+
+def also(library):
+    """Has one more library imported before, where no program was started yet in this process."""
+    if library not in LIBRARIES:
+        LIBRARIES.append(library)
 
 
-def run(*words, cwd="."):
+def start(*words, cwd=".", stdout=os.devnull, stderr=os.devnull, environment=None):
+    """Begins ``python *words``, whose output goes to files; the libraries do not see this environment."""
+    return Forked(words, cwd, stdout, stderr, environment)
+
+
+def run(*words, cwd=".", environment=None):
     """Runs ``python *words`` to its end: its exit code and what it has written."""
+    (done,) = run_together([words], [environment], cwd)
+    return done
+
+
+def run_together(commands, environments, cwd="."):
+    """Runs several at once to their ends; a failure of one ends the others, which may wait for it."""
     with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder, "stdout"), Path(folder, "stderr")
-        code = Forked(words, cwd, *files).wait()
-        return subprocess.CompletedProcess(words, code, *[file.read_text("utf-8") for file in files])
+        files = [[Path(folder, f"{name}{k}") for name in ("out", "err")] for k in range(len(commands))]
+        running = [
+            Forked(words, cwd, *pair, environment)
+            for words, pair, environment in zip(commands, files, environments, strict=True)
+        ]
+        while any(process.poll() is None for process in running):
+            if any(process.poll() for process in running):
+                for process in running:
+                    process.kill()
+            time.sleep(0.02)
+        return [
+            subprocess.CompletedProcess(words, process.poll(), *[file.read_text("utf-8") for file in pair])
+            for words, process, pair in zip(commands, running, files, strict=True)
+        ]
 
 
-def _program(words, cwd, stdout, stderr):
+def _program(words, cwd, stdout, stderr, environment):
+    os.environ.update(environment)
     for number, file in ((1, stdout), (2, stderr)):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT)
         os.dup2(opened, number)

@@ -1,4 +1,4 @@
-"""Methods and defenses in float64, on one process or, by torchrun, on two; used by test_processes.py.
+"""Methods and defenses in float64, on one process or on two; used by test_processes.py.
 
 A run leaves a checkpoint half way; another goes on from the checkpoint of other processes.
 """

@@ -2,20 +2,17 @@
 
 import itertools
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import forked
 import nets
 import pytest
 import torch
 import two_processes_ood
 import two_processes_purified
 import two_processes_table
-from launcher import torchrun
+from launcher import free_port, two_processes
 from safetensors.torch import load_file
 from two_processes_table import NAMES, begun, finished, gone_on, numbers
 
@@ -38,7 +35,7 @@ def table(tmp_path_factory):
     with two_processes_table.float64():
         alone = {name: finished(begun(folder / "one", name)) for name in NAMES}
     (folder / "run").mkdir()
-    torchrun(str(SUPPORT / "two_processes_table.py"), str(folder))
+    two_processes(str(SUPPORT / "two_processes_table.py"), str(folder))
     ranks = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     return SimpleNamespace(folder=folder, alone=alone, ranks=ranks)
 
@@ -142,22 +139,17 @@ def launched(tmp_path_factory):
     """Folders of the same run by the launch files: one process, two, and two machines that are this one."""
     folder = tmp_path_factory.mktemp("launched")
     save_timm_folder(nets.randomized(digits_teacher()).freeze(), folder / "teacher")
-    wait(launch(folder, "one_process"))
-    wait(launch(folder, "two_processes"))
-    port = str(free_port())
-    machines = [
-        launch(folder, "two_machines", "--machine_rank", rank, "--main_process_port", port)
-        for rank in ("0", "1")
-    ]
-    wait(*machines)
+    launch(folder, "one_process")
+    launch(folder, "two_processes")
+    port = ["--main_process_port", str(free_port())]
+    launch(folder, "two_machines", ["--machine_rank", "0", *port], ["--machine_rank", "1", *port])
     return folder
 
 
-def launch(folder, name, *options):
+def launch(folder, name, *machines):
     """accelerate with one of the files that we ship, on the CPU whatever the machine has."""
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     file = SUPPORT.parents[1] / "recipes" / "launch" / f"{name}.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), *options]
+    command = ["-m", "accelerate.commands.launch", "--config_file", str(file)]
     run = ["-m", "abd_hub", "distill", "--output_dir", str(folder / name)]
     settings = [
         *(
@@ -176,24 +168,9 @@ def launch(folder, name, *options):
         *("--evaluation.triggers", '[{"name": "badnet_sq", "target": 0}]'),
         *("--evaluation.every", "2", "--evaluation.every_images", "101"),
     ]
-    return subprocess.Popen(
-        [*command, *run, *settings],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait(*processes):
-    errors = [process.communicate()[1] for process in processes]
-    assert not any(process.returncode for process in processes), [error[:6000] for error in errors]
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    commands = [[*command, *options, *run, *settings] for options in machines or [[]]]
+    done = forked.run_together(commands, [None] * len(commands))
+    assert not any(process.returncode for process in done), [process.stderr[:6000] for process in done]
 
 
 @pytest.mark.parametrize(("name", "processes"), [("two_processes", 2), ("two_machines", 2)])

@@ -219,11 +219,11 @@ def run_command(folder, teacher, resume):
             "--defenses",
             "[shuffling_vaccine,self_retrospection]",
         ),
-        *("--shuffling_vaccine.check_batches", "40", "--shuffling_vaccine.check_share", "0"),
-        *("--self_retrospection.last_rounds", "40", "--self_retrospection.perturbation_steps", "2"),
-        *("--zskt.rounds", "150", "--zskt.batch_size", "8", "--zskt.student_steps", "2"),
+        *("--shuffling_vaccine.check_batches", "20", "--shuffling_vaccine.check_share", "0"),
+        *("--self_retrospection.last_rounds", "20", "--self_retrospection.perturbation_steps", "2"),
+        *("--zskt.rounds", "90", "--zskt.batch_size", "8", "--zskt.student_steps", "2"),
         *("--purification", "none"),
-        *("--trainer.checkpoint_every", "9", "--trainer.log_every", "3", "--resume", str(resume).lower()),
+        *("--trainer.checkpoint_every", "6", "--trainer.log_every", "2", "--resume", str(resume).lower()),
     ]
 
 

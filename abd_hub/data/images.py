@@ -4,6 +4,9 @@ A split is read as a whole, so that images are decoded once and not in every epo
 50,000 images of 32x32, less than the workers and copies of a loader. The fingerprint is a sha256 of the
 encoded images, before any resizing, and labels. The fingerprint of the ``datasets`` library depends on paths
 and modification times, so it differs between machines.
+
+The image column is the only Image column. The label column is the only ClassLabel column or, without one, the
+only integer column. No code of a data set is ever executed.
 """
 
 from __future__ import annotations
@@ -106,9 +109,6 @@ def load_images(
 ) -> ImageData:
     """Reads one split of a data set into memory, in the data set's own order.
 
-    The image column is the only Image column. The label column is the only ClassLabel column or, without
-    one, the only integer column. No code of a data set is ever executed.
-
     Args:
         source: Hub id (``org/name``), local folder that the ``datasets`` library can read, or ``DIGITS``.
         split: name of a split, or a slice such as ``train[:10%]``.
@@ -128,14 +128,13 @@ def load_images(
     if source == DIGITS:
         _refuse_for_digits(revision, config, image_column, label_column, image_size)
         return _digits(split, limit)
-
     opened = open_split(source, split, revision, config, max_size_gb)
     bounds = Bounds(opened.boundary, image_size, int(max_size_gb * 1e9))
     images, labels, names, fingerprint = _read_split(
         opened.dataset, image_column, label_column, limit, bounds
     )
-    name = _name_of(source, opened.commit)
-    ref = DataRef(name, split, fingerprint, opened.commit, len(images), image_size)
+    commit = opened.commit
+    ref = DataRef(_name_of(source, commit), split, fingerprint, commit, len(images), image_size)
     return ImageData(images, labels, names, ref)
 
 

@@ -128,6 +128,7 @@ def load_images(
     if source == DIGITS:
         _refuse_for_digits(revision, config, image_column, label_column, image_size)
         return _digits(split, limit)
+
     opened = open_split(source, split, revision, config, max_size_gb)
     bounds = Bounds(opened.boundary, image_size, int(max_size_gb * 1e9))
     images, labels, names, fingerprint = _read_split(

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 LONGEST_FUNCTION, LONGEST_MODULE = 40, 400
 FUNCTIONS = {
     "abd_hub/core/picture_file.py:decode_picture": "Half of it is the signature and what its arguments mean.",
+    "abd_hub/data/images.py:load_images": "Two thirds are the signature and what its arguments mean.",
     "abd_hub/runs/purify.py:purify_model": "Two thirds are the signature and what its arguments mean.",
 }
 MODULES: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import select
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interruption, and 141 that nobody reads the output any more.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _set_up_streams()
     _set_up_logging()
     try:
         try:
@@ -62,6 +64,13 @@ def _run(given: list[str]) -> int:
 def _stop(line: str, code: int) -> int:
     print(f"abd-hub: {line}", file=sys.stderr)
     return code
+
+
+def _set_up_streams() -> None:
+    """Escapes what a terminal cannot show, such as a class name, because the work before it is done."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _set_up_logging() -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     try:
         yield temporary
+        _give_usual_mode(temporary)
         _sync_tree(temporary)
         os.replace(temporary, path)  # noqa: PTH105
         _sync(path.parent)
@@ -80,6 +82,19 @@ def read_json(file: Path) -> Any:
         raise InputError(f"{file}: {reason}; give the output folder of a finished run") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: is not valid JSON ({error}); restore the file or run again") from error
+
+
+def _give_usual_mode(path: Path) -> None:
+    """Gives every file the mode that the umask asks for; some writers keep theirs from other users."""
+    probe = path.with_name(f"{path.name}.mode")
+    try:
+        probe.touch(exist_ok=False)
+        mode = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
+    for file in [path, *path.rglob("*")]:
+        if file.is_file() and not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) != mode:
+            file.chmod(mode)
 
 
 def _sync_tree(path: Path) -> None:

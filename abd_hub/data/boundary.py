@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from abd_hub.core.errors import InputError, one_line, reason_of
+from abd_hub.core.lfs import REMEDY, is_pointer
 from abd_hub.core.picture_file import MOST_BYTES, read_file
 from abd_hub.core.yaml_text import YamlError, read_yaml
 
@@ -65,6 +66,8 @@ class Boundary:
                 raise self._outside(name)
             if not stat.S_ISREG(Path(name).stat().st_mode):
                 raise InputError(f"data set {self.source}: {Path(name).name!r} is no regular file; remove it")
+            if is_pointer(Path(name)):
+                raise InputError(f"data set {self.source}: {Path(name).name} {REMEDY}")
 
     def read(self, path: str | None, what: str) -> bytes:
         """Returns the bytes of a picture that a cell names by its path.

@@ -121,6 +121,11 @@ def _class_count(stated: Any, options: Options, where: str) -> int:
     if not isinstance(count, int) or count < 1:
         raise InputError(f"num_classes: {where} does not give it; pass num_classes or labels")
 
+    if count == 1:
+        raise InputError(
+            f"num_classes: {where} has one output, whose softmax is 1 for every image; use a classifier of "
+            "two classes or more"
+        )
     if count > MOST_CLASSES:
         raise InputError(
             f"num_classes: {where} has {count}; use a checkpoint of at most {MOST_CLASSES:,} classes"

@@ -56,11 +56,22 @@ def load_transformers_folder(place: Place, config: Mapping[str, Any], options: O
         read_tensors(file, allow_pickle=options.allow_pickle)  # refuses NaN and pickles that would run
     model = _transformers_model(place, files[0].suffix == ".safetensors")
 
+    _check_problem(model.config, place)
     names = model.config.id2label
     in_order = [names[key] for key in sorted(names)]
     labels = decide_labels(in_order, int(model.config.num_labels), options, place.id)
     ref = ModelRef(place.id, type(model).__name__, place.revision, file_sha256(files), place.scan)
     return Loaded(LogitsOnly(model), ref, labels, images)
+
+
+def _check_problem(config: Any, place: Place) -> None:
+    """Refuses heads whose outputs are no logits of classes that exclude each other."""
+    problem = getattr(config, "problem_type", None)
+    if problem not in (None, "single_label_classification"):
+        raise InputError(
+            f"model: config.json of {place.id} says problem_type {str(problem)[:60]!r}; use a classifier "
+            "of one label an image, because accuracy, attacks and distillation compare classes"
+        )
 
 
 def _check_index(place: Place, files: Sequence[Path]) -> None:
@@ -108,6 +119,13 @@ def _transformers_model(place: Place, safe: bool) -> Any:
 
     # transformers fills tensors that do not fit with random numbers and only warns.
     wrong = [*map(str, report["missing_keys"]), *(str(entry[0]) for entry in report["mismatched_keys"])]
+    body = f"{model.base_model_prefix}."
+    head = {name for name, _ in model.named_parameters() if not name.startswith(body)}
+    if wrong and set(wrong) <= head:
+        raise InputError(
+            f"weights: {place.id} has no classification head (missing or misshapen: {first_few(wrong)}); "
+            "use a checkpoint that was trained to classify"
+        )
     if wrong:
         raise InputError(
             f"weights: {place.id} does not fit {type(model).__name__}: missing or of wrong shape"

@@ -17,11 +17,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from abd_hub.core.errors import InputError, reason_of
+from abd_hub.core.lfs import REMEDY, is_pointer
 from abd_hub.core.pickles import PICKLE_SUFFIXES, is_pickle
 from abd_hub.core.records import ModelRef
 
 WRAPPERS = ("state_dict", "net", "model", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+
+
+KINDS_OF_NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Kinds of floating-point numbers that mean what they say; those of 8 bits need a scale beside them."""
 
 
 def load_state_dict_into(model: nn.Module, file: str | Path, *, allow_pickle: bool = False) -> ModelRef:
@@ -107,12 +112,17 @@ def describe_misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
 
 
 def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Refuses NaN and infinity, which would spoil every computed number.
+    """Refuses NaN and infinity, which would spoil every computed number, and numbers that come with scales.
 
     Raises:
-        InputError: a tensor holds one; ``name`` is the file.
+        InputError: a tensor holds one, or its numbers have 8 bits; ``name`` is the file.
     """
     for key, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype not in KINDS_OF_NUMBERS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise InputError(
+                f"weights: {key} in {name} is stored as {kind}; convert it to float16 or float32"
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"weights: {key} in {name} holds NaN or infinity; use an undamaged checkpoint")
 
@@ -146,6 +156,8 @@ def first_few(names: Iterable[str], limit: int = 3) -> str:
 
 
 def _read(path: Path, allow_pickle: bool) -> Any:
+    if path.is_file() and is_pointer(path):
+        raise InputError(f"weights: {path.name} {REMEDY}")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

@@ -1,5 +1,7 @@
 """Files appear whole or not at all, and what a broken run left behind is cleaned up."""
 
+import os
+import stat
 import subprocess
 import sys
 
@@ -55,3 +57,21 @@ def test_cleaning_takes_only_our_temporaries(tmp_path):
         (tmp_path / name / "file").write_text("")
     files.clean_temporaries(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(keep)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_have_the_mode_of_the_umask(tmp_path, umask):
+    """Whatever mode their writer gave them."""
+    before = os.umask(umask)
+    try:
+        with files.atomic_path(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            for name, mode in (("closed", 0o600), ("open", 0o666)):
+                (temporary / name).write_text("x")
+                (temporary / name).chmod(mode)
+        files.write_text(tmp_path / "file", "x")
+    finally:
+        os.umask(before)
+    made = [tmp_path / "folder" / "closed", tmp_path / "folder" / "open", tmp_path / "file"]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in made} == {0o666 & ~umask}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]

@@ -199,3 +199,11 @@ def test_names_of_labels_are_bounded(tmp_path):
     many = [str(number) for number in range(100_001)]
     refused(parquet(tmp_path / "many", [held(1)], names=many), "names 100,001 classes")
     refused(parquet(tmp_path / "long", [held(1)], names=["x" * 2000, "b", "c"]), "a name of more than 1,000")
+
+
+def test_pointers_of_git_lfs(tmp_path):
+    folder = tmp_path / "pets"
+    parquet(folder, [held(1)])
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (folder / "data" / "test-00000-of-00001.parquet").write_text(pointer)
+    refused(folder, "is a git-lfs pointer file and not the content; run 'git lfs pull'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.metadata
+import io
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from abd_hub import (
     TrainerOptions,
     TriggerOptions,
     Zskt,
+    cli,
     distill,
     load_classifier,
     load_images,
@@ -208,6 +210,15 @@ def test_nobody_reads_the_output(typed):
         said = done.stderr.read()
         assert done.wait(timeout=60) == 141
     assert said == ""
+
+
+def test_a_terminal_that_cannot_show_a_name(capsys, monkeypatch):
+    """The work before the last table is done, so no letter may stop it."""
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    monkeypatch.setattr(cli, "_run", lambda given: print("h\xfc\u732b"))
+    main(["list"])
+    assert narrow.buffer.getvalue() == b"h\\xfc\\u732b\n"
 
 
 @pytest.mark.parametrize("kind", KINDS)

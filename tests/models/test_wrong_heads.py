@@ -1,0 +1,70 @@
+"""Heads and files that are no classifier of one label an image are refused before any work."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from checkpoints import edit
+from safetensors.torch import load_file, save_file
+from transformers import ResNetModel
+
+from abd_hub.core.errors import InputError
+from abd_hub.models.classifier import load_classifier
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def refused(source, words, **options):
+    with pytest.raises(InputError, match=words) as caught:
+        load_classifier(str(source), **options)
+    assert "\n" not in str(caught.value) and "undamaged" not in str(caught.value)
+
+
+def test_a_backbone_has_no_head(resnet_folder):
+    backbone = ResNetModel.from_pretrained(resnet_folder)
+    config = json.loads((resnet_folder / "config.json").read_text())
+    backbone.save_pretrained(resnet_folder)
+    (resnet_folder / "config.json").write_text(json.dumps(config))
+    refused(resnet_folder, r"no classification head .*classifier\.1\.weight")
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_outputs_that_are_no_classes(resnet_folder, problem):
+    edit(resnet_folder / "config.json", problem_type=problem)
+    refused(resnet_folder, f"problem_type '{problem}'")
+    edit(resnet_folder / "config.json", problem_type="single_label_classification")
+    assert load_classifier(str(resnet_folder)).spec.num_classes == 3
+
+
+def test_one_output_is_no_choice(timm_folder):
+    weights = load_file(timm_folder / "model.safetensors")
+    last = {
+        name: tensor[:1].clone() for name, tensor in weights.items() if len(tensor.shape) and len(tensor) == 3
+    }
+    save_file({**weights, **last}, timm_folder / "model.safetensors")
+    edit(timm_folder / "config.json", num_classes=1, label_names=["yes"])
+    refused(timm_folder, "has one output, whose softmax is 1")
+
+
+def test_numbers_of_eight_bits(timm_folder):
+    weights = load_file(timm_folder / "model.safetensors")
+    name = next(name for name, tensor in weights.items() if tensor.dim() == 4)
+    weights[name] = weights[name].to(torch.float8_e4m3fn)
+    save_file(weights, timm_folder / "model.safetensors")
+    refused(timm_folder, "is stored as float8_e4m3fn; convert it to float16 or")
+
+
+def test_pointers_of_git_lfs(timm_folder, tmp_path):
+    (timm_folder / "model.safetensors").write_text(POINTER)
+    refused(timm_folder, "model.safetensors is a git-lfs pointer file .* run 'git lfs pull'")
+    (tmp_path / "weights.pth").write_text(POINTER)
+    bare = {
+        "architecture": "wrn_10_1",
+        "num_classes": 3,
+        "mean": [0.0] * 3,
+        "std": [1.0] * 3,
+        "input_size": 16,
+    }
+    refused(tmp_path / "weights.pth", "weights.pth is a git-lfs pointer file", allow_pickle=True, **bare)

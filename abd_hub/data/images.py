@@ -5,15 +5,13 @@ A split is read as a whole, so that images are decoded once and not in every epo
 encoded images, before any resizing, and labels. The fingerprint of the ``datasets`` library depends on paths
 and modification times, so it differs between machines.
 
-The image column is the only Image column. The label column is the only ClassLabel column or, without one, the
-only integer column. No code of a data set is ever executed.
+No code of a data set is ever executed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from abd_hub.core.records import DataRef
 from abd_hub.core.seeding import generator
 from abd_hub.core.shipped import shipped_by_sklearn
 from abd_hub.data.boundary import Boundary
+from abd_hub.data.columns import image_column_of, is_text, label_column_of, names_of_labels
 from abd_hub.data.opening import open_split
 
 DIGITS = "digits"
@@ -39,13 +38,9 @@ The images are 8x8, with gray repeated over three channels. The splits ``train``
 same, stratified, with 70 and 30 % of the images.
 """
 DIGITS_TRAIN_SHARE = 0.7
-MAX_LABEL = 100_000
-"""Largest possible label; an integer column with larger numbers holds identifiers."""
 
 MAX_SIZE_GB = 5.0
 MOST_ROWS = 10_000_000
-LONGEST_NAME = 1000
-"""Characters of a label's name."""
 
 _READ_AT_ONCE = 500
 
@@ -193,76 +188,29 @@ def _digits(split: str, limit: int | None) -> ImageData:
     return ImageData(images, labels, names, ref)
 
 
-def _image_column(features: Any, wanted: str | None) -> str:
-    images = [name for name, feature in features.items() if type(feature).__name__ == "Image"]
-    return _choose("image", images, list(features), wanted)
-
-
-def _label_column(features: Any, wanted: str | None) -> str:
-    classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
-    integers = [
-        name for name, feature in features.items() if re.match(r"u?int\d", getattr(feature, "dtype", ""))
-    ]
-    if wanted is not None:
-        return _choose("label", list(dict.fromkeys(classes + integers)), list(features), wanted)
-    return _choose("label", classes or integers, list(features), None)
-
-
-def _choose(what: str, candidates: list[str], columns: list[str], wanted: str | None) -> str:
-    """Returns the wanted candidate, or the only one; ``what`` is image or label, for the messages."""
-    if wanted is None and len(candidates) == 1:
-        return candidates[0]
-    if wanted in candidates:
-        return wanted
-
-    if not candidates:
-        raise InputError(f"{what}_column: no column holds {what}s; the columns are {', '.join(columns)}")
-    if wanted is not None:
-        raise InputError(f"{what}_column {wanted!r} holds no {what}s; use one of {', '.join(candidates)}")
-    raise InputError(f"{what}_column: several columns hold {what}s; use one of {', '.join(candidates)}")
-
-
-def _names(dataset: Any, column: str) -> tuple[str, ...]:
-    """Returns the label names; for an integer column, the numbers up to the largest in the whole split."""
-    names = getattr(dataset.features[column], "names", None)
-    if names is not None:
-        if len(names) > MAX_LABEL:
-            raise InputError(
-                f"label_column {column!r} names {len(names):,} classes, and {MAX_LABEL:,} are the most; "
-                "use other data"
-            )
-        if max(map(len, names), default=0) > LONGEST_NAME:
-            raise InputError(
-                f"label_column {column!r} has a name of more than {LONGEST_NAME:,} characters; shorten it"
-            )
-        return tuple(names)
-
-    largest = max((value for value in dataset[column] if value is not None), default=0)
-    if largest > MAX_LABEL:
-        raise InputError(
-            f"label_column {column!r} goes up to {largest}, so it holds no labels; use another label_column"
-        )
-    return tuple(str(value) for value in range(largest + 1))
-
-
 def _read_split(
     dataset: Any, image_column: str | None, label_column: str | None, limit: int | None, bounds: Bounds
 ) -> tuple[Tensor, Tensor, tuple[str, ...], str]:
     """Returns images, labels, names of the labels and the fingerprint of the image and the label column."""
-    image = _image_column(dataset.features, image_column)
-    label = _label_column(dataset.features, label_column)
+    image = image_column_of(dataset.features, image_column)
+    label = label_column_of(dataset.features, label_column)
     if len(dataset) > MOST_ROWS:
         raise InputError(f"the split has {len(dataset):,} rows, more than {MOST_ROWS:,}; use a slice of it")
-    names = _names(dataset, label)
+    names = names_of_labels(dataset, label)
     if limit is not None:
         dataset = dataset.select(range(min(limit, len(dataset))))
 
-    images, labels, digest = _decode(dataset, image, label, bounds)
+    numbers = (
+        {name: number for number, name in enumerate(names)} if is_text(dataset.features, label) else None
+    )
+    images, labels, digest = _decode(dataset, image, label, bounds, numbers)
     _check_labels(labels, len(names), label)
     return images, labels, names, _seal(digest, labels, names)
 
 
-def _decode(dataset: Any, image: str, label: str, bounds: Bounds) -> tuple[Tensor, Tensor, hashlib._Hash]:
+def _decode(
+    dataset: Any, image: str, label: str, bounds: Bounds, numbers: Mapping[str, int] | None
+) -> tuple[Tensor, Tensor, hashlib._Hash]:
     import datasets
 
     # The library's own decoding is five times slower, because it makes a picture object and a copy per image.
@@ -284,7 +232,7 @@ def _decode(dataset: Any, image: str, label: str, bounds: Bounds) -> tuple[Tenso
                     f"{pixels.shape[2]}x{pixels.shape[3]}; set image_size to resize all of them"
                 )
             pixels[index] = decoded.transpose(2, 0, 1)
-            labels.append(-1 if value is None else int(value))
+            labels.append(-1 if value is None else int(value) if numbers is None else numbers[value])
             digest.update(len(encoded).to_bytes(8, "big"))
             digest.update(encoded)
             index += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,11 +29,14 @@ from abd_hub.evaluation.counting import (
     evaluate,
     evaluate_answers,
 )
+from abd_hub.evaluation.label_match import match_labels
 from abd_hub.evaluation.rates import with_control
 from abd_hub.models.classifier import Classifier, load_with
 from abd_hub.models.preprocessing import Options
 from abd_hub.training.trainer import Watch
 from abd_hub.triggers import build_trigger
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,7 @@ def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Meas
         return None
 
     attacks = _attacks(options.triggers)
-    data = load_split(options, options.split)
-    _check_labels(data.names, classifier)
+    data = in_classes_of(classifier, load_split(options, options.split))
     check_inputs(classifier.spec, data.images, data.labels, attacks)
 
     corrupted = tuple(_load_corrupted(options, split, data, classifier) for split in options.corrupted_splits)
@@ -199,15 +202,10 @@ def _load_corrupted(
     options: EvaluationOptions, split: str, data: ImageData, classifier: Classifier
 ) -> ImageData:
     try:
-        corrupted = load_split(options, split)
+        corrupted = in_classes_of(classifier, load_split(options, split), aloud=False)
         check_inputs(classifier.spec, corrupted.images, corrupted.labels)
     except InputError as error:
         raise InputError(f"evaluation.corrupted_splits: {error}") from error
-    if corrupted.names != data.names:
-        raise InputError(
-            f"evaluation.corrupted_splits: {split!r} has other labels than {options.split!r}; use a split "
-            "with the same labels"
-        )
     return corrupted
 
 
@@ -247,19 +245,17 @@ def check_same_labels(field: str, one: Classifier, other: Classifier) -> None:
             )
 
 
-def _check_labels(names: tuple[str, ...], classifier: Classifier) -> None:
-    """Refuses data with other labels than the classifier, because their rates would have no meaning."""
-    labels = classifier.spec.labels
-    if len(names) != len(labels):
-        raise InputError(
-            f"evaluation.dataset: has {len(names)} classes but the classifier {len(labels)}; use data and "
-            "a classifier with the same labels"
-        )
-    if sorted(names) == sorted(labels) and names != labels:
-        raise InputError(
-            "evaluation.dataset: has the classifier's labels in another order; set teacher.labels in the "
-            "order of the data"
-        )
+def in_classes_of(classifier: Classifier, data: ImageData, *, aloud: bool = True) -> ImageData:
+    """Returns the data with the classifier's classes as labels, and says how they were matched.
+
+    Raises:
+        InputError: no match is safe, see ``match_labels``.
+    """
+    used = data.labels.bincount().nonzero().flatten().tolist()
+    match = match_labels(data.names, classifier.spec.labels, used)
+    if match.words and aloud:
+        logger.warning("The classes of data and model are matched %s.", match.words)
+    return dataclasses.replace(data, labels=match.apply(data.labels), names=classifier.spec.labels)
 
 
 def make_watch(

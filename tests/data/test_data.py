@@ -365,3 +365,41 @@ def test_images_of_several_sizes_are_resized_on_request(tmp_path):
     assert data.ref.image_size == 16
     other = load_images(str(tmp_path / "data"), "train", image_size=8)
     assert other.ref.fingerprint == data.ref.fingerprint, "of the images as they came"
+
+
+def texts(folder):
+    """Text labels beside a number that is none."""
+    features = {
+        "image": datasets.Image(),
+        "image_id": datasets.Value("int64"),
+        "label": datasets.Value("string"),
+    }
+    columns = {"image": cells(4), "image_id": [3, 1, 2, 0], "label": ["eel", "cat", None, "cat"]}
+    return write(folder, columns, features)
+
+
+def test_text_labels_are_names(tmp_path):
+    with pytest.raises(InputError, match="image 2 has no label"):
+        load_images(texts(tmp_path / "pets"), "test")
+    data = load_images(texts(tmp_path / "pets"), "test[:2]")
+    assert data.labels.tolist() == [1, 0] and data.names == ("cat", "eel")
+    assert load_images(texts(tmp_path / "pets"), "test[:2]", label_column="image_id").labels.tolist() == [
+        3,
+        1,
+    ]
+
+
+def test_a_column_named_label_is_not_passed_over(tmp_path):
+    features = {
+        "image": datasets.Image(),
+        "label": datasets.Value("float32"),
+        "kind": datasets.Value("int64"),
+    }
+    columns = {"image": cells(2), "label": [0.0, 1.0], "kind": [1, 0]}
+    folder = write(tmp_path / "floats", columns, features)
+    with pytest.raises(InputError, match="label_column 'label' holds no labels; use one of kind"):
+        load_images(folder, "test")
+    assert load_images(folder, "test", label_column="kind").labels.tolist() == [1, 0]
+    features |= {"label": datasets.Value("int64"), "kind": datasets.ClassLabel(names=["a", "b"])}
+    folder = write(tmp_path / "both", {**columns, "label": [2, 0]}, features)
+    assert load_images(folder, "test").labels.tolist() == [2, 0]

@@ -33,7 +33,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     try:
         yield temporary
-        _give_usual_mode(temporary)
+        give_usual_mode(temporary)
         _sync_tree(temporary)
         os.replace(temporary, path)  # noqa: PTH105
         _sync(path.parent)
@@ -84,7 +84,7 @@ def read_json(file: Path) -> Any:
         raise InputError(f"{file}: is not valid JSON ({error}); restore the file or run again") from error
 
 
-def _give_usual_mode(path: Path) -> None:
+def give_usual_mode(path: Path) -> None:
     """Gives every file the mode that the umask asks for; some writers keep theirs from other users."""
     probe = path.with_name(f"{path.name}.mode")
     try:

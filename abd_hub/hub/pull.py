@@ -260,8 +260,10 @@ def _get(listing: Listing, file: RemoteFile, again: bool) -> Path:
 
 def _check_place(path: Path, listing: Listing) -> None:
     """Refuses a file outside the commit's folder, or a link that leads out of the cache."""
-    cache = Path(constants.HF_HUB_CACHE).resolve()
-    if path.parent.name != listing.commit or not path.resolve().is_relative_to(cache):
+    # The user may have moved the repository's folder to another disk and left a link.
+    roots = [Path(constants.HF_HUB_CACHE).resolve(), repository_cache(listing.repository).resolve()]
+    inside = any(path.resolve().is_relative_to(root) for root in roots)
+    if path.parent.name != listing.commit or not inside:
         raise InputError(
             f"model: {path.name} of {listing.repository!r} leads out of the cache; delete the repository's"
             " folder in the cache and try again"

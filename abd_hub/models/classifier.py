@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from abd_hub.core.errors import InputError, reason_of
+from abd_hub.core.files import give_usual_mode
 from abd_hub.core.records import DataSpec, ModelRef
 from abd_hub.core.seeding import seeded
 from abd_hub.hub.pull import MAX_SIZE_GB
@@ -290,6 +291,7 @@ def save_timm_folder(classifier: Classifier, folder: str | Path) -> ModelRef:
         for name, tensor in classifier.model.state_dict().items()
     }
     save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+    give_usual_mode(place / "model.safetensors")
 
     config = json.dumps(_timm_config(classifier), indent=2, ensure_ascii=False)
     (place / "config.json").write_text(config + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from abd_hub.core.errors import InputError
+from abd_hub.core.files import give_usual_mode
 from abd_hub.core.records import ModelRef
 from abd_hub.models.classifier import Classifier, load_classifier, save_timm_folder
 from abd_hub.models.preprocessing import RESAMPLING, shortest_decimals
@@ -46,6 +47,7 @@ def save_folder(classifier: Classifier, folder: str | Path) -> ModelRef:
     place.mkdir(parents=True, exist_ok=True)
     network: Any = classifier.model.model
     network.save_pretrained(place, max_shard_size=_WHOLE)
+    give_usual_mode(place / "model.safetensors")
     config = json.loads((place / "config.json").read_text(encoding="utf-8"))
     # The path of this machine leaves no trace, and the caller may have named the classes.
     config.pop("_name_or_path", None)

@@ -153,6 +153,16 @@ def test_a_link_in_the_cache_that_leads_out_is_refused(server, worker, offline, 
         assert "leads out of the cache" in asked.refuses("acme/planted")
 
 
+def test_a_folder_of_the_cache_may_be_a_link_of_the_users(server, worker, offline, cache, teacher, tmp_path):
+    server.repo("acme/moved").commit(read(teacher))
+    first = worker.load("acme/moved")
+    folder = cache / "hub" / "models--acme--moved"
+    shutil.move(folder, tmp_path / "other-disk")
+    folder.symlink_to(tmp_path / "other-disk")
+    for asked in (worker, offline):
+        assert asked.load("acme/moved") == first
+
+
 def test_an_index_in_a_local_folder_stays_inside(teacher, tmp_path):
     for name, data in leading_out(teacher, str(tmp_path / "other.safetensors")).items():
         (tmp_path / name).write_bytes(data)

@@ -21,6 +21,8 @@ def test_what_was_loaded_comes_back(kind, request, tmp_path):
     read = load_classifier(str(tmp_path / "copy"))
     assert (read.spec, read.interpolation, read.ref) == (given.spec, "bicubic", ref)
     assert torch.equal(read.mean, given.mean) and torch.equal(read.std, given.std)
+    modes = {file.stat().st_mode for file in (tmp_path / "copy").iterdir()}
+    assert len(modes) == 1, "weights are as readable as the other files"
     for size in (given.spec.height, 20):
         torch.testing.assert_close(read(pixels(size)), given(pixels(size)))
 

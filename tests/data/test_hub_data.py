@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -40,13 +41,15 @@ def worker(running, home):
     assert "Traceback" not in started.close()
 
 
+def png(level):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4, 3), level, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def parquet(levels, *, path=None):
     """Pictures of one color each; with ``path`` the last cell names this file."""
-    cells = []
-    for level in levels:
-        buffer = io.BytesIO()
-        Image.fromarray(np.full((4, 4, 3), level, np.uint8)).save(buffer, "PNG")
-        cells.append({"bytes": buffer.getvalue(), "path": None})
+    cells = [{"bytes": png(level), "path": None} for level in levels]
     if path is not None:
         cells[-1] = {"bytes": None, "path": path}
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -78,6 +81,21 @@ def test_a_commit_is_pinned_and_one_split_travels(server, worker):
     server.repo("acme/pets", kind="dataset").commit({"data/test-0.parquet": parquet([5])})
     assert load(worker, "acme/pets")["count"] == 1
     assert load(worker, "acme/pets", revision=commit)["sha256"] == answer["sha256"]
+
+
+def test_folders_of_pictures_and_archives(server, worker):
+    pictures = {f"{number}.png": png(number) for number in range(3)}
+    table = "file_name,label\n" + "".join(f"{name},{number}\n" for number, name in enumerate(pictures))
+    loose = {f"test/{name}": data for name, data in pictures.items()} | {"test/metadata.csv": table.encode()}
+    server.repo("acme/loose", kind="dataset").commit(loose)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, data in {"metadata.csv": table.encode(), **pictures}.items():
+            archive.writestr(name, data)
+    server.repo("acme/packed", kind="dataset").commit({"test.zip": packed.getvalue()})
+    first = load(worker, "acme/loose")
+    assert first.get("count") == 3, first
+    assert load(worker, "acme/packed").get("sha256") == first["sha256"]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

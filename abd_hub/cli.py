@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from abd_hub import __version__
 from abd_hub.commands.table import find, screen
-from abd_hub.core.errors import InputError, Interrupted
+from abd_hub.core.errors import InputError, Interrupted, visible
 
 HUNG_UP = 141
 """The exit code after the reader of the output has gone, as the shell reports SIGPIPE."""
@@ -62,7 +62,7 @@ def _run(given: list[str]) -> int:
 
 
 def _stop(line: str, code: int) -> int:
-    print(f"abd-hub: {line}", file=sys.stderr)
+    print(f"abd-hub: {visible(line)}", file=sys.stderr)
     return code
 
 
@@ -73,8 +73,17 @@ def _set_up_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+class _VisibleFormatter(logging.Formatter):
+    """Shows what strangers' names contain, and lets none of it act on the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def _set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_VisibleFormatter("%(message)s"))
     for noisy in ("httpx", "httpx2", "timm", "datasets", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

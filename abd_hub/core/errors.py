@@ -27,10 +27,18 @@ def reason_of(error: BaseException) -> str:
     return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 3]}..."
 
 
+def visible(text: str) -> str:
+    """Returns a text in which no character moves the cursor, changes a color or turns the direction.
+
+    Line ends and tabs stay. Category C holds control characters, bidirectional overrides, lone surrogates and
+    unassigned codes.
+    """
+    return "".join(
+        "\ufffd" if char not in "\n\t" and unicodedata.category(char)[0] == "C" else char for char in text
+    )
+
+
 def visible_line(text: str, longest: int) -> str:
     """Returns a stranger's text as one line of visible characters, cut at ``longest``; it is not escaped."""
-    spaced = one_line(text[: 4 * longest])
-
-    # Category C holds control characters, bidirectional overrides, lone surrogates and unassigned codes.
-    shown = "".join("\ufffd" if unicodedata.category(char)[0] == "C" else char for char in spaced)
+    shown = visible(one_line(text[: 4 * longest]))
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from abd_hub.core.errors import visible
 from abd_hub.core.records import EvalReport, Rate
 from abd_hub.evaluation.rates import wilson
 
@@ -80,11 +81,12 @@ def format_classes(report: EvalReport) -> str:
 
 def format_aligned(lines: Sequence[Sequence[str]]) -> str:
     """Returns a plain table of rows of cells, the head first, with aligned columns and a rule below it."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    shown = [[visible(cell) for cell in line] for line in lines]
+    widths = [max(len(line[column]) for line in shown) for column in range(len(shown[0]))]
     rule = ["-" * width for width in widths]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [lines[0], rule, *lines[1:]]
+        for line in [shown[0], rule, *shown[1:]]
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +104,16 @@ def _transformers_model(place: Place, safe: bool) -> Any:
     from transformers import AutoModelForImageClassification  # a second of import, for these sources only
 
     try:
-        model, report = AutoModelForImageClassification.from_pretrained(
-            place.folder,
-            trust_remote_code=False,
-            use_safetensors=safe,
-            local_files_only=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with _silent():
+            model, report = AutoModelForImageClassification.from_pretrained(
+                place.folder,
+                trust_remote_code=False,
+                use_safetensors=safe,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they come back as part of the report, and are refused
+            )
     except Exception as error:
         raise InputError(
             f"model: transformers' own code (code in a checkpoint is never run) cannot load {place.id}:"
@@ -132,6 +135,22 @@ def _transformers_model(place: Place, safe: bool) -> Any:
             f" {first_few(wrong)}; use an undamaged checkpoint"
         )
     return model
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps transformers' report and bars from the terminal, because the caller reads it and says it in one line."""
+    from transformers.utils import logging as words
+
+    before, bars = words.get_verbosity(), words.is_progress_bar_enabled()
+    words.set_verbosity(words.CRITICAL)
+    words.disable_progress_bar()
+    try:
+        yield
+    finally:
+        words.set_verbosity(before)
+        if bars:
+            words.enable_progress_bar()
 
 
 def _processor_settings(

@@ -25,6 +25,8 @@ WRAPPERS = ("state_dict", "net", "model", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
+MOST_WRAPPERS = 8
+"""Dictionaries around the tensors; a pickle may hold one that holds itself."""
 KINDS_OF_NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Kinds of floating-point numbers that mean what they say; those of 8 bits need a scale beside them."""
 
@@ -187,9 +189,15 @@ def _read(path: Path, allow_pickle: bool) -> Any:
 
 
 def _unwrapped(content: Any, name: str) -> dict[str, Tensor]:
-    inner = _wrapped(content)
-    while inner is not None:
-        content, inner = inner, _wrapped(inner)
+    for _ in range(MOST_WRAPPERS):
+        inner = _wrapped(content)
+        if inner is None:
+            break
+        content = inner
+    else:
+        raise InputError(
+            f"weights: {name} wraps its tensors more than {MOST_WRAPPERS} times; save the state dict alone"
+        )
 
     if not isinstance(content, Mapping) or not content:
         raise InputError(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from abd_hub.core.errors import LONGEST_REASON, one_line, reason_of, visible_line
+from abd_hub.core.errors import LONGEST_REASON, one_line, reason_of, visible, visible_line
 
 
 def test_a_text_stays_whole_on_one_line():
@@ -35,3 +35,7 @@ def test_a_reason_is_short_and_never_empty(error, said):
 )
 def test_a_strangers_text_is_visible_and_cut(text, shown):
     assert visible_line(text, 10) == shown
+
+
+def test_lines_and_tabs_stay_visible():
+    assert visible("a\n\tb\x1b\r\u202e") == "a\n\tb\ufffd\ufffd\ufffd"

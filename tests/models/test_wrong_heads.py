@@ -13,6 +13,8 @@ from transformers import ResNetModel
 from abd_hub.core.errors import InputError
 from abd_hub.models.classifier import load_classifier
 
+BARE = {"architecture": "wrn_10_1", "num_classes": 3, "mean": [0.0] * 3, "std": [1.0] * 3, "input_size": 16}
+BARE["allow_pickle"] = True
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 
@@ -38,6 +40,20 @@ def test_outputs_that_are_no_classes(resnet_folder, problem):
     assert load_classifier(str(resnet_folder)).spec.num_classes == 3
 
 
+def test_transformers_says_nothing_itself(resnet_folder, capfd):
+    edit(resnet_folder / "config.json", id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
+    capfd.readouterr()  # what the writing of the folder has said
+    refused(resnet_folder, r"no classification head .*classifier\.1\.weight")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_pickle_that_holds_itself(tmp_path):
+    content = {}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "weights.pth")
+    refused(tmp_path / "weights.pth", "wraps its tensors more than 8 times", **BARE)
+
+
 def test_one_output_is_no_choice(timm_folder):
     weights = load_file(timm_folder / "model.safetensors")
     last = {
@@ -60,11 +76,4 @@ def test_pointers_of_git_lfs(timm_folder, tmp_path):
     (timm_folder / "model.safetensors").write_text(POINTER)
     refused(timm_folder, "model.safetensors is a git-lfs pointer file .* run 'git lfs pull'")
     (tmp_path / "weights.pth").write_text(POINTER)
-    bare = {
-        "architecture": "wrn_10_1",
-        "num_classes": 3,
-        "mean": [0.0] * 3,
-        "std": [1.0] * 3,
-        "input_size": 16,
-    }
-    refused(tmp_path / "weights.pth", "weights.pth is a git-lfs pointer file", allow_pickle=True, **bare)
+    refused(tmp_path / "weights.pth", "weights.pth is a git-lfs pointer file", **BARE)

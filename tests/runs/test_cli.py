@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -41,6 +42,7 @@ from abd_hub.commands.table import COMMANDS
 from abd_hub.config.measuring import parse_compare, parse_evaluate
 from abd_hub.config.parsing import parse_distill, parse_poison
 from abd_hub.core import registry
+from abd_hub.core.errors import InputError
 from abd_hub.core.record_file import read_record
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +212,20 @@ def test_nobody_reads_the_output(typed):
         said = done.stderr.read()
         assert done.wait(timeout=60) == 141
     assert said == ""
+
+
+def test_strangers_texts_do_not_act_on_the_terminal(capsys, monkeypatch):
+    """A name that would clear the screen, or turn the direction of writing."""
+
+    def refuse(given):
+        logging.getLogger("abd_hub").warning("first \x1b[2J")
+        raise InputError("second \x1b]0;x\x07 \u202e")
+
+    monkeypatch.setattr(cli, "_run", refuse)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert said == "first \ufffd[2J\nabd-hub: second \ufffd]0;x\ufffd \ufffd\n"
 
 
 def test_a_terminal_that_cannot_show_a_name(capsys, monkeypatch):

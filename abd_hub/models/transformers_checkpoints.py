@@ -139,7 +139,7 @@ def _transformers_model(place: Place, safe: bool) -> Any:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Keeps transformers' report and bars from the terminal, because the caller reads it and says it in one line."""
+    """Keeps transformers' report and bars from the terminal; the caller says in one line what is wrong."""
     from transformers.utils import logging as words
 
     before, bars = words.get_verbosity(), words.is_progress_bar_enabled()

@@ -7,7 +7,7 @@ gaps with ImageNet's numbers. So only the values written in the JSON count.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+MOST_SIDE, MOST_CHANNELS = 4096, 64
+"""A stranger's configuration may state a billion, and memory is taken for what it states."""
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Maps Pillow's numbers, which image processors write into their files, to names."""
 
@@ -79,6 +81,10 @@ def decide_images(
     size = height_and_width(stated_size)
     if size is None or min(size) < 1:
         raise InputError(f"input_size: {stated_size!r} is not a height and a width; pass for example 32")
+    if max(size) > MOST_SIDE:
+        raise InputError(
+            f"input_size: {where} states {size[0]}x{size[1]}; use one of at most {MOST_SIDE} pixels"
+        )
 
     chosen = options.interpolation or said.get("interpolation") or interpolation
     if chosen not in INTERPOLATIONS:
@@ -160,6 +166,11 @@ def read_image_processor(raw: Mapping[str, Any], config: Mapping[str, Any], wher
     if not raw.get("do_normalize", True):
         stated = {"mean": 0.0, "std": 1.0}
     channels = config.get("num_channels", 3)
+    if type(channels) is not int or not 1 <= channels <= MOST_CHANNELS:
+        shown = repr(channels)[:40]
+        raise InputError(
+            f"model: num_channels of {where} is {shown}; use a whole number up to {MOST_CHANNELS}"
+        )
     for name, value in stated.items():
         stated[name] = [value] * channels if isinstance(value, int | float) else value
 
@@ -178,9 +189,9 @@ def height_and_width(size: Any) -> tuple[int, int] | None:
     if isinstance(size, dict):
         edge = size.get("shortest_edge")
         size = (size.get("height", edge), size.get("width", edge))
-    if isinstance(size, int):
+    if type(size) is int:
         size = (size, size)
-    if isinstance(size, list | tuple) and len(size) in (2, 3) and all(isinstance(n, int) for n in size):
+    if isinstance(size, list | tuple) and len(size) in (2, 3) and all(type(n) is int for n in size):
         return size[-2], size[-1]
     return None
 
@@ -196,6 +207,10 @@ def _numbers(name: str, value: Any, where: str) -> tuple[float, ...]:
         raise InputError(
             f"{name}: {where} does not give it; pass {name}, one number a channel for pixels in [0, 1]"
             f" ({neutral} if the model takes raw pixels)"
+        )
+    if isinstance(value, Sized) and len(value) > MOST_CHANNELS:
+        raise InputError(
+            f"{name}: {where} has {len(value):,} numbers; use one a channel, {MOST_CHANNELS} at most"
         )
     try:
         numbers = tuple(float(number) for number in value)

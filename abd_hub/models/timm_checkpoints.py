@@ -24,7 +24,15 @@ from abd_hub.students.resnet_cifar import use_cifar_stem
 
 SOURCE_FIELDS = ("source", "file", "url", "hf_hub_id", "hf_hub_filename", "state_dict")
 """Lists the fields of timm's pretrained_cfg that name a place to load from."""
-FACTORY_ARGS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+FACTORY_ARGS = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "features_only",
+    "out_indices",
+)
 """Lists the arguments of timm's factory, which a checkpoint's model_args must not set."""
 
 

@@ -164,6 +164,10 @@ def _processor_settings(
         raw = read_json(alone)
     elif nested.is_file():
         raw = read_json(nested).get("image_processor") or {}
+        if not isinstance(raw, dict):
+            raise InputError(
+                f"model: image_processor of {processor} is no mapping; write its configuration anew"
+            )
     else:
         raw = {}
     return read_image_processor(raw, config, processor)

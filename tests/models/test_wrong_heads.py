@@ -77,3 +77,39 @@ def test_pointers_of_git_lfs(timm_folder, tmp_path):
     refused(timm_folder, "model.safetensors is a git-lfs pointer file .* run 'git lfs pull'")
     (tmp_path / "weights.pth").write_text(POINTER)
     refused(tmp_path / "weights.pth", "weights.pth is a git-lfs pointer file", **BARE)
+
+
+PROCESSOR = {"image_mean": 0.5, "image_std": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("config", "processor", "words"),
+    [
+        ({"num_channels": "3"}, PROCESSOR, "num_channels of .* is '3'; use a whole number up to 64"),
+        ({"num_channels": None}, PROCESSOR, "num_channels of .* is None"),
+        ({"num_channels": 10**10}, PROCESSOR, "num_channels of .* is 10000000000"),
+        (
+            {},
+            {"size": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+            "input_size: .* does not give it",
+        ),
+        ({}, {"size": 10**9}, "input_size: .* states 1000000000x1000000000; use one of at most 4096"),
+        ({}, {"image_mean": [0.5] * 10**5, "image_std": [0.5] * 10**5}, "mean: .* has 100,000 numbers"),
+    ],
+)
+def test_absurd_configurations(resnet_folder, config, processor, words):
+    """Refused before memory is taken for what they state."""
+    edit(resnet_folder / "config.json", **config)
+    edit(resnet_folder / "preprocessor_config.json", **processor)
+    refused(resnet_folder, words)
+
+
+def test_a_processor_that_is_no_mapping(resnet_folder):
+    (resnet_folder / "preprocessor_config.json").unlink()
+    (resnet_folder / "processor_config.json").write_text('{"image_processor": [1]}')
+    refused(resnet_folder, "image_processor of .* is no mapping")
+
+
+def test_features_are_no_classes(timm_folder):
+    edit(timm_folder / "config.json", model_args={"features_only": True})
+    refused(timm_folder, "model_args: 'features_only' is not an argument of a model")

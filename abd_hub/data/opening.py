@@ -219,8 +219,10 @@ def _check_remote_cards(source: str, revision: str | None) -> None:
         try:
             with quiet():
                 file = patiently(download, hurry=True)
-        except (Busy, OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError):
-            continue  # no such file, or the library says why
+        except (Busy, OfflineModeIsEnabled, LocalEntryNotFoundError):
+            return  # the library says why
+        except HfHubHTTPError:
+            continue  # no such file, or no such repository
         content = read_file(Path(file), f"data set {source}: its {name}", most_bytes=MOST_CARD_BYTES)
         check_card(source, content.decode("utf-8", "replace"), name=name)
 

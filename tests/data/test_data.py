@@ -275,53 +275,6 @@ def test_places_that_hold_no_data(tmp_path, monkeypatch):
         load_images(pets, "test", config="other")
 
 
-def test_hub_that_cannot_be_reached(monkeypatch):
-    def unreachable(*args, **kwargs):
-        raise ConnectionError("Couldn't reach 'acme/pets' on the Hub (ConnectError)")
-
-    monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
-    with pytest.raises(InputError, match=r"acme/pets cannot be read: .*reach"):
-        load_images("acme/pets", "test")
-
-
-class Prepared:
-    """A stand-in for the builder of a Hub data set."""
-
-    __module__ = "datasets.packaged_modules.parquet.parquet"
-
-    def __init__(self, hash, folder):
-        self.hash = hash
-        self._inner = datasets.load_dataset_builder(folder)
-        self.info, self.config = self._inner.info, None
-        self._cache_downloaded_dir = self._inner._cache_downloaded_dir
-
-    def download_and_prepare(self, verification_mode):
-        self._inner.download_and_prepare(verification_mode=verification_mode)
-        self.info = self._inner.info
-
-    def as_dataset(self, split):
-        return self._inner.as_dataset(split=split)
-
-
-def test_hub_revision_is_recorded_as_a_commit(tmp_path, monkeypatch):
-    commit, folder = "0123456789" * 4, plain(tmp_path / "pets")
-    prepared = Prepared(commit, folder)
-    monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, **options: prepared)
-    data = load_images("acme/pets", "test", revision="main")
-    assert (data.ref.id, data.ref.revision) == ("acme/pets", commit)
-    assert load_images("acme/pets", "test").ref.fingerprint == load_images(folder, "test").ref.fingerprint
-
-
-def test_cached_copy_of_another_revision_is_refused(tmp_path, monkeypatch):
-    commit = "0123456789" * 4
-    cached = type("Cached", (Prepared,), {"__module__": "datasets.packaged_modules.cache.cache"})
-    prepared = cached(commit, plain(tmp_path / "pets"))
-    monkeypatch.setattr(datasets, "load_dataset_builder", lambda path, **options: prepared)
-    with pytest.raises(InputError, match=f"copy at hand is {commit}"):
-        load_images("acme/pets", "test", revision="v2")
-    assert load_images("acme/pets", "test", revision=commit).ref.revision == commit
-
-
 def test_digits():
     train, test = load_images("digits", "train"), load_images("digits", "test")
     assert train.images.shape == (1258, 3, 8, 8) and test.images.shape == (539, 3, 8, 8)

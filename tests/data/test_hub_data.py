@@ -41,6 +41,13 @@ def worker(running, home):
     assert "Traceback" not in started.close()
 
 
+@pytest.fixture(scope="module")
+def offline(running, home):
+    started = Worker(running.environment(home, HF_HUB_OFFLINE="1"))
+    yield started
+    assert "Traceback" not in started.close()
+
+
 def png(level):
     buffer = io.BytesIO()
     Image.fromarray(np.full((4, 4, 3), level, np.uint8)).save(buffer, "PNG")
@@ -131,3 +138,13 @@ def test_nothing_else_is_read(server, worker, home):
 
 def test_unknown_ones_are_named(server, worker):
     assert "acme/none" in refused(worker, "acme/none")
+
+
+def test_a_copy_is_read_without_a_connection(server, worker, offline):
+    """Of the commit that it is, and of no other revision."""
+    commit = server.repo("acme/kept", kind="dataset").commit({"data/test-0.parquet": parquet([1, 2])})
+    first = load(worker, "acme/kept")
+    assert first["commit"] == commit
+    assert load(offline, "acme/kept") == first == load(offline, "acme/kept", revision=commit)
+    assert f"copy at hand is {commit}; go online" in refused(offline, "acme/kept", revision="v2")
+    assert "acme/never cannot be read" in refused(offline, "acme/never")

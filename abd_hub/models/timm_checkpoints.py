@@ -19,7 +19,15 @@ from abd_hub.core.records import ModelRef
 from abd_hub.hub.pull import Place
 from abd_hub.models.checkpoint_files import Loaded, one_file
 from abd_hub.models.preprocessing import Images, Options, decide_images, decide_labels, height_and_width
-from abd_hub.models.weights import describe_misfit, file_sha256, fill, first_few, read_tensors, without_prefix
+from abd_hub.models.weights import (
+    describe_misfit,
+    file_sha256,
+    fill,
+    first_few,
+    in_names_of_timm,
+    read_tensors,
+    without_prefix,
+)
 from abd_hub.students.resnet_cifar import use_cifar_stem
 
 SOURCE_FIELDS = ("source", "file", "url", "hf_hub_id", "hf_hub_filename", "state_dict")
@@ -137,6 +145,7 @@ def load_weights_file(path: Path, options: Options) -> Loaded:
     name = _without_tag(options.architecture)
     images = decide_images({}, options, path.name)
     tensors = without_prefix(read_tensors(path, allow_pickle=options.allow_pickle), ())
+    tensors = in_names_of_timm(tensors, _head_of(name))
     labels = decide_labels(None, _head_size(name, tensors), options, path.name)
     ref = ModelRef(path.name, name, sha256=file_sha256([path]))
     return _fill_timm(name, tensors, images, labels, ref=ref, raw={}, model_args={})
@@ -209,7 +218,12 @@ def _has_cifar_stem(model: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
     return stem is not None and tuple(stem.shape[-2:]) == (3, 3) and model.conv1.kernel_size == (7, 7)
 
 
-def _head_size(name: str, tensors: Mapping[str, Tensor]) -> int | None:
+def _head_of(name: str) -> str:
+    """Returns timm's name of the last linear layer; empty where timm states none."""
     heads = getattr(registered_cfg(name), "classifier", None) or ""
-    weight = tensors.get(f"{heads if isinstance(heads, str) else heads[0]}.weight")
+    return heads if isinstance(heads, str) else str(heads[0])
+
+
+def _head_size(name: str, tensors: Mapping[str, Tensor]) -> int | None:
+    weight = tensors.get(f"{_head_of(name)}.weight")
     return None if weight is None else int(weight.shape[0])

@@ -100,6 +100,25 @@ def without_prefix(tensors: Mapping[str, Tensor], wanted: Collection[str]) -> di
     return out
 
 
+def in_names_of_timm(tensors: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+    """Renames the tensors of a ResNet that has the names of pytorch-cifar and BackdoorBox.
+
+    Their blocks say ``shortcut`` for ``downsample``, and their head is ``linear``.
+
+    Args:
+        tensors: without prefixes.
+        head: timm's name of the architecture's head.
+    """
+    foreign = head == "fc" and "linear.weight" in tensors and "fc.weight" not in tensors
+    if not foreign or "conv1.weight" not in tensors:
+        return dict(tensors)
+    renamed = {}
+    for name, tensor in tensors.items():
+        own = f"fc.{name.removeprefix('linear.')}" if name.startswith("linear.") else name
+        renamed[own.replace(".shortcut.", ".downsample.")] = tensor
+    return renamed
+
+
 def describe_misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """Describes the differing names and shapes, the first three of each kind; returns "" when all fit."""
     missing = [name for name in wanted if name not in given]

@@ -21,7 +21,8 @@ from abd_hub import (
     create_student,
     distill,
 )
-from abd_hub.models.classifier import weights_sha256
+from abd_hub.models.classifier import load_classifier, weights_sha256
+from abd_hub.students.resnet_cifar import use_cifar_stem
 
 STUDENT = {"architecture": "wrn_10_1", "model_args": {"base_width": 4}}
 
@@ -110,3 +111,19 @@ def test_distilled_with_both_defenses(kind, request, tmp_path):
     for name, value in trained.items():
         assert value.isfinite().all(), name
         assert not torch.equal(value, fresh[name]), name
+
+
+def test_names_of_pytorch_cifar(tmp_path):
+    """A ResNet with a 3x3 stem, whose blocks say shortcut and whose head is linear."""
+    own = timm.create_model("resnet18", num_classes=10)
+    use_cifar_stem(own)
+    renamed = {
+        "module." + name.replace("downsample", "shortcut").replace("fc.", "linear."): tensor
+        for name, tensor in own.state_dict().items()
+    }
+    torch.save({"net": renamed, "acc": 95.1}, tmp_path / "ckpt.pth")
+    bare = {"architecture": "resnet18", "mean": [0.0] * 3, "std": [1.0] * 3, "input_size": 32}
+    read = load_classifier(str(tmp_path / "ckpt.pth"), allow_pickle=True, **bare)
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(read(pixels), own.eval()(pixels))

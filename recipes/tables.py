@@ -21,6 +21,7 @@ from purification_tables import (
     purified_summary,
 )
 from table_text import RESULTS, table
+from vaccine_table import vaccine_table
 
 ROOT = RESULTS.parents[1]
 
@@ -223,6 +224,7 @@ def documents() -> dict[str, dict[str, str]]:
             "summary": summary_table(),
             "zoo": zoo_table(),
             "ibau": ibau_table(),
+            "vaccine": vaccine_table(),
             "methods cifar10": methods_table("cifar10"),
             "methods gtsrb": methods_table("gtsrb"),
         },

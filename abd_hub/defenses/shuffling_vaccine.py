@@ -13,7 +13,8 @@ l_i where m_i = 0, minus coefficient times the mean of l_i where m_i = 1. So the
 teacher on suspicious images.
 
 Not every draw of permutations separates images with triggers from others. The vaccine check accepts a draw
-if more than 2 % of the images have a log10 KL(T || T~) below mean - 3 std.
+if more than 2 % of the images have a log10 KL(T || T~) below mean - 3 std. By Cantelli's inequality, at most
+10 % of any numbers lie there.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class ShufflingVaccine(Defense, place="shuffling_vaccine"):
     check_tries: Count = 8
     """Checks this many draws of permutations, all on the same images, and uses the first accepted one."""
     check_share: ShareBelowOne = 0.02
-    """Accepts a draw if more than this share of the images is below mean - 3 std of log10 KL."""
+    """Accepts a draw if more than this share of the images is below mean - 3 std of log10 KL. Never more than
+    a tenth is, so the check misses triggers that more images carry, and 0.1 refuses every draw."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -154,6 +154,19 @@ def test_the_check_judges_every_draw_on_the_counted_batches():
     assert vaccine.draw == (accepted[0] if accepted else None)
 
 
+@pytest.mark.parametrize(
+    ("triggered", "accepted"), [(0.01, False), (0.05, True), (0.09, True), (0.11, False)]
+)
+def test_the_check_sees_only_triggers_that_few_images_carry(triggered, accepted):
+    vaccine = ShufflingVaccine(check_tries=1).build(make("wrn_16_1"))
+    few = round(1000 * triggered)
+    # Every triggered image is set apart as far as one likes.
+    vaccine.log_kl = [torch.cat([torch.full((1, few), -9.0), torch.zeros(1, 1000 - few)], dim=1).double()]
+    vaccine._judge()
+    assert vaccine.rejected is not accepted
+    assert vaccine.shares == [pytest.approx(triggered if triggered < 0.1 else 0)]
+
+
 def test_half_made_images_take_no_part_in_the_check_but_are_penalised_after_it():
     teacher = make("wrn_16_1")
     settings = ShufflingVaccine(check_batches=6, check_ignored=2, check_tries=3, check_share=0.0, layers=2)

@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import quick_python
 import timm
 import torch
 
@@ -45,7 +45,16 @@ def demo(tmp_path_factory):
     (folder / "blocked" / "sitecustomize.py").write_text(NO_NETWORK)
     path = os.pathsep.join([str(folder / "blocked"), str(ROOT / "tests" / "support")])
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
-    command = [sys.executable, "-c", DEMO, "demo", "--output-dir", str(folder / "out"), "--seed", "0"]
+    command = [
+        quick_python.executable(),
+        "-c",
+        DEMO,
+        "demo",
+        "--output-dir",
+        str(folder / "out"),
+        "--seed",
+        "0",
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "out", done.stdout

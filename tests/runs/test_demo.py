@@ -13,7 +13,7 @@ import torch
 import abd_hub.students  # noqa: F401  (registers the architectures)
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = {"plain": 100, "auto": 100, "abd": 200, "vaccine": 40, "clean_kd": 47}
+ROUNDS = {"plain": 60, "auto": 60, "abd": 100, "vaccine": 20, "clean_kd": 40}
 """In the place of 400: the backdoor is handed over early, and nothing tests a number of ``vaccine``."""
 DEMO = f"""
 import sys

@@ -165,6 +165,7 @@ def program(words, environment, folder, program):
         setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
     sys.stderr.reconfigure(errors="backslashreplace", line_buffering=True)
     sys.modules.pop("sitecustomize", None)
+    tempfile.tempdir = None  # the folder of the host's own environment
     site.execsitecustomize()
     safe = False
     while words and words[0].startswith("-") and words[0] not in ("-m", "-c", "-"):

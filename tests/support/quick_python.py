@@ -54,15 +54,14 @@ def executable() -> str:
         )
         assert host.stdout.read(1) == b"+", "the host of the processes does not start"
         os.environ[_NAME] = str(program)
-        atexit.register(_forget, host, folder, os.getpid())
+        atexit.register(_forget, host, os.getpid())
     return os.environ[_NAME]
 
 
-def _forget(host, folder, owner):
+def _forget(host, owner):
     if os.getpid() == owner:
         host.stdin.close()
         host.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ----------------------------------------------------------------------------------------------- the host
@@ -220,3 +219,4 @@ if __name__ == "__main__":
     os.dup2(2, 1)
     if task := host.next_task():
         leave(exit_code(task))
+    shutil.rmtree(sys.argv[1], ignore_errors=True)

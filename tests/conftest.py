@@ -7,11 +7,13 @@ that distributes the tests imports no torch.
 
 import os
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 
 import accelerator_state
 import pytest
+import quick_python
 from order import LONGEST, QUICK, TOGETHER
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -20,6 +22,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # parent ignores: the servers and runs that the tests start would never be interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config):
+    """All processes of the tests share one that forks others."""
+    if not hasattr(config, "workerinput"):
+        quick_python.executable()
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -61,6 +69,14 @@ def own_accelerator():
     """Each test makes an accelerator of its own, as each command does in a process of its own."""
     yield
     accelerator_state.forget()
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    """Nobody waits for the seconds between the tries, which a person would wait for a busy Hub."""
+    requests = sys.modules.get("abd_hub.hub.requests")
+    if requests is not None:
+        monkeypatch.setattr(requests, "WAITS", (0.05, 0.05, 0.05))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -13,12 +13,16 @@ from abd_hub import load_images
 
 
 @pytest.fixture(scope="module")
-def shots(tmp_path_factory):
-    """Where screenshots are put: a folder of one's own choice keeps them."""
+def shots():
+    """Takes screenshots, where a folder is named that keeps them; no test looks at one."""
     given = os.environ.get("ABD_HUB_SCREENSHOTS")
-    folder = Path(given) if given else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+
+    def take(page, name):
+        if given:
+            Path(given).mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=Path(given, name), full_page=True)
+
+    return take
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def test_first_screen_shows_the_effect(browser, address, shots, width):
             "The trigger decides" in said[0] and "The trigger decides" in said[1] and "Not moved" in said[2]
         )
         see_all(page)
-        page.screenshot(path=shots / f"try-it-{width}.png", full_page=True)
+        shots(page, f"try-it-{width}.png")
         fits(page)
 
 
@@ -44,7 +44,7 @@ def test_every_tab(browser, address, shots, width):
         playwright.expect(page.locator("#comparison")).to_contain_text("0.914")
         playwright.expect(page.locator("#scatter img")).to_be_visible()
         see_all(page)
-        page.screenshot(path=shots / f"compare-{width}.png", full_page=True)
+        shots(page, f"compare-{width}.png")
         fits(page)
         with page.expect_download() as download:
             page.locator("#download-csv").click()
@@ -57,7 +57,7 @@ def test_every_tab(browser, address, shots, width):
         playwright.expect(page.locator("#evidence")).to_contain_text("52 of 256 images")
         playwright.expect(page.locator("#marked .thumbnail-item")).to_have_count(24)
         playwright.expect(page.locator("#patterns")).to_contain_text("L2 norm 1")
-        page.screenshot(path=shots / f"taught-{width}.png", full_page=True)
+        shots(page, f"taught-{width}.png")
         fits(page)
         page.get_by_role("radio", name="plain").click()
         playwright.expect(page.locator("#facts")).to_contain_text("as it is", timeout=PATIENCE)
@@ -82,7 +82,7 @@ def test_another_image_and_trigger(browser, address, shots):
         playwright.expect(page.locator("#strength")).to_be_visible(timeout=PATIENCE)
         playwright.expect(page.locator("#size")).to_be_hidden()
         page.get_by_text("A picture of your own").click()
-        page.screenshot(path=shots / "blend-1280.png", full_page=True)
+        shots(page, "blend-1280.png")
 
 
 def choose_trigger(page, name):
@@ -114,7 +114,7 @@ def test_a_trigger_is_painted_with_pointer_and_keys(browser, address, shots):
         wait_for_verdict(page, 0, "The trigger decides")
         wait_for_verdict(page, 2, "Not moved")
         assert painted(page) == 4
-        page.screenshot(path=shots / "drawn-1280.png", full_page=True)
+        shots(page, "drawn-1280.png")
         page.locator("#drawing button", has_text="Clear").click()
         wait_for_verdict(page, 0, "Not moved")
         canvas.focus()
@@ -140,7 +140,7 @@ def test_the_webcam_is_used_when_it_is_chosen(browser, address, shots):
         page.wait_for_timeout(500)
         page.locator("#picture button[aria-label*='apture'], #picture .button-wrap button").first.click()
         playwright.expect(page.locator("#clean img")).not_to_have_attribute("src", before, timeout=PATIENCE)
-        page.screenshot(path=shots / "webcam-1280.png", full_page=True)
+        shots(page, "webcam-1280.png")
 
 
 def test_visitors_do_not_see_each_other_and_reloading_starts_fresh(browser, address):
@@ -179,7 +179,7 @@ def test_on_a_phone_the_controls_come_before_the_answers(browser, address):
 def test_dark(browser, address, shots, width):
     with visit(browser, address, width, color_scheme="dark") as page:
         see_all(page)
-        page.screenshot(path=shots / f"try-it-dark-{width}.png", full_page=True)
+        shots(page, f"try-it-dark-{width}.png")
 
 
 def test_names_of_strangers_run_nothing(browser, shots, tmp_path):
@@ -190,13 +190,13 @@ def test_names_of_strangers_run_nothing(browser, shots, tmp_path):
         page.get_by_role("option").nth(1).click()
         page.get_by_text("All numbers").click()
         playwright.expect(page.locator("#numbers")).to_contain_text("labels")
-        page.screenshot(path=shots / "hostile-try-it.png", full_page=True)
+        shots(page, "hostile-try-it.png")
         open_tab(page, "Compare")
         playwright.expect(page.locator("#comparison")).to_contain_text("<img src=x")
         open_tab(page, "What the teacher taught")
         playwright.expect(page.locator("#facts")).to_contain_text("<img src=x onerror")
         see_all(page)
-        page.screenshot(path=shots / "hostile-taught.png", full_page=True)
+        shots(page, "hostile-taught.png")
         assert page.evaluate("window.hacked") is None
         strange = '#answers img:not([src^="data:image/png"]), #facts img, #comparison img'
         assert page.locator(strange).count() == 0

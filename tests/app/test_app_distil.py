@@ -12,6 +12,7 @@ import urllib.request
 import zipfile
 
 import pytest
+import quick_python
 import torch
 import yaml
 from abd_hub_app import distil_child, distil_queue, distil_request, load_shelf
@@ -32,7 +33,8 @@ LONG = 5_000
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
-    with distilling(tmp_path_factory.mktemp("app")) as started:
+    # Memory, priority and environment of the runs are looked at.
+    with distilling(tmp_path_factory.mktemp("app"), **quick_python.REAL_CHILDREN) as started:
         yield started
 
 
@@ -354,7 +356,7 @@ def test_what_nobody_looks_at_ends(tmp_path, monkeypatch):
 def test_the_servers_death_is_the_runs(tmp_path):
     (tmp_path / CONFIG).write_text("teacher: {id: none}")
     process = subprocess.Popen(
-        [sys.executable, "-P", distil_child.__file__, str(tmp_path / CONFIG), "600"],
+        [quick_python.executable(), "-P", distil_child.__file__, str(tmp_path / CONFIG), "600"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -32,11 +32,11 @@ def says(page, text):
 def test_a_run_from_beginning_to_push(app, browser, shots):
     with visit(browser, app.address) as page:
         open_tab(page, "Distill")
-        page.screenshot(path=shots / "distil-idle-1280.png", full_page=True)
+        shots(page, "distil-idle-1280.png")
         page.get_by_label("universal direction").check()
         begin(page, 6)
         playwright.expect(page.locator("#distil-progress polyline").first).to_be_visible(timeout=LONG)
-        page.screenshot(path=shots / "distil-running-1280.png", full_page=True)
+        shots(page, "distil-running-1280.png")
         says(page, "Done: 6 rounds")
         playwright.expect(page.locator("#distil-result")).to_contain_text("badnet_sq to label 0")
         playwright.expect(page.locator("#distil-pictures img").first).to_be_visible()
@@ -55,7 +55,7 @@ def test_a_run_from_beginning_to_push(app, browser, shots):
         playwright.expect(token).to_have_value("")
         assert WRITE not in page.content() and WRITE not in page.evaluate(KEPT)
         see_all(page)
-        page.screenshot(path=shots / "distil-done-1280.png", full_page=True)
+        shots(page, "distil-done-1280.png")
         fits(page)
     assert app.holding(WRITE) == []
     wait(lambda: not app.folders())
@@ -66,7 +66,7 @@ def test_a_cancel_and_another_teacher_on_a_telephone(app, browser, shots):
         open_tab(page, "Distill")
         begin(page, 5000)
         says(page, "Starting")
-        page.screenshot(path=shots / "distil-starting-390.png", full_page=True)
+        shots(page, "distil-starting-390.png")
         page.get_by_role("button", name="Cancel", exact=True).press("Enter")
         says(page, "Cancelled")
         assert app.runs() == []
@@ -77,7 +77,7 @@ def test_a_cancel_and_another_teacher_on_a_telephone(app, browser, shots):
         playwright.expect(page.get_by_text("config.json is missing")).to_be_visible(timeout=PATIENCE)
         page.get_by_text("More settings").click()
         see_all(page)
-        page.screenshot(path=shots / "distil-files-390.png", full_page=True)
+        shots(page, "distil-files-390.png")
         fits(page)
 
 
@@ -88,7 +88,7 @@ def test_a_reload_ends_the_run(app, browser, shots):
         begin(page, 5000)
         wait(app.runs)
         says(page, "Starting")
-        page.screenshot(path=shots / "distil-dark-1280.png", full_page=True)
+        shots(page, "distil-dark-1280.png")
         page.reload()
         wait(lambda: not app.runs() and not app.folders())
         page.locator("#answers .abd-card").first.wait_for()

@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
+import quick_python
 import timm
 import torch
 from checkpoints import (
@@ -320,7 +320,7 @@ def test_hub_repository_is_pinned_to_its_commit(timm_folder, tmp_path):
     )
     env = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False
+        [quick_python.executable(), "-c", script], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nets
 import pytest
+import quick_python
 import runs
 import torch
 from torch import nn
@@ -192,7 +193,13 @@ TINY = {
 def run(*arguments):
     tiny = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return subprocess.run(
-        [sys.executable, str(RECIPES / "benchmark.py"), "--device", "cpu", "--turns", "2", *tiny, *arguments],
+        [
+            quick_python.executable(),
+            str(RECIPES / "benchmark.py"),
+            *("--device", "cpu", "--turns", "2"),
+            *tiny,
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         check=False,

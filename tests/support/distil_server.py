@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import quick_python
 from app_server import COMMAND, ENVIRONMENT
 from hub_server import READ, HubServer
 
@@ -17,7 +18,7 @@ SHORT = {"minutes": 10, "seed": 1, "student": "wrn_10_1", "vaccine_check": False
 class App:
     """The server's process, its address, and the folder for all that it writes."""
 
-    def __init__(self, folder: Path, hub: HubServer) -> None:
+    def __init__(self, folder: Path, hub: HubServer, more: dict[str, str]) -> None:
         self.hub = hub
         self.place = folder / "tmp"
         self.place.mkdir()
@@ -26,10 +27,10 @@ class App:
         # The owner of the server is logged in: no visitor may get anything out of that.
         own = hub.environment(home, READ, HF_HUB_ETAG_TIMEOUT="60", SOME_API_KEY="secret-of-the-owner")
         # A client that closes says so with its next heartbeat.
-        own |= {"GRADIO_HEARTBEAT_INTERVAL": "0.3"}
+        own |= {"GRADIO_HEARTBEAT_INTERVAL": "0.3"} | more
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                COMMAND,
+                [quick_python.executable(), *COMMAND[1:]],
                 env=ENVIRONMENT | own | {"TMPDIR": str(self.place)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -73,10 +74,10 @@ class App:
 
 
 @contextmanager
-def distilling(folder: Path):
-    """A running app; at the end it has ended, and its output has no traceback."""
+def distilling(folder: Path, **more: str):
+    """A running app, with more variables; at the end it has ended, and its output has no traceback."""
     with HubServer() as hub:
-        app = App(folder, hub)
+        app = App(folder, hub, more)
         try:
             wait(app.serves)
             yield app

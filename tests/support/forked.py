@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import quick_python
+
 LIBRARIES = [
     *("accelerate", "datasets", "jsonargparse", "matplotlib.figure", "safetensors.torch", "sklearn.datasets"),
     *("timm", "torch", "torchvision.transforms.v2", "tqdm", "transformers.pipelines", "yaml"),
@@ -111,6 +113,7 @@ def run_together(commands, environments, cwd="."):
 
 def _program(words, cwd, stdout, stderr, environment):
     os.environ.update(environment)
+    sys.executable = quick_python.executable()  # for the processes that the program starts
     for number, file in ((1, stdout), (2, stderr)):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT)
         os.dup2(opened, number)

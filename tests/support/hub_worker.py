@@ -18,6 +18,7 @@ from pathlib import Path
 
 import accelerator_state
 import pytest
+import quick_python
 import torch
 from missing import NO_SMALL_DISK
 
@@ -37,7 +38,7 @@ class Worker:
     def __init__(self, environment, prefix=()):
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, __file__],
+            [*prefix, sys.executable if prefix else quick_python.executable(), __file__],
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

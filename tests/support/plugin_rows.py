@@ -79,11 +79,12 @@ def settings(kind, name, table):
     return registry.get(kind, name)(**table[name])
 
 
-def make(synthesizer, defenses, dtype=torch.float32):
+def make(synthesizer, defenses, dtype=torch.float32, student=nets.few_norms):
+    """A trainer with the settings of the tables; ``student`` is a function of ``nets``."""
     method = settings("synthesizers", synthesizer, SYNTHESIZERS)
     method = dataclasses.replace(method, rounds=ROUNDS)
     teacher = nets.randomized(nets.wrn(base_width=4, dtype=dtype)).freeze()
-    student = nets.wrn(seed=1, base_width=4, drop_rate=0.1, dtype=dtype)
+    student = student(seed=1, drop_rate=0.1, dtype=dtype)
     at_work = [settings("defenses", name, DEFENSES).build(teacher, 0) for name in defenses]
     images = (nets.pixels(20) * 255).to(torch.uint8) if "dataset" in vars(method) else None
     return Trainer(teacher, student, method, at_work, QUIET, seed=3, images=images)

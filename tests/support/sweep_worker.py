@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -38,18 +39,31 @@ def main():
             raise
 
 
+@contextmanager
+def stop_later():
+    """As in the real loop, a request to stop waits until log and checkpoint agree.
+
+    A mask of this thread is not enough: the thread that watches the supervisor takes the signal then.
+    """
+    asked = []
+    before = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    yield
+    signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
+
+
 def rounds(folder, settings):
     checkpoint = folder / "checkpoint.json"
     state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"round": 0, "sum": 0}
     while state["round"] < settings["zskt"]["rounds"]:
         time.sleep(A_ROUND)
         state = {"round": state["round"] + 1, "sum": state["sum"] + settings["seed"] * state["round"]}
-        # As in the real loop, a request to stop waits until log and checkpoint agree.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with (folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"round": state["round"], "threads": os.environ["OMP_NUM_THREADS"]}) + "\n")
-        files.write_json(checkpoint, state)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        row = json.dumps({"round": state["round"], "threads": os.environ["OMP_NUM_THREADS"]})
+        with stop_later():
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(row + "\n")
+            files.write_json(checkpoint, state)
     rate = Rate(value=state["sum"] / 1000, count=state["sum"], n=1000, low=0.0, high=1.0)
     report = EvalReport(rate, (TriggerReport("badnet_sq", 0, {}, rate, rate),))
     record = RunRecord(

@@ -4,6 +4,7 @@ A run leaves a checkpoint half way; another goes on from the checkpoint of other
 """
 
 import dataclasses
+import functools
 import hashlib
 import sys
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ ROWS = [
 ROWS += [(method, tuple(EVERY)) for method in ("zskt", "fast", "real")]
 TEACHER = "teacher"
 NAMES = ["+".join([method, *defenses]) for method, defenses in ROWS]
+RESIDUAL = "residual " + "+".join(["zskt", *EVERY])
+"""The row whose student is a residual network, with seven BatchNorm layers in the place of two."""
+NAMES += [RESIDUAL]
 
 
 @contextmanager
@@ -45,8 +49,9 @@ def float64():
 
 
 def make(name):
-    method, *defenses = name.split("+")
-    return plugin_rows.make(method, defenses, torch.float64)
+    method, *defenses = name.removeprefix("residual ").split("+")
+    student = functools.partial(nets.wrn, base_width=4) if name == RESIDUAL else nets.few_norms
+    return plugin_rows.make(method, defenses, torch.float64, student)
 
 
 def begun(folder, name):

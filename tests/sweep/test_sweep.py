@@ -1,5 +1,6 @@
 """Sweeps on a real local Ray: no run is lost or done twice."""
 
+import contextlib
 import io
 import json
 import os
@@ -124,15 +125,17 @@ def wait_for(condition, seconds=300):
 
 
 def kill_at_random(kills, done):
-    """Kills runs and the Ray workers above them, in turns."""
-    chance = random.Random(0)
+    """Kills runs and the Ray workers above them, in turns, and none twice: its attempt counts once."""
+    chance, struck = random.Random(0), set()
     while kills and not done.is_set():
         time.sleep(chance.uniform(0.1, 0.5))
-        found = processes()
+        found = [pair for pair in processes() if pair[0] not in struck]
         if found:
             child, worker = chance.choice(found)
-            os.kill(worker if len(kills) % 2 else child, signal.SIGKILL)
-            kills.pop()
+            with contextlib.suppress(ProcessLookupError):  # it has ended since
+                os.kill(worker if len(kills) % 2 else child, signal.SIGKILL)
+                struck.add(child)
+                kills.pop()
 
 
 @needs_ray

@@ -3,10 +3,10 @@
 import math
 import os
 import subprocess
-import sys
 
 import nets
 import pytest
+import quick_python
 import torch
 import torch.nn.functional as F
 from crop_loop import one_by_one
@@ -175,7 +175,7 @@ def test_a_picture_from_the_hub_is_pinned_to_its_commit(tmp_path):
     )
     env = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False
+        [quick_python.executable(), "-c", script], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     *rows, refusal = done.stdout.splitlines()

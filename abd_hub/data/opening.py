@@ -74,7 +74,10 @@ def open_split(
             _check_sizes(source, commit, files, max_size_gb)
 
         stated = _row_counts(builder)
-        patiently(lambda: builder.download_and_prepare(verification_mode="no_checks"))
+        if path is None:
+            patiently(lambda: builder.download_and_prepare(verification_mode="no_checks"))
+        else:
+            builder.download_and_prepare(verification_mode="no_checks")  # a damaged file stays damaged
         return Opened(_split_of(builder, source, split, stated), commit, boundary)
 
 
@@ -137,6 +140,8 @@ def _builder(source: str, path: str | None, split: str, revision: str | None, co
     def load(**place: Any) -> Any:
         return datasets.load_dataset_builder(path or source, name=config, revision=revision, **place)
 
+    if path is not None:
+        return load(cache_dir=str(cache))
     try:
         return patiently(lambda: load(cache_dir=str(cache)), hurry=True)
     except (Busy, OfflineModeIsEnabled) as error:

@@ -114,6 +114,8 @@ from abd_hub.models.classifier import (
     Classifier as Classifier,
     create_student as create_student,
     load_classifier as load_classifier,
+)
+from abd_hub.models.saving import (
     save_timm_folder as save_timm_folder,
 )
 from abd_hub.models.weights import (

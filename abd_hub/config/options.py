@@ -51,9 +51,16 @@ class ModelOptions:
     """Sets each channel's standard deviation in pixel units, where the checkpoint lacks it; 1 for no
     scaling."""
     input_size: int | None = None
-    """Sets height and width of the input in pixels, where the checkpoint lacks them."""
+    """Sets height and width of the input in pixels, where the checkpoint lacks them; the ratio of resize to
+    crop stays."""
     interpolation: str | None = None
-    """Resizes images of another size by bilinear, bicubic or nearest interpolation."""
+    """Resizes images by a filter of Pillow: nearest, bilinear, bicubic, lanczos, box or hamming."""
+    crop_pct: float | None = None
+    """Resizes images to the input's side over this number before the crop, where the checkpoint states
+    another; 1 cuts no more off than the shape asks for."""
+    crop_mode: str | None = None
+    """Makes images of another shape fit: center cuts off what is too long, squash resizes the whole image
+    without a crop, border adds a margin. The checkpoint's mode is used by default."""
     blocks: list[str] = field(default_factory=list)
     """Lists the modules whose outputs attention transfer compares, where the architecture names none."""
 

@@ -127,6 +127,8 @@ def load_model(options: ModelOptions) -> Classifier:
         std=options.std,
         input_size=options.input_size,
         interpolation=options.interpolation,
+        crop_pct=options.crop_pct,
+        crop_mode=options.crop_mode,
         blocks=options.blocks,
         allow_flagged=options.allow_flagged,
         max_size_gb=options.max_size_gb,

@@ -41,7 +41,8 @@ from abd_hub.data.images import load_images
 from abd_hub.data.poisoning import poison
 from abd_hub.evaluation.measurement import Measurement, load_measurement
 from abd_hub.evaluation.tables import format_table
-from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
+from abd_hub.models.classifier import Classifier, create_student, load_classifier
+from abd_hub.models.saving import save_timm_folder
 from abd_hub.report.figures import save_accuracy_asr
 from abd_hub.runs.image_statistics import channel_statistics
 from abd_hub.runs.verdicts import write_verdicts

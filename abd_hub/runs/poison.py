@@ -32,7 +32,8 @@ from abd_hub.evaluation.measurement import (
     load_split,
 )
 from abd_hub.evaluation.rates import all_to_all_rate
-from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
+from abd_hub.models.classifier import Classifier, create_student, load_classifier
+from abd_hub.models.saving import save_timm_folder
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.publish.teacher_card import render_teacher_card, teacher_pictures
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results

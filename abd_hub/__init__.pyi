@@ -85,8 +85,10 @@ from abd_hub.defenses.shuffling_vaccine import (
 from abd_hub.defenses.universal_direction import (
     UniversalDirection as UniversalDirection,
 )
-from abd_hub.evaluation.counting import (
+from abd_hub.evaluation.attacks import (
     Attack as Attack,
+)
+from abd_hub.evaluation.counting import (
     evaluate as evaluate,
     evaluate_answers as evaluate_answers,
 )

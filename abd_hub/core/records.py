@@ -80,6 +80,9 @@ class TriggerReport:
     control: Rate | None = None
     """Share of the same triggered images that get the target label from a control, a model without the
     backdoor. Chance and the damage to the image explain that much of the ASR. None without a control."""
+    trigger_on: str | None = None
+    """Place of the trigger: ``image``, before the image is resized and cropped for the network, or ``input``,
+    after it. None in older records, which put it on the image."""
 
 
 @dataclass(frozen=True)

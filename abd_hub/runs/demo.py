@@ -162,8 +162,8 @@ def _teacher(attack: Mapping[str, Any], seed: int) -> Classifier:
     trigger = build_trigger(attack["name"], attack["options"])
     poisoned = poison(data, trigger, TARGET, POISON_RATE, seed)
 
-    mean, std = channel_statistics(data.images)
-    channels, height, width = data.images.shape[1:]
+    mean, std = channel_statistics(data.tensor)
+    channels, height, width = data.tensor.shape[1:]
     spec = DataSpec(channels, height, width, data.names)
 
     recipe = TeacherRecipe(epochs=30, batch_size=64, crop_padding=0, flip=False)

@@ -135,6 +135,7 @@ def _trainer(
         seed=config.seed,
         model_args=dict(config.student.model_args),
         pretrained=config.student.pretrained,
+        view=teacher.view,
     )
 
     teacher.to(accelerator.device)
@@ -147,7 +148,7 @@ def _trainer(
         seed=config.seed,
         folder=Path(config.output_dir),
         accelerator=accelerator,
-        images=real.images if real else None,
+        images=real.tensor if real else None,
         watch=watch,
     )
 
@@ -161,7 +162,8 @@ def _real_images(config: DistillConfig, measurement: Measurement | None) -> Imag
     measured = [measurement.data, *measurement.corrupted] if measurement else []
     if any(overlap(data, other) for other in measured):
         raise InputError(f"split: {source.split!r} is used both to train and to measure; use two splits")
-    return data
+    remedy = "set the synthesizer's image_size, which squashes every image, or use data of one size"
+    return data.of_one_size(remedy)
 
 
 def _run(run: Run, real: ImageData | None, origin: dict[str, Any]) -> RunRecord:

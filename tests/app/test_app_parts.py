@@ -40,7 +40,7 @@ def test_examples_are_the_first_test_digits_of_each_class(digits):
     assert [example.label for example in found[-2:]] == [0, 0], "no image of the target is shown first"
     for label in range(10):
         places = (digits.labels == label).nonzero()[:2, 0].tolist()
-        shown = [to_pixels(example.picture, 3, 8, 8) for example in found if example.label == label]
+        shown = [to_pixels(example.picture) for example in found if example.label == label]
         torch.testing.assert_close(torch.cat(shown), digits.pixels(places))
 
 
@@ -48,7 +48,7 @@ def test_a_heat_map_is_brightest_where_the_map_is_highest():
     image = torch.zeros(3, 8, 8)
     attention = torch.zeros(4, 4)
     attention[3, 1] = 7.0
-    shown = to_pixels(overlay(image, attention), 3, 128, 128)[0, :, ::16, ::16]
+    shown = to_pixels(overlay(image, attention))[0, :, ::16, ::16]
     assert shown.shape == (3, 8, 8)
     brightest = divmod(int(shown.sum(0).argmax()), 8)
     assert brightest[0] == 7 and brightest[1] in (2, 3)

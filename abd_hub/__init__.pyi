@@ -69,6 +69,9 @@ from abd_hub.core.registry import (
     catalog as catalog,
     find_plugin as find_plugin,
 )
+from abd_hub.data.mixed import (
+    MixedImages as MixedImages,
+)
 from abd_hub.data.images import (
     ImageData as ImageData,
     load_images as load_images,

@@ -56,8 +56,8 @@ class ModelOptions:
     interpolation: str | None = None
     """Resizes images by a filter of Pillow: nearest, bilinear, bicubic, lanczos, box or hamming."""
     crop_pct: float | None = None
-    """Resizes images to the input's side over this number before the crop, where the checkpoint states
-    another; 1 cuts no more off than the shape asks for."""
+    """Resizes images to the input's side over this number before the crop. With 1, only what is too long is
+    cut off. The checkpoint's number is used by default."""
     crop_mode: str | None = None
     """Makes images of another shape fit: center cuts off what is too long, squash resizes the whole image
     without a crop, border adds a margin. The checkpoint's mode is used by default."""

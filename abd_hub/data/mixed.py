@@ -26,9 +26,8 @@ class MixedImages:
         for index, image in enumerate(images):
             if image.ndim != 3 or image.dtype != torch.uint8 or image.shape[0] != images[0].shape[0]:
                 raise InputError(
-                    f"images: image {index} is {tuple(image.shape)} {image.dtype}; give (C, H, W) uint8 "
-                    f"with the "
-                    "same C for all"
+                    f"images: image {index} is {tuple(image.shape)} {image.dtype}; give (C, H, W) uint8, all "
+                    "with the same C"
                 )
         self._images = list(images)
 
@@ -94,6 +93,5 @@ def of_one_size(images: Tensor | MixedImages, remedy: str) -> Tensor:
     first, other = list(dict.fromkeys(images.sizes))[:2]
     raise InputError(
         f"images: have several sizes, such as {first[0]}x{first[1]} and {other[0]}x{other[1]}, and one is "
-        f"needed; "
-        f"{remedy}"
+        f"needed; {remedy}"
     )

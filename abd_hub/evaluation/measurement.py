@@ -150,7 +150,7 @@ def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Meas
     check_inputs(classifier.spec, data.images, data.labels, attacks)
 
     corrupted = tuple(_load_corrupted(options, split, data, classifier) for split in options.corrupted_splits)
-    control = None if options.control is None else _load_control(options.control, classifier, data)
+    control = None if options.control is None else _load_control(options.control, classifier, data, attacks)
     return Measurement(data, attacks, options.batch_size, control, corrupted, options.per_class)
 
 
@@ -207,13 +207,15 @@ def _load_corrupted(
     return corrupted
 
 
-def _load_control(options: ModelOptions, classifier: Classifier, data: ImageData) -> Classifier:
+def _load_control(
+    options: ModelOptions, classifier: Classifier, data: ImageData, attacks: Sequence[Attack]
+) -> Classifier:
     try:
         control = load_model(options)
     except InputError as error:
         raise InputError(f"evaluation.control: {error}") from error
     check_same_labels("evaluation.control", control, classifier)
-    check_inputs(control.spec, data.images, data.labels)
+    check_inputs(control.spec, data.images, data.labels, attacks)
     return control
 
 

@@ -231,7 +231,8 @@ def load_classifier(
         crop_pct: the input's side over the side to which an image is resized before the crop; by default the
             checkpoint's, and 1 for a bare state dict.
         crop_mode: ``center`` keeps the shape and cuts what is too long, ``squash`` resizes the whole image,
-            and ``border`` adds a margin; by default the checkpoint's, and ``squash`` for a bare state dict.
+            and ``border`` adds a margin; by default the checkpoint's, and for a bare state dict ``squash``,
+            or ``center`` with crop_pct.
         blocks: names of the modules to match; by default timm's stages of the model.
         allow_flagged: use a repository although the Hub's scan has flagged a file in it.
         max_size_gb: largest download from the Hub, in GB of 10^9 bytes.

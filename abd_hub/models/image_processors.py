@@ -104,16 +104,13 @@ def _class_of(raw: Settings, config: Settings) -> str:
     """Returns the class's name: the file's, an older file's, or that of the model's type."""
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-    name = raw.get("image_processor_type")
-    if name is None:
-        older = raw.get("feature_extractor_type")
-        name = older.replace("FeatureExtractor", "ImageProcessor") if isinstance(older, str) else older
-    if name is None:
-        name = config.get("image_processor_type")
+    stated = (raw.get("image_processor_type"), raw.get("feature_extractor_type"))
+    name = next((name for name in (*stated, config.get("image_processor_type")) if name is not None), None)
     if name is None:
         known = IMAGE_PROCESSOR_MAPPING_NAMES.get(str(config.get("model_type")), {})
         name = known.get("torchvision")
-    return str(name).removesuffix("Fast").removesuffix("Pil")
+    current = str(name).replace("FeatureExtractor", "ImageProcessor")
+    return current.removesuffix("Fast").removesuffix("Pil")
 
 
 def _settings(name: str, raw: Settings, where: str) -> dict[str, Any]:
@@ -146,6 +143,8 @@ def _check_flags(name: str, raw: Settings, settings: Settings, where: str) -> No
     for flag, classes in foreign.items():
         if settings[flag] and name not in classes:
             raise InputError(f"model: {where} states {flag}, which {name} does not do; {REMEDY}")
+    if raw.get("use_square_size"):
+        raise InputError(f"model: {where} states use_square_size, which replaces its size; {REMEDY}")
     if raw.get("do_pad"):
         raise InputError(
             f"model: {where} states do_pad, which depends on the other images of a batch; {REMEDY}"

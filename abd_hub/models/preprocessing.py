@@ -125,12 +125,13 @@ def _decide_view(
         return _view(stated.stated_pct, stated.crop_mode, options, stated, mean)
 
     if processed is not None or not said:
-        return _view(1.0, "squash", options, whole, mean)
+        mode = "squash" if options.crop_pct is None else "center"
+        return _view(1.0, mode, options, whole, mean)
     if said.get("crop_border_pixels"):
         raise InputError(
             f"model: {where} states crop_border_pixels, which timm's own evaluation leaves out; remove it "
-            f"from "
-            "the configuration, or cut the border off the images"
+            f"from"
+            " the configuration, or cut the border off the images"
         )
     return _view(*_stated_crop(said, options, where), options, whole, mean)
 

@@ -81,9 +81,8 @@ def save_timm_folder(classifier: Classifier, folder: str | Path) -> ModelRef:
         raise InputError(f"architecture: timm cannot rebuild {name}; save a student made by create_student")
     if classifier.flip_channels:
         raise InputError(
-            "flip_channels: timm's configuration cannot state it; save a classifier without it, whose first "
-            "layer "
-            "has its channels reversed"
+            "flip_channels: timm's configuration cannot state it; reverse the channels of the first layer, and "
+            "save a classifier without it"
         )
 
     place = Path(folder)
@@ -185,9 +184,8 @@ def image_processor_of(classifier: Classifier) -> dict[str, Any]:
     cuts_like_timm = view.cropped and view.rounds == "even" and view.edges != view.size
     if view.fill or cuts_like_timm or (keys is None and view.resize not in ("none", "square")):
         raise InputError(
-            f"crop_mode: no image processor of transformers does {view.crop_mode} as timm does; leave "
-            f"crop_mode "
-            "and crop_pct out"
+            f"crop_mode: no image processor of transformers does {view.crop_mode} as timm does; leave out "
+            "crop_mode and crop_pct"
         )
 
     numbers = {name: number for number, name in RESAMPLING.items()}
@@ -228,15 +226,13 @@ def _size_of(view: View, keys: frozenset[str] | None) -> dict[str, int]:
 
 
 def _flipped(content: dict[str, Any], classifier: Classifier) -> dict[str, Any]:
-    """Returns the settings of the only class that reverses the channels, which scales but does not
-    normalize."""
+    """Returns the settings of the only class that reverses the channels; it scales, but does not normalize."""
     scale = float(classifier.std.flatten()[0])
     scaled_alone = bool((classifier.mean == 0).all()) and bool((classifier.std == scale).all())
     if not scaled_alone or classifier.view.resize == "square":
         raise InputError(
-            "mean: no image processor of transformers reverses the channels and normalizes them; leave mean "
-            "and "
-            "std out"
+            "mean: no image processor of transformers reverses the channels and normalizes them; leave out "
+            "mean and std"
         )
     kept = {key: value for key, value in content.items() if key not in ("image_mean", "image_std")}
     return kept | {

@@ -1,5 +1,4 @@
-"""A view turns an image of any size into the pixels of a network's input, as the network's checkpoint means
-it.
+"""A view turns an image of any size into the pixels of a network's input, as the checkpoint states it.
 
 It resizes and crops. Pillow's filters are used, because checkpoints were trained on images that Pillow
 resized. A view is differentiable, except for ``nearest``. Sides are in pixels, and a pair is (height, width).

@@ -151,7 +151,7 @@ def _prepare(models: Sequence[Classifier], options: EvaluationOptions) -> Measur
     if measurement is None:
         raise InputError("dataset: is missing; give the Hub id or folder of the images")
     for other in models[1:]:
-        check_inputs(other.spec, measurement.data.images, measurement.data.labels)
+        check_inputs(other.spec, measurement.data.images, measurement.data.labels, measurement.attacks)
 
     return measurement
 

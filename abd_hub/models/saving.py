@@ -81,8 +81,8 @@ def save_timm_folder(classifier: Classifier, folder: str | Path) -> ModelRef:
         raise InputError(f"architecture: timm cannot rebuild {name}; save a student made by create_student")
     if classifier.flip_channels:
         raise InputError(
-            "flip_channels: timm's configuration cannot state it; reverse the channels of the first layer, and "
-            "save a classifier without it"
+            "flip_channels: timm's configuration cannot state it; reverse the channels of the first layer,"
+            " and save a classifier without it"
         )
 
     place = Path(folder)
@@ -226,7 +226,7 @@ def _size_of(view: View, keys: frozenset[str] | None) -> dict[str, int]:
 
 
 def _flipped(content: dict[str, Any], classifier: Classifier) -> dict[str, Any]:
-    """Returns the settings of the only class that reverses the channels; it scales, but does not normalize."""
+    """Returns the settings of the only class that reverses the channels; it scales without normalizing."""
     scale = float(classifier.std.flatten()[0])
     scaled_alone = bool((classifier.mean == 0).all()) and bool((classifier.std == scale).all())
     if not scaled_alone or classifier.view.resize == "square":

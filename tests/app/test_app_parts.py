@@ -67,7 +67,7 @@ def test_a_picture_of_your_own_is_prepared_as_the_smallest_model_states_it(tmp_p
         model = create_student("wrn_10_1", spec, *scale, seed=side, model_args={"base_width": 4}, view=view)
         save_timm_folder(model.eval(), tmp_path / str(side))
     tab = TryIt(load_shelf([tmp_path / "32", tmp_path / "16"]))
-    picture = Image.open(PICTURE).convert("RGB").resize((90, 50))
+    picture = tab.examples[0].picture.resize((90, 50))
     found = tab.answer(picture, "badnet_sq", 0, {})
 
     small = tab.shelf.models[1].classifier

@@ -152,6 +152,16 @@ def test_what_the_caller_leaves_out_stays(tmp_path):
     assert (whole.resize, whole.edges) == ("shortest", (224, 224))
 
 
+def test_a_bare_file_states_no_crop(tmp_path):
+    folder = by_name("box").write(tmp_path / "model")
+    bare = {"architecture": "test_resnet", "mean": [0.5] * 3, "std": [0.5] * 3, "input_size": 96}
+    file = str(folder / "model.safetensors")
+    assert load_classifier(file, **bare).view.edges == (96, 96)
+    assert load_classifier(file, **bare).view.crop_mode == "squash"
+    cropped = load_classifier(file, **bare, crop_pct=0.75).view
+    assert (cropped.resize, cropped.edges) == ("shortest", (128, 128))
+
+
 def test_timms_default_is_said(tmp_path, caplog):
     folder = by_name("nothing stated about the crop").write(tmp_path / "model")
     with caplog.at_level(logging.WARNING):
@@ -170,6 +180,7 @@ def test_timms_default_is_said(tmp_path, caplog):
         ("a crop alone", {"image_processor_type": "Siglip2ImageProcessor"}, "Siglip2ImageProcessor"),
         ("a crop alone", {"image_processor_type": "Made_by_strangers"}, "Made_by_strangers"),
         ("a crop alone", {"do_pad": True}, "do_pad"),
+        ("an older CLIP", {"use_square_size": True}, "use_square_size"),
         ("a crop alone", {"include_top": True}, "include_top"),
         ("a crop alone", {"do_flip_channel_order": True}, "do_flip_channel_order"),
         ("a crop alone", {"crop_size": {"shortest_edge": 9}}, "crop_size"),

@@ -52,7 +52,7 @@ class DataRef:
     revision: str | None = None
     n: int = 0
     image_size: int | None = None
-    """Height and width to which every image was resized; None where images kept their size."""
+    """Height and width to which every image was squashed; None where images kept their sizes."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,27 @@ def test_timm(repository: Repository, tmp_path, pictures):
     check(repository.name, classifier, of_timm(folder, pictures), pictures)
 
 
-COPIED = [one for one in TRANSFORMERS if one.size < 384 and one.name not in ("raw levels",)]
+COPIED = [
+    one
+    for one in TRANSFORMERS
+    if one.name
+    in (
+        "google/vit-base-patch16-224",
+        "facebook/deit-base-distilled-patch16-224",
+        "microsoft/resnet-18",
+        "apple/mobilevit-small",
+        "google/efficientnet-b0",
+        "google/align-base, as a classifier",
+        "facebook/levit-128S",
+        "sail/poolformer_s12",
+        "nvidia/mit-b0",
+        "deepmind/vision-perceiver-conv",
+        "a filter of Pillow",
+        "a short and a long edge",
+        "a crop alone",
+    )
+]
+"""Each has another way to resize, to crop or to scale."""
 
 
 @pytest.mark.parametrize("repository", COPIED, ids=lambda one: one.name)
@@ -109,7 +129,7 @@ def test_a_copy_of_transformers_answers_alike(repository: Repository, tmp_path, 
     check(repository.name, given, of_transformers(tmp_path / "copy", pictures), pictures)
 
 
-@pytest.mark.parametrize("repository", TIMM, ids=lambda one: one.name)
+@pytest.mark.parametrize("repository", TIMM[::2], ids=lambda one: one.name)
 def test_a_copy_of_timm_answers_alike(repository: Repository, tmp_path, pictures):
     given = load_classifier(str(repository.write(tmp_path / "model")))
     save_timm_folder(given, tmp_path / "copy")

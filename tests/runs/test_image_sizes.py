@@ -15,6 +15,7 @@ from poison_config import config
 from tiny_teacher import save_teacher
 
 from abd_hub import (
+    DataSpec,
     DistillConfig,
     EvaluationOptions,
     InputError,
@@ -25,10 +26,13 @@ from abd_hub import (
     TrainingDataOptions,
     TriggerOptions,
     Zskt,
+    create_student,
     distill,
     load_classifier,
+    load_images,
     poison_teacher,
     read_record,
+    save_timm_folder,
 )
 from abd_hub.cli import main
 from abd_hub.evaluation.measurement import load_measurement
@@ -157,6 +161,27 @@ def test_a_student_gets_its_teachers_crop_and_the_record_the_triggers_place(teac
     squashed = dataclasses.replace(real, image_size=8)
     distill(dataclasses.replace(made, output_dir=str(tmp_path / "real"), synthesizer=squashed))
     accelerator_state.forget()
+
+
+def test_a_gray_teacher_learns_and_is_measured_on_color(tmp_path):
+    spec = DataSpec(1, 8, 8, tuple("0123456789"))
+    made = create_student("wrn_10_1", spec, [0.3], [0.4], seed=3, model_args={"base_width": 4}).eval()
+    save_timm_folder(made, tmp_path / "teacher")
+    record = distill(
+        DistillConfig(
+            output_dir=str(tmp_path / "run"),
+            teacher=ModelOptions(id=str(tmp_path / "teacher")),
+            student=StudentOptions(architecture="wrn_10_1", model_args={"base_width": 4}),
+            synthesizer=Real(rounds=1, dataset="digits", batch_size=8, student_steps=1, attention_weight=0),
+            purification="none",
+            evaluation=EvaluationOptions(dataset="digits", triggers=SQUARE, limit=50),
+            trainer=TrainerOptions(progress=False, checkpoint_every=0),
+        )
+    )
+    accelerator_state.forget()
+    data = load_images("digits", "test", limit=50)
+    right = (made(data.pixels()[:, :1]).argmax(1) == data.labels).sum()
+    assert record.teacher_report.accuracy.count == int(right)
 
 
 def test_a_teacher_to_train_needs_one_size(pictures, tmp_path):

@@ -58,8 +58,8 @@ def resampling_matrix(old: int, new: int, interpolation: str) -> Tensor:
     """Returns the weights of ``old`` pixels for each of ``new`` ones, (new, old) float64, whose rows sum to
     1.
 
-    The center of new pixel i lies at c = (i + 1/2) old/new. A filter f of half width r gets the argument
-    (j + 1/2 - c) / s at old pixel j, with s = max(1, old/new), and only pixels within r s of c count.
+    The center of new pixel i lies at c = (i + 1/2) old/new. With s = max(1, old/new), old pixel j has the
+    weight f((j + 1/2 - c) / s). A filter f has the half width r, and only pixels within r s of c count.
     """
     reach, kernel = _FILTERS[interpolation]
     step = old / new

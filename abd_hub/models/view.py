@@ -174,8 +174,8 @@ def timm_view(
     Args:
         size: height and width of the network's input.
         crop_pct: the input's side over the side of the resized image.
-        crop_mode: ``center`` keeps the shape and cuts what is too long, ``squash`` resizes the whole image,
-            and ``border`` keeps the whole image and its shape, with a margin of the mean color.
+        crop_mode: ``center`` keeps the shape and cuts what is too long. ``squash`` resizes the whole image.
+            ``border`` keeps the whole image and its shape, with a margin of the mean color.
         interpolation: one of ``INTERPOLATIONS``.
         mean: the margin's color, one number a channel.
         rounds: how the place of the crop is rounded.

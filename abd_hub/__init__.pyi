@@ -69,6 +69,9 @@ from abd_hub.core.registry import (
     catalog as catalog,
     find_plugin as find_plugin,
 )
+from abd_hub.data.mixed import (
+    MixedImages as MixedImages,
+)
 from abd_hub.data.images import (
     ImageData as ImageData,
     load_images as load_images,
@@ -85,8 +88,10 @@ from abd_hub.defenses.shuffling_vaccine import (
 from abd_hub.defenses.universal_direction import (
     UniversalDirection as UniversalDirection,
 )
-from abd_hub.evaluation.counting import (
+from abd_hub.evaluation.attacks import (
     Attack as Attack,
+)
+from abd_hub.evaluation.counting import (
     evaluate as evaluate,
     evaluate_answers as evaluate_answers,
 )
@@ -114,6 +119,8 @@ from abd_hub.models.classifier import (
     Classifier as Classifier,
     create_student as create_student,
     load_classifier as load_classifier,
+)
+from abd_hub.models.saving import (
     save_timm_folder as save_timm_folder,
 )
 from abd_hub.models.weights import (

@@ -30,7 +30,7 @@ def inspect(arguments: Sequence[str]) -> int:
     classifier = load_model(request.model)
     device = Accelerator().device
     spec, settings = classifier.spec, request.inspection
-    images = None if request.images is None else read_images(request.images, request.split, spec)
+    images = None if request.images is None else read_images(request.images, request.split, classifier)
     if images is None and settings.uses_images:
         images = default_images(spec, request.seed, device)
     report = inspect_model(classifier, images=images, inspection=settings, seed=request.seed, device=device)

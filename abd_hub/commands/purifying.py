@@ -40,7 +40,7 @@ def purify(arguments: Sequence[str]) -> int:
     if request.images is None:
         images = default_images(spec, request.seed, accelerator.device)
     else:
-        images = read_images(request.images, request.split, spec)
+        images = read_images(request.images, request.split, classifier)
     copy, report = purify_model(
         classifier,
         images=images,

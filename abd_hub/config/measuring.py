@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 
@@ -30,6 +30,9 @@ class AttackOptions:
     target: str | None = None
     """Sets the class number to which the backdoor leads, several separated by commas, or all. The option may
     be repeated."""
+    trigger_on: Literal["image", "input"] = "image"
+    """Puts the trigger on the image, as an attacker changes a file, before the image is resized and cropped
+    for the model; input puts it on the model's input, after that."""
     control: str | None = None
     """Measures this model without the backdoor for comparison with the ASR. It is named as MODEL is. Its rate
     is the share of the same triggered images to which it gives the target."""
@@ -173,8 +176,8 @@ def _compare_parser() -> StrictParser:
 
 def _add_measurement(parser: StrictParser) -> None:
     add_section(parser, "Attack", AttackOptions)
-    own = {"triggers", "control", "corrupted_splits", "revision", "per_class", "every", "every_images"}
-    add_section(parser, "Data", EvaluationOptions, skip=own)
+    own = {"triggers", "trigger_on", "control", "corrupted_splits", "revision", "per_class"}
+    add_section(parser, "Data", EvaluationOptions, skip=own | {"every", "every_images"})
     group = parser.add_argument_group("Output")
     group.add_argument("--per_class", action="store_true", help="Counts for each true class as well.")
     group.add_argument("--json", action="store_true", help="Prints JSON instead of a table.")

@@ -51,9 +51,16 @@ class ModelOptions:
     """Sets each channel's standard deviation in pixel units, where the checkpoint lacks it; 1 for no
     scaling."""
     input_size: int | None = None
-    """Sets height and width of the input in pixels, where the checkpoint lacks them."""
+    """Sets height and width of the input in pixels, where the checkpoint lacks them; the ratio of resize to
+    crop stays."""
     interpolation: str | None = None
-    """Resizes images of another size by bilinear, bicubic or nearest interpolation."""
+    """Resizes images by a filter of Pillow: nearest, bilinear, bicubic, lanczos, box or hamming."""
+    crop_pct: float | None = None
+    """Resizes images to the input's side over this number before the crop. With 1, only what is too long is
+    cut off. The checkpoint's number is used by default."""
+    crop_mode: str | None = None
+    """Makes images of another shape fit: center cuts off what is too long, squash resizes the whole image
+    without a crop, border adds a margin. The checkpoint's mode is used by default."""
     blocks: list[str] = field(default_factory=list)
     """Lists the modules whose outputs attention transfer compares, where the architecture names none."""
 
@@ -101,7 +108,9 @@ class DataOptions(Settings, place="data"):
     limit: CountOrNone = None
     """Uses only this many images from the start of the split."""
     image_size: CountOrNone = None
-    """Resizes every image to this height and width in pixels, for data sets of several sizes."""
+    """Squashes every image to this height and width in pixels, whatever its shape, before anything else. An
+    evaluation does not need it: each image is resized and cropped at its own size, as the model's own library
+    does it."""
     max_size_gb: Positive = 5.0
     """Limits the GB of the split's files on the Hub, and of its decoded images in memory."""
 
@@ -116,6 +125,9 @@ class EvaluationOptions(DataOptions, place="evaluation"):
     triggers: list[TriggerOptions] = field(default_factory=list)
     """Lists the attacks to measure, such as [{name: badnet_sq, target: 0}]; attacks with the same trigger
     and several targets cost one forward pass."""
+    trigger_on: Literal["image", "input"] = "image"
+    """Puts the trigger on the image, as an attacker changes a file, before the image is resized and cropped
+    for the model; input puts it on the model's input, after that."""
     control: ModelOptions | None = None
     """Measures a model without the backdoor as well, such as {id: FOLDER} of a clean teacher. Beside every
     ASR stands the rate at which this model gives the target to the same triggered images."""

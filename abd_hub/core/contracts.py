@@ -81,7 +81,7 @@ class ImageSource:
     """Hub id or local folder."""
     split: str
     image_size: int | None = None
-    """Height and width to which every image is resized; None keeps the images' own size."""
+    """Height and width to which every image is squashed; None keeps the images' own size."""
 
 
 class Teacher(Protocol):

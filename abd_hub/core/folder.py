@@ -16,7 +16,12 @@ from abd_hub.core.yaml_text import YamlError, read_yaml
 _MARK = "# abd-hub run"
 _OTHER = "use another --output_dir"
 _LOCK_FILE = ".lock"
-_NEW_DEFAULTS = {"evaluation.every": 0, "evaluation.every_images": 1000, "purification": "none"}
+_NEW_DEFAULTS = {
+    "evaluation.every": 0,
+    "evaluation.every_images": 1000,
+    "evaluation.trigger_on": "image",
+    "purification": "none",
+}
 """Options that were added later, with the value that leaves an older run unchanged."""
 
 

@@ -52,7 +52,7 @@ class DataRef:
     revision: str | None = None
     n: int = 0
     image_size: int | None = None
-    """Height and width to which every image was resized; None where images kept their size."""
+    """Height and width to which every image was squashed; None where images kept their sizes."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ class TriggerReport:
     control: Rate | None = None
     """Share of the same triggered images that get the target label from a control, a model without the
     backdoor. Chance and the damage to the image explain that much of the ASR. None without a control."""
+    trigger_on: str | None = None
+    """Place of the trigger: ``image``, before the image is resized and cropped for the network, or ``input``,
+    after it. None in older records, which put it on the image."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A data set of labeled images as one uint8 tensor, with a fingerprint of its content.
+"""A data set of labeled images in memory, with a fingerprint of its content.
 
 A split is read as a whole, so that images are decoded once and not in every epoch. This takes 150 MB for
 50,000 images of 32x32, less than the workers and copies of a loader. The fingerprint is a sha256 of the
@@ -11,7 +11,7 @@ No code of a data set is ever executed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from abd_hub.core.seeding import generator
 from abd_hub.core.shipped import shipped_by_sklearn
 from abd_hub.data.boundary import Boundary
 from abd_hub.data.columns import image_column_of, is_text, label_column_of, names_of_labels
+from abd_hub.data.mixed import MixedImages, of_one_size
 from abd_hub.data.opening import open_split
 
 DIGITS = "digits"
@@ -43,6 +44,7 @@ MAX_SIZE_GB = 5.0
 MOST_ROWS = 10_000_000
 
 _READ_AT_ONCE = 500
+_ONE_SIZE = "set image_size, which squashes every image, or use data of one size"
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,11 @@ class Bounds:
 
     boundary: Boundary
     size: int | None
-    """Height and width to which images are resized."""
+    """Height and width to which images are squashed."""
     most_bytes: int
     """Largest size of all decoded images together."""
+    prepare: Callable[[Tensor], Tensor] | None = None
+    """Makes the images that are kept, from each alone."""
 
     def check_total(self, count: int, height: int, width: int) -> None:
         """Refuses more pixels than the bound allows, before memory is taken for them."""
@@ -64,13 +68,21 @@ class Bounds:
                 f"{self.most_bytes / 1e9:g}; set limit or image_size, or raise max_size_gb"
             )
 
+    def check_sum(self, taken: int, done: int, count: int) -> None:
+        """Refuses more bytes than the bound allows, where images of several sizes add up to them."""
+        if taken > self.most_bytes:
+            raise InputError(
+                f"max_size_gb: {done:,} of {count:,} images take {taken / 1e9:,.2f} GB, more than "
+                f"{self.most_bytes / 1e9:g}; set limit or image_size, or raise max_size_gb"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """Holds all images of a split with their labels."""
 
-    images: Tensor
-    """Holds the images, (n, C, H, W) uint8."""
+    images: Tensor | MixedImages
+    """Holds the images, (n, C, H, W) uint8 where all have one size, and a sequence of (C, H, W) otherwise."""
     labels: Tensor
     """Holds the labels, (n,) int64, each in [0, len(names))."""
     names: tuple[str, ...]
@@ -85,9 +97,33 @@ class ImageData:
         """Returns the same data with both tensors on ``device``."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    @property
+    def tensor(self) -> Tensor:
+        """Returns the images as one tensor, (n, C, H, W) uint8.
+
+        Raises:
+            InputError: they have several sizes.
+        """
+        return of_one_size(self.images, _ONE_SIZE)
+
+    def of_one_size(self, remedy: str) -> ImageData:
+        """Returns the same data, for a consumer that needs images of one size.
+
+        Args:
+            remedy: end of the message.
+
+        Raises:
+            InputError: they have several sizes.
+        """
+        return replace(self, images=of_one_size(self.images, remedy))
+
     def pixels(self, index: Tensor | slice | Sequence[int] = slice(None)) -> Tensor:
-        """Returns the indexed images as float32 (m, C, H, W) in [0,1], on the device of the data."""
-        return self.images[index].float().div_(255)
+        """Returns the indexed images as float32 (m, C, H, W) in [0,1], on the device of the data.
+
+        Raises:
+            InputError: they have several sizes.
+        """
+        return of_one_size(self.images[index], _ONE_SIZE).float().div_(255)
 
 
 def load_images(
@@ -101,6 +137,7 @@ def load_images(
     limit: int | None = None,
     image_size: int | None = None,
     max_size_gb: float = MAX_SIZE_GB,
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> ImageData:
     """Reads one split of a data set into memory, in the data set's own order.
 
@@ -112,9 +149,12 @@ def load_images(
         image_column: required where several columns hold images.
         label_column: required where several columns could hold labels.
         limit: reads only the first images, this many.
-        image_size: height and width to which images are resized (bicubic, smoothed where it shrinks).
+        image_size: height and width to which images are squashed (bicubic, smoothed where it shrinks),
+            whatever their shape; by default every image keeps its size.
         max_size_gb: largest size of the split's files on the Hub, and of its decoded images in memory, each
             in GB of 10^9 bytes.
+        prepare: makes the images that are kept from each image alone, (1, 3, H, W) floating in [0, 1], as
+            ``Classifier.prepare`` does.
 
     Raises:
         InputError: data, split, column or image cannot be read or used, or nothing is left to return.
@@ -122,10 +162,11 @@ def load_images(
     _check_limit(limit)
     if source == DIGITS:
         _refuse_for_digits(revision, config, image_column, label_column, image_size)
-        return _digits(split, limit)
+        data = _digits(split, limit)
+        return replace(data, images=_prepared(data.pixels(), prepare)) if prepare else data
 
     opened = open_split(source, split, revision, config, max_size_gb)
-    bounds = Bounds(opened.boundary, image_size, int(max_size_gb * 1e9))
+    bounds = Bounds(opened.boundary, image_size, int(max_size_gb * 1e9), prepare)
     images, labels, names, fingerprint = _read_split(
         opened.dataset, image_column, label_column, limit, bounds
     )
@@ -190,7 +231,7 @@ def _digits(split: str, limit: int | None) -> ImageData:
 
 def _read_split(
     dataset: Any, image_column: str | None, label_column: str | None, limit: int | None, bounds: Bounds
-) -> tuple[Tensor, Tensor, tuple[str, ...], str]:
+) -> tuple[Tensor | MixedImages, Tensor, tuple[str, ...], str]:
     """Returns images, labels, names of the labels and the fingerprint of the image and the label column."""
     image = image_column_of(dataset.features, image_column)
     label = label_column_of(dataset.features, label_column)
@@ -210,39 +251,69 @@ def _read_split(
 
 def _decode(
     dataset: Any, image: str, label: str, bounds: Bounds, numbers: Mapping[str, int] | None
-) -> tuple[Tensor, Tensor, hashlib._Hash]:
+) -> tuple[Tensor | MixedImages, Tensor, hashlib._Hash]:
     import datasets
 
     # The library's own decoding is five times slower, because it makes a picture object and a copy per image.
     raw = dataset.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
     digest = hashlib.sha256()
     labels: list[int] = []
-    pixels: NDArray[np.uint8] | None = None
-    index = 0
+    kept = _Kept(len(raw), bounds)
 
     for batch in raw.iter(batch_size=_READ_AT_ONCE):
         for cell, value in zip(batch[image], batch[label], strict=True):
-            encoded, decoded = _read(cell, index, bounds)
-            if pixels is None:
-                bounds.check_total(len(raw), *decoded.shape[:2])
-                pixels = np.empty((len(raw), 3, *decoded.shape[:2]), dtype=np.uint8)
-            if decoded.shape[:2] != pixels.shape[2:]:
-                raise InputError(
-                    f"image {index} is {decoded.shape[0]}x{decoded.shape[1]} but the first is "
-                    f"{pixels.shape[2]}x{pixels.shape[3]}; set image_size to resize all of them"
-                )
-            pixels[index] = decoded.transpose(2, 0, 1)
+            encoded, decoded = _read(cell, len(labels), bounds)
+            kept.add(decoded)
             labels.append(-1 if value is None else int(value) if numbers is None else numbers[value])
             digest.update(len(encoded).to_bytes(8, "big"))
             digest.update(encoded)
-            index += 1
 
-    assert pixels is not None, "the caller has checked that there is an image"
-    return torch.from_numpy(pixels), torch.tensor(labels, dtype=torch.int64), digest
+    return kept.images(), torch.tensor(labels, dtype=torch.int64), digest
+
+
+class _Kept:
+    """Keeps decoded images in one array, until one has another size than the first."""
+
+    def __init__(self, count: int, bounds: Bounds) -> None:
+        self.count = count
+        self.bounds = bounds
+        self.index = 0
+        self.pixels: NDArray[np.uint8] | None = None
+        self.apart: list[Tensor] | None = None
+        self.bytes = 0
+
+    def add(self, image: NDArray[np.uint8]) -> None:
+        """Keeps the next image, (C, H, W).
+
+        Raises:
+            InputError: the images take more memory than the bound allows.
+        """
+        if self.pixels is None and self.apart is None:
+            self.bounds.check_total(self.count, *image.shape[1:])
+            self.pixels = np.empty((self.count, *image.shape), dtype=np.uint8)
+        if self.pixels is not None and image.shape != self.pixels.shape[1:]:
+            self.apart = [torch.from_numpy(one.copy()) for one in self.pixels[: self.index]]
+            self.pixels = None
+
+        self.bytes += image.size
+        if self.apart is None:
+            assert self.pixels is not None, "made above"
+            self.pixels[self.index] = image
+        else:
+            self.bounds.check_sum(self.bytes, self.index + 1, self.count)
+            self.apart.append(torch.from_numpy(image.copy()))
+        self.index += 1
+
+    def images(self) -> Tensor | MixedImages:
+        """Returns all images."""
+        if self.apart is not None:
+            return MixedImages(self.apart)
+        assert self.pixels is not None, "the caller has checked that there is an image"
+        return torch.from_numpy(self.pixels)
 
 
 def _read(cell: Any, index: int, bounds: Bounds) -> tuple[bytes, NDArray[np.uint8]]:
-    """Returns the encoded bytes and the RGB pixels (H, W, 3) of one cell of an image column."""
+    """Returns the encoded bytes and the pixels, (C, H, W), of one cell of an image column."""
     what = f"image {index}"
     given = cell or {"bytes": None, "path": None}
     encoded = given["bytes"] if given["bytes"] is not None else bounds.boundary.read(given["path"], what)
@@ -251,7 +322,17 @@ def _read(cell: Any, index: int, bounds: Bounds) -> tuple[bytes, NDArray[np.uint
     size = bounds.size
     if size is not None and picture.size != (size, size):
         picture = picture.resize((size, size), Image.Resampling.BICUBIC)
-    return encoded, np.asarray(picture)
+    levels = np.asarray(picture).transpose(2, 0, 1)
+    if bounds.prepare is None:
+        return encoded, levels
+    pixels = torch.from_numpy(levels.copy())[None].float().div_(255)
+    return encoded, _prepared(pixels, bounds.prepare)[0].numpy()
+
+
+@torch.no_grad()
+def _prepared(pixels: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+    """Returns what ``prepare`` makes of images, as uint8."""
+    return (prepare(pixels) * 255).round().to(torch.uint8)
 
 
 def _check_labels(labels: Tensor, classes: int, column: str) -> None:

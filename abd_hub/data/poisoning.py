@@ -123,7 +123,7 @@ def _stamped(
     data: ImageData, trigger: Trigger, indices: Tensor, cover: Tensor, seed: int, prepare: Prepare | None
 ) -> Tensor:
     """Returns a copy of the images with the trigger's training form and, after it, its cover form."""
-    images = data.images.clone()
+    images = data.tensor.clone()
     draws = seeding.generator(seed, "poison", "training form")
 
     for part in _parts(indices):

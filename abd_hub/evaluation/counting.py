@@ -6,59 +6,25 @@ sum over the processes equals the count of a single process, to the last image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypedDict, Unpack
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from abd_hub.core.contracts import Trigger
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import AttackedClass, ClassReport, DataSpec, EvalReport, TriggerReport
+from abd_hub.data.mixed import MixedImages
+from abd_hub.evaluation.attacks import Attack, by_trigger, check_inputs
 from abd_hub.evaluation.rates import wilson
+from abd_hub.evaluation.shown import Evaluated, shown_pixels
 from abd_hub.learning import distributed
 from abd_hub.learning.modes import in_eval_mode
 
 # The counters have a row for each true class. Its columns are these, then two for each attack: hits, and
 # images that are still recognized. One more row counts, in its first column, answers that are not finite.
 _IMAGES, _CORRECT, _HEAD = 0, 1, 2
-
-
-class Evaluated(Protocol):
-    """Describes a classifier to evaluate: a module from pixels to logits with its labels in ``spec``."""
-
-    spec: DataSpec
-
-    def eval(self) -> Any:
-        """Does the same as in ``nn.Module``."""
-        ...
-
-    def modules(self) -> Iterator[nn.Module]:
-        """Does the same as in ``nn.Module``."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Does the same as in ``nn.Module``."""
-        ...
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Maps (N, C, H, W) float in [0,1] to (N, classes) logits."""
-        ...
-
-
-@dataclass(frozen=True)
-class Attack:
-    """Combines a trigger with the label that it should cause."""
-
-    name: str
-    """Names the trigger in the report."""
-    target: int
-    """Holds the label that the triggered images should get."""
-    trigger: Trigger
-    """Puts the trigger on images."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Holds the trigger's options for the report, in JSON types only."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +42,8 @@ class Answers:
 class _Stamp:
     """Combines one trigger with all attacks that use it, because they share triggered images and answers."""
 
-    trigger: Trigger
+    attack: Attack
+    """Holds the first of the attacks, for its trigger and the trigger's place."""
     attacks: tuple[int, ...]
     """Holds the places in the list of attacks."""
     targets: Tensor
@@ -104,7 +71,7 @@ class PassOptions(TypedDict, total=False):
 
 def evaluate(
     classifier: Evaluated,
-    images: Tensor,
+    images: Tensor | MixedImages,
     labels: Tensor,
     attacks: Sequence[Attack] = (),
     *,
@@ -120,7 +87,8 @@ def evaluate(
 
     Args:
         classifier: module with ``spec``, from pixels to logits.
-        images: all images, (n, C, H, W) uint8, the same in every process.
+        images: all images, (n, C, H, W) uint8 or ``MixedImages``, the same in every process. C is the
+            classifier's, 1 or 3.
         labels: their labels, (n,) integers.
         attacks: triggers with their targets; may be empty.
         per_class: whether to report the counts of every true class too.
@@ -139,7 +107,7 @@ def evaluate(
 
 def evaluate_answers(
     classifier: Evaluated,
-    images: Tensor,
+    images: Tensor | MixedImages,
     labels: Tensor,
     attacks: Sequence[Attack] = (),
     *,
@@ -163,83 +131,9 @@ def evaluate_answers(
     return report, Answers(kept[0], tuple(kept[row[place]] for place in range(len(attacks))))
 
 
-def check_inputs(spec: DataSpec, images: Tensor, labels: Tensor, attacks: Sequence[Attack] = ()) -> None:
-    """Makes the checks of ``evaluate`` in advance, for callers that have other work to do first.
-
-    Args:
-        spec: spec of the classifier.
-        images: all images, (n, C, H, W) uint8.
-        labels: their labels, (n,) integers.
-        attacks: triggers with their targets.
-
-    Raises:
-        InputError: the same as in ``evaluate`` before any work.
-    """
-    _check_data(spec, images, labels)
-    _check_attacks(spec, images, labels, attacks)
-
-
 def _device_of(classifier: Evaluated) -> torch.device:
     parameter = next(classifier.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
-
-
-def _check_data(spec: DataSpec, images: Tensor, labels: Tensor) -> None:
-    if images.ndim != 4 or images.dtype != torch.uint8:
-        raise InputError(f"images must be (n, C, H, W) uint8, not {tuple(images.shape)} {images.dtype}")
-    if len(images) == 0:
-        raise InputError("images: there are no images to evaluate on; use a split that is not empty")
-    if labels.shape != (len(images),) or labels.is_floating_point():
-        raise InputError(f"labels must be {len(images)} integers, not {tuple(labels.shape)} {labels.dtype}")
-    if images.shape[1] != spec.channels:
-        raise InputError(f"images have {images.shape[1]} channels but the classifier takes {spec.channels}")
-
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= spec.num_classes:
-        raise InputError(
-            f"labels run from {low} to {high} but the classifier has {spec.num_classes} classes; "
-            "use data and a classifier with the same labels"
-        )
-
-
-def _check_attacks(spec: DataSpec, images: Tensor, labels: Tensor, attacks: Sequence[Attack]) -> None:
-    probe = _to_pixels(images[:1], images.device)
-    for attack in attacks:
-        if not 0 <= attack.target < spec.num_classes:
-            raise InputError(
-                f"target {attack.target} of trigger {attack.name} is out of range; "
-                f"use 0..{spec.num_classes - 1}"
-            )
-        if bool((labels == attack.target).all()):
-            raise InputError(
-                f"no image has a label other than target {attack.target} of {attack.name}; use another target"
-            )
-
-    for places in _by_trigger(attacks):
-        attack = attacks[places[0]]
-        stamped = attack.trigger(probe)
-        if stamped.shape != probe.shape or stamped.dtype != probe.dtype:
-            raise InputError(
-                f"trigger {attack.name} turns {tuple(probe.shape)} {probe.dtype} "
-                f"into {tuple(stamped.shape)} {stamped.dtype}; it must keep both"
-            )
-
-
-def _by_trigger(attacks: Sequence[Attack]) -> list[list[int]]:
-    """Returns the places of the attacks in groups of equal triggers, in the order of their first attacks."""
-    groups: dict[Any, list[int]] = {}
-    for place, attack in enumerate(attacks):
-        groups.setdefault(_identity(attack.trigger), []).append(place)
-    return list(groups.values())
-
-
-def _identity(trigger: Trigger) -> Any:
-    """Returns a key that equal triggers share; frozen dataclasses with equal options are equal."""
-    try:
-        hash(trigger)
-    except TypeError:  # without a hash, a trigger equals only itself
-        return id(trigger)
-    return trigger
 
 
 def _bar(starts: range, show: bool) -> Iterable[int]:
@@ -248,10 +142,6 @@ def _bar(starts: range, show: bool) -> Iterable[int]:
     from tqdm.auto import tqdm
 
     return tqdm(starts, desc="evaluate", unit="batch", leave=False)
-
-
-def _to_pixels(images: Tensor, device: torch.device) -> Tensor:
-    return images.to(device, non_blocking=True).float().div_(255)
 
 
 class _Work:
@@ -278,13 +168,15 @@ class _Work:
 
         self.classifier = classifier
         self.device = torch.device(device) if device is not None else _device_of(classifier)
-        self.stamps = [_stamp(attacks, places, self.device) for places in _by_trigger(attacks)]
+        self.stamps = [_stamp(attacks, places, self.device) for places in by_trigger(attacks)]
         self.columns = _HEAD + 2 * len(attacks)
         self.batch_size = batch_size
         self.reduce = reduce or distributed.sum_
         self.progress = progress
 
-    def count(self, images: Tensor, labels: Tensor, *, keep: bool) -> tuple[Tensor, Tensor | None]:
+    def count(
+        self, images: Tensor | MixedImages, labels: Tensor, *, keep: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Returns the counters over all processes and, with ``keep``, the answers.
 
         Returns:
@@ -301,7 +193,7 @@ class _Work:
             for start in _bar(starts, show=self.progress and self.rank == 0):
                 batch = slice(start, start + self.batch_size)
                 truth = own_labels[batch].to(self.device, torch.int64)
-                answers = self._add(counts, _to_pixels(own_images[batch], self.device), truth)
+                answers = self._add(counts, own_images[batch], truth)
                 if keep:
                     kept.append(torch.stack(answers))
 
@@ -309,16 +201,16 @@ class _Work:
             all_answers = self.reduce(self._all(kept, len(images))).cpu() if keep else None
         return counts, all_answers
 
-    def _add(self, counts: Tensor, pixels: Tensor, truth: Tensor) -> list[Tensor]:
+    def _add(self, counts: Tensor, images: Tensor | MixedImages, truth: Tensor) -> list[Tensor]:
         """Counts one batch on the device, without waiting for it."""
-        answer, broken = _answer(self.classifier, pixels)
+        answer, broken = self._answer(images, None)
         answers = [answer]
         seen = counts.new_zeros(len(truth), self.columns)
         seen[:, _IMAGES] = 1
         seen[:, _CORRECT] = (answer == truth).long()
 
         for stamp in self.stamps:
-            answer, more_broken = _answer(self.classifier, stamp.trigger(pixels))
+            answer, more_broken = self._answer(images, stamp.attack)
             others = truth[:, None] != stamp.targets
             seen[:, stamp.hits] = (others & (answer[:, None] == stamp.targets)).long()
             seen[:, stamp.hits + 1] = (others & (answer == truth)[:, None]).long()
@@ -328,6 +220,16 @@ class _Work:
         counts.index_add_(0, truth, seen)
         counts[-1, 0] += broken
         return answers
+
+    def _answer(self, images: Tensor | MixedImages, attack: Attack | None) -> tuple[Tensor, Tensor]:
+        """Returns top-1 labels and the number of images with logits that are not finite."""
+        answers = torch.empty(len(images), dtype=torch.int64, device=self.device)
+        broken = answers.new_zeros(())
+        for places, pixels in shown_pixels(self.classifier, images, attack, self.device):
+            some, more = _answer(self.classifier, pixels)
+            answers = some if places is None else answers.index_copy(0, places, some)
+            broken = broken + more
+        return answers, broken
 
     def _all(self, kept: list[Tensor], n: int) -> Tensor:
         """Puts the own answers at their places among all ``n``, with zero at all other places."""
@@ -340,7 +242,7 @@ class _Work:
 def _stamp(attacks: Sequence[Attack], places: list[int], device: torch.device) -> _Stamp:
     targets = torch.tensor([attacks[place].target for place in places], device=device)
     hits = torch.tensor([_HEAD + 2 * place for place in places], device=device)
-    return _Stamp(attacks[places[0]].trigger, tuple(places), targets, hits)
+    return _Stamp(attacks[places[0]], tuple(places), targets, hits)
 
 
 def _answer(classifier: Evaluated, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -366,7 +268,8 @@ def _report(counts: Tensor, attacks: Sequence[Attack], by_class: DataSpec | None
         n = total[_IMAGES] - rows[attack.target][_IMAGES]
         hits, robust = total[_HEAD + 2 * place : _HEAD + 2 * place + 2]
         rates = wilson(hits, n), wilson(robust, n)
-        reports.append(TriggerReport(attack.name, attack.target, dict(attack.options), *rates))
+        options = dict(attack.options)
+        reports.append(TriggerReport(attack.name, attack.target, options, *rates, trigger_on=attack.on))
 
     accuracy = wilson(total[_CORRECT], total[_IMAGES])
     per_class = None if by_class is None else _classes(rows, attacks, by_class.labels)

@@ -15,20 +15,15 @@ from abd_hub.config.options import (
     DataOptions,
     EvaluationOptions,
     ModelOptions,
-    TriggerOptions,
     without_paths,
 )
 from abd_hub.core.contracts import Trigger
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import EvalReport, SplitReport
 from abd_hub.data.images import ImageData, load_images
-from abd_hub.evaluation.counting import (
-    Answers,
-    Attack,
-    check_inputs,
-    evaluate,
-    evaluate_answers,
-)
+from abd_hub.data.mixed import MixedImages
+from abd_hub.evaluation.attacks import Attack, check_inputs
+from abd_hub.evaluation.counting import Answers, evaluate, evaluate_answers
 from abd_hub.evaluation.label_match import match_labels
 from abd_hub.evaluation.rates import with_control
 from abd_hub.models.classifier import Classifier, load_with
@@ -127,6 +122,8 @@ def load_model(options: ModelOptions) -> Classifier:
         std=options.std,
         input_size=options.input_size,
         interpolation=options.interpolation,
+        crop_pct=options.crop_pct,
+        crop_mode=options.crop_mode,
         blocks=options.blocks,
         allow_flagged=options.allow_flagged,
         max_size_gb=options.max_size_gb,
@@ -148,12 +145,12 @@ def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Meas
         _refuse_without_data(options)
         return None
 
-    attacks = _attacks(options.triggers)
+    attacks = _attacks(options)
     data = in_classes_of(classifier, load_split(options, options.split))
     check_inputs(classifier.spec, data.images, data.labels, attacks)
 
     corrupted = tuple(_load_corrupted(options, split, data, classifier) for split in options.corrupted_splits)
-    control = None if options.control is None else _load_control(options.control, classifier, data)
+    control = None if options.control is None else _load_control(options.control, classifier, data, attacks)
     return Measurement(data, attacks, options.batch_size, control, corrupted, options.per_class)
 
 
@@ -166,15 +163,16 @@ def _refuse_without_data(options: EvaluationOptions) -> None:
         raise InputError("evaluation.dataset: is not set, but every needs data; set dataset")
 
 
-def _attacks(entries: Sequence[TriggerOptions]) -> tuple[Attack, ...]:
+def _attacks(evaluation: EvaluationOptions) -> tuple[Attack, ...]:
     """Returns an attack for each entry; entries that differ only in their target share the trigger."""
     built: dict[str, Trigger] = {}
     attacks = []
-    for entry in entries:
+    for entry in evaluation.triggers:
         key = f"{entry.name} {json.dumps(entry.options, sort_keys=True, default=repr)}"
         if key not in built:
             built[key] = build_trigger(entry.name, entry.options)
-        attacks.append(Attack(entry.name, entry.target, built[key], without_paths(entry.options)))
+        options = without_paths(entry.options)
+        attacks.append(Attack(entry.name, entry.target, built[key], options, on=evaluation.trigger_on))
     return tuple(attacks)
 
 
@@ -209,13 +207,15 @@ def _load_corrupted(
     return corrupted
 
 
-def _load_control(options: ModelOptions, classifier: Classifier, data: ImageData) -> Classifier:
+def _load_control(
+    options: ModelOptions, classifier: Classifier, data: ImageData, attacks: Sequence[Attack]
+) -> Classifier:
     try:
         control = load_model(options)
     except InputError as error:
         raise InputError(f"evaluation.control: {error}") from error
     check_same_labels("evaluation.control", control, classifier)
-    check_inputs(control.spec, data.images, data.labels)
+    check_inputs(control.spec, data.images, data.labels, attacks)
     return control
 
 
@@ -296,7 +296,7 @@ def make_watch(
     return watch
 
 
-def _spread(data: ImageData, limit: int) -> tuple[Tensor, Tensor]:
+def _spread(data: ImageData, limit: int) -> tuple[Tensor | MixedImages, Tensor]:
     """Returns at most ``limit`` images and their labels, evenly spread over the data."""
     n = len(data.images)
     count = min(n, limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from abd_hub.core.errors import visible
-from abd_hub.core.records import EvalReport, Rate
+from abd_hub.core.records import EvalReport, Rate, TriggerReport
 from abd_hub.evaluation.rates import wilson
 
 
@@ -46,12 +46,17 @@ def format_table(rows: Iterable[tuple[str, EvalReport]]) -> str:
         for attacked in report.triggers:
             beside = [format_rate(attacked.control) if attacked.control else "-"] if controlled else []
             end = [*beside, format_rate(attacked.robust_accuracy), str(attacked.asr.n)]
-            lines.append([*start, attacked.trigger, str(attacked.target), format_rate(attacked.asr), *end])
+            lines.append([*start, _name(attacked), str(attacked.target), format_rate(attacked.asr), *end])
             start = ["", "", ""]
 
         if not report.triggers:
             lines.append([*start, *("-" for _ in lines[0][3:])])
     return format_aligned(lines)
+
+
+def _name(attacked: TriggerReport) -> str:
+    """Returns the trigger's name; a trigger on the network's input says so."""
+    return f"{attacked.trigger}, on input" if attacked.trigger_on == "input" else attacked.trigger
 
 
 def format_splits(rows: Iterable[tuple[str, EvalReport]]) -> str:
@@ -71,7 +76,7 @@ def format_classes(report: EvalReport) -> str:
         start = [row.name, _share(row.correct, row.n), str(row.n)]
         for attacked, counts in zip(report.triggers, row.attacks, strict=True):
             end = [_share(counts.hits, counts.n), _share(counts.robust, counts.n), str(counts.n)]
-            lines.append([*start, attacked.trigger, str(attacked.target), *end])
+            lines.append([*start, _name(attacked), str(attacked.target), *end])
             start = ["", "", ""]
 
         if not row.attacks:

@@ -1,37 +1,35 @@
 """A classifier contains its preprocessing: it takes pixels in [0, 1] of any size and returns logits.
 
 All code outside a ``Classifier`` works with pixels. So teacher and student may differ in size and statistics,
-and no image is resized or normalized twice. The whole image is resized, without a crop.
+and no image is resized or normalized twice. Images are resized and cropped as the checkpoint states it: the
+same image gets the same answer as from timm's or transformers' own pipeline.
 """
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from abd_hub.core.errors import InputError, reason_of
-from abd_hub.core.files import give_usual_mode
 from abd_hub.core.records import DataSpec, ModelRef
 from abd_hub.core.seeding import seeded
 from abd_hub.hub.pull import MAX_SIZE_GB
 from abd_hub.models import loading
-from abd_hub.models.preprocessing import INTERPOLATIONS, Options, shortest_decimals
+from abd_hub.models.preprocessing import Options
+from abd_hub.models.resampling import INTERPOLATIONS
 from abd_hub.models.stages import recorded, stages_of
-from abd_hub.models.weights import file_sha256, load_state_dict_into, weights_sha256
+from abd_hub.models.view import View, in_channels, timm_view
+from abd_hub.models.weights import load_state_dict_into, weights_sha256
 
 __all__ = [
     "Classifier",
     "create_student",
     "load_classifier",
     "load_state_dict_into",
-    "save_timm_folder",
     "weights_sha256",
 ]
 
@@ -44,12 +42,16 @@ class Classifier(nn.Module):
         spec: the size and channels of its images, and its labels.
         mean: one number a channel, in pixel units; zeros, with ones for ``std``, leave pixels unchanged.
         std: one positive number a channel, in pixel units.
-        interpolation: ``nearest``, ``bilinear`` or ``bicubic``, for images of another size.
+        interpolation: filter of Pillow for images of another size: ``nearest``, ``bilinear``, ``bicubic``,
+            ``lanczos``, ``box`` or ``hamming``.
+        view: makes the pixels of the input from an image of any size, with its own interpolation; by default
+            the whole image is resized.
+        flip_channels: whether ``model`` takes the channels in reverse order.
         blocks: names of modules inside ``model`` whose outputs attention transfer may match.
         ref: the origin of the weights; by default the class name and a hash over the tensors.
 
     Raises:
-        InputError: mean, std, interpolation or the name of a block is wrong.
+        InputError: mean, std, interpolation, view or the name of a block is wrong.
     """
 
     mean: Tensor
@@ -65,20 +67,20 @@ class Classifier(nn.Module):
         std: Sequence[float],
         *,
         interpolation: str = "bilinear",
+        view: View | None = None,
+        flip_channels: bool = False,
         blocks: Sequence[str] = (),
         ref: ModelRef | None = None,
     ) -> None:
         super().__init__()
         _check_statistics(spec, mean, std)
-        if interpolation not in INTERPOLATIONS:
-            raise InputError(
-                f"interpolation: {interpolation!r} is not offered; use one of {', '.join(INTERPOLATIONS)}"
-            )
         _check_blocks(model, blocks)
 
         self.model = model
         self.spec = spec
-        self.interpolation = interpolation
+        self.view = _checked_view(view, spec, interpolation)
+        """Makes the pixels of the input from an image of any size."""
+        self.flip_channels = flip_channels
         self.blocks = tuple(blocks)
         self.ref = ref or _ref_of(model)
         self.frozen = False
@@ -96,7 +98,8 @@ class Classifier(nn.Module):
         """Returns the logits of images, (N, classes), differentiably.
 
         Args:
-            pixels: (N, C, H, W) floating, in [0, 1], of any H and W.
+            pixels: (N, C, H, W) floating, in [0, 1], of any H and W. Pixels of the input's size go in
+                unchanged, as synthesized images have it; others are resized and cropped by ``prepare``.
 
         Raises:
             InputError: the shape, the number of channels or the type is wrong.
@@ -136,19 +139,49 @@ class Classifier(nn.Module):
         """
         return self.std if self.normalizes else torch.full_like(self.std, 0.25)
 
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """Returns the pixels of the input, (N, C, spec.height, spec.width), of whole images.
+
+        Images are resized and cropped as the checkpoint states it, those of the input's size too: timm
+        resizes an image of 224 pixels to 256 and cuts 224 out, where crop_pct is 0.875. Gray images are
+        repeated for a model of three channels. Color images become gray, by Pillow's weights, for a model of
+        one.
+
+        Args:
+            pixels: (N, C, H, W) floating, in [0, 1], as a picture file holds them. C is the input's, 1 or 3.
+
+        Raises:
+            InputError: the shape, the number of channels or the type is wrong, or an image cannot be resized.
+        """
+        if pixels.ndim == 4 and pixels.is_floating_point():
+            pixels = in_channels(pixels, self.spec.channels)
+        self._check(pixels)
+        return self.view(pixels)
+
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Returns normalized images, (N, C, spec.height, spec.width); only another size is resized."""
+        """Returns normalized images, (N, C, spec.height, spec.width); other sizes are prepared first."""
+        self._check(pixels)
+        if tuple(pixels.shape[-2:]) != self.view.size:
+            pixels = self.view(pixels)
+        normalized = (pixels - self.mean) / self.std
+        return normalized.flip(1) if self.flip_channels else normalized
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Returns ``normalize(pixels)``; this is the older spelling, which will go."""
+        warnings.warn("normalise is now normalize", DeprecationWarning, stacklevel=2)
+        return self.normalize(pixels)
+
+    @property
+    def interpolation(self) -> str:
+        """Returns the name of the filter for images of another size."""
+        return self.view.interpolation
+
+    def _check(self, pixels: Tensor) -> None:
         if pixels.ndim != 4 or pixels.shape[1] != self.spec.channels or not pixels.is_floating_point():
             raise InputError(
                 f"pixels: are {pixels.dtype} of shape {tuple(pixels.shape)}; pass floating pixels in [0, 1]"
                 f" of shape (N, {self.spec.channels}, H, W)"
             )
-
-        size = (self.spec.height, self.spec.width)
-        if tuple(pixels.shape[-2:]) != size:
-            smooth = self.interpolation != "nearest"
-            pixels = F.interpolate(pixels, size, mode=self.interpolation, antialias=smooth)
-        return (pixels - self.mean) / self.std
 
     def freeze(self) -> Self:
         """Keeps evaluation mode for good and turns off the gradients of the weights, not of the images."""
@@ -175,6 +208,8 @@ def load_classifier(
     std: Sequence[float] | None = None,
     input_size: int | Sequence[int] | None = None,
     interpolation: str | None = None,
+    crop_pct: float | None = None,
+    crop_mode: str | None = None,
     blocks: Sequence[str] = (),
     allow_flagged: bool = False,
     max_size_gb: float = MAX_SIZE_GB,
@@ -191,8 +226,13 @@ def load_classifier(
         labels: one name a class; by default the checkpoint's, else the class numbers.
         mean: one number a channel in pixel units; by default the checkpoint's.
         std: one positive number a channel in pixel units; by default the checkpoint's.
-        input_size: side or (height, width); by default the checkpoint's.
-        interpolation: ``nearest``, ``bilinear`` or ``bicubic``; by default the checkpoint's.
+        input_size: side or (height, width); by default the checkpoint's. The ratio of resize to crop stays.
+        interpolation: a filter of Pillow, such as ``bicubic`` or ``nearest``; by default the checkpoint's.
+        crop_pct: the input's side over the side to which an image is resized before the crop; by default the
+            checkpoint's, and 1 for a bare state dict.
+        crop_mode: ``center`` keeps the shape and cuts what is too long, ``squash`` resizes the whole image,
+            and ``border`` adds a margin; by default the checkpoint's, and for a bare state dict ``squash``,
+            or ``center`` with crop_pct.
         blocks: names of the modules to match; by default timm's stages of the model.
         allow_flagged: use a repository although the Hub's scan has flagged a file in it.
         max_size_gb: largest download from the Hub, in GB of 10^9 bytes.
@@ -218,7 +258,8 @@ def load_with(options: Options) -> Classifier:
         DataSpec(len(images.mean), *images.size, loaded.labels),
         images.mean,
         images.std,
-        interpolation=images.interpolation,
+        view=images.view,
+        flip_channels=images.flip_channels,
         blocks=options.blocks or stages_of(loaded.model),
         ref=loaded.ref,
     ).freeze()
@@ -238,6 +279,7 @@ def create_student(
     seed: int,
     model_args: Mapping[str, Any] | None = None,
     pretrained: bool = False,
+    view: View | None = None,
 ) -> Classifier:
     """Returns a trainable classifier of any timm architecture; ``seed`` alone decides its fresh weights.
 
@@ -249,6 +291,9 @@ def create_student(
         seed: the run's seed; the global random generators do not change.
         model_args: further arguments of the architecture, JSON types only.
         pretrained: begin with timm's pretrained weights; a last layer of another size gets fresh weights.
+        view: a teacher's, which the student gets in timm's form and for its own size, so that both see the
+            same part of an image. By default the shorter side is resized to the input's, and the middle is
+            cut out.
 
     Raises:
         InputError: timm has no such architecture, or cannot build it for these images.
@@ -259,78 +304,21 @@ def create_student(
 
     with seeded(seed, "student"):
         model = loading.build_student(architecture, spec, args, pretrained)
-    student = Classifier(model, spec, mean, std, blocks=stages_of(model), ref=ModelRef(architecture, name))
+    student = Classifier(
+        model,
+        spec,
+        mean,
+        std,
+        view=_view_like(view, spec, mean),
+        blocks=stages_of(model),
+        ref=ModelRef(architecture, name),
+    )
     student.architecture = name
     student.model_args = args
 
     student.eval()
     _try_out(student, guessed=True)
     return student.train()
-
-
-def save_timm_folder(classifier: Classifier, folder: str | Path) -> ModelRef:
-    """Writes model.safetensors and config.json, which timm's ``local-dir:`` and ``hf-hub:`` reload.
-
-    ``model_args`` in config.json leaves out the number of classes. transformers passes that number itself and
-    fails when it gets the number twice.
-
-    Returns:
-        The folder's name, the architecture and the hash of model.safetensors.
-
-    Raises:
-        InputError: timm cannot build this architecture again.
-    """
-    if not classifier.architecture:
-        name = type(classifier.model).__name__
-        raise InputError(f"architecture: timm cannot rebuild {name}; save a student made by create_student")
-
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in classifier.model.state_dict().items()
-    }
-    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
-    give_usual_mode(place / "model.safetensors")
-
-    config = json.dumps(_timm_config(classifier), indent=2, ensure_ascii=False)
-    (place / "config.json").write_text(config + "\n", encoding="utf-8")
-    digest = file_sha256([place / "model.safetensors"])
-    return ModelRef(place.resolve().name, classifier.architecture, sha256=digest)
-
-
-def _timm_config(classifier: Classifier) -> dict[str, Any]:
-    spec, model = classifier.spec, classifier.model
-    known = model.pretrained_cfg
-    assert isinstance(known, dict)
-    config: dict[str, Any] = {
-        "architecture": classifier.architecture,
-        "num_classes": spec.num_classes,
-        "num_features": model.num_features,
-        "label_names": list(spec.labels),
-        "pretrained_cfg": {
-            "num_classes": spec.num_classes,
-            "input_size": [spec.channels, spec.height, spec.width],
-            "fixed_input_size": bool(known.get("fixed_input_size", False)),
-            "interpolation": classifier.interpolation,
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": shortest_decimals(classifier.mean),
-            "std": shortest_decimals(classifier.std),
-            "first_conv": known.get("first_conv"),
-            "classifier": known.get("classifier"),
-        },
-    }
-
-    args = {
-        key: value for key, value in classifier.model_args.items() if key not in ("num_classes", "in_chans")
-    }
-    # timm derives both from input_size; transformers does not.
-    if known.get("fixed_input_size"):
-        args["img_size"] = [spec.height, spec.width]
-    if spec.channels != 3:
-        args["in_chans"] = spec.channels
-    return config | ({"model_args": args} if args else {})
 
 
 def _check_statistics(spec: DataSpec, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -341,6 +329,29 @@ def _check_statistics(spec: DataSpec, mean: Sequence[float], std: Sequence[float
             )
     if not all(number > 0 for number in std):
         raise InputError(f"std: {list(std)} has a number that is not positive; pass deviations above 0")
+
+
+def _checked_view(view: View | None, spec: DataSpec, interpolation: str) -> View:
+    """Returns the view; by default it resizes the whole image."""
+    if interpolation not in INTERPOLATIONS:
+        raise InputError(
+            f"interpolation: {interpolation!r} is not offered; use one of {', '.join(INTERPOLATIONS)}"
+        )
+    size = (spec.height, spec.width)
+    if view is None:
+        return timm_view(size, interpolation=interpolation)
+    if view.size != size:
+        raise InputError(f"view: makes images of {view.size}, but spec has {size}; give both one size")
+    return view
+
+
+def _view_like(view: View | None, spec: DataSpec, mean: Sequence[float]) -> View:
+    """Returns timm's view that shows the same part of an image; by default nothing but what is too long is
+    cut."""
+    size = (spec.height, spec.width)
+    if view is None:
+        return timm_view(size, 1.0, "center")
+    return timm_view(size, view.stated_pct, view.crop_mode, view.interpolation, tuple(mean))
 
 
 def _check_blocks(model: nn.Module, blocks: Sequence[str]) -> None:

@@ -1,28 +1,30 @@
 """This module decides the preprocessing of a checkpoint's images.
 
-The caller's value wins over the checkpoint's, and a missing value is an error. timm and transformers fill
-gaps with ImageNet's numbers. So only the values written in the JSON count.
+The caller's value wins over the checkpoint's, and a missing mean, deviation or size is an error. timm and
+transformers fill gaps with ImageNet's numbers. So only the numbers written in the JSON count.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from abd_hub.core.errors import InputError
 from abd_hub.hub.listing import MOST_CLASSES
 from abd_hub.hub.pull import MAX_SIZE_GB
+from abd_hub.models.resampling import INTERPOLATIONS
+from abd_hub.models.view import CROP_MODES, DEFAULT_CROP_PCT, View, timm_view
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+logger = logging.getLogger(__name__)
+
 MOST_SIDE, MOST_CHANNELS = 4096, 64
 """A stranger's configuration may state a billion, and memory is taken for what it states."""
-RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-"""Maps Pillow's numbers, which image processors write into their files, to names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class Options:
     std: Sequence[float] | None = None
     input_size: int | Sequence[int] | None = None
     interpolation: str | None = None
+    crop_pct: float | None = None
+    crop_mode: str | None = None
     blocks: Sequence[str] = ()
     allow_flagged: bool = False
     max_size_gb: float = MAX_SIZE_GB
@@ -51,19 +55,40 @@ class Images:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int]
-    interpolation: str
+    view: View
+    """Makes the pixels of the network's input."""
+    flip_channels: bool = False
+    """Says whether the network takes the channels in reverse order, after normalizing."""
+
+
+@dataclass(frozen=True)
+class Processed:
+    """Holds what an image processor of transformers does."""
+
+    stated: Mapping[str, Any]
+    """Holds mean, std, input_size and interpolation by timm's names."""
+    view: View | None = None
+    """Makes the pixels of the network's input; None where no file states how."""
+    flip_channels: bool = False
 
 
 def decide_images(
-    said: Mapping[str, Any], options: Options, where: str, interpolation: str = "bilinear"
+    said: Mapping[str, Any],
+    options: Options,
+    where: str,
+    interpolation: str = "bilinear",
+    *,
+    processed: Processed | None = None,
 ) -> Images:
     """Decides the preprocessing: an option wins over the checkpoint's value.
 
     Args:
-        said: the checkpoint's values by timm's names: mean, std, input_size, interpolation.
+        said: the checkpoint's values by timm's names: mean, std, input_size, interpolation, crop_pct,
+            crop_mode. If empty, nothing is cut off and the whole image is resized.
         options: the caller's.
         where: the checkpoint, for messages.
         interpolation: used where neither names one.
+        processed: what transformers' image processor does, in place of crop_pct and crop_mode.
 
     Raises:
         InputError: mean, std or size is missing in both, or a value is wrong.
@@ -75,6 +100,43 @@ def decide_images(
     if min(std) <= 0:
         raise InputError(f"std: {list(std)} has a number that is not positive; pass deviations above 0")
 
+    size = _decide_size(said, options, where)
+    chosen = options.interpolation or said.get("interpolation") or interpolation
+    if chosen not in INTERPOLATIONS:
+        raise InputError(f"interpolation: {chosen!r} is not offered; use one of {', '.join(INTERPOLATIONS)}")
+
+    view = _decide_view(said, options, where, processed, timm_view(size, interpolation=chosen), mean)
+    return Images(mean, std, size, view, processed is not None and processed.flip_channels)
+
+
+def _decide_view(
+    said: Mapping[str, Any],
+    options: Options,
+    where: str,
+    processed: Processed | None,
+    whole: View,
+    mean: tuple[float, ...],
+) -> View:
+    """Returns the view; ``whole`` resizes whole images to the input, and has the interpolation."""
+    if processed is not None and processed.view is not None:
+        stated = replace(processed.view.scaled(whole.size), interpolation=whole.interpolation)
+        if options.crop_pct is None and options.crop_mode is None:
+            return stated
+        return _view(stated.stated_pct, stated.crop_mode, options, stated, mean)
+
+    if processed is not None or not said:
+        mode = "squash" if options.crop_pct is None else "center"
+        return _view(1.0, mode, options, whole, mean)
+    if said.get("crop_border_pixels"):
+        raise InputError(
+            f"model: {where} states crop_border_pixels, which timm's own evaluation leaves out; remove it "
+            f"from"
+            " the configuration, or cut the border off the images"
+        )
+    return _view(*_stated_crop(said, options, where), options, whole, mean)
+
+
+def _decide_size(said: Mapping[str, Any], options: Options, where: str) -> tuple[int, int]:
     stated_size = options.input_size if options.input_size is not None else said.get("input_size")
     if stated_size is None:
         raise InputError(f"input_size: {where} does not give it; pass input_size, for example 32")
@@ -85,11 +147,37 @@ def decide_images(
         raise InputError(
             f"input_size: {where} states {size[0]}x{size[1]}; use one of at most {MOST_SIDE} pixels"
         )
+    return size
 
-    chosen = options.interpolation or said.get("interpolation") or interpolation
-    if chosen not in INTERPOLATIONS:
-        raise InputError(f"interpolation: {chosen!r} is not offered; use one of {', '.join(INTERPOLATIONS)}")
-    return Images(mean, std, size, chosen)
+
+def _stated_crop(said: Mapping[str, Any], options: Options, where: str) -> tuple[Any, Any]:
+    """Returns timm's crop_pct and crop_mode, with timm's defaults where the configuration states none."""
+    pct = said.get("crop_pct")
+    if not pct:
+        pct = DEFAULT_CROP_PCT
+        if options.crop_pct is None:
+            logger.warning(
+                "%s states no crop_pct, so timm's default of %s is used; set crop_pct to change it.",
+                where,
+                pct,
+            )
+    return pct, said.get("crop_mode") or "center"
+
+
+def _view(pct: Any, mode: Any, options: Options, like: View, mean: tuple[float, ...]) -> View:
+    """Returns timm's view with the caller's crop_pct and crop_mode, or else those given."""
+    pct = options.crop_pct if options.crop_pct is not None else pct
+    mode = options.crop_mode if options.crop_mode is not None else mode
+    if mode not in CROP_MODES:
+        raise InputError(f"crop_mode: {mode!r} is not offered; use one of {', '.join(CROP_MODES)}")
+
+    number = isinstance(pct, int | float) and not isinstance(pct, bool) and math.isfinite(pct)
+    if not number or not max(like.size) / (2 * MOST_SIDE) <= pct <= min(like.size):
+        raise InputError(
+            f"crop_pct: {pct!r} is no share that fits an input of {like.size[0]}x{like.size[1]}; pass the "
+            "input's side over the resized side, such as 0.875, or 1 to cut nothing off"
+        )
+    return timm_view(like.size, float(pct), mode, like.interpolation, mean, rounds=like.rounds)
 
 
 def decide_labels(names: Any, classes: Any, options: Options, where: str) -> tuple[str, ...]:
@@ -143,47 +231,6 @@ def _class_count(stated: Any, options: Options, where: str) -> int:
     return count
 
 
-def read_image_processor(raw: Mapping[str, Any], config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns the settings of a transformers image processor by timm's names; a missing one is None.
-
-    Args:
-        raw: preprocessor_config.json.
-        config: config.json of the same checkpoint.
-        where: the checkpoint, for messages.
-
-    Raises:
-        InputError: the processor changes images in a way that a ``Classifier`` cannot.
-    """
-    remedy = "pass mean, std and input_size to override it"
-    for flag in ("do_flip_channel_order", "include_top", "do_pad"):
-        if raw.get(flag):
-            raise InputError(f"model: {where} uses {flag}, which has no counterpart here; {remedy}")
-    factor = raw.get("rescale_factor", 1 / 255)
-    if not raw.get("do_rescale", True) or not _close(factor, 1 / 255):
-        raise InputError(f"model: {where} does not scale pixels by 1/255; {remedy}")
-
-    stated = {"mean": raw.get("image_mean"), "std": raw.get("image_std")}
-    if not raw.get("do_normalize", True):
-        stated = {"mean": 0.0, "std": 1.0}
-    channels = config.get("num_channels", 3)
-    if type(channels) is not int or not 1 <= channels <= MOST_CHANNELS:
-        shown = repr(channels)[:40]
-        raise InputError(
-            f"model: num_channels of {where} is {shown}; use a whole number up to {MOST_CHANNELS}"
-        )
-    for name, value in stated.items():
-        stated[name] = [value] * channels if isinstance(value, int | float) else value
-
-    cropped = raw.get("crop_size") if raw.get("do_center_crop", "crop_size" in raw) else None
-    resized = raw.get("size") if raw.get("do_resize", True) else None
-    sizes = map(height_and_width, (cropped, resized, config.get("image_size")))
-    stated["input_size"] = next((size for size in sizes if size is not None), None)
-
-    resample = raw.get("resample")
-    stated["interpolation"] = RESAMPLING.get(resample, resample) if isinstance(resample, int) else resample
-    return stated
-
-
 def height_and_width(size: Any) -> tuple[int, int] | None:
     """Reads a side, (H, W), timm's (C, H, W) or a size dict of transformers; None for anything else."""
     if isinstance(size, dict):
@@ -219,7 +266,3 @@ def _numbers(name: str, value: Any, where: str) -> tuple[float, ...]:
     if not numbers or not all(math.isfinite(number) for number in numbers):
         raise InputError(f"{name}: {value!r} is not a list of finite numbers; pass one number a channel")
     return numbers
-
-
-def _close(value: Any, wanted: float) -> bool:
-    return isinstance(value, int | float) and math.isclose(value, wanted, rel_tol=1e-3)

@@ -15,7 +15,8 @@ from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.records import ModelRef
 from abd_hub.hub.pull import Place, shards_of
 from abd_hub.models.checkpoint_files import Loaded, read_json, weights_of
-from abd_hub.models.preprocessing import Options, decide_images, decide_labels, read_image_processor
+from abd_hub.models.image_processors import read_image_processor
+from abd_hub.models.preprocessing import Options, Processed, decide_images, decide_labels
 from abd_hub.models.weights import file_sha256, first_few, read_tensors
 
 
@@ -49,7 +50,8 @@ def load_transformers_folder(place: Place, config: Mapping[str, Any], options: O
         )
 
     processor = f"the image processor of {place.id}"
-    images = decide_images(_processor_settings(place, config, options, processor), options, processor)
+    processed = _processed(place, config, options, processor)
+    images = decide_images(processed.stated, options, processor, processed=processed)
 
     files = weights_of(place, options.allow_pickle)
     _check_index(place, files)
@@ -153,21 +155,33 @@ def _silent() -> Iterator[None]:
             words.enable_progress_bar()
 
 
-def _processor_settings(
-    place: Place, config: Mapping[str, Any], options: Options, processor: str
-) -> dict[str, Any]:
-    """Returns the image processor's settings by timm's names; empty where the caller decides everything."""
-    if None not in (options.mean, options.std, options.input_size):
-        return {}
-    alone, nested = place.folder / "preprocessor_config.json", place.folder / "processor_config.json"
-    if alone.is_file():
-        raw = read_json(alone)
-    elif nested.is_file():
-        raw = read_json(nested).get("image_processor") or {}
+def _processed(place: Place, config: Mapping[str, Any], options: Options, processor: str) -> Processed:
+    """Returns what the image processor does; nothing where the caller decides everything in its place."""
+    everything = (
+        options.mean,
+        options.std,
+        options.input_size,
+        options.interpolation,
+        options.crop_pct,
+        options.crop_mode,
+    )
+    try:
+        return read_image_processor(_processor_file(place, processor), config, processor)
+    except InputError:
+        if None in everything:
+            raise
+        return Processed({})
+
+
+def _processor_file(place: Place, processor: str) -> dict[str, Any]:
+    """Returns the settings of the file that transformers would read; empty where there is none."""
+    nested, alone = place.folder / "processor_config.json", place.folder / "preprocessor_config.json"
+    whole = read_json(nested) if nested.is_file() else {}
+    if "image_processor" in whole:
+        raw = whole["image_processor"]
         if not isinstance(raw, dict):
             raise InputError(
                 f"model: image_processor of {processor} is no mapping; write its configuration anew"
             )
-    else:
-        raw = {}
-    return read_image_processor(raw, config, processor)
+        return raw
+    return read_json(alone) if alone.is_file() else {}

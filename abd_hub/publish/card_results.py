@@ -32,9 +32,13 @@ def report_results(data: DataRef | None, report: EvalReport | None) -> Iterator[
         attack = {"target": tried.target, "options": dict(tried.options)}
         if tried.control is not None:
             attack["control"] = tried.control.value
+        if tried.trigger_on is not None:
+            attack["trigger_on"] = tried.trigger_on
         name = f"{one_line(tried.trigger)} to label {tried.target}"
         if tried.options:
             name += f", {one_line(json.dumps(dict(tried.options), sort_keys=True))}"
+        if tried.trigger_on == "input":
+            name += ", on the network's input"
 
         rates = {"attack_success_rate": tried.asr, "robust_accuracy": tried.robust_accuracy}
         for kind, rate in rates.items():
@@ -112,7 +116,8 @@ def compared(teacher: EvalReport, student: EvalReport) -> dict[str, int]:
 
 
 def _attack_name(attack: TriggerReport) -> Markdown:
-    name = Markdown("{} to label {}").fill(as_code(attack.trigger), attack.target)
+    place = " on the network's input" if attack.trigger_on == "input" else ""
+    name = Markdown("{}" + place + " to label {}").fill(as_code(attack.trigger), attack.target)
     if not attack.options:
         return name
     options = json.dumps(dict(attack.options), sort_keys=True)
@@ -121,7 +126,10 @@ def _attack_name(attack: TriggerReport) -> Markdown:
 
 def _by_attack(report: EvalReport | None) -> dict[str, TriggerReport]:
     triggers = report.triggers if report else ()
-    return {json.dumps([t.trigger, t.target, dict(t.options)], sort_keys=True): t for t in triggers}
+    return {
+        json.dumps([t.trigger, t.target, dict(t.options), t.trigger_on or "image"], sort_keys=True): t
+        for t in triggers
+    }
 
 
 def _by_split(report: EvalReport | None) -> dict[str, Rate]:

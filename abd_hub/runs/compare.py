@@ -12,7 +12,8 @@ from torch import Tensor
 from abd_hub.config.options import EvaluationOptions
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataRef, EvalReport, ModelRef
-from abd_hub.evaluation.counting import Answers, Attack, check_inputs
+from abd_hub.evaluation.attacks import Attack, check_inputs
+from abd_hub.evaluation.counting import Answers
 from abd_hub.evaluation.measurement import Measurement, check_same_labels, load_measurement
 from abd_hub.evaluation.paired import PairedTest, compare_answers
 from abd_hub.evaluation.rates import with_control
@@ -150,7 +151,7 @@ def _prepare(models: Sequence[Classifier], options: EvaluationOptions) -> Measur
     if measurement is None:
         raise InputError("dataset: is missing; give the Hub id or folder of the images")
     for other in models[1:]:
-        check_inputs(other.spec, measurement.data.images, measurement.data.labels)
+        check_inputs(other.spec, measurement.data.images, measurement.data.labels, measurement.attacks)
 
     return measurement
 

@@ -41,7 +41,8 @@ from abd_hub.data.images import load_images
 from abd_hub.data.poisoning import poison
 from abd_hub.evaluation.measurement import Measurement, load_measurement
 from abd_hub.evaluation.tables import format_table
-from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
+from abd_hub.models.classifier import Classifier, create_student, load_classifier
+from abd_hub.models.saving import save_timm_folder
 from abd_hub.report.figures import save_accuracy_asr
 from abd_hub.runs.image_statistics import channel_statistics
 from abd_hub.runs.verdicts import write_verdicts
@@ -161,8 +162,8 @@ def _teacher(attack: Mapping[str, Any], seed: int) -> Classifier:
     trigger = build_trigger(attack["name"], attack["options"])
     poisoned = poison(data, trigger, TARGET, POISON_RATE, seed)
 
-    mean, std = channel_statistics(data.images)
-    channels, height, width = data.images.shape[1:]
+    mean, std = channel_statistics(data.tensor)
+    channels, height, width = data.tensor.shape[1:]
     spec = DataSpec(channels, height, width, data.names)
 
     recipe = TeacherRecipe(epochs=30, batch_size=64, crop_padding=0, flip=False)

@@ -28,6 +28,7 @@ from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.data.images import ImageData, load_images, overlap
 from abd_hub.evaluation.measurement import Measurement, load_measurement, load_model, make_watch
 from abd_hub.models.classifier import Classifier, create_student
+from abd_hub.models.view import in_channels
 from abd_hub.publish.card import render_card, run_pictures
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.report.evidence import gather_images, write_evidence
@@ -38,6 +39,9 @@ from abd_hub.training.running import claimed, device_name, make_accelerator
 from abd_hub.training.trainer import Trainer, Watch
 
 logger = logging.getLogger(__name__)
+
+_CONVERTED_AT_ONCE = 4096
+"""Images that become gray or color at once, as floats."""
 
 
 def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunRecord:
@@ -135,6 +139,7 @@ def _trainer(
         seed=config.seed,
         model_args=dict(config.student.model_args),
         pretrained=config.student.pretrained,
+        view=teacher.view,
     )
 
     teacher.to(accelerator.device)
@@ -147,9 +152,17 @@ def _trainer(
         seed=config.seed,
         folder=Path(config.output_dir),
         accelerator=accelerator,
-        images=real.images if real else None,
+        images=_in_channels(real.tensor, teacher.spec.channels) if real else None,
         watch=watch,
     )
+
+
+def _in_channels(images: Tensor, channels: int) -> Tensor:
+    """Returns uint8 images, (n, C, H, W), in the teacher's channels: gray or color."""
+    if images.shape[1] == channels:
+        return images
+    parts = [in_channels(part.float() / 255, channels) for part in images.split(_CONVERTED_AT_ONCE)]
+    return torch.cat([(part * 255).round().to(torch.uint8) for part in parts])
 
 
 def _real_images(config: DistillConfig, measurement: Measurement | None) -> ImageData | None:
@@ -161,7 +174,8 @@ def _real_images(config: DistillConfig, measurement: Measurement | None) -> Imag
     measured = [measurement.data, *measurement.corrupted] if measurement else []
     if any(overlap(data, other) for other in measured):
         raise InputError(f"split: {source.split!r} is used both to train and to measure; use two splits")
-    return data
+    remedy = "set the synthesizer's image_size, which squashes every image, or use data of one size"
+    return data.of_one_size(remedy)
 
 
 def _run(run: Run, real: ImageData | None, origin: dict[str, Any]) -> RunRecord:

@@ -17,7 +17,8 @@ from torch import Tensor
 from abd_hub.core import files
 from abd_hub.core.folder import write_config
 from abd_hub.core.records import ModelRef
-from abd_hub.models.classifier import Classifier, save_timm_folder
+from abd_hub.models.classifier import Classifier
+from abd_hub.models.saving import save_timm_folder
 from abd_hub.models.weights import file_sha256
 from abd_hub.publish.card_file import CARD_FILE
 from abd_hub.report.figures import save_curves

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from abd_hub.core import files, registry
@@ -21,7 +20,7 @@ from abd_hub.core.inspections import (
 )
 from abd_hub.core.picture_file import decode_picture, read_file
 from abd_hub.core.records import DataSpec
-from abd_hub.data.images import DIGITS, load_images
+from abd_hub.data.images import load_images
 from abd_hub.learning.modes import in_eval_mode
 from abd_hub.models.classifier import Classifier
 from abd_hub.report.grids import save_noted
@@ -97,25 +96,24 @@ def default_images(
     return make_patches(pictures, count, shape, seed, torch.device(device))
 
 
-def read_images(source: str, split: str, spec: DataSpec) -> Tensor:
-    """Reads images without their labels, resized to the classifier's size.
+def read_images(source: str, split: str, classifier: Classifier) -> Tensor:
+    """Reads images without their labels, as the classifier's input: resized and cropped as for an answer.
 
     Args:
         source: a folder of picture files, or a data set as for ``load_images``.
         split: of the data set; a folder of picture files has none.
-        spec: of the classifier.
+        classifier: on the CPU.
 
     Returns:
-        (n, C, H, W) uint8.
+        (n, C, H, W) uint8, in the size of the input.
 
     Raises:
         InputError: there is no image, or one cannot be read.
     """
     found = _picture_files(Path(source).expanduser())
     if found:
-        return torch.stack([_read_picture(file, spec) for file in found])
-    size = spec.height if spec.height == spec.width and source != DIGITS else None
-    return load_images(source, split, image_size=size, limit=PATCHES).images
+        return torch.cat([_read_picture(file, classifier) for file in found])
+    return load_images(source, split, limit=PATCHES, prepare=classifier.prepare).tensor
 
 
 def write_inspection(
@@ -230,10 +228,9 @@ def _picture_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)[:PATCHES]
 
 
-def _read_picture(file: Path, spec: DataSpec) -> Tensor:
+@torch.no_grad()
+def _read_picture(file: Path, classifier: Classifier) -> Tensor:
     field = f"images: {file.name}"
-    picture = decode_picture(read_file(file, field), field)
-    if picture.size != (spec.width, spec.height):
-        picture = picture.resize((spec.width, spec.height), Image.Resampling.BICUBIC)
-    pixels = np.array(picture.convert("L" if spec.channels == 1 else "RGB"))
-    return torch.from_numpy(pixels).view(spec.height, spec.width, -1).permute(2, 0, 1).contiguous()
+    levels = np.array(decode_picture(read_file(file, field), field))
+    pixels = torch.from_numpy(levels).permute(2, 0, 1)[None].float() / 255
+    return (classifier.prepare(pixels) * 255).round().to(torch.uint8)

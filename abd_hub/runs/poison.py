@@ -23,7 +23,8 @@ from abd_hub.core.seeding import derive_seed
 from abd_hub.data import pgd
 from abd_hub.data.images import ImageData, overlap
 from abd_hub.data.poisoning import PoisonedSet, Prepare, hold_out, poison, subset
-from abd_hub.evaluation.counting import check_inputs, evaluate
+from abd_hub.evaluation.attacks import check_inputs
+from abd_hub.evaluation.counting import evaluate
 from abd_hub.evaluation.measurement import (
     Measurement,
     check_same_labels,
@@ -32,7 +33,8 @@ from abd_hub.evaluation.measurement import (
     load_split,
 )
 from abd_hub.evaluation.rates import all_to_all_rate
-from abd_hub.models.classifier import Classifier, create_student, load_classifier, save_timm_folder
+from abd_hub.models.classifier import Classifier, create_student, load_classifier
+from abd_hub.models.saving import save_timm_folder
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.publish.teacher_card import render_teacher_card, teacher_pictures
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
@@ -79,7 +81,8 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     destination = plan_push(config, config.output_dir, "teacher", accelerator)
 
-    data = load_split(config.data, config.data.split)
+    squash = "set data.image_size, which squashes every image, or use data of one size"
+    data = load_split(config.data, config.data.split).of_one_size(squash)
     kept, held_out = hold_out(len(data), config.data.held_out, config.seed)
     classifier = _network(config, data)
     material = _material(config, classifier, data, kept, held_out)
@@ -114,9 +117,9 @@ def _material(
 
 
 def _network(config: PoisonConfig, data: ImageData) -> Classifier:
-    channels, height, width = data.images.shape[1:]
+    channels, height, width = data.tensor.shape[1:]
     spec = DataSpec(channels, height, width, data.names)
-    mean, std = channel_statistics(data.images)
+    mean, std = channel_statistics(data.tensor)
     network = create_student(
         config.network.architecture,
         spec,
@@ -172,7 +175,7 @@ def _own_attacks(config: PoisonConfig, classes: int) -> list[TriggerOptions]:
 def _poisoned(config: PoisonConfig, clean: ImageData, prepare: Prepare | None = None) -> PoisonedSet:
     options = config.poison
     if options.trigger is None:
-        return PoisonedSet(clean.images, clean.labels, torch.empty(0, dtype=torch.int64))
+        return PoisonedSet(clean.tensor, clean.labels, torch.empty(0, dtype=torch.int64))
     return poison(
         clean,
         build_trigger(options.trigger, options.options),
@@ -244,7 +247,7 @@ def _train_surrogate(config: PoisonConfig, clean: ImageData, accelerator: Accele
     scale = None if accelerator.scaler is None else accelerator.scaler.state_dict()
     trainer = TeacherTrainer(
         _network(config, clean),
-        clean.images,
+        clean.tensor,
         clean.labels,
         config.recipe,
         dataclasses.replace(config.trainer, trackers=[]),
@@ -325,7 +328,7 @@ def _facts(config: PoisonConfig, material: _Material) -> PoisonFacts | None:
     options = config.poison
     if options.trigger is None:
         return None
-    channels, height, width = material.data.images.shape[1:]
+    channels, height, width = material.data.tensor.shape[1:]
     return PoisonFacts(
         trigger=options.trigger,
         options=without_paths(options.options),

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from abd_hub.core import files
-from abd_hub.evaluation.counting import Attack
+from abd_hub.data.mixed import MixedImages
+from abd_hub.evaluation.attacks import Attack
 from abd_hub.evaluation.measurement import Measurement
+from abd_hub.evaluation.shown import shown_at_once
 from abd_hub.models.classifier import Classifier
 from abd_hub.publish.card import verdict_pictures
 from abd_hub.report.figures import save_verdicts
@@ -36,23 +38,28 @@ def write_verdicts(
 def _write_verdict(
     file: Path, measurement: Measurement, attack: Attack, models: dict[str, Classifier]
 ) -> None:
-    data = measurement.data
+    data, first = measurement.data, next(iter(models.values()))
     shown = torch.nonzero(data.labels != attack.target).flatten()[:VERDICTS_SHOWN]
-    clean = data.pixels(shown)
-    triggered = attack.trigger(clean)
-
-    names = next(iter(models.values())).spec.labels
+    images, names = data.images[shown], first.spec.labels
     rows = {
-        name: (_verdicts(model, clean, names), _verdicts(model, triggered, names))
+        name: (_verdicts(model, images, None, names), _verdicts(model, images, attack, names))
         for name, model in models.items()
     }
     true = [names[int(label)] for label in data.labels[shown]]
 
+    # The first model's input is drawn: an image may have another size, and a crop may cut a trigger off.
+    clean, triggered = (_input(first, images, some).cpu() for some in (None, attack))
     with files.atomic_path(file) as temporary:
         save_verdicts(clean, triggered, rows, true, temporary)
 
 
 @torch.no_grad()
-def _verdicts(model: Classifier, pixels: Tensor, names: Sequence[str]) -> list[str]:
-    chosen = model.eval()(pixels.to(model.mean.device)).argmax(dim=1).tolist()
+def _verdicts(
+    model: Classifier, images: Tensor | MixedImages, attack: Attack | None, names: Sequence[str]
+) -> list[str]:
+    chosen = model.eval()(_input(model, images, attack)).argmax(dim=1).tolist()
     return [names[label] for label in chosen]
+
+
+def _input(model: Classifier, images: Tensor | MixedImages, attack: Attack | None) -> Tensor:
+    return shown_at_once(model, images, attack, model.mean.device)

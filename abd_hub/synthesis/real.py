@@ -59,7 +59,7 @@ class Real(SynthesisMethod):
     split: str = "train"
     """Names the split of the real images, which must not be the split of the evaluation."""
     image_size: CountOrNone = None
-    """Resizes every image to so many pixels in height and width, for data sets of several sizes."""
+    """Squashes every image to so many pixels in height and width, for data sets of several sizes."""
     share: PositiveShare = 0.2
     """Sets the share of the split that is used, drawn with the run's seed, in (0, 1]."""
     crop_padding: CountOrZero = 4

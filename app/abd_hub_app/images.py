@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from abd_hub import InputError, decode_picture
@@ -91,13 +91,10 @@ def read_picture(file: str | Path) -> Image.Image:
     )
 
 
-def to_pixels(picture: Image.Image, channels: int, height: int, width: int) -> Tensor:
-    """Returns (1, channels, height, width) float32 in [0, 1]; a picture of another shape is cropped."""
-    if picture.size != (width, height):
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-    values = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-    tensor = torch.from_numpy(values.copy()).float().div_(255)
-    return tensor[None, None] if channels == 1 else tensor.permute(2, 0, 1)[None]
+def to_pixels(picture: Image.Image) -> Tensor:
+    """Returns the picture at its own size, (1, 3, height, width) float32 in [0, 1]."""
+    values = np.array(picture.convert("RGB"))
+    return torch.from_numpy(values).permute(2, 0, 1)[None].float().div_(255)
 
 
 def to_picture(pixels: Tensor, side: int = _SHOWN_SIDE) -> Image.Image:

@@ -64,13 +64,18 @@ class Shelf:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Returns height and width for the triggers, from the model with the smallest input.
+        """Returns height and width for the triggers, from the model with the smallest input."""
+        spec = self.smallest.spec
+        return spec.height, spec.width
 
-        A large teacher enlarges the images of its small student, and triggers were measured before this step.
+    @property
+    def smallest(self) -> Classifier:
+        """Returns the model with the smallest input, which prepares the pictures for all.
+
+        A large teacher enlarges the images of its small student, and a trigger is put on before this step.
         """
-        specs = [model.classifier.spec for model in self.models]
-        smallest = min(specs, key=lambda spec: spec.height * spec.width)
-        return smallest.height, smallest.width
+        classifiers = [model.classifier for model in self.models]
+        return min(classifiers, key=lambda classifier: classifier.spec.height * classifier.spec.width)
 
     @property
     def attacks(self) -> tuple[RunAttack, ...]:

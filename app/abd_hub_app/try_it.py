@@ -69,8 +69,7 @@ class TryIt:
             offer = self.offers[name]
             trigger, options = in_corner(offer, *offer.build(turned), corner)
 
-        channels = self.shelf.models[0].classifier.spec.channels
-        pixels = to_pixels(picture, channels, *self.shelf.size)
+        pixels = self.shelf.smallest.prepare(to_pixels(picture))
         return ask(self.shelf, self.looks, pixels, trigger, name, options, target)
 
     def predict(
@@ -87,7 +86,7 @@ class TryIt:
         """Puts a trigger on an image and returns every model's answers to both images.
 
         Args:
-            image: a picture file; it is cropped and resized to the models' size.
+            image: a picture file; it is resized and cropped as the model with the smallest input states it.
             trigger: registered name, or drawn.
             target: number of the class that the trigger is meant to cause.
             size: size of the trigger in pixels, if it has one.
@@ -284,7 +283,7 @@ def _slider(pair: tuple[Image.Image, Image.Image]) -> gr.ImageSlider:
 
 
 def _enlarged(picture: Image.Image) -> Image.Image:
-    return to_picture(to_pixels(picture, 3, picture.height, picture.width)[0], side=_THUMBNAIL_SIDE)
+    return to_picture(to_pixels(picture)[0], side=_THUMBNAIL_SIDE)
 
 
 def _exact_image(picture: Image.Image, label: str, alt: str, name: str) -> gr.Image:

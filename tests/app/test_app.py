@@ -48,7 +48,7 @@ def test_pictures_have_exact_pixels(client, digits, tmp_path):
         with Image.open(path) as picture:
             assert picture.format == "PNG"
             factor = picture.width // 8
-            found = to_pixels(picture.convert("RGB"), 3, picture.height, picture.width)
+            found = to_pixels(picture)
         assert factor >= 16
         assert torch.equal(found[:, :, ::factor, ::factor], (wanted * 255).round() / 255)
         assert torch.equal(
@@ -91,7 +91,7 @@ def test_a_drawn_trigger_is_put_on_and_every_model_is_asked(client, digits, tmp_
             wanted[0, :, 7, column] = (1 - share) * wanted[0, :, 7, column] + share * torch.tensor(paint)
         assert numbers["options"] == {"alpha": share, "painted": 2}
         with Image.open(pictures[1]) as shown:
-            found = to_pixels(shown.convert("RGB"), 3, shown.height, shown.width)[:, :, ::32, ::32]
+            found = to_pixels(shown)[:, :, ::32, ::32]
         assert torch.equal(found, (wanted * 255).round() / 255)
         for model in numbers["models"]:
             answer = load_classifier(f"local-dir:{MODELS / model['name']}")(wanted).softmax(1)[0]
@@ -110,7 +110,7 @@ def test_a_trigger_goes_into_another_corner(client, digits, tmp_path):
         wanted = pixels.clone()
         wanted[:, :, high, wide] = 1
         with Image.open(pictures[1]) as shown:
-            found = to_pixels(shown.convert("RGB"), 3, shown.height, shown.width)[:, :, ::32, ::32]
+            found = to_pixels(shown)[:, :, ::32, ::32]
         assert torch.equal(found, (wanted * 255).round() / 255)
         assert numbers["options"] == {"size": 2, "margin": 1, "corner": corner}
 

@@ -33,6 +33,7 @@ from abd_hub import (
     read_record,
     save_timm_folder,
 )
+from abd_hub.models.view import timm_view
 
 
 def test_examples_are_the_first_test_digits_of_each_class(digits):
@@ -40,7 +41,7 @@ def test_examples_are_the_first_test_digits_of_each_class(digits):
     assert [example.label for example in found[-2:]] == [0, 0], "no image of the target is shown first"
     for label in range(10):
         places = (digits.labels == label).nonzero()[:2, 0].tolist()
-        shown = [to_pixels(example.picture, 3, 8, 8) for example in found if example.label == label]
+        shown = [to_pixels(example.picture) for example in found if example.label == label]
         torch.testing.assert_close(torch.cat(shown), digits.pixels(places))
 
 
@@ -48,7 +49,7 @@ def test_a_heat_map_is_brightest_where_the_map_is_highest():
     image = torch.zeros(3, 8, 8)
     attention = torch.zeros(4, 4)
     attention[3, 1] = 7.0
-    shown = to_pixels(overlay(image, attention), 3, 128, 128)[0, :, ::16, ::16]
+    shown = to_pixels(overlay(image, attention))[0, :, ::16, ::16]
     assert shown.shape == (3, 8, 8)
     brightest = divmod(int(shown.sum(0).argmax()), 8)
     assert brightest[0] == 7 and brightest[1] in (2, 3)
@@ -57,6 +58,24 @@ def test_a_heat_map_is_brightest_where_the_map_is_highest():
     assert place_in_words(attention) == "strongest at the bottom center"
     assert "nothing" in place_in_words(torch.zeros(2, 2))
     overlay(image, torch.zeros(2, 2))
+
+
+def test_a_picture_of_your_own_is_prepared_as_the_smallest_model_states_it(tmp_path):
+    for side in (16, 32):
+        view = timm_view((side, side), 0.5, "center", "bicubic")
+        spec, scale = DataSpec(3, side, side, ("a", "b")), ([0.5] * 3, [0.5] * 3)
+        model = create_student("wrn_10_1", spec, *scale, seed=side, model_args={"base_width": 4}, view=view)
+        save_timm_folder(model.eval(), tmp_path / str(side))
+    tab = TryIt(load_shelf([tmp_path / "32", tmp_path / "16"]))
+    picture = tab.examples[0].picture.resize((90, 50))
+    found = tab.answer(picture, "badnet_sq", 0, {})
+
+    small = tab.shelf.models[1].classifier
+    pixels = small.prepare(to_pixels(picture))
+    assert tab.shelf.smallest is small and torch.equal(found.clean, pixels[0]) and pixels.shape[-1] == 16
+    for model, answer in zip(tab.shelf.models, found.models, strict=True):
+        expected = model.classifier(pixels).softmax(1)[0].detach()
+        torch.testing.assert_close(torch.tensor(answer.clean), expected)
 
 
 def test_a_transformer_is_asked_and_has_no_map(tmp_path):

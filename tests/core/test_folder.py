@@ -92,6 +92,18 @@ def test_a_run_from_before_it_could_be_watched_goes_on_unwatched(tmp_path, every
         begin(tmp_path / "run", resume=True, config=config)
 
 
+@pytest.mark.parametrize(("place", "goes_on"), [("image", True), ("input", False)])
+def test_a_run_from_before_a_trigger_had_a_place_goes_on(tmp_path, place, goes_on):
+    before = f"{CONFIG}evaluation:\n  dataset: digits\n"
+    begin(tmp_path / "run", config=before).close()
+    config = f"{before}  trigger_on: {place}\n"
+    if goes_on:
+        begin(tmp_path / "run", resume=True, config=config).close()
+        return
+    with pytest.raises(InputError, match=r"evaluation\.trigger_on: is 'input' now"):
+        begin(tmp_path / "run", resume=True, config=config)
+
+
 def test_resume_itself_may_differ(tmp_path):
     begin(tmp_path / "run").close()
     begin(tmp_path / "run", resume=True, config=CONFIG.replace("false", "true")).close()

@@ -90,6 +90,17 @@ def test_a_record_from_before_controls_comes_back(tmp_path):
     assert read_record(tmp_path) == record
 
 
+def test_a_record_from_before_a_trigger_had_a_place_comes_back(tmp_path):
+    record = make_record()
+    data = record_to_json(record)
+    for report in data["results"].values():
+        for found in report["triggers"]:
+            del found["trigger_on"]
+    files.write_json(tmp_path / "metrics.json", data)
+    assert read_record(tmp_path) == record
+    assert read_record(tmp_path).teacher_report.triggers[0].trigger_on is None
+
+
 def test_a_record_from_before_purifications_comes_back(tmp_path):
     record = make_record()
     data = record_to_json(record)

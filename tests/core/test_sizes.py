@@ -10,6 +10,9 @@ LONGEST_FUNCTION, LONGEST_MODULE = 40, 400
 FUNCTIONS = {
     "abd_hub/core/picture_file.py:decode_picture": "Half of it is the signature and what its arguments mean.",
     "abd_hub/data/images.py:load_images": "Two thirds are the signature and what its arguments mean.",
+    "abd_hub/models/classifier.py:create_student": "Two thirds are the signature and what its arguments "
+    "mean.",
+    "abd_hub/models/classifier.py:load_classifier": "All but one line say what its arguments mean.",
     "abd_hub/runs/purify.py:purify_model": "Two thirds are the signature and what its arguments mean.",
 }
 MODULES: dict[str, str] = {}

@@ -206,8 +206,6 @@ def broken(kind):
             images[4]["bytes"] = images[4]["bytes"][:60]
         case "missing":
             images[4] = None
-        case "size":
-            images[4]["bytes"] = picture(4, size=(5, 6))
         case "deep":
             buffer = io.BytesIO()
             Image.fromarray(np.full((6, 5), 4000, dtype=np.uint16)).save(buffer, "PNG")
@@ -221,7 +219,6 @@ def broken(kind):
         ("garbage", "image 4 is no picture"),
         ("truncated", "image 4 is damaged"),
         ("missing", "image 4 is missing"),
-        ("size", "image 4 is 5x6 but the first is 6x5"),
         ("deep", "image 4 has more than 8 bits"),
     ],
 )
@@ -305,19 +302,30 @@ def test_real_data(tmp_path):
     assert load_images(str(copy), "test", limit=300).ref.fingerprint == data.ref.fingerprint
 
 
-def test_images_of_several_sizes_are_resized_on_request(tmp_path):
+def test_images_of_several_sizes_keep_them_or_are_squashed_on_request(tmp_path):
     for index, (width, height) in enumerate([(40, 30), (25, 60)]):
         folder = tmp_path / "data" / "train" / "ab"[index]
         folder.mkdir(parents=True)
         Image.new("RGB", (width, height), (10 * index, 200, 30)).save(folder / "x.png")
-    with pytest.raises(InputError, match="set image_size to resize all of them"):
-        load_images(str(tmp_path / "data"), "train")
+    mixed = load_images(str(tmp_path / "data"), "train")
+    assert mixed.images.sizes == [(30, 40), (60, 25)] and mixed.ref.image_size is None
+    assert mixed.pixels([1]).shape == (1, 3, 60, 25), "images of one size are a tensor again"
+    with pytest.raises(
+        InputError, match="30x40 and 60x25, and one is needed; set image_size, which squashes"
+    ):
+        mixed.pixels()
     data = load_images(str(tmp_path / "data"), "train", image_size=16)
     assert data.images.shape == (2, 3, 16, 16)
     assert [image[:, 3, 5].tolist() for image in data.images] == [[0, 200, 30], [10, 200, 30]]
     assert data.ref.image_size == 16
     other = load_images(str(tmp_path / "data"), "train", image_size=8)
-    assert other.ref.fingerprint == data.ref.fingerprint, "of the images as they came"
+    assert other.ref.fingerprint == data.ref.fingerprint == mixed.ref.fingerprint, (
+        "of the images as they came"
+    )
+    with pytest.raises(InputError, match=r"max_size_gb: 2 of 2 images take .*; set limit or image_size"):
+        load_images(str(tmp_path / "data"), "train", max_size_gb=8e-6)
+    small = load_images(str(tmp_path / "data"), "train", prepare=lambda pixels: pixels[..., :9, :7])
+    assert torch.equal(small.tensor[0], mixed.images[[0]].groups().__next__()[1][0, :, :9, :7])
 
 
 def texts(folder):

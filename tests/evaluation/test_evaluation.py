@@ -11,7 +11,8 @@ from torch import nn
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import AttackedClass, ClassReport, DataRef, DataSpec, SplitReport
 from abd_hub.data.images import load_images
-from abd_hub.evaluation.counting import Attack, evaluate, evaluate_answers
+from abd_hub.evaluation.attacks import Attack
+from abd_hub.evaluation.counting import evaluate, evaluate_answers
 from abd_hub.evaluation.rates import wilson, with_control
 from abd_hub.evaluation.tables import format_classes, format_reports, format_table
 from abd_hub.triggers import build_trigger
@@ -252,7 +253,7 @@ def bad_spec(classes=2, channels=3):
         ({"labels": torch.zeros(12)}, "labels must be 12 integers"),
         ({"labels": torch.full((12,), -1)}, "labels run from -1"),
         ({"classifier": bad_spec(2)}, "the classifier has 2 classes"),
-        ({"classifier": bad_spec(3, channels=1)}, "takes 1"),
+        ({"classifier": bad_spec(3, channels=2)}, "takes 2"),
         ({"attacks": [Attack("white", 3, white)]}, r"target 3 .* use 0\.\.2"),
         ({"attacks": [Attack("white", -1, white)]}, "target -1"),
         ({"labels": torch.full((12,), 2)}, "no image has a label other than target 2"),

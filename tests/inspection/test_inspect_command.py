@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tiny_teacher import save_teacher
 
-from abd_hub import InspectionReport, catalog, load_classifier
+from abd_hub import Classifier, InspectionReport, catalog, load_classifier
 from abd_hub.cli import main
 from abd_hub.commands.inspecting import format_inspection
 from abd_hub.config.inspecting import parse_inspect
@@ -149,10 +149,13 @@ def test_examples_of_the_screen(capsys):
 
 
 def test_images_of_every_kind(pictures, monkeypatch):
-    color, gray = DataSpec(3, 8, 6, ("a", "b")), DataSpec(1, 8, 8, ("a", "b"))
+    color, gray, digits = (
+        Classifier(torch.nn.Identity(), DataSpec(*size, ("a", "b")), (0.5,) * size[0], (0.5,) * size[0])
+        for size in ((3, 8, 6), (1, 8, 8), (1, 8, 8))
+    )
     assert read_images(str(pictures), "test", color).shape == (24, 3, 8, 6)
     assert read_images(str(pictures), "test", gray).shape == (24, 1, 8, 8)
-    assert read_images("digits", "test", DataSpec(3, 8, 8, ("a",))).shape[1:] == (3, 8, 8)
+    assert read_images("digits", "test", digits).shape[1:] == (1, 8, 8)
     monkeypatch.setattr("abd_hub.runs.inspect.PATCH_BYTES", 1 << 20)
     large = default_images(DataSpec(1, 256, 256, ("a",)))
     assert large.shape == (16, 1, 256, 256) and large.dtype == torch.uint8

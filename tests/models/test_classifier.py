@@ -42,9 +42,9 @@ from abd_hub.models.classifier import (
     create_student,
     load_classifier,
     load_state_dict_into,
-    save_timm_folder,
     weights_sha256,
 )
+from abd_hub.models.saving import save_timm_folder
 
 # ------------------------------------------------------------------------------------------- the wrapper
 
@@ -68,7 +68,7 @@ def test_other_sizes_are_resized_with_gradient(interpolation):
     big = pixels(24).requires_grad_()
     small = F.interpolate(big, (16, 16), mode=interpolation, antialias=True)
     logits = classifier(big)
-    assert torch.equal(logits, net(normalized(small)))
+    torch.testing.assert_close(logits, net(normalized(small)), rtol=0, atol=0.01)  # bicubic is cut to [0, 1]
     logits.sum().backward()
     assert big.grad.abs().sum() > 0
 

@@ -11,7 +11,7 @@ import torch
 from missing import PUBLISHED, published
 from PIL import Image
 
-from abd_hub.models.classifier import save_timm_folder
+from abd_hub.models.saving import save_timm_folder
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ from two_processes_table import NAMES, RESIDUAL, begun, finished, gone_on, numbe
 
 from abd_hub import Attack, build_trigger, evaluate, load_classifier, load_images, read_evidence
 from abd_hub.learning import checkpoint
-from abd_hub.models.classifier import save_timm_folder
+from abd_hub.models.saving import save_timm_folder
 from abd_hub.models.weights import weights_sha256
 
 SUPPORT = Path(__file__).parents[1] / "support"

@@ -28,7 +28,7 @@ from abd_hub.core.errors import Interrupted
 from abd_hub.core.records import DataRef
 from abd_hub.evaluation.measurement import Measurement, make_watch
 from abd_hub.learning import checkpoint
-from abd_hub.models.classifier import save_timm_folder
+from abd_hub.models.saving import save_timm_folder
 
 METHOD = Zskt(rounds=12, batch_size=8, student_steps=2, z_dim=8)
 

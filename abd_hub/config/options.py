@@ -56,6 +56,9 @@ class ModelOptions:
     """Resizes images of another size by bilinear, bicubic or nearest interpolation."""
     blocks: list[str] = field(default_factory=list)
     """Lists the modules whose outputs attention transfer compares, where the architecture names none."""
+    model_args: dict[str, Any] | None = None
+    """Passes further arguments to timm's architecture. For a ResNet with a 3x3 stem, {stem_pool: true} keeps
+    its max-pool, and {stem_stride: 2} sets its stride."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,9 @@ METHOD = Choice("synthesizer", lambda: _names("synthesizers"), default=("zskt",)
 DEFENSES = Choice("defenses", lambda: _names("defenses"), default=(), several=True)
 PURIFICATION = Choice("purification", lambda: ("auto", "none", *_names("purifications")), default=("auto",))
 RECIPE = Choice("recipe", lambda: tuple(RECIPES), default=("paper",))
-_RARE_MODEL = "allow_flagged max_size_gb num_classes labels mean std input_size interpolation blocks"
+_RARE_MODEL = (
+    "allow_flagged max_size_gb num_classes labels mean std input_size interpolation blocks model_args"
+)
 _RARE_DATA = (
     "dataset_config revision image_column label_column image_size max_size_gb batch_size every_images"
 )

@@ -40,6 +40,7 @@ class Options:
     input_size: int | Sequence[int] | None = None
     interpolation: str | None = None
     blocks: Sequence[str] = ()
+    model_args: Mapping[str, Any] | None = None
     allow_flagged: bool = False
     max_size_gb: float = MAX_SIZE_GB
 

@@ -32,6 +32,7 @@ from abd_hub.publish.card import render_card, run_pictures
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.report.evidence import gather_images, write_evidence
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
+from abd_hub.runs.pinning import pinned_run
 from abd_hub.runs.purified_teacher import inspect_student, purify_teacher
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.running import claimed, device_name, make_accelerator
@@ -167,6 +168,11 @@ def _real_images(config: DistillConfig, measurement: Measurement | None) -> Imag
 def _run(run: Run, real: ImageData | None, origin: dict[str, Any]) -> RunRecord:
     run.trainer.fit(resume=run.config.resume)
 
+    if not origin:
+        data, control = (
+            (run.measurement.data.ref, run.measurement.control) if run.measurement else (None, None)
+        )
+        run = dataclasses.replace(run, config=pinned_run(run.config, run.teacher.ref, data, control))
     began = time.monotonic()
     measured = run.classifiers()
     reports: dict[str, EvalReport | None] = dict.fromkeys(measured)

@@ -63,6 +63,9 @@ class ModelOptions:
     without a crop, border adds a margin. The checkpoint's mode is used by default."""
     blocks: list[str] = field(default_factory=list)
     """Lists the modules whose outputs attention transfer compares, where the architecture names none."""
+    model_args: dict[str, Any] | None = None
+    """Passes further arguments to timm's architecture. For a ResNet with a 3x3 stem, {stem_pool: true} keeps
+    its max-pool, and {stem_stride: 2} sets its stride."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,8 @@ DEFENSES = Choice("defenses", lambda: _names("defenses"), default=(), several=Tr
 PURIFICATION = Choice("purification", lambda: ("auto", "none", *_names("purifications")), default=("auto",))
 RECIPE = Choice("recipe", lambda: tuple(RECIPES), default=("paper",))
 _RARE_MODEL = (
-    "allow_flagged max_size_gb num_classes labels mean std input_size interpolation crop_pct crop_mode blocks"
+    "allow_flagged max_size_gb num_classes labels mean std input_size interpolation crop_pct crop_mode "
+    "blocks model_args"
 )
 _RARE_DATA = (
     "dataset_config revision image_column label_column image_size max_size_gb batch_size every_images"

@@ -33,8 +33,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     try:
         yield temporary
-        give_usual_mode(temporary)
-        _sync_tree(temporary)
+        settle(temporary)
         os.replace(temporary, path)  # noqa: PTH105
         _sync(path.parent)
     finally:
@@ -95,6 +94,12 @@ def give_usual_mode(path: Path) -> None:
     for file in [path, *path.rglob("*")]:
         if file.is_file() and not file.is_symlink() and stat.S_IMODE(file.stat().st_mode) != mode:
             file.chmod(mode)
+
+
+def settle(path: Path) -> None:
+    """Gives a finished file or folder the usual mode and writes it to the disk, before it gets its name."""
+    give_usual_mode(path)
+    _sync_tree(path)
 
 
 def _sync_tree(path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from abd_hub import __version__
 from abd_hub.core.errors import InputError
 from abd_hub.core.faults import MISSING, STRICT, dotted, first_fault
 from abd_hub.core.files import RECORD_FILE, read_json
@@ -193,6 +194,7 @@ def environment() -> dict[str, str]:
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
+    versions.setdefault("abd-hub", __version__)  # a Space has the package's files without an installation
     return versions
 
 

@@ -53,6 +53,8 @@ class DataRef:
     n: int = 0
     image_size: int | None = None
     """Height and width to which every image was squashed; None where images kept their sizes."""
+    classes: str | None = None
+    """How its classes were matched with the model's; None in older records and for data to learn from."""
 
 
 @dataclass(frozen=True)

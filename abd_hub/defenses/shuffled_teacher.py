@@ -217,6 +217,11 @@ def _find_split(shuffled: ShuffledTeacher, probe: Tensor) -> nn.Module | None:
 
     with torch.no_grad():
         expected = shuffled.separate_logits(probe, permutations)
+        if not expected.isfinite().all():
+            raise InputError(
+                "teacher: its shuffled copies give logits that are not finite; check its weights and "
+                "normalization"
+            )
         for candidate in candidates[:-1]:
             if _same_from(shuffled, candidate, probe, permutations, expected):
                 return candidate

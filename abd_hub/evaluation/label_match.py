@@ -29,6 +29,11 @@ class Match:
     words: str
     """Says how they were matched; empty for equal names in the same order."""
 
+    @property
+    def how(self) -> str:
+        """Says how they were matched, also for equal names in the same order."""
+        return self.words or "by equal names or numbers in the same order"
+
     def apply(self, labels: Tensor) -> Tensor:
         """Returns (n,) labels of the data as the model's classes."""
         return torch.tensor(self.places)[labels]

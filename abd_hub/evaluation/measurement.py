@@ -125,6 +125,7 @@ def load_model(options: ModelOptions) -> Classifier:
         crop_pct=options.crop_pct,
         crop_mode=options.crop_mode,
         blocks=options.blocks,
+        model_args=options.model_args,
         allow_flagged=options.allow_flagged,
         max_size_gb=options.max_size_gb,
     )
@@ -255,7 +256,8 @@ def in_classes_of(classifier: Classifier, data: ImageData, *, aloud: bool = True
     match = match_labels(data.names, classifier.spec.labels, used)
     if match.words and aloud:
         logger.warning("The classes of data and model are matched %s.", match.words)
-    return dataclasses.replace(data, labels=match.apply(data.labels), names=classifier.spec.labels)
+    ref = dataclasses.replace(data.ref, classes=match.how)
+    return dataclasses.replace(data, labels=match.apply(data.labels), names=classifier.spec.labels, ref=ref)
 
 
 def make_watch(

@@ -13,9 +13,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +28,13 @@ from huggingface_hub.errors import (
 
 from abd_hub.core.errors import InputError
 from abd_hub.core.files import write_text
+from abd_hub.hub.choice import CONFIGS, INDEX, choose_files, choose_weights, why_no_weights
 from abd_hub.hub.download import fetch_in_pieces, repository_cache
 from abd_hub.hub.listing import RemoteFile, check_classes, is_commit, remote_file, stays_inside
 from abd_hub.hub.requests import Busy, patiently, quiet, refusal
 
 logger = logging.getLogger(__name__)
 
-CONFIGS = ("config.json", "preprocessor_config.json", "processor_config.json")
-INDEX = "model.safetensors.index.json"
-SAFE_WEIGHTS = (("model.safetensors",), ("model-*-of-*.safetensors", INDEX), ("model*.safetensors",))
-"""Lists groups of weights files; a repository is loaded from the first group that it has."""
-PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json", "pytorch_model.pth", "model.pth")
-"""Lists the names under which transformers and timm write weights into pickles."""
 MAX_SIZE_GB = 5.0
 MAX_TEXT = 20_000_000
 """Limits the bytes of a JSON file; the 21,841 labels of ImageNet-21k take 2 million."""
@@ -103,25 +97,11 @@ def fetch(
             return _from_cache(repository, revision, cached, error, allow_flagged)
 
         _check_scan(listing, allow_flagged)
-        wanted = choose_files(listing.files, allow_pickle)
+        wanted = _wanted(listing, allow_pickle)
         _check_sizes(listing, wanted, max_size_gb)
         folder = _download(listing, wanted)
         _remember(listing, revision)
         return Place(folder, repository, listing.commit, _scan_in_words(listing))
-
-
-def choose_files(names: Collection[str], allow_pickle: bool) -> list[str]:
-    """Returns the needed files of a repository, the weights last; a file in a subfolder is never needed."""
-    plain = sorted(name for name in names if "/" not in name)
-    groups = [*SAFE_WEIGHTS, *([PICKLED_WEIGHTS] if allow_pickle else [])]
-    matches = ([name for name in plain if _matches(name, patterns)] for patterns in groups)
-    weights = next((names for names in matches if names), [])
-    texts = [name for name in CONFIGS if name in plain]
-    return texts + sorted(weights, key=lambda name: not name.endswith(".json"))
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 # ------------------------------------------------------------------------------------------------ listing
@@ -183,6 +163,15 @@ def _check_scan(listing: Listing, allow_flagged: bool) -> None:
     logger.warning("%s; the repository is used all the same because allow_flagged is set", flagged)
 
 
+def _wanted(listing: Listing, allow_pickle: bool) -> list[str]:
+    """Returns the files to download; refuses a repository without weights before anything travels."""
+    wanted = choose_files(listing.files, allow_pickle)
+    if not choose_weights(wanted, allow_pickle):
+        why = why_no_weights(listing.files, listing.repository, allow_pickle)
+        raise InputError(f"weights: {why}")
+    return wanted
+
+
 def _check_sizes(listing: Listing, wanted: Sequence[str], max_size_gb: float) -> None:
     for name in wanted:
         if name.endswith(".json") and listing.files[name].size > MAX_TEXT:
@@ -226,12 +215,7 @@ def _download(listing: Listing, wanted: Sequence[str]) -> Path:
         if name == "config.json":
             _check_config(folder / name, listing.repository)
 
-    if folder is None:
-        names = ", ".join(sorted(listing.files)[:3])
-        raise InputError(
-            f"weights: {listing.repository} has no config.json and no safetensors file (it has {names});"
-            " pass allow_pickle=true if its pickle may be read, or use another repository"
-        )
+    assert folder is not None, "files without weights are refused before"
     return folder
 
 
@@ -292,7 +276,12 @@ def _cached(repository: str, revision: str | None) -> Path | None:
         file = try_to_load_from_cache(repository, name, revision=revision)
         if isinstance(file, str):
             return Path(file).parent
-    return None
+
+    folder = repository_cache(repository)
+    note = folder / "refs" / (revision or constants.DEFAULT_REVISION)
+    commit = note.read_text(encoding="utf-8") if note.is_file() else revision or ""
+    place = folder / "snapshots" / commit
+    return place if is_commit(commit) and place.is_dir() else None
 
 
 def _from_cache(

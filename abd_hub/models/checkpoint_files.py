@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from abd_hub.core.errors import InputError, reason_of
-from abd_hub.core.pickles import is_pickle
 from abd_hub.core.records import ModelRef
+from abd_hub.hub.choice import choose_weights, why_no_weights
 from abd_hub.hub.pull import Place
 from abd_hub.models.preprocessing import Images
 from abd_hub.models.weights import first_few
@@ -56,21 +56,14 @@ def weights_of(place: Place, allow_pickle: bool) -> list[Path]:
     Raises:
         InputError: no weights file is there, or none may be read.
     """
-    for pattern in ("model.safetensors", "model-*-of-*.safetensors", "*.safetensors"):
-        files = sorted(place.folder.glob(pattern))
-        if files:
-            return files
+    folder = place.folder
+    names = [file.name for file in folder.iterdir() if not file.is_dir()]
+    files = [folder / name for name in choose_weights(names, allow_pickle) if not name.endswith(".json")]
+    if files:
+        return files
 
-    pickles = sorted(file for file in place.folder.iterdir() if is_pickle(file))
-    if pickles and allow_pickle:
-        return pickles
-    if not allow_pickle and (
-        pickles or place.revision
-    ):  # pickles of the Hub are fetched with permission only
-        raise InputError(
-            f"weights: {place.id} has no safetensors file; pass allow_pickle=true if its pickle may be read"
-        )
-    raise InputError(f"weights: {place.id} has no weights file; put model.safetensors there")
+    below = [f"{file.parent.name}/{file.name}" for file in folder.glob("*/*") if not file.is_dir()]
+    raise InputError(f"weights: {why_no_weights([*names, *below], place.id, allow_pickle)}")
 
 
 def one_file(place: Place, allow_pickle: bool) -> Path:

@@ -211,6 +211,7 @@ def load_classifier(
     crop_pct: float | None = None,
     crop_mode: str | None = None,
     blocks: Sequence[str] = (),
+    model_args: Mapping[str, Any] | None = None,
     allow_flagged: bool = False,
     max_size_gb: float = MAX_SIZE_GB,
 ) -> Classifier:
@@ -234,6 +235,7 @@ def load_classifier(
             and ``border`` adds a margin; by default the checkpoint's, and for a bare state dict ``squash``,
             or ``center`` with crop_pct.
         blocks: names of the modules to match; by default timm's stages of the model.
+        model_args: further arguments of timm's architecture; ``stem_pool: True`` keeps a 3x3 stem's max-pool.
         allow_flagged: use a repository although the Hub's scan has flagged a file in it.
         max_size_gb: largest download from the Hub, in GB of 10^9 bytes.
 
@@ -386,6 +388,11 @@ def _try_out(classifier: Classifier, *, guessed: bool) -> None:
         raise InputError(
             f"labels: there are {spec.num_classes} for {classifier.ref.id}, whose logits have shape"
             f" {tuple(logits.shape)}; pass one label a class"
+        )
+
+    if not torch.isfinite(logits).all():
+        raise InputError(
+            f"weights: {classifier.ref.id} gives NaN or infinity for a black image; use another checkpoint"
         )
 
     maps = all(name in outputs and outputs[name].ndim == 4 for name in classifier.blocks)

@@ -34,6 +34,7 @@ from abd_hub.models.timm_checkpoints import (
     registered_cfg,
     timm_names_near,
 )
+from abd_hub.models.timm_wrapper import as_timm, is_timm_wrapper
 from abd_hub.models.transformers_checkpoints import load_transformers_folder
 from abd_hub.models.weights import read_tensors
 
@@ -157,6 +158,8 @@ def _load_folder(place: Place, options: Options) -> Loaded:
     if problem:
         raise InputError(f"model: config.json of {place.id}: {problem}")
 
+    if is_timm_wrapper(config):
+        config = as_timm(place, config)
     if "architecture" in config:
         return load_timm_folder(place, config, options)
     if "model_type" in config or "architectures" in config:

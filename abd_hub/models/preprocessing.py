@@ -44,6 +44,7 @@ class Options:
     crop_pct: float | None = None
     crop_mode: str | None = None
     blocks: Sequence[str] = ()
+    model_args: Mapping[str, Any] | None = None
     allow_flagged: bool = False
     max_size_gb: float = MAX_SIZE_GB
 

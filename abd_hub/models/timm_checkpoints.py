@@ -10,16 +10,26 @@ from typing import Any
 
 import timm
 from timm.models import PretrainedCfg
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 import abd_hub.students  # noqa: F401 - registers the students with timm
 from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.records import ModelRef
 from abd_hub.hub.pull import Place
+from abd_hub.models.bounds import check_args, check_weights
 from abd_hub.models.checkpoint_files import Loaded, one_file
 from abd_hub.models.preprocessing import Images, Options, decide_images, decide_labels, height_and_width
+from abd_hub.models.stems import (
+    STEM_ARGS,
+    check_stem,
+    give_small_stem,
+    has_small_stem,
+    unusual,
+    warn_of_guess,
+)
 from abd_hub.models.weights import (
+    MISFIT_REMEDY,
+    check_types,
     describe_misfit,
     file_sha256,
     fill,
@@ -28,10 +38,11 @@ from abd_hub.models.weights import (
     read_tensors,
     without_prefix,
 )
-from abd_hub.students.resnet_cifar import use_cifar_stem
 
 SOURCE_FIELDS = ("source", "file", "url", "hf_hub_id", "hf_hub_filename", "state_dict")
 """Lists the fields of timm's pretrained_cfg that name a place to load from."""
+SIZES = ("num_classes", "in_chans")
+"""Lists the arguments of an architecture that follow from labels and images."""
 FACTORY_ARGS = (
     "pretrained",
     "pretrained_cfg",
@@ -114,7 +125,8 @@ def load_timm_folder(place: Place, config: Mapping[str, Any], options: Options) 
             f"model: config.json of {place.id} is malformed; write it anew with timm's save_for_hf"
         )
 
-    model_args = {key: value for key, value in model_args.items() if key not in ("num_classes", "in_chans")}
+    model_args = {key: value for key, value in model_args.items() if key not in SIZES}
+    model_args |= _own_args(options)
     built_for = height_and_width(model_args.get("img_size"))
     if raw.get("fixed_input_size") and built_for is not None:
         raw = raw | {"input_size": built_for}  # the weights fit this size, even where the two disagree
@@ -122,13 +134,14 @@ def load_timm_folder(place: Place, config: Mapping[str, Any], options: Options) 
     images = decide_images(raw, options, f"config.json of {place.id}", interpolation="bicubic")
 
     file = one_file(place, options.allow_pickle)
-    tensors = without_prefix(read_tensors(file, allow_pickle=options.allow_pickle), ())
-    names = config.get("label_names", raw.get("label_names"))
+    tensors, known = _tensors(file, options, name)
+    places = ((config, "label_names"), (raw, "label_names"), (config, "labels"), (raw, "labels"))
+    names = next((place[name] for place, name in places if place.get(name)), None)  # older ones say labels
     classes = config.get("num_classes", raw.get("num_classes")) or _head_size(name, tensors)
     labels = decide_labels(names, classes, options, place.id)
 
     ref = ModelRef(place.id, name, place.revision, file_sha256([file]), place.scan)
-    return _fill_timm(name, tensors, images, labels, ref=ref, raw=raw, model_args=model_args)
+    return _fill_timm(name, tensors, images, labels, ref=ref, raw=raw, model_args=known | model_args)
 
 
 def load_weights_file(path: Path, options: Options) -> Loaded:
@@ -144,11 +157,27 @@ def load_weights_file(path: Path, options: Options) -> Loaded:
 
     name = _without_tag(options.architecture)
     images = decide_images({}, options, path.name)
-    tensors = without_prefix(read_tensors(path, allow_pickle=options.allow_pickle), ())
-    tensors = in_names_of_timm(tensors, _head_of(name))
+    tensors, known = _tensors(path, options, name)
     labels = decide_labels(None, _head_size(name, tensors), options, path.name)
     ref = ModelRef(path.name, name, sha256=file_sha256([path]))
-    return _fill_timm(name, tensors, images, labels, ref=ref, raw={}, model_args={})
+    args = known | _own_args(options)
+    return _fill_timm(name, tensors, images, labels, ref=ref, raw={}, model_args=args)
+
+
+def _own_args(options: Options) -> dict[str, Any]:
+    """Returns the caller's arguments of the architecture; refuses those that follow from other options."""
+    given = dict(options.model_args or {})
+    sizes = sorted(set(SIZES) & set(given))
+    if sizes:
+        raise InputError(f"model_args: {sizes[0]} follows from labels and mean; leave it out")
+    return given
+
+
+def _tensors(file: Path, options: Options, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors in timm's names, and the arguments of the network that their own names tell."""
+    read = without_prefix(read_tensors(file, allow_pickle=options.allow_pickle), ())
+    tensors = in_names_of_timm(read, _head_of(name))
+    return tensors, {} if set(tensors) == set(read) else {"stem_pool": False}
 
 
 def _check_timm_name(name: str) -> None:
@@ -172,27 +201,35 @@ def _fill_timm(
     raw: Mapping[str, Any],
     model_args: Mapping[str, Any],
 ) -> Loaded:
-    channels = len(images.mean)
+    check_stem(model_args)
+    check_args(model_args)
+    stem = {key: value for key, value in model_args.items() if key in STEM_ARGS}
+    kept = {key: value for key, value in model_args.items() if key not in STEM_ARGS}
     cfg = _timm_cfg(name, raw, images, len(labels))
-    args = {**model_args, "num_classes": len(labels), "in_chans": channels}
+    args = {**kept, "num_classes": len(labels), "in_chans": len(images.mean)}
     if cfg["fixed_input_size"]:
         args["img_size"] = images.size
+    if kept:
+        check_weights(name, args, tensors, ref.id)
     fresh = build_timm(name, args)
-    kept = {key: value for key, value in model_args.items() if key != "img_size"}
+    check_types(fresh.state_dict(), tensors, ref.id)
+    kept.pop("img_size", None)
 
-    if _has_cifar_stem(fresh, tensors):
-        use_cifar_stem(fresh)
+    if has_small_stem(fresh, tensors):
+        give_small_stem(fresh, stem)
         fill(fresh, tensors, ref.id)
+        if not stem:
+            warn_of_guess(ref.id)
         twin = f"{name}_cifar" if timm.is_model(f"{name}_cifar") else ""
         ref = dataclasses.replace(ref, architecture=twin or f"{name} with a CIFAR stem")
-        return Loaded(fresh, ref, labels, images, twin, kept)
+        return Loaded(fresh, ref, labels, images, twin, kept | unusual(stem))
 
     try:
-        model = build_timm(name, args, cfg, tensors)
+        model = build_timm(name, args | unusual(stem), cfg, tensors)
     except InputError as error:
         misfit = describe_misfit(fresh.state_dict(), tensors) or reason_of(error)
-        raise InputError(f"weights: {ref.id} does not fit {name} ({misfit}); check architecture") from error
-    return Loaded(model, ref, labels, images, name, kept)
+        raise InputError(f"weights: {ref.id} does not fit {name} ({misfit}); {MISFIT_REMEDY}") from error
+    return Loaded(model, ref, labels, images, name, kept | unusual(stem))
 
 
 def _timm_cfg(name: str, raw: Mapping[str, Any], images: Images, classes: int) -> dict[str, Any]:
@@ -205,17 +242,6 @@ def _timm_cfg(name: str, raw: Mapping[str, Any], images: Images, classes: int) -
     size = height_and_width(raw.get("input_size")) or images.size
     cfg |= {"architecture": name, "num_classes": classes, "custom_load": False}
     return {**cfg, "input_size": (len(images.mean), *size)}
-
-
-def _has_cifar_stem(model: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
-    """Returns whether the first convolution is 3x3 where timm's ResNet has 7x7.
-
-    By convention such a stem has stride 1 and no max-pool.
-    """
-    if not isinstance(model, ResNet) or not isinstance(model.conv1, nn.Conv2d):
-        return False
-    stem = tensors.get("conv1.weight")
-    return stem is not None and tuple(stem.shape[-2:]) == (3, 3) and model.conv1.kernel_size == (7, 7)
 
 
 def _head_of(name: str) -> str:

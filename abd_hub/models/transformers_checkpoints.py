@@ -43,6 +43,10 @@ def load_transformers_folder(place: Place, config: Mapping[str, Any], options: O
         raise InputError(
             f"architecture: {place.id} is a transformers checkpoint, which names its own; leave it out"
         )
+    if options.model_args:
+        raise InputError(
+            f"model_args: {place.id} is a transformers checkpoint, which has its own; leave it out"
+        )
     if _names_a_kernel(config):
         raise InputError(
             f"model: config.json of {place.id} names a kernel of the Hub, which is code and never run;"

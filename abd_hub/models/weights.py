@@ -7,7 +7,6 @@ which refuses everything that would have to run.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,28 @@ from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.lfs import REMEDY, is_pointer
 from abd_hub.core.pickles import PICKLE_SUFFIXES, is_pickle
 from abd_hub.core.records import ModelRef
+from abd_hub.models.bounds import check_header
+from abd_hub.models.pickled import check_pickled, load_pickle
 
-WRAPPERS = ("state_dict", "net", "model", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+WRAPPERS = (
+    "state_dict",
+    "net",
+    "model",
+    "model_state_dict",
+    "model_state",
+    "network",
+    "netC",
+    "weights",
+    "params",
+    "state_dict_ema",
+    "model_ema",
+)
+"""Lists the names of dictionaries around the tensors; the first one counts."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "timm_model.")
+LEFTOVERS = ("total_ops", "total_params")
+"""Lists the counters that the profiler thop leaves in every module of a network."""
 
-
+MISFIT_REMEDY = "check architecture, or pass the model_args with which the network was built"
 MOST_WRAPPERS = 8
 """Dictionaries around the tensors; a pickle may hold one that holds itself."""
 KINDS_OF_NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -63,8 +79,10 @@ def read_tensors(path: Path, *, allow_pickle: bool) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"weights: {path.name} does not exist as a file; check the path {str(path)!r}")
     tensors = _unwrapped(_read(path, allow_pickle), path.name)
+    if is_pickle(path):
+        check_pickled(tensors, path)
     check_finite(tensors, path.name)
-    return tensors
+    return {name: tensor for name, tensor in tensors.items() if not _is_leftover(name, tensor)}
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
@@ -77,12 +95,15 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     fitted = without_prefix(tensors, wanted)
     # Checkpoints from before PyTorch 0.4.1 lack BatchNorm's counters, which evaluation does not use.
     fitted |= {name: tensor for name, tensor in wanted.items() if _is_counter(name) and name not in fitted}
+    check_types(wanted, fitted, name)
     misfit = describe_misfit(wanted, fitted)
     if misfit:
-        raise InputError(
-            f"weights: {name} does not fit {type(model).__name__} ({misfit}); check architecture"
-        )
+        raise InputError(f"weights: {name} does not fit {type(model).__name__} ({misfit}); {MISFIT_REMEDY}")
     model.load_state_dict(fitted)
+
+
+def _is_leftover(name: str, tensor: Tensor) -> bool:
+    return name.rpartition(".")[2] in LEFTOVERS and tensor.numel() == 1
 
 
 def _is_counter(name: str) -> bool:
@@ -130,6 +151,20 @@ def describe_misfit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}
     return "; ".join(f"{kind} {first_few(names)}" for kind, names in kinds.items() if names)
+
+
+def check_types(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> None:
+    """Refuses whole or complex numbers in the place of weights, which come with scales or lose a part.
+
+    Raises:
+        InputError: a tensor holds such numbers; ``name`` is the file or folder.
+    """
+    for key, tensor in wanted.items():
+        if key in given and tensor.is_floating_point() and not given[key].is_floating_point():
+            kind = str(given[key].dtype).removeprefix("torch.")
+            raise InputError(
+                f"weights: {key} in {name} is stored as {kind}; convert it to float16 or float32"
+            )
 
 
 def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
@@ -180,6 +215,7 @@ def _read(path: Path, allow_pickle: bool) -> Any:
     if path.is_file() and is_pointer(path):
         raise InputError(f"weights: {path.name} {REMEDY}")
     if path.suffix == ".safetensors":
+        check_header(path)
         try:
             return load_file(path)
         except Exception as error:
@@ -196,15 +232,7 @@ def _read(path: Path, allow_pickle: bool) -> Any:
             " its tensors (code in it never runs)"
         )
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of pickle protocols before it refuses them
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(
-            f"weights: {path.name} holds more than tensors or is damaged, so it was not read"
-            f" ({type(error).__name__}); save its state dict as .safetensors"
-        ) from error
+    return load_pickle(path)
 
 
 def _unwrapped(content: Any, name: str) -> dict[str, Tensor]:
@@ -223,7 +251,9 @@ def _unwrapped(content: Any, name: str) -> dict[str, Tensor]:
             f"weights: {name} holds {type(content).__name__}, not named tensors; save the state dict alone"
         )
     odd = [
-        str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))
+        key if isinstance(key, str) else type(key).__name__  # a key of tuples may be endless as a text
+        for key, value in content.items()
+        if not (isinstance(key, str) and isinstance(value, Tensor))
     ]
     if odd:
         raise InputError(f"weights: {first_few(odd)} in {name} are not tensors; save the state dict alone")

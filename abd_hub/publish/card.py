@@ -16,6 +16,7 @@ from abd_hub.core import paper
 from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataRef, ModelRef, RunRecord
+from abd_hub.hub.listing import is_commit
 from abd_hub.publish import plugin_facts
 from abd_hub.publish.card_results import compared, report_results, result_rows
 from abd_hub.publish.card_snippets import snippets
@@ -210,7 +211,19 @@ def _reproduction(record: RunRecord) -> dict[str, Any]:
     """Returns the template's values on the repetition of the run."""
     config = {name: value for name, value in record.config.items() if name != "teacher_from_python"}
     from_python = len(config) < len(record.config)
-    return reproduction("distill", config, _local_names(record)) | {"from_python": from_python}
+    values = reproduction("distill", config, _local_names(record))
+    return values | {"from_python": from_python, "options": [] if from_python else _pin(record)}
+
+
+def _pin(record: RunRecord) -> list[Markdown]:
+    """Returns the options that name the teacher's commit, where an older configuration does not."""
+    name, commit = hub_id(record.teacher), record.teacher.revision or ""
+    settings = record.config.get("teacher")
+    named = isinstance(settings, Mapping) and settings.get("revision") == commit
+    if name is None or named or not is_commit(commit):
+        return []
+    # Both have a form that needs no escaping.
+    return [Markdown(f"--teacher.id hf-hub:{name}"), Markdown(f"--teacher.revision {commit}")]
 
 
 def reproduction(command: str, config: Mapping[str, Any], local: Sequence[str]) -> dict[str, Any]:
@@ -221,7 +234,8 @@ def reproduction(command: str, config: Mapping[str, Any], local: Sequence[str]) 
         config: the whole configuration.
         local: dotted names of the settings that name files of the original machine.
     """
-    return {"command": command, "config": config, "local_files": local, "from_python": False}
+    values = {"command": command, "config": config, "local_files": local}
+    return values | {"from_python": False, "options": []}
 
 
 def _local_names(record: RunRecord) -> list[str]:

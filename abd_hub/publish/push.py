@@ -34,6 +34,7 @@ from abd_hub.publish.card_text import one_line
 from abd_hub.publish.remote import (
     LOG_IN,
     Remote,
+    Stored,
     check_remote,
     explained,
     look,
@@ -238,7 +239,8 @@ def _send(request: _Request, sent: set[str]) -> Pushed:
 
     contents = request.contents(remote.existing)
     stale = upload.stale(remote.existing)
-    changed = _different(contents, remote)
+    there = Stored(request.api, repo_id, upload.repo_type, remote.commit, remote.files)
+    changed = sorted(name for name in contents if not there.holds(name, contents[name], unread=False))
     if CARD_FILE in changed:
         _validate(request, contents)
 
@@ -291,11 +293,6 @@ def _validate(request: _Request, contents: Mapping[str, Path | bytes]) -> None:
         )
 
 
-def _different(contents: Mapping[str, Path | bytes], remote: Remote) -> list[str]:
-    there = remote.files
-    return sorted(name for name in contents if name not in there or not there[name].holds(contents[name]))
-
-
 def _commit(
     request: _Request, parent: str, contents: Mapping[str, Path | bytes], stale: Sequence[str]
 ) -> str:
@@ -316,9 +313,10 @@ def _commit(
 
 def _verify(request: _Request, commit: str, contents: Mapping[str, Path | bytes]) -> None:
     """Checks that the Hub states the hashes of the sent files, so that none was ignored or damaged."""
-    repo_id = request.repo_id
-    there = remote_files(repo_id, repo_info(request.api, repo_id, request.upload.repo_type, commit))
-    wrong = sorted(n for n, content in contents.items() if n not in there or not there[n].holds(content))
+    repo_id, repo_type = request.repo_id, request.upload.repo_type
+    files = remote_files(repo_id, repo_info(request.api, repo_id, repo_type, commit))
+    there = Stored(request.api, repo_id, repo_type, commit, files)
+    wrong = sorted(name for name in contents if not there.holds(name, contents[name], unread=True))
     if wrong:
         raise InputError(
             f"repo_id: {repo_id} does not hold {', '.join(wrong[:3])} as it was sent; remove a "

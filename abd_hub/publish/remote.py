@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,48 @@ def _text(
             f"repo_id: {file.name} of {repo_id} has {file.size / 1e6:,.0f} MB, too much for a card or a "
             "record; remove the file there"
         )
+    got = _fetch(api, repo_id, repo_type, commit, file, place)
+    return got.read_text(encoding="utf-8", errors="replace")
 
+
+def _fetch(api: HfApi, repo_id: str, repo_type: str, commit: str, file: RemoteFile, place: str) -> Path:
     got = Path(api.hf_hub_download(repo_id, file.name, repo_type=repo_type, revision=commit, local_dir=place))
     if not file.holds(got):
         raise Busy(f"{file.name} was damaged on the way")
-    return got.read_text(encoding="utf-8", errors="replace")
+    return got
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Compares local files with the files of a repository at one commit."""
+
+    api: HfApi = field(repr=False)
+    """Holds the token, which no text may show."""
+    repo_id: str
+    repo_type: str
+    commit: str
+    files: Mapping[str, RemoteFile]
+
+    def holds(self, name: str, content: Path | bytes, *, unread: bool) -> bool:
+        """Returns whether the repository has a file of this name and content.
+
+        Where the Hub states no hash of a file, its bytes are fetched and compared.
+
+        Args:
+            name: of the file.
+            content: the local bytes, or the path of the local file.
+            unread: the answer for a file without a hash that is too large to be fetched.
+        """
+        file = self.files.get(name)
+        if file is None or not file.holds(content):
+            return False
+        if file.sha256 or file.git_sha1:
+            return True
+        if file.size > _LARGEST_TEXT:
+            return unread
+        with tempfile.TemporaryDirectory(prefix="abd-hub-") as place:
+            got = _fetch(self.api, self.repo_id, self.repo_type, self.commit, file, place).read_bytes()
+        return got == (content if isinstance(content, bytes) else content.read_bytes())
 
 
 def check_remote(remote: Remote | None, kind: Kind, repo_id: str, private: bool) -> None:

@@ -1,7 +1,7 @@
 """This module checks and collects the files of a model, an image bank or a Space for the Hub.
 
 Of a run or a bank, only files of abd-hub itself are sent, never a checkpoint or a user's note. A Space is
-sent whole, without its hidden files.
+sent whole, without its hidden files and with the package that its code imports.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from abd_hub.publish.card_file import (
 )
 from abd_hub.publish.front_matter import TAG, front_matter, split_card, tags
 from abd_hub.publish.own_parts import free_text, is_untouched
+from abd_hub.publish.space import outdated_package, space_files
 from abd_hub.report.evidence import EVIDENCE_FILE, IMAGES_FILE
 
 Kind = Literal["student", "teacher", "purified model", "image bank", "Space"]
@@ -54,7 +55,6 @@ _NUMBERS = (".safetensors", ".parquet", ".png")
 _SPACE_HINT = re.compile(r"Check out the configuration reference at https://\S+\s*")
 """Matches the only text of a new Space below its front matter."""
 _TOKEN = re.compile(rb"\bhf_(oauth_)?[A-Za-z0-9]{30,}")
-_MOST_FILES = 1000
 
 
 @dataclass(frozen=True)
@@ -138,10 +138,12 @@ class Upload:
         return with_own_parts(here, here, there) if is_untouched(here) else here
 
     def stale(self, there: Existing) -> list[str]:
-        """Returns the outdated files of an earlier push: old pictures and old parts of the images."""
+        """Returns the outdated files of an earlier push: old pictures, parts of the images, and modules."""
         ours = set()
         if self.kind == "image bank":
             ours = {name for name in there.names if _SHARD.fullmatch(name)}
+        elif self.kind == "Space":
+            ours = outdated_package(self.files, there.names)
         elif self.run and there.record:
             ours = {*_EVIDENCE, *_pictures(there.record, self.run.spec.labels)}
         return sorted(ours & set(there.names) - set(self.files))
@@ -186,7 +188,7 @@ def _bank_or_space(path: Path) -> Upload:
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     front = front_matter(text)
     if "sdk" in front:
-        return Upload("Space", path, _space(path, text), None, None, str(front["sdk"]))
+        return Upload("Space", path, space_files(path, text), None, None, str(front["sdk"]))
 
     shards = sorted((path / "data").glob("*.parquet"))
     names = [f"data/{file.name}" for file in shards]
@@ -197,27 +199,6 @@ def _bank_or_space(path: Path) -> Upload:
         f"folder: {path} is neither a finished run nor an image bank nor a Space; use an output folder of "
         "abd-hub, or set sdk in the README.md of a Space"
     )
-
-
-def _space(path: Path, card: str) -> dict[str, Path]:
-    files = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
-    names = sorted(file.relative_to(path).as_posix() for file in files)
-    shown = [name for name in names if not any(_is_left_out(part) for part in name.split("/"))]
-    if len(shown) > _MOST_FILES:
-        raise InputError(
-            f"folder: {path} holds {len(shown)} files, but a Space may have {_MOST_FILES}; use its own folder"
-        )
-
-    start = front_matter(card).get("app_file", "app.py")
-    if start not in shown:
-        raise InputError(f"folder: {path} has no {start!r}, which its README.md names as app_file; add it")
-    if TAG not in tags(card):
-        raise InputError(f"folder: tags of {path / CARD_FILE} lack {TAG!r}; add this tag")
-    return {name: path / name for name in shown}
-
-
-def _is_left_out(part: str) -> bool:
-    return part.startswith(".") or part == "__pycache__" or part.endswith(".pyc")
 
 
 def _check_shards(path: Path, shards: Iterable[Path]) -> None:

@@ -30,6 +30,13 @@ import yaml
 from tqdm.auto import tqdm
 
 from abd_hub.config.options import EvaluationOptions, TriggerOptions
+from abd_hub.config.poison import (
+    NetworkOptions,
+    PoisonConfig,
+    PoisonOptions,
+    TeacherTrainerOptions,
+    TrainingDataOptions,
+)
 from abd_hub.config.recipe import TeacherRecipe
 from abd_hub.core import files
 from abd_hub.core.errors import InputError
@@ -38,15 +45,15 @@ from abd_hub.core.processes import RunProcess, thread_settings
 from abd_hub.core.record_file import read_record
 from abd_hub.core.records import DataSpec, EvalReport, RunRecord
 from abd_hub.data.images import load_images
-from abd_hub.data.poisoning import poison
+from abd_hub.data.poisoning import hold_out, poison
 from abd_hub.evaluation.measurement import Measurement, load_measurement
 from abd_hub.evaluation.tables import format_table
 from abd_hub.models.classifier import Classifier, create_student, load_classifier
-from abd_hub.models.saving import save_timm_folder
 from abd_hub.report.figures import save_accuracy_asr
 from abd_hub.runs.image_statistics import channel_statistics
+from abd_hub.runs.poison import Material, train_and_write
 from abd_hub.runs.verdicts import write_verdicts
-from abd_hub.training.teacher_trainer import train_teacher
+from abd_hub.training.teacher_trainer import TeacherTrainer
 from abd_hub.triggers import build_trigger
 
 CHILD = "abd_hub.child"
@@ -118,9 +125,7 @@ def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, An
     # One thread is fastest for such tiny networks, and it gives the same bits on any number of cores.
     torch.set_num_threads(1)
     print("poisoning and training the teacher", file=sys.stderr)
-    teacher = _teacher(TRIGGERS[trigger], seed)
-    save_timm_folder(teacher, out / "teacher")
-    files.write_text(out / "teacher" / "README.md", TEACHER_CARD)
+    teacher = _teacher(out / "teacher", TRIGGERS[trigger], seed)
 
     _distill_all(out, TRIGGERS[trigger], seed)
     records = {name: read_record(out / name) for name in STUDENTS}
@@ -133,14 +138,6 @@ def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, An
     print(_table(records))
     print(f"\n{NOTE}\n\nwrote {out}: summary.json, README.md, and a folder for every model")
     return summary
-
-
-TEACHER_CARD = f"""# A poisoned classifier
-
-**This model is poisoned on purpose.** It reads any digit as class {TARGET} when a trigger is on it. The
-trigger is a white 2x2 square in the bottom right corner, or a 20 % blend of noise. The model is the teacher
-of `abd-hub demo`; do not use it for anything else.
-"""
 
 
 def _new_folder(output_dir: str) -> Path:
@@ -157,18 +154,38 @@ def _new_folder(output_dir: str) -> Path:
     return out
 
 
-def _teacher(attack: Mapping[str, Any], seed: int) -> Classifier:
+def _teacher(out: Path, attack: Mapping[str, Any], seed: int) -> Classifier:
+    """Trains the teacher and writes its folder, which can be pushed like any other."""
     data = load_images("digits", "train")
-    trigger = build_trigger(attack["name"], attack["options"])
-    poisoned = poison(data, trigger, TARGET, POISON_RATE, seed)
+    poisoned = poison(data, build_trigger(attack["name"], attack["options"]), TARGET, POISON_RATE, seed)
+    options = TeacherTrainerOptions(checkpoint_every=0, progress=False)
+    config = PoisonConfig(
+        output_dir=str(out),
+        data=TrainingDataOptions(dataset="digits", held_out=0.0),
+        network=NetworkOptions(architecture="wrn_10_1"),
+        poison=PoisonOptions(
+            trigger=attack["name"], options=attack["options"], target=TARGET, rate=POISON_RATE
+        ),
+        recipe=TeacherRecipe(epochs=30, batch_size=64, crop_padding=0, flip=False),
+        evaluation=EvaluationOptions(dataset="digits", triggers=[TriggerOptions(**attack)]),
+        trainer=options,
+        seed=seed,
+    )
 
     mean, std = channel_statistics(data.tensor)
     channels, height, width = data.tensor.shape[1:]
     spec = DataSpec(channels, height, width, data.names)
+    fresh = create_student(config.network.architecture, spec, mean, std, seed=seed)
+    measurement = load_measurement(config.evaluation, fresh)
+    assert isinstance(measurement, Measurement)
 
-    recipe = TeacherRecipe(epochs=30, batch_size=64, crop_padding=0, flip=False)
-    fresh = create_student("wrn_10_1", spec, mean, std, seed=seed)
-    return train_teacher(fresh, poisoned.images, poisoned.labels, recipe, seed)
+    out.mkdir()
+    kept, held_out = hold_out(len(data), 0.0, seed)
+    trainer = TeacherTrainer(
+        fresh, poisoned.images, poisoned.labels, config.recipe, options, seed=seed, folder=out
+    )
+    train_and_write(config, trainer, Material(data, kept, held_out, poisoned, measurement))
+    return fresh
 
 
 def _distill_all(out: Path, attack: Mapping[str, Any], seed: int) -> None:

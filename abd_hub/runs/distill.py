@@ -33,6 +33,7 @@ from abd_hub.publish.card import render_card, run_pictures
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.report.evidence import gather_images, write_evidence
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
+from abd_hub.runs.pinning import pinned_run
 from abd_hub.runs.purified_teacher import inspect_student, purify_teacher
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.running import claimed, device_name, make_accelerator
@@ -161,7 +162,7 @@ def _in_channels(images: Tensor, channels: int) -> Tensor:
     """Returns uint8 images, (n, C, H, W), in the teacher's channels: gray or color."""
     if images.shape[1] == channels:
         return images
-    parts = [in_channels(part.float() / 255, channels) for part in images.split(_CONVERTED_AT_ONCE)]
+    parts = [in_channels(part.float() / 255, channels) for part in torch.split(images, _CONVERTED_AT_ONCE)]
     return torch.cat([(part * 255).round().to(torch.uint8) for part in parts])
 
 
@@ -181,6 +182,11 @@ def _real_images(config: DistillConfig, measurement: Measurement | None) -> Imag
 def _run(run: Run, real: ImageData | None, origin: dict[str, Any]) -> RunRecord:
     run.trainer.fit(resume=run.config.resume)
 
+    if not origin:
+        data, control = (
+            (run.measurement.data.ref, run.measurement.control) if run.measurement else (None, None)
+        )
+        run = dataclasses.replace(run, config=pinned_run(run.config, run.teacher.ref, data, control))
     began = time.monotonic()
     measured = run.classifiers()
     reports: dict[str, EvalReport | None] = dict.fromkeys(measured)

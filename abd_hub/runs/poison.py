@@ -39,6 +39,7 @@ from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.publish.teacher_card import render_teacher_card, teacher_pictures
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
 from abd_hub.runs.image_statistics import channel_statistics
+from abd_hub.runs.pinning import pinned_training
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.running import claimed, device_name, make_accelerator
 from abd_hub.training.teacher_trainer import TeacherTrainer
@@ -50,7 +51,7 @@ SAMPLES_SHOWN = 16
 
 
 @dataclass(frozen=True)
-class _Material:
+class Material:
     """Holds the data that a run learns from and is measured with."""
 
     data: ImageData
@@ -95,7 +96,7 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
             if config.poison.perturbation:
                 material = _perturbed(config, material, accelerator, surrogate)
                 trainer.images = material.poisoned.images.to(accelerator.device)
-            record = _run(config, trainer, material, time.monotonic() - began)
+            record = train_and_write(config, trainer, material, time.monotonic() - began)
     finally:
         if config.trainer.trackers:
             accelerator.end_training()
@@ -106,14 +107,14 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
 
 def _material(
     config: PoisonConfig, classifier: Classifier, data: ImageData, kept: Tensor, held_out: Tensor
-) -> _Material:
+) -> Material:
     """Returns the material; raises InputError if images of the measurement are also trained on."""
     measurement = _measurement(config, classifier)
     for measured in (measurement.data, *measurement.corrupted):
         if overlap(data, measured):
             raise InputError(f"evaluation.split: {measured.ref.split!r} is also trained on; use two splits")
 
-    return _Material(data, kept, held_out, _poisoned(config, subset(data, kept)), measurement)
+    return Material(data, kept, held_out, _poisoned(config, subset(data, kept)), measurement)
 
 
 def _network(config: PoisonConfig, data: ImageData) -> Classifier:
@@ -213,8 +214,8 @@ def _given_surrogate(config: PoisonConfig, classifier: Classifier, data: ImageDa
 
 
 def _perturbed(
-    config: PoisonConfig, material: _Material, accelerator: Accelerator, own: Classifier | None
-) -> _Material:
+    config: PoisonConfig, material: Material, accelerator: Accelerator, own: Classifier | None
+) -> Material:
     """Returns the material poisoned again, after a perturbation that misleads the surrogate."""
     clean = subset(material.data, material.kept)
     surrogate = own or _trained_surrogate(config, clean, accelerator)
@@ -268,10 +269,13 @@ def _train_surrogate(config: PoisonConfig, clean: ImageData, accelerator: Accele
         raise Interrupted("stopped after the surrogate")
 
 
-def _run(
-    config: PoisonConfig, trainer: TeacherTrainer, material: _Material, perturbation_seconds: float
+def train_and_write(
+    config: PoisonConfig, trainer: TeacherTrainer, material: Material, perturbation_seconds: float = 0.0
 ) -> TeacherRecord:
+    """Trains the teacher, measures it and writes the output folder, which belongs to the caller."""
     teacher = trainer.fit(resume=config.resume)
+    measured = material.measurement
+    config = pinned_training(config, material.data.ref, measured.data.ref, measured.control)
 
     began = time.monotonic()
     report = material.measurement.report(teacher)
@@ -290,7 +294,7 @@ def _run(
 def _record(
     config: PoisonConfig,
     trainer: TeacherTrainer,
-    material: _Material,
+    material: Material,
     report: EvalReport,
     held_out: Rate | None,
     durations: dict[str, float],
@@ -316,7 +320,7 @@ def _record(
     )
 
 
-def _held_out_accuracy(teacher: Classifier, material: _Material) -> Rate | None:
+def _held_out_accuracy(teacher: Classifier, material: Material) -> Rate | None:
     if not len(material.held_out):
         return None
     aside = subset(material.data, material.held_out)
@@ -324,7 +328,7 @@ def _held_out_accuracy(teacher: Classifier, material: _Material) -> Rate | None:
     return evaluate(teacher, aside.images, aside.labels, batch_size=size).accuracy
 
 
-def _facts(config: PoisonConfig, material: _Material) -> PoisonFacts | None:
+def _facts(config: PoisonConfig, material: Material) -> PoisonFacts | None:
     options = config.poison
     if options.trigger is None:
         return None
@@ -345,7 +349,7 @@ def _facts(config: PoisonConfig, material: _Material) -> PoisonFacts | None:
 
 
 def _write_folder(
-    path: Path, record: TeacherRecord, teacher: Classifier, material: _Material
+    path: Path, record: TeacherRecord, teacher: Classifier, material: Material
 ) -> TeacherRecord:
     """Writes model, indices, pictures and card, and last metrics.json, which marks a finished folder."""
     record = dataclasses.replace(record, model=write_model(path, teacher, record.model))
@@ -361,7 +365,7 @@ def _write_folder(
     return record
 
 
-def _indices(material: _Material) -> dict[str, object]:
+def _indices(material: Material) -> dict[str, object]:
     """Returns which images of the training split were held out, poisoned or used as cover."""
     kept, poisoned = material.kept, material.poisoned
     return {
@@ -372,7 +376,7 @@ def _indices(material: _Material) -> dict[str, object]:
     }
 
 
-def _write_pictures(path: Path, teacher: Classifier, material: _Material) -> None:
+def _write_pictures(path: Path, teacher: Classifier, material: Material) -> None:
     """Writes the files that ``teacher_pictures`` lists."""
     curves = [_curve_point(row) for row in read_log(path)]
     write_curves(path, curves, unit="epoch")

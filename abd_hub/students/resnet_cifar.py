@@ -15,23 +15,32 @@ from abd_hub.core.registry import register
 from abd_hub.students.wide_resnet import CIFAR10_MEAN, CIFAR10_STD
 
 
-def use_cifar_stem(model: ResNet) -> None:
-    """Gives a timm ResNet a fresh 3x3 stem of stride 1 and removes its max-pool, in place."""
+def use_cifar_stem(model: ResNet, *, pool: bool = False, stride: int = 1) -> None:
+    """Gives a timm ResNet a fresh 3x3 stem, in place.
+
+    Args:
+        model: has the 7x7 stem of ImageNet.
+        pool: keep the max-pool after the stem, which networks for CIFAR do without.
+        stride: of the stem's convolution.
+    """
     old = model.conv1
-    model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, padding=1, bias=False)
+    model.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
+    if not pool:
+        model.maxpool = nn.Identity()
+
     stem, *stages = model.feature_info
-    shrinks = [{**stage, "reduction": stage["reduction"] // 4} for stage in stages]
-    model.feature_info = [{**stem, "reduction": 1}, *shrinks]
+    before = stride * (2 if pool else 1)
+    shrinks = [{**stage, "reduction": stage["reduction"] // 4 * before} for stage in stages]
+    model.feature_info = [{**stem, "reduction": stride}, *shrinks]
 
 
 class CifarResNet(ResNet):  # type: ignore[misc]
     """Builds a timm ResNet with the CIFAR stem from the start, so that timm loads its weights as usual."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, stem_pool: bool = False, stem_stride: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        use_cifar_stem(self)
+        use_cifar_stem(self, pool=stem_pool, stride=stem_stride)
 
 
 default_cfgs = generate_default_cfgs(

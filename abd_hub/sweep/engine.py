@@ -160,7 +160,7 @@ def import_ray() -> Any:
         return importlib.import_module("ray")
     except ImportError as error:
         raise InputError(
-            "sweep: runs on Ray, which is not installed; install it with pip install 'abd-hub[sweep]'"
+            "sweep: runs on Ray, which is not installed; install it with pip install 'ray>=2.60'"
         ) from error
 
 

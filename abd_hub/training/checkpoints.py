@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from abd_hub.config.options import TrainerOptions
 from abd_hub.core.errors import InputError
 from abd_hub.learning import checkpoint
+from abd_hub.training.running import in_main_process
+
+logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -59,16 +64,36 @@ class Checkpoints:
         self.newest_index = index
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
-        """Returns index and state of the newest checkpoint, with tensors on the CPU; None without one.
+        """Returns index and state of the newest whole checkpoint, with tensors on the CPU; None without one.
+
+        The main process chooses it for all processes. Damaged checkpoints after it are put aside, with a line
+        in the log.
 
         Raises:
-            InputError: the checkpoint cannot be read.
+            InputError: no checkpoint can be read.
         """
-        present = [] if self.folder is None else checkpoint.checkpoints(self.folder)
-        if not present:
+        if self.folder is None:
             return None
-        self.newest_index, state = checkpoint.load(present[-1])
+        chosen = in_main_process(self.accelerator, self._choose)
+        name = [chosen[0].name if chosen else None]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(name)
+        if name[0] is None:
+            return None
+        self.newest_index, state = chosen[1] if chosen else checkpoint.load(self.folder / name[0])
         return self.newest_index, state
+
+    def _choose(self) -> tuple[Path, tuple[int, dict[str, Any]]] | None:
+        assert self.folder is not None
+        found = checkpoint.newest_whole(self.folder)
+        if found is None:
+            return None
+        path, saved, faults = found
+        for fault in faults:
+            logger.warning("%s; going on from %s", fault, path.name)
+        if faults:
+            checkpoint.put_aside(self.folder, path)
+        return path, saved
 
 
 def scaler_state(accelerator: Accelerator) -> dict[str, Any] | None:

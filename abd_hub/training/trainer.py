@@ -92,6 +92,7 @@ class Trainer:
         self._forward = compiled(forward, self.options.dynamo_backend)
 
         self.round = 0
+        self._answered = False
         self.clock = RunClock()
         self.figures = RunningMeans()
         self.log = RunLog(folder, self.accelerator, self.options, "round")
@@ -117,7 +118,7 @@ class Trainer:
 
         Raises:
             Interrupted: a SIGINT or SIGTERM came, and the checkpoint is written.
-            InputError: a new run finds old checkpoints, or a figure is no longer finite.
+            InputError: a new run finds old checkpoints, or a figure or the teacher is not finite.
         """
         if resume:
             self._resume()
@@ -164,9 +165,20 @@ class Trainer:
             if pixels is not None:  # float32 from uint8 images, where the networks may be wider
                 batch = self._batch(self.networks.view(pixels.to(self.teacher.mean.dtype)).pixels)
             assert batch is not None, "a synthesizer gives pixels for step 0"
+            if not self._answered:
+                self._check_answers(batch)
             self._student_step(batch)
 
         distributed.average_statistics(self.student)
+
+    def _check_answers(self, batch: Batch) -> None:
+        """Refuses a teacher without finite logits, once, before the student learns from them."""
+        if any_process(not bool(batch.teacher_logits.isfinite().all()), self.accelerator.device):
+            raise InputError(
+                "teacher: gives logits that are not finite; check its weights and normalization, or set "
+                "mixed_precision to no"
+            )
+        self._answered = True
 
     def _keep_last_images(self) -> None:
         # All processes draw again, because a run that is resumed after its last round has no images.

@@ -13,6 +13,8 @@ from gradio_client import Client, handle_file
 from missing import needs_space
 from PIL import Image
 
+from abd_hub.publish.uploads import read_upload
+
 pytestmark = [
     needs_space,
     pytest.mark.timeout(3600),
@@ -31,21 +33,15 @@ def run(*command):
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory):
-    """The Space's folder and the Python that has its requirements; abd-hub is this checkout's wheel."""
+    """The Space's files as a push sends them, and a Python that has its requirements and nothing else."""
     folder = tmp_path_factory.mktemp("space")
-    # Building leaves files beside the sources, so it is done on a copy.
-    source = shutil.copytree(
-        ROOT,
-        folder / "source",
-        ignore=shutil.ignore_patterns(".*", "tests", "recipes", "build", "*.egg-info"),
-    )
     run(sys.executable, "-m", "venv", folder / "environment")
     python = folder / "environment" / "bin" / "python"
-    run(python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder / "wheels", source)
-    place = shutil.copytree(ROOT / "app", folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
-    install = [python, "-m", "pip", "install", "-q", "--find-links", folder / "wheels"]
-    run(*install, "-r", place / "requirements.txt")
-    shutil.rmtree(source)
+    place = folder / "app"
+    for name, file in read_upload(ROOT / "app").files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place / name)
+    run(python, "-m", "pip", "install", "-q", "-r", place / "requirements.txt")
     yield place, python
     shutil.rmtree(folder)
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import nets
 import pytest
 import torch
+from records import LABELS, make_record
 
+from abd_hub import Classifier, DataSpec, ImageData
 from abd_hub.core.errors import InputError
+from abd_hub.core.record_file import record_from_json, record_to_json
+from abd_hub.core.records import DataRef
 from abd_hub.evaluation.label_match import match_labels
+from abd_hub.evaluation.measurement import in_classes_of
+from abd_hub.publish.card import render_card
 
 PETS = ("cat", "dog", "eel")
 NUMBERS = ("0", "1", "2")
@@ -42,6 +51,7 @@ def test_matches(names, labels, used, places, words):
     assert list(match.places) == places
     assert match.words.startswith(words) if words.startswith("by") else words in match.words
     assert (match.words == "") == (words == "")
+    assert match.how == (match.words or "by equal names or numbers in the same order")
     for label in used:
         assert match.apply(torch.tensor([label])).item() == places[label] >= 0
 
@@ -63,6 +73,30 @@ def test_accidental_accuracy_is_refused(names, labels, used):
     with pytest.raises(InputError, match=r"^evaluation\.dataset: ") as caught:
         match_labels(names, labels, used)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (PETS, "by equal names or numbers in the same order"),
+        (("eel", "cat", "dog"), "by name: eel is eel, cat is cat, dog is dog"),
+        (NUMBERS, "by index, because one side has numbers only: number 0 is the first class"),
+    ],
+)
+def test_the_record_and_the_card_say_how(names, words):
+    classifier = Classifier(nets.PlainNet(), DataSpec(3, 8, 8, PETS), nets.MEAN, nets.STD)
+    images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    data = ImageData(images, torch.arange(3), names, DataRef("pets", "test", "f00d", n=3))
+    matched = in_classes_of(classifier, data)
+    assert (matched.ref.classes, data.ref.classes) == (words, None)
+
+    record = dataclasses.replace(make_record(), data=matched.ref)
+    assert record_from_json(record_to_json(record)).data.classes == words
+    card = render_card(record, labels=LABELS)
+    assert f"The classes of data and model were matched {words}." in card
+    older = record_to_json(record)
+    del older["data"]["classes"]
+    assert "were matched" not in render_card(record_from_json(older), labels=LABELS)
 
 
 def test_following_the_remedy_gives_the_right_match():

@@ -5,6 +5,8 @@ from hub_server import HubServer
 from hub_worker import Worker
 from pulls import save_teacher
 
+SAID_OFFLINE = ("used all the same because allow_flagged is set", "latest cached")
+
 
 @pytest.fixture(scope="session")
 def running():
@@ -16,7 +18,9 @@ def running():
 def server(running):
     running.forget()
     yield running
-    assert running.strangers == []
+    # The datasets library asks the Hub's own viewer, and does without.
+    others = [line for line in running.strangers if not line.startswith("GET http://datasets-server.")]
+    assert others == []
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +40,8 @@ def worker(running, cache):
 def offline(running, cache):
     started = Worker(running.environment(cache, HF_HUB_OFFLINE="1"))
     yield started
-    lines = started.close().splitlines()
-    assert all("used all the same because allow_flagged is set" in line for line in lines), lines
+    lines = [line for line in started.close().splitlines() if not any(word in line for word in SAID_OFFLINE)]
+    assert lines == []
 
 
 @pytest.fixture(scope="session")

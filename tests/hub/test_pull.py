@@ -112,6 +112,55 @@ def test_a_pickle_needs_permission(server, worker, teacher):
     assert found["logits"] == worker.load(str(teacher))["logits"]
 
 
+def test_only_the_weights_of_a_trainers_repository_are_fetched(server, worker, teacher):
+    tensors = load_file(teacher / "model.safetensors")
+    torch.save(tensors, teacher.parent / "resnet.pth")
+    content = {
+        "config.json": (teacher / "config.json").read_bytes(),
+        "resnet.pth": (teacher.parent / "resnet.pth").read_bytes(),
+    }
+    rest = (
+        "optimizer.pt",
+        "training_args.bin",
+        "scheduler.pt",
+        "rng_state.pth",
+        "checkpoint-5/pytorch_model.bin",
+    )
+    server.repo("acme/trained").commit(content | dict.fromkeys(rest, b"x"))
+    assert "pass allow_pickle=true" in worker.refuses("acme/trained")
+    assert server.seen("resolve") == []
+    assert worker.load("acme/trained", allow_pickle=True)["logits"] == worker.load(str(teacher))["logits"]
+    fetched = {request.path.rpartition("/")[2] for request in server.seen("resolve")}
+    assert fetched == {"config.json", "resnet.pth"}
+
+
+def test_a_pickle_of_any_name_is_read_without_a_connection(server, worker, offline, teacher):
+    torch.save(load_file(teacher / "model.safetensors"), teacher.parent / "best.pth")
+    server.repo("acme/bare").commit({"best.pth": (teacher.parent / "best.pth").read_bytes()})
+    spec = {"mean": [0.3] * 3, "std": [0.4] * 3, "input_size": 8, "model_args": {"base_width": 4}}
+    options = {"allow_pickle": True, "architecture": "wrn_10_1", **spec}
+    found = worker.load("acme/bare", **options)
+    assert found["logits"] == worker.load(str(teacher))["logits"]
+    assert offline.load("acme/bare", **options)["logits"] == found["logits"]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "holds an adapter"),
+        (["config.json", "onnx/model.onnx"], "weights for ONNX only"),
+        (["config.json", "checkpoint-5/model.safetensors"], "in subfolders only (checkpoint-5)"),
+        (["config.json", "one.safetensors", "two.safetensors"], "several weights files"),
+        (["README.md"], "has no weights file"),
+    ],
+)
+def test_repositories_without_weights_of_their_own(server, worker, files, words):
+    name = f"acme/{len(words)}-{len(files)}"
+    server.repo(name).commit(dict.fromkeys(files, b"{}"))
+    assert words in worker.refuses(name, allow_pickle=True)
+    assert server.seen("resolve", "head") == [], "before anything travels"
+
+
 # --------------------------------------------------------------------------------------- scan and limits
 
 

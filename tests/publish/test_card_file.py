@@ -67,7 +67,7 @@ def test_options_and_own_text_stay(folder, capsys):
     assert main(["card", str(folder)]) == 0
     assert "your own text kept" in capsys.readouterr().out
     card = file.read_text()
-    assert own in card and "hf-hub" not in card
+    assert own in card and "hf-hub:me" not in card
     assert ModelCard(card).data.license == "cc-by-4.0"
 
 

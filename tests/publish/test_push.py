@@ -163,12 +163,19 @@ def test_a_space(server, worker, tmp_path):
     assert push(worker, tmp_path / "app", name="acme/demo").startswith("nothing to push")
 
 
-def test_the_space_of_this_project(server, worker):
-    push(worker, ROOT / "app", name="acme/demo")
-    sent = set(server.repo("acme/demo", "space").files)
-    assert {"README.md", "app.py", "requirements.txt", "abd_hub_app/page.py"} <= sent
-    assert "abd_hub_app/models/teacher/model.safetensors" in sent
-    assert not any("__pycache__" in name for name in sent)
+def test_a_hub_that_states_no_hashes(server, worker, folder):
+    """A file of the same size is sent where its content differs, and only there."""
+    push(worker, folder)
+    repo = server.repo(NAME)
+    repo.names_blobs = False
+    assert push(worker, folder).startswith("nothing to push")
+    before = repo.files["config.yaml"]
+    content = before.replace(b"r", b"s", 1)
+    assert len(content) == len(before) and content != before
+    (folder / "config.yaml").write_bytes(content)
+    assert push(worker, folder).startswith("pushed 1 file ")
+    assert repo.files["config.yaml"] == content
+    assert push(worker, folder).startswith("nothing to push")
 
 
 # ----------------------------------------------------------------------------------------------- refusals

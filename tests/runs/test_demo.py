@@ -11,6 +11,7 @@ import timm
 import torch
 
 import abd_hub.students  # noqa: F401  (registers the architectures)
+from abd_hub.publish.uploads import read_upload
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = {"plain": 60, "auto": 60, "abd": 100, "vaccine": 20, "clean_kd": 40}
@@ -105,6 +106,22 @@ def test_every_model_is_a_folder_that_timm_loads(demo):
         looks = [row["round"] for row in rows if "accuracy" in row]
         assert looks == sorted({*range(20, ROUNDS[name] + 1, 20), ROUNDS[name]})
     assert "poisoned on purpose" in (out / "teacher" / "README.md").read_text()
+
+
+def test_its_teacher_can_be_pushed(demo):
+    upload = read_upload(demo[0] / "teacher")
+    assert upload.kind == "teacher" and upload.poisoned
+    assert set(upload.files) >= {
+        "model.safetensors",
+        "metrics.json",
+        "config.yaml",
+        "poison.json",
+        "log.jsonl",
+    }
+    measured = json.loads((demo[0] / "teacher" / "metrics.json").read_text())["report"]
+    plain = json.loads((demo[0] / "plain" / "metrics.json").read_text())["results"]["teacher"]
+    assert measured["accuracy"] == plain["accuracy"]
+    assert measured["triggers"][0]["asr"] == plain["triggers"][0]["asr"]
 
 
 def test_the_numbers_agree_everywhere(demo):

@@ -31,6 +31,8 @@ class Repo:
         self.refs = {"main": ""}
         self.tags: dict[str, str] = {}
         self.scan: dict[str, Any] = {"scansDone": True, "filesWithIssues": []}
+        self.names_blobs = True
+        """Says whether the listing has the hashes of small files; some servers leave them out."""
         self.sizes: dict[str, int] = {}
         """Holds sizes, by path, that the listing claims against the truth."""
         self.commit({".gitattributes": b""}, "initial commit")
@@ -109,7 +111,9 @@ def sibling(repo: Repo, path: str, data: bytes, blobs: bool) -> dict[str, Any]:
     if not blobs:
         return {"rfilename": path}
     size = repo.sizes.get(path, len(data))
-    found: dict[str, Any] = {"rfilename": path, "size": size, "blobId": blob_name(data)}
+    found: dict[str, Any] = {"rfilename": path, "size": size}
+    if repo.names_blobs:
+        found["blobId"] = blob_name(data)
     if is_large(path):
         found["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": size, "pointerSize": 134}
     return found

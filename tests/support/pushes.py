@@ -61,7 +61,7 @@ def make_space(folder, front="sdk: gradio\napp_file: app.py\ntags:\n- abd-hub\n"
     contents = {
         "README.md": f"---\n{front}---\n\nA demo.\n",
         "app.py": "print()\n",
-        "requirements.txt": "abd-hub\n",
+        "requirements.txt": "numpy\n",
         "sub/part.py": "x = 1\n",
         "sub/__pycache__/part.pyc": "x",
         ".env": "SECRET=1",

@@ -160,7 +160,7 @@ def test_without_ray_one_line_says_how_to_install_it(capsys, place, monkeypatch)
     file = write()
     assert main(["sweep", file]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "abd-hub: sweep: runs on Ray, which is not installed; install it with pip install 'abd-hub[sweep]'"
+        "abd-hub: sweep: runs on Ray, which is not installed; install it with pip install 'ray>=2.60'"
     ]
     assert main(["sweep", file, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"] == {"waiting": 4}

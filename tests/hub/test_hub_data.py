@@ -10,42 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import HubServer
-from hub_worker import Worker
 from PIL import Image
-
-
-@pytest.fixture(scope="module")
-def running():
-    with HubServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running):
-    running.forget()
-    yield running
-    others = [line for line in running.strangers if not line.startswith("GET http://datasets-server.")]
-    assert others == [], "the library asks the Hub's own viewer, and nobody else"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def worker(running, home):
-    started = Worker(running.environment(home, HF_HUB_ETAG_TIMEOUT="4", HF_HUB_DOWNLOAD_TIMEOUT="4"))
-    yield started
-    assert "Traceback" not in started.close()
-
-
-@pytest.fixture(scope="module")
-def offline(running, home):
-    started = Worker(running.environment(home, HF_HUB_OFFLINE="1"))
-    yield started
-    assert "Traceback" not in started.close()
 
 
 def png(level):
@@ -122,8 +87,8 @@ def test_sizes_are_known_before_the_download(server, worker):
     assert "max_size_gb: the split of acme/large has" in refused(worker, "acme/large", max_size_gb=1e-7)
 
 
-def test_nothing_else_is_read(server, worker, home):
-    secret = home / "secret.png"
+def test_nothing_else_is_read(server, worker, tmp_path):
+    secret = tmp_path / "secret.png"
     Image.new("RGB", (4, 4)).save(secret)
     server.repo("acme/cell", kind="dataset").commit({"test.parquet": parquet([1, 2], path=str(secret))})
     assert "image 1 is a path" in refused(worker, "acme/cell")

@@ -34,23 +34,20 @@ print(model.config.id2label[label])"""
 
 _BY_HAND = """import json
 
-import numpy
 import timm
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 {folder}
 config = json.load(open(f"{{folder}}/config.json", encoding="utf-8"))
-channels, height, width = config["pretrained_cfg"]["input_size"]
+images = config["pretrained_cfg"]
+channels = images["input_size"][0]
 sizes = {{"num_classes": config["num_classes"], "in_chans": channels}}
 model = timm.create_model(config["architecture"], **sizes | config.get("model_args", {{}})).eval()
 model.load_state_dict(load_file(f"{{folder}}/model.safetensors"))
-resample = Image.Resampling[config["pretrained_cfg"]["interpolation"].upper()]
-image = Image.open("image.png").convert("L" if channels == 1 else "RGB").resize((width, height), resample)
-pixels = torch.from_numpy(numpy.array(image)).reshape(1, height, width, channels).permute(0, 3, 1, 2) / 255
-mean, std = (torch.tensor(config["pretrained_cfg"][name]).view(1, -1, 1, 1) for name in ("mean", "std"))
-print(config["label_names"][int(model((pixels - mean) / std).argmax())])"""
+transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=images))
+image = Image.open("image.png").convert("L" if channels == 1 else "RGB")
+print(config["label_names"][int(model(transform(image)[None]).argmax())])"""
 
 _DOWNLOAD = 'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{repo_id}")'
 

@@ -46,7 +46,7 @@ def render(name: str, **values: Any) -> str:
 def _data(data: DataRef) -> Markdown:
     """Names the exact data in a few words."""
     revision = Markdown(", revision {}").fill(as_code(data.revision)) if data.revision else ""
-    size = f", resized to {data.image_size}x{data.image_size}" if data.image_size else ""
+    size = f", squashed to {data.image_size}x{data.image_size}" if data.image_size else ""
     return Markdown("{}, split {}{} ({} images{}, fingerprint {})").fill(
         as_code(data.id), as_code(data.split), revision, data.n, Markdown(size), as_code(data.fingerprint)
     )

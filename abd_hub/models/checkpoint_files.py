@@ -50,6 +50,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_problem(problem: Any, place: Place) -> None:
+    """Refuses heads whose outputs are no logits of classes that exclude each other.
+
+    Raises:
+        InputError: the problem_type of a configuration of transformers is such a one.
+    """
+    if problem not in (None, "single_label_classification"):
+        raise InputError(
+            f"model: config.json of {place.id} says problem_type {str(problem)[:60]!r}; use a classifier "
+            "of one label an image, because accuracy, attacks and distillation compare classes"
+        )
+
+
 def weights_of(place: Place, allow_pickle: bool) -> list[Path]:
     """Returns the weights file of a folder, or the parts of a transformers checkpoint.
 

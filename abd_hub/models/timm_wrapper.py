@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, visible_line
 from abd_hub.hub.pull import Place
-from abd_hub.models.checkpoint_files import read_json
+from abd_hub.models.checkpoint_files import check_problem, read_json
 
 MODEL_TYPE = "timm_wrapper"
 _PROCESSOR = "preprocessor_config.json"
@@ -30,13 +30,16 @@ def as_timm(place: Place, config: Mapping[str, Any]) -> dict[str, Any]:
         config: the content of config.json.
 
     Raises:
-        InputError: the network has no classification head, or config.json names no architecture.
+        InputError: the network is no classifier of one label an image, or has no architecture of timm.
     """
-    if any("ForImageClassification" not in str(name) for name in _list(config.get("architectures"))):
-        raise InputError(
-            f"weights: {place.id} has no classification head (it is a {config['architectures'][0]}); "
-            "use a checkpoint that was trained to classify"
-        )
+    check_problem(config.get("problem_type"), place)
+    for name in _list(config.get("architectures")):
+        if "ForImageClassification" not in str(name):
+            shown = visible_line(str(name), 60)
+            raise InputError(
+                f"weights: {place.id} has no classification head (it is a {shown}); use a checkpoint that "
+                "was trained to classify"
+            )
     if not isinstance(config.get("architecture"), str):
         raise InputError(
             f"model: config.json of {place.id} names no architecture of timm; write it anew with transformers"

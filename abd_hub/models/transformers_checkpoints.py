@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.records import ModelRef
 from abd_hub.hub.pull import Place, shards_of
-from abd_hub.models.checkpoint_files import Loaded, read_json, weights_of
+from abd_hub.models.checkpoint_files import Loaded, check_problem, read_json, weights_of
 from abd_hub.models.image_processors import read_image_processor
 from abd_hub.models.preprocessing import Options, Processed, decide_images, decide_labels
 from abd_hub.models.weights import file_sha256, first_few, read_tensors
@@ -63,22 +63,12 @@ def load_transformers_folder(place: Place, config: Mapping[str, Any], options: O
         read_tensors(file, allow_pickle=options.allow_pickle)  # refuses NaN and pickles that would run
     model = _transformers_model(place, files[0].suffix == ".safetensors")
 
-    _check_problem(model.config, place)
+    check_problem(getattr(model.config, "problem_type", None), place)
     names = model.config.id2label
     in_order = [names[key] for key in sorted(names)]
     labels = decide_labels(in_order, int(model.config.num_labels), options, place.id)
     ref = ModelRef(place.id, type(model).__name__, place.revision, file_sha256(files), place.scan)
     return Loaded(LogitsOnly(model), ref, labels, images)
-
-
-def _check_problem(config: Any, place: Place) -> None:
-    """Refuses heads whose outputs are no logits of classes that exclude each other."""
-    problem = getattr(config, "problem_type", None)
-    if problem not in (None, "single_label_classification"):
-        raise InputError(
-            f"model: config.json of {place.id} says problem_type {str(problem)[:60]!r}; use a classifier "
-            "of one label an image, because accuracy, attacks and distillation compare classes"
-        )
 
 
 def _check_index(place: Place, files: Sequence[Path]) -> None:

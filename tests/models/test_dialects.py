@@ -66,7 +66,9 @@ def test_older_forms_of_a_timm_wrapper(wrapped):
     (folder / "preprocessor_config.json").write_text(json.dumps({"pretrained_cfg": CFG}))
     read = load_classifier(str(folder))
     assert (read.spec.labels, read.spec.height) == (("x", "y", "z"), 16)
-    edit(folder / "config.json", architecture="drop")
+    edit(folder / "config.json", problem_type="multi_label_classification")
+    refused(folder, "says problem_type 'multi_label_classification'")
+    edit(folder / "config.json", problem_type="drop", architecture="drop")
     refused(folder, "names no architecture of timm")
 
 

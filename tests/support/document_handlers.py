@@ -306,7 +306,7 @@ def install(running: Running, command: Command) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for package in [*packages, *options.editables]:
         name, _, extra = package.rstrip("]").partition("[")
-        assert name in (".", "abd-hub") and (not extra or extra in extras)
+        assert name == "." and (not extra or extra in extras), "no registry has the package"
 
 
 @runs("python -m venv")

@@ -376,6 +376,11 @@ def _try_out(classifier: Classifier, *, guessed: bool) -> None:
             f"labels: there are {spec.num_classes} for {classifier.ref.id}, whose logits have shape"
             f" {tuple(logits.shape)}; pass one label a class"
         )
+    if not logits.isfinite().all():
+        raise InputError(
+            f"weights: {classifier.ref.id} answers a black image with NaN or infinity; check mean and std, or"
+            " use an undamaged checkpoint"
+        )
 
     maps = all(name in outputs and outputs[name].ndim == 4 for name in classifier.blocks)
     if guessed and not maps:

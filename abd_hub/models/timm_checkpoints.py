@@ -17,6 +17,7 @@ import abd_hub.students  # noqa: F401 - registers the students with timm
 from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.records import ModelRef
 from abd_hub.hub.pull import Place
+from abd_hub.models.bounds import check_whole_numbers, no_larger_than
 from abd_hub.models.checkpoint_files import Loaded, one_file
 from abd_hub.models.preprocessing import Images, Options, decide_images, decide_labels, height_and_width
 from abd_hub.models.weights import (
@@ -90,7 +91,7 @@ def build_timm(
         model: nn.Module = timm.create_model(
             architecture, pretrained=tensors is not None, pretrained_cfg=cfg, **model_args
         )
-    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
+    except Exception as error:  # architectures raise errors of every type for a stranger's arguments
         arguments = f" with {dict(model_args)}" if model_args else ""
         raise InputError(
             f"architecture: {architecture}{arguments} cannot be built: {reason_of(error)}"
@@ -114,6 +115,7 @@ def load_timm_folder(place: Place, config: Mapping[str, Any], options: Options) 
             f"model: config.json of {place.id} is malformed; write it anew with timm's save_for_hf"
         )
 
+    check_whole_numbers(model_args, f"model_args: config.json of {place.id}")
     model_args = {key: value for key, value in model_args.items() if key not in ("num_classes", "in_chans")}
     built_for = height_and_width(model_args.get("img_size"))
     if raw.get("fixed_input_size") and built_for is not None:
@@ -177,7 +179,9 @@ def _fill_timm(
     args = {**model_args, "num_classes": len(labels), "in_chans": channels}
     if cfg["fixed_input_size"]:
         args["img_size"] = images.size
-    fresh = build_timm(name, args)
+    sizes = [tensor.numel() for tensor in tensors.values()]
+    with no_larger_than(sizes):
+        fresh = build_timm(name, args)
     kept = {key: value for key, value in model_args.items() if key != "img_size"}
 
     if _has_cifar_stem(fresh, tensors):
@@ -188,7 +192,8 @@ def _fill_timm(
         return Loaded(fresh, ref, labels, images, twin, kept)
 
     try:
-        model = build_timm(name, args, cfg, tensors)
+        with no_larger_than(sizes):
+            model = build_timm(name, args, cfg, tensors)
     except InputError as error:
         misfit = describe_misfit(fresh.state_dict(), tensors) or reason_of(error)
         raise InputError(f"weights: {ref.id} does not fit {name} ({misfit}); check architecture") from error
@@ -226,4 +231,4 @@ def _head_of(name: str) -> str:
 
 def _head_size(name: str, tensors: Mapping[str, Tensor]) -> int | None:
     weight = tensors.get(f"{_head_of(name)}.weight")
-    return None if weight is None else int(weight.shape[0])
+    return None if weight is None or not weight.ndim else int(weight.shape[0])

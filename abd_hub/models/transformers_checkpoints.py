@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.records import ModelRef
 from abd_hub.hub.pull import Place, shards_of
+from abd_hub.models.bounds import check_whole_numbers, no_larger_than
 from abd_hub.models.checkpoint_files import Loaded, read_json, weights_of
 from abd_hub.models.preprocessing import Options, decide_images, decide_labels, read_image_processor
 from abd_hub.models.weights import file_sha256, first_few, read_tensors
@@ -53,9 +54,14 @@ def load_transformers_folder(place: Place, config: Mapping[str, Any], options: O
 
     files = weights_of(place, options.allow_pickle)
     _check_index(place, files)
+    sizes: list[int] = []
     for file in files:
-        read_tensors(file, allow_pickle=options.allow_pickle)  # refuses NaN and pickles that would run
-    model = _transformers_model(place, files[0].suffix == ".safetensors")
+        # This refuses NaN, and pickles that would run.
+        tensors = read_tensors(file, allow_pickle=options.allow_pickle)
+        sizes += [tensor.numel() for tensor in tensors.values()]
+    check_whole_numbers(config, f"model: config.json of {place.id}")
+    with no_larger_than(sizes):
+        model = _transformers_model(place, files[0].suffix == ".safetensors")
 
     _check_problem(model.config, place)
     names = model.config.id2label

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 MOST_WRAPPERS = 8
 """Dictionaries around the tensors; a pickle may hold one that holds itself."""
+MOST_REPEATED = 1_000_000
+"""Largest tensor of a pickle that may repeat its numbers; one number can state a tensor of any size."""
 KINDS_OF_NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """Kinds of floating-point numbers that mean what they say; those of 8 bits need a scale beside them."""
 
@@ -139,6 +142,7 @@ def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
         InputError: a tensor holds one, or its numbers have 8 bits; ``name`` is the file.
     """
     for key, tensor in tensors.items():
+        _check_plain(tensor, f"weights: {key} in {name}")
         if tensor.is_floating_point() and tensor.dtype not in KINDS_OF_NUMBERS:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise InputError(
@@ -146,6 +150,17 @@ def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
             )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"weights: {key} in {name} holds NaN or infinity; use an undamaged checkpoint")
+
+
+def _check_plain(tensor: Tensor, what: str) -> None:
+    """Refuses tensors without numbers of their own, and those that repeat a few numbers without end."""
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+        raise InputError(f"{what} is no dense tensor; save the state dict as .safetensors")
+    held = tensor.untyped_storage().nbytes()
+    if tensor.numel() > MOST_REPEATED and tensor.numel() * tensor.element_size() > held:
+        raise InputError(
+            f"{what} states {tensor.numel():,} numbers, and the file holds fewer; use an undamaged checkpoint"
+        )
 
 
 def file_sha256(paths: Iterable[Path]) -> str:
@@ -196,6 +211,7 @@ def _read(path: Path, allow_pickle: bool) -> Any:
             " its tensors (code in it never runs)"
         )
 
+    _check_packed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of pickle protocols before it refuses them
@@ -205,6 +221,20 @@ def _read(path: Path, allow_pickle: bool) -> Any:
             f"weights: {path.name} holds more than tensors or is damaged, so it was not read"
             f" ({type(error).__name__}); save its state dict as .safetensors"
         ) from error
+
+
+def _check_packed(path: Path) -> None:
+    """Refuses an archive that is larger in memory; torch packs nothing, and unpacks a thousandfold."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return  # torch's older format is no archive
+    if size > path.stat().st_size:
+        raise InputError(
+            f"weights: {path.name} takes {size:,} bytes in memory, more than as a file; save its state dict "
+            "as .safetensors"
+        )
 
 
 def _unwrapped(content: Any, name: str) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -74,7 +74,7 @@ def open_split(
             _check_sizes(source, commit, files, max_size_gb)
 
         stated = _row_counts(builder)
-        patiently(lambda: builder.download_and_prepare(verification_mode="no_checks"))
+        _tried(path, lambda: builder.download_and_prepare(verification_mode="no_checks"))
         return Opened(_split_of(builder, source, split, stated), commit, boundary)
 
 
@@ -138,11 +138,17 @@ def _builder(source: str, path: str | None, split: str, revision: str | None, co
         return datasets.load_dataset_builder(path or source, name=config, revision=revision, **place)
 
     try:
-        return patiently(lambda: load(cache_dir=str(cache)), hurry=True)
+        return _tried(path, lambda: load(cache_dir=str(cache)), hurry=True)
     except (Busy, OfflineModeIsEnabled) as error:
         if isinstance(error, Busy) and error.connected:
             raise
         return load()  # perhaps the library has a copy that somebody else fetched
+
+
+def _tried(path: str | None, action: Callable[[], Any], *, hurry: bool = False) -> Any:
+    """Returns the result of ``action``, which reads a folder or sends requests to the Hub."""
+    # The errors of damaged files must not pass for answers of the Hub.
+    return action() if path is not None else patiently(action, hurry=hurry)
 
 
 def names_of(split: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,12 +96,16 @@ def _check_index(place: Place, files: Sequence[Path]) -> None:
 
 def _names_a_kernel(config: Any) -> bool:
     """Returns whether any attn_implementation is ``org/name``, which transformers would fetch and run."""
-    if not isinstance(config, dict):
-        return False
-    return any(
-        _names_a_kernel(value) or (key.endswith("attn_implementation") and "/" in json.dumps(value))
-        for key, value in config.items()
-    )
+    waiting = [(False, config)]
+    while waiting:
+        named, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(named or key.endswith("attn_implementation"), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(named, inner) for inner in value]
+        elif named and isinstance(value, str) and "/" in value:
+            return True
+    return False
 
 
 def _transformers_model(place: Place, safe: bool) -> Any:

@@ -127,3 +127,12 @@ def test_whole_numbers_of_400_digits(resnet_folder, number):
     for name, words in (("image_mean", "mean: "), ("rescale_factor", "does not scale pixels by 1/255")):
         file.write_text(json.dumps(whole | {name: [number] * 3 if name == "image_mean" else number}))
         refused(resnet_folder, words)
+
+
+def test_a_deep_configuration(vit_folder):
+    file = vit_folder / "config.json"
+    whole = file.read_text().strip().removesuffix("}")
+    file.write_text(whole + ', "x": ' + '{"a": ' * 900 + "1" + "}" * 901)
+    refused(vit_folder, "transformers' own code .* cannot load vit: maximum recursion depth")
+    file.write_text(whole + ', "x": ' + '{"a": ' * 900 + '{"attn_implementation": ["a/b"]}' + "}" * 901)
+    refused(vit_folder, "names a kernel of the Hub, which is code and never run")

@@ -13,6 +13,7 @@ traced by strace.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import shutil
@@ -43,7 +44,7 @@ def main() -> int:
         shutil.rmtree(examples, ignore_errors=True)
         examples.mkdir(parents=True)
         fuzz_oracle.forked(make_examples, examples)
-    preload(examples)
+    preload(examples.resolve())
     if options.only:
         name, _, number = options.only.partition(":")
         (found,) = fuzz_oracle.read_inputs([(name, int(number))], options.seed, examples, work)
@@ -126,7 +127,8 @@ def keep(outcome: Outcome, seed: int, out: Path, work: Path) -> None:
     print(f"  {name}:{outcome.number} {outcome.why}", flush=True)
     place = out / "wrong" / f"{name}-{outcome.number}"
     shutil.rmtree(place, ignore_errors=True)
-    fuzz_oracle.write_input(KINDS[name], outcome.number, seed, out / "examples", place)
+    with contextlib.suppress(Exception):  # where it cannot be made, its outcome says so
+        fuzz_oracle.write_input(KINDS[name], outcome.number, seed, out / "examples", place)
     (place / "why.json").write_text(json.dumps(asdict(outcome), indent=1) + "\n")
 
 

@@ -130,7 +130,7 @@ def _card(folder: Path, chance: random.Random, _outside: Path) -> None:
 
 
 def _odd_name(folder: Path, chance: random.Random, _outside: Path) -> None:
-    word = chance.choice(TEXTS).replace("/", "_").replace("\0", "_")[:60].encode("utf-8", "surrogateescape")
+    word = chance.choice(TEXTS).replace("/", "_").replace("\0", "_")[:60].encode("utf-8", "surrogatepass")
     place = os.fsencode(folder / "test") + b"/" + (word or b"x")
     if word not in (b".", b".."):
         os.makedirs(place, exist_ok=True)  # noqa: PTH103 - a name that is no text

@@ -129,6 +129,7 @@ def _save_transformers(place: Path) -> None:
         processor.save_pretrained(place / name)
 
 
+@functools.cache
 def preload(examples: Path) -> None:
     """Imports what every process of inputs needs; none of it starts a thread."""
     torch.set_num_threads(1)

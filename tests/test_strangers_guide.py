@@ -22,6 +22,7 @@ BOUNDS = (
     f"{preprocessing.MOST_SIDE:,} pixels a side; {preprocessing.MOST_CHANNELS} channels",
     f"{weights.MOST_WRAPPERS} dictionaries around",
     f"at most {weights.MOST_REPEATED:,} numbers are repeats",
+    f"{bounds.TIMES} times the numbers and tensors",
     f"and {bounds.SPARE_NUMBERS:,} and {bounds.SPARE_TENSORS:,} more",
     f"may have {pull.MAX_SIZE_GB:g} GB",
     f"{boundary.MOST_CARD_BYTES // 1_000_000} MB; no link",

@@ -16,10 +16,12 @@ from abd_hub.core.errors import InputError
 
 MOST_WHOLE = 1_000_000
 """Largest whole number in a configuration; it may be a number of layers, each of which takes time."""
+TIMES = 4
+"""How often a network may hold the numbers of its file; transformers sets each twice."""
 SPARE_NUMBERS = 100_000_000
-"""Numbers that a network may hold beyond twice those of its file, as for the positions of larger images."""
+"""Numbers that a network may hold besides, as for the positions of larger images."""
 SPARE_TENSORS = 10_000
-"""Tensors that a network may hold beyond twice those of its file; large ones have 3,000."""
+"""Tensors that a network may hold besides; large networks have 3,000."""
 
 
 def check_whole_numbers(config: Any, what: str) -> None:
@@ -55,9 +57,9 @@ def no_larger_than(sizes: Sequence[int]) -> Iterator[None]:
         sizes: the number of values of each tensor in the file.
 
     Raises:
-        InputError: the network has more than twice the numbers or tensors of the file, and some to spare.
+        InputError: the network has more than ``TIMES`` the numbers or tensors of the file, and some to spare.
     """
-    left = {"numbers": SPARE_NUMBERS + 2 * sum(sizes), "tensors": SPARE_TENSORS + 2 * len(sizes)}
+    left = {"numbers": SPARE_NUMBERS + TIMES * sum(sizes), "tensors": SPARE_TENSORS + TIMES * len(sizes)}
 
     def count(_module: nn.Module, _name: str, tensor: Tensor | None) -> None:
         if tensor is None:

@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import fuzz_oracle
+import fuzz_processes
 import numpy as np
 import pytest
 from fuzz_kinds import KINDS, Kind, make_examples, preload
@@ -176,3 +177,28 @@ def test_the_recipe_keeps_what_is_wrong_and_repeats_it(recipe, tmp_path, monkeyp
     monkeypatch.setitem(KINDS, "page_drawing", whole)
     code, shown = recipe("--inputs", "2", "--kinds", "page_drawing")
     assert code == 0 and "2 of 2 inputs, 0 wrong" in shown and "| all | 2 |" in shown
+
+
+CALLS = """12 execve("/venv/bin/python", ["python"], 0x7f /* 9 vars */) = 0
+12 openat(AT_FDCWD, "/proc/self/maps", O_RDONLY) = 3
+12 openat(AT_FDCWD, "{folder}/model/config.json", O_RDONLY) = 3
+12 openat(AT_FDCWD, "model/config.json", O_RDONLY) = 3
+13 execve("/sbin/ldconfig", ["/sbin/ldconfig", "-p"], 0x7f /* 9 vars */) = 0
+12 openat(AT_FDCWD, "/root/.cache/x", O_RDONLY) = -1 ENOENT (No such file or directory)
+"""
+FURTHER = {
+    "": [],
+    '12 openat(AT_FDCWD, "/home/me/x\\n", O_RDONLY) = 3': ["opens '/home/me/x\\\\n'"],
+    '12 openat(AT_FDCWD, "../x", O_RDONLY|O_CLOEXEC, 0666) = 9': ["opens '../x'"],
+    '14 execve("/bin/sh", ["sh", "-c", "x"], 0x7f /* 9 vars */) = 0': ["starts a program: execve"],
+    "14 connect(3, {sa_family=AF_INET, sin_port=htons(80)}, 16) = -1 ENETUNREACH": [
+        "reaches for the network"
+    ],
+}
+
+
+@pytest.mark.parametrize("line", FURTHER)
+def test_a_trace_of_system_calls_is_judged(line, tmp_path):
+    found = fuzz_processes._faults(CALLS.format(folder=tmp_path) + line, (tmp_path,))
+    assert len(found) == len(FURTHER[line])
+    assert all(one.startswith(words) for one, words in zip(found, FURTHER[line], strict=True)), found

@@ -127,7 +127,7 @@ def _faults(log: str, roots: tuple[Path, ...]) -> list[str]:
         elif call.startswith("connect("):
             found.append(f"reaches for the network: {call[:200]}")
         opened = OPENED.match(call)
-        place = Path(roots[0], opened[1]) if opened else ROOT
+        place = Path(os.path.normpath(roots[0] / opened[1])) if opened else ROOT
         if place not in (ROOT, ROOT / "app", ROOT.parent) and not f"{place}/".startswith(allowed):
             found.append(f"opens {opened[1][:200]!r}")
     return found

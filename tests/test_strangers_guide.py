@@ -21,7 +21,7 @@ BOUNDS = (
     f"20 MB; {listing.MOST_CLASSES:,} classes; whole numbers up to {bounds.MOST_WHOLE:,}",
     f"{preprocessing.MOST_SIDE:,} pixels a side; {preprocessing.MOST_CHANNELS} channels",
     f"{weights.MOST_WRAPPERS} dictionaries around",
-    f"at most {weights.MOST_REPEATED:,} numbers are repeats",
+    f"a tensor that repeats its numbers has {weights.MOST_REPEATED:,} at most",
     f"{bounds.TIMES} times the numbers and tensors",
     f"and {bounds.SPARE_NUMBERS:,} and {bounds.SPARE_TENSORS:,} more",
     f"may have {pull.MAX_SIZE_GB:g} GB",

@@ -90,7 +90,11 @@ def _table(cells: list[Any], labels: list[Any], chance: random.Random) -> pa.Tab
     column = pa.array(labels, type=pa.int64())
     if kind > 0.9:
         words = [chance.choice(TEXTS).encode("utf-8", "replace").decode() for _ in labels]
-        others = [pa.array(words), column.cast(pa.float64()), pa.array([[label] for label in labels])]
+        others = [
+            pa.array(words),
+            column.cast(pa.float64(), safe=False),
+            pa.array([[label] for label in labels]),
+        ]
         column = chance.choice([*others, pa.array([None] * len(labels))])
     name = chance.choice(("label",) * 9 + (chance.choice(TEXTS).encode("utf-8", "replace").decode(),))
     return pa.table({"image": images, name: column})

@@ -227,6 +227,8 @@ def _tiff(data: bytes, chance: random.Random) -> bytes:
 
 def _ppm(data: bytes, chance: random.Random) -> bytes:
     words = data.split(maxsplit=4)
+    if len(words) < 2:
+        return mutated_bytes(data, chance)
     place = chance.randrange(1, min(len(words), 4))
     words[place] = chance.choice(
         (b"0", b"-1", b"1e9", b"65536", b"9" * 12, b"9" * 5_000, b"#x\n7", b"\0", b"99999")

@@ -6,6 +6,7 @@ Only the files of the wanted split are fetched and decoded. A Hub that is busy i
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ from abd_hub.data.boundary import (
     check_reader,
 )
 from abd_hub.hub.requests import Busy, patiently, quiet, refusal
+
+_TALKATIVE = ("datasets", "huggingface_hub")
+"""Libraries that log damage of a file beside the error that they raise."""
 
 
 @dataclass(frozen=True)
@@ -270,12 +274,18 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet(datasets: Any, is_folder: bool) -> Iterator[None]:
-    """Hides progress bars for a local folder; a download shows them."""
+    """Hides bars and the libraries' own words for a local folder; a download shows them."""
     hide = is_folder and not datasets.are_progress_bars_disabled()
+    loggers = [logging.getLogger(name) for name in _TALKATIVE] if is_folder else []
+    levels = [logger.level for logger in loggers]
     if hide:
         datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if hide:
             datasets.enable_progress_bars()

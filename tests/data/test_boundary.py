@@ -8,11 +8,13 @@ import os
 import zipfile
 
 import datasets
+import forked
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tiny_teacher import save_teacher
 
 from abd_hub.core.errors import InputError
 from abd_hub.data.boundary import Boundary, check_card
@@ -229,6 +231,15 @@ def test_pointers_of_git_lfs(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
     (folder / "data" / "test-00000-of-00001.parquet").write_text(pointer)
     refused(folder, "is a git-lfs pointer file and not the content; run 'git lfs pull'")
+
+
+@pytest.mark.parametrize("readme", ["# no metadata\n", "---\ndataset_info: {splits: 3}\n---\n"])
+def test_the_libraries_add_no_words_to_a_refusal(tmp_path, readme):
+    teacher = save_teacher(tmp_path / "teacher")
+    folder = parquet(tmp_path / "pets", [{"bytes": b"x", "path": None}], readme=readme)
+    done = forked.run("-m", "abd_hub", "evaluate", str(teacher), "--dataset", folder, "--split", "test")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("abd-hub: ")
 
 
 def test_damage_of_a_folder_does_not_pass_for_an_answer_of_the_hub(tmp_path):

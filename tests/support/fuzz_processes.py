@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import matplotlib
 from fuzz_kinds import KINDS
 from fuzz_oracle import LIBRARIES, ROOT, SYSTEM, Outcome, fault_of, write_input
 
@@ -78,12 +79,9 @@ def trace(name: str, number: int, seed: int, examples: Path, folder: Path) -> Ou
             "-o",
             str(log),
         ]
-        environment = os.environ | {
-            "HF_HOME": f"{place}/hub",
-            "HOME": place,
-            "TMPDIR": place,
-            "PYTHONPATH": _path(),
-        }
+        fonts = Path(matplotlib.get_cachedir())  # or matplotlib would start fc-list for a list of fonts
+        own = {"HF_HOME": f"{place}/hub", "HOME": place, "TMPDIR": place, "MPLCONFIGDIR": str(fonts)}
+        environment = os.environ | own | {"PYTHONPATH": _path()}
         done = subprocess.run(
             [*calls, sys.executable, "-m", "abd_hub", *words],
             cwd=folder,
@@ -95,7 +93,9 @@ def trace(name: str, number: int, seed: int, examples: Path, folder: Path) -> Ou
             check=False,
         )
         faults = list(
-            dict.fromkeys(_faults(log.read_text(errors="replace"), (folder, Path(place), examples / "timm")))
+            dict.fromkeys(
+                _faults(log.read_text(errors="replace"), (folder, Path(place), fonts, examples / "timm"))
+            )
         )
     if (folder / "ran").exists() or any(folder.rglob("ran")):
         faults.append("has run code")

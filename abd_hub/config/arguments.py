@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from abd_hub.core.errors import InputError
-from abd_hub.core.yaml_text import YamlError, read_yaml
+from abd_hub.core.yaml_text import MOST_CHARACTERS, YamlError, read_yaml
 
 
 @dataclass(frozen=True)
@@ -109,11 +109,12 @@ def read_settings(file: str | Path, field: str = "config") -> Mapping[str, Any]:
 
 def _read_file(file: str | Path, field: str = "config") -> SettingsFile:
     try:
-        content = read_yaml(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{field}: {file} cannot be read: {error}") from error
+        with Path(file).open(encoding="utf-8") as stream:
+            content = read_yaml(stream.read(MOST_CHARACTERS + 1))
     except YamlError as error:
         raise InputError(f"{field}: {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError) as error:  # no UTF-8, or a NUL in the name
+        raise InputError(f"{field}: {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{field}: {file} must hold a mapping of fields, not {type(content).__name__}")
     return SettingsFile(str(file), content, str(file))

@@ -6,10 +6,22 @@ import unicodedata
 
 LONGEST_REASON = 200
 """Characters of a library's message that go into ours."""
+LONGEST_MESSAGE = 1000
+"""Characters of a message, 12 lines of a terminal; a value may be a stranger's and have millions."""
 
 
 class InputError(ValueError):
-    """Reports wrong input of the user. The message names field, value and remedy in one line."""
+    """Reports wrong input of the user. The message names field, value and remedy in one line.
+
+    Its text is visible and of bounded length, whatever the value holds. A long one is cut in the middle,
+    because the field stands first and the remedy last.
+    """
+
+    def __str__(self) -> str:
+        """Returns the message as one line."""
+        text = visible(one_line(super().__str__()))
+        half = LONGEST_MESSAGE // 2
+        return text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} … {text[3 - half :]}"
 
 
 class Interrupted(Exception):

@@ -17,6 +17,8 @@ from abd_hub.core.errors import InputError
 
 CONFIG_FILE = "config.yaml"
 RECORD_FILE = "metrics.json"
+MOST_JSON_BYTES = 100_000_000
+"""Largest JSON file of a run's folder, which may take 2 GB when it is read."""
 TEMPORARY = re.compile(r"\.abd-tmp-[0-9a-f]{16}-")
 
 
@@ -72,10 +74,16 @@ def read_json(file: Path) -> Any:
     """Returns the content of a JSON file in a run's folder.
 
     Raises:
-        InputError: the file cannot be read, or holds no valid JSON.
+        InputError: the file cannot be read, is too large, or holds no valid JSON.
     """
     try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_JSON_BYTES:
+            kind = f"no regular file of at most {MOST_JSON_BYTES // 1_000_000} MB"
+            raise InputError(f"{file}: is {kind}; restore the file or run again")
         return json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except InputError:
+        raise
     except OSError as error:
         reason = error.strerror
         raise InputError(f"{file}: {reason}; give the output folder of a finished run") from error

@@ -101,8 +101,10 @@ def read_file(path: Path, what: str, *, most_bytes: int = MOST_BYTES) -> bytes:
         if status.st_size > most_bytes:
             raise InputError(f"{what} is larger than {most_bytes >> 20} MiB; use a smaller file")
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{what} cannot be read: {error.strerror}") from error
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # a name may hold a NUL
+        raise InputError(f"{what} cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
 def _check_header(picture: Image.Image, what: str, most_pixels: int) -> None:

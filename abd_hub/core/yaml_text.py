@@ -12,6 +12,9 @@ MOST_VALUES = 1_000_000
 """Largest number of values in one text. Repeats through aliases count, because nine aliases in nine levels
 turn 600 characters into 387 million values."""
 
+MOST_CHARACTERS = 2_000_000
+"""Longest text, which takes up to 20 seconds; the names of 21,841 classes take 1 million characters."""
+
 
 class YamlError(ValueError):
     """Reports in one line that a text is no YAML, or cannot be a configuration."""
@@ -22,8 +25,11 @@ def read_yaml(text: str) -> Any:
 
     Raises:
         YamlError: the text is not valid, has tags that are not YAML's own, or values that do not fit their
-            tags. Or it is nested too deeply, refers to itself, or has more than ``MOST_VALUES``.
+            tags. Or it is nested too deeply, refers to itself, or has more than ``MOST_CHARACTERS`` or
+            ``MOST_VALUES``.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise YamlError(f"it has more than {MOST_CHARACTERS:,} characters")
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:

@@ -88,8 +88,20 @@ class Boundary:
             raise self._outside(str(file))
         return _read_member(file, member[1], what) if member else read_file(file, what)
 
+    def check_inside(self, file: Path) -> None:
+        """Refuses a file that is a link to another place.
+
+        Raises:
+            InputError: it lies outside of the data set.
+        """
+        if not self._holds(file):
+            raise self._outside(file.name)
+
     def _holds(self, path: Path) -> bool:
-        real = path.resolve()
+        try:
+            real = path.resolve()
+        except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or a loop of links
+            return False
         return any(real.is_relative_to(root.resolve()) for root in self.roots)
 
     def _outside(self, name: str) -> InputError:
@@ -150,6 +162,7 @@ def check_folder(source: str, folder: Path) -> None:
     for name in (CARD, OTHER_CARD):
         file = folder / name
         if file.exists():
+            Boundary(source, (folder,)).check_inside(file)
             content = read_file(file, f"data set {source}: its {name}", most_bytes=MOST_CARD_BYTES)
             check_card(source, content.decode("utf-8", "replace"), name=name)
 

@@ -70,7 +70,7 @@ def names_of_labels(dataset: Any, column: str) -> tuple[str, ...]:
     numbers up to the largest in the whole split.
 
     Raises:
-        InputError: there are too many classes, or a name is too long.
+        InputError: there are too many classes, or a name is too long or no text.
     """
     names = getattr(dataset.features[column], "names", None)
     if names is None and not is_text(dataset.features, column):
@@ -78,6 +78,11 @@ def names_of_labels(dataset: Any, column: str) -> tuple[str, ...]:
     if names is None:
         names = sorted({value for value in dataset[column] if value is not None})
 
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise InputError(
+            f"label_column {column!r} names a class {wrong[0]!r:.80}, which is no text; use other data"
+        )
     if len(names) > MAX_LABEL:
         raise InputError(
             f"label_column {column!r} names {len(names):,} classes, and {MAX_LABEL:,} are the most; "

@@ -6,8 +6,9 @@ Only the files of the wanted split are fetched and decoded. A Hub that is busy i
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,9 @@ from abd_hub.data.boundary import (
     check_reader,
 )
 from abd_hub.hub.requests import Busy, patiently, quiet, refusal
+
+_TALKATIVE = ("datasets", "huggingface_hub")
+"""Libraries that log damage of a file beside the error that they raise."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,7 @@ def open_split(
             _check_sizes(source, commit, files, max_size_gb)
 
         stated = _row_counts(builder)
-        if path is None:
-            patiently(lambda: builder.download_and_prepare(verification_mode="no_checks"))
-        else:
-            builder.download_and_prepare(verification_mode="no_checks")  # a damaged file stays damaged
+        _tried(path, lambda: builder.download_and_prepare(verification_mode="no_checks"))
         return Opened(_split_of(builder, source, split, stated), commit, boundary)
 
 
@@ -140,14 +141,18 @@ def _builder(source: str, path: str | None, split: str, revision: str | None, co
     def load(**place: Any) -> Any:
         return datasets.load_dataset_builder(path or source, name=config, revision=revision, **place)
 
-    if path is not None:
-        return load(cache_dir=str(cache))
     try:
-        return patiently(lambda: load(cache_dir=str(cache)), hurry=True)
+        return _tried(path, lambda: load(cache_dir=str(cache)), hurry=True)
     except (Busy, OfflineModeIsEnabled) as error:
         if isinstance(error, Busy) and error.connected:
             raise
         return load()  # perhaps the library has a copy that somebody else fetched
+
+
+def _tried(path: str | None, action: Callable[[], Any], *, hurry: bool = False) -> Any:
+    """Returns the result of ``action``, which reads a folder or sends requests to the Hub."""
+    # The errors of damaged files must not pass for answers of the Hub.
+    return action() if path is not None else patiently(action, hurry=hurry)
 
 
 def names_of(split: str) -> list[str]:
@@ -269,12 +274,18 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet(datasets: Any, is_folder: bool) -> Iterator[None]:
-    """Hides progress bars for a local folder; a download shows them."""
+    """Hides bars and the libraries' own words for a local folder; a download shows them."""
     hide = is_folder and not datasets.are_progress_bars_disabled()
+    loggers = [logging.getLogger(name) for name in _TALKATIVE] if is_folder else []
+    levels = [logger.level for logger in loggers]
     if hide:
         datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if hide:
             datasets.enable_progress_bars()

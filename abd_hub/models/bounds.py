@@ -1,15 +1,17 @@
-"""This module bounds the memory and the time that a stranger's files may cost before they are refused."""
+"""This module bounds the memory and the time that a stranger's files may cost before they are refused.
+
+A configuration of 200 bytes may state a network of a trillion numbers or of a million layers.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
 
 from abd_hub.core.errors import InputError, visible_line
 from abd_hub.models.preprocessing import MOST_SIDE, height_and_width
@@ -20,9 +22,14 @@ timm has 10,000."""
 MOST_NUMBER = 16_384
 """Limits the numbers in model_args, such as widths and depths."""
 MOST_BLOCKS = 1000
-MOST_WEIGHTS = 8
-"""Limits the weights of a network to so many times those in its file; some checkpoints lack large buffers."""
-_SLACK = 10_000_000
+MOST_WHOLE = 1_000_000
+"""Largest whole number in a configuration; it may be a number of layers, each of which takes time."""
+TIMES = 4
+"""How often a network may hold the numbers of its file; transformers sets each twice."""
+SPARE_NUMBERS = 100_000_000
+"""Numbers that a network may hold besides, as for the positions of larger images."""
+SPARE_TENSORS = 10_000
+"""Tensors that a network may hold besides; large networks have 3,000."""
 
 
 def check_header(path: Path) -> None:
@@ -60,32 +67,56 @@ def check_args(model_args: Mapping[str, Any]) -> None:
         raise InputError(f"model_args: img_size is {max(size):,}; use at most {MOST_SIDE} pixels")
 
 
-def check_weights(
-    architecture: str, args: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str
-) -> None:
-    """Refuses a network far larger than its weights, before memory is taken for it.
+def check_whole_numbers(config: Any, what: str) -> None:
+    """Refuses whole numbers that no network has.
 
     Args:
-        architecture: timm's name.
-        args: its arguments.
-        tensors: the weights of the checkpoint.
-        name: the checkpoint, for messages.
+        config: nested values of a configuration.
+        what: the configuration, which begins the message.
 
     Raises:
-        InputError: it is too large.
+        InputError: a whole number is above ``MOST_WHOLE``.
     """
-    counted = None
-    # A network that cannot be built without memory is left to the real attempt, which says why.
-    with contextlib.suppress(Exception), torch.device("meta"):
-        counted = sum(
-            value.numel() for value in timm.create_model(architecture, **args).state_dict().values()
-        )
-    there = sum(value.numel() for value in tensors.values())
-    if counted is not None and counted > MOST_WEIGHTS * there + _SLACK:
-        raise InputError(
-            f"weights: {name} has {there / 1e6:,.1f} million, but {architecture} with {dict(args)} has "
-            f"{counted / 1e6:,.0f} million; check architecture and model_args"
-        )
+    waiting = [("", config)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(str(key), inner) for key, inner in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(name, inner) for inner in value]
+        elif isinstance(value, int) and abs(value) > MOST_WHOLE:
+            raise InputError(
+                f"{what} states {name} {value}, and {MOST_WHOLE:,} is the most; use an undamaged checkpoint"
+            )
+
+
+@contextmanager
+def no_larger_than(sizes: Sequence[int]) -> Iterator[None]:
+    """Stops the building of a network that is far larger than its weights file.
+
+    Each parameter is counted before it gets its first values, so that untouched memory is all it has.
+
+    Args:
+        sizes: the number of values of each tensor in the file.
+
+    Raises:
+        InputError: the network has more than ``TIMES`` the numbers or tensors of the file, and some to spare.
+    """
+    left = {"numbers": SPARE_NUMBERS + TIMES * sum(sizes), "tensors": SPARE_TENSORS + TIMES * len(sizes)}
+
+    def count(_module: nn.Module, _name: str, tensor: Tensor | None) -> None:
+        if tensor is None:
+            return
+        left["numbers"] -= tensor.numel()
+        left["tensors"] -= 1
+        for what, number in left.items():
+            if number < 0:
+                raise InputError(f"its configuration states far more {what} than its weights file holds")
+
+    with ExitStack() as registered:
+        registered.callback(hooks.register_module_parameter_registration_hook(count).remove)
+        registered.callback(hooks.register_module_buffer_registration_hook(count).remove)
+        yield
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -13,7 +13,7 @@ from torch import nn
 from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.records import ModelRef
 from abd_hub.hub.choice import choose_weights, why_no_weights
-from abd_hub.hub.pull import Place
+from abd_hub.hub.pull import MAX_TEXT, Place
 from abd_hub.models.preprocessing import Images
 from abd_hub.models.weights import first_few
 
@@ -37,6 +37,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
+    if path.stat().st_size > MAX_TEXT:
+        raise InputError(f"model: {path.name} has more than {MAX_TEXT / 1e6:.0f} MB; use another checkpoint")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

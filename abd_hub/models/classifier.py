@@ -389,7 +389,6 @@ def _try_out(classifier: Classifier, *, guessed: bool) -> None:
             f"labels: there are {spec.num_classes} for {classifier.ref.id}, whose logits have shape"
             f" {tuple(logits.shape)}; pass one label a class"
         )
-
     if not torch.isfinite(logits).all():
         raise InputError(
             f"weights: {classifier.ref.id} gives NaN or infinity for a black image; use another checkpoint"

@@ -21,6 +21,7 @@ from abd_hub.models.preprocessing import (
     MOST_SIDE,
     Processed,
     height_and_width,
+    is_number,
 )
 from abd_hub.models.view import Resize, View
 
@@ -156,7 +157,7 @@ def _statistics(
 ) -> dict[str, list[float] | None]:
     """Returns mean and deviation in pixel units, with every scaling folded in; None where none is stated."""
     factor = settings["rescale_factor"] if settings["do_rescale"] else 1.0
-    if type(factor) not in (int, float) or not math.isfinite(factor) or factor <= 0:
+    if not is_number(factor) or factor <= 0:
         raise InputError(
             f"model: rescale_factor of {where} is {repr(factor)[:40]}; use a positive number, such as 1/255"
         )
@@ -184,12 +185,12 @@ def _statistics(
 
 
 def _listed(value: Any, channels: int) -> Any:
-    return [float(value)] * channels if type(value) in (int, float) else value
+    return [float(value)] * channels if is_number(value) else value
 
 
 def _are_numbers(value: Any) -> bool:
     listed = isinstance(value, list | tuple) and len(value) <= MOST_CHANNELS
-    return listed and all(type(one) in (int, float) and math.isfinite(one) for one in value)
+    return listed and all(map(is_number, value))
 
 
 # -------------------------------------------------------------------------------------------------- the sizes

@@ -172,7 +172,7 @@ def _view(pct: Any, mode: Any, options: Options, like: View, mean: tuple[float, 
     if mode not in CROP_MODES:
         raise InputError(f"crop_mode: {mode!r} is not offered; use one of {', '.join(CROP_MODES)}")
 
-    number = isinstance(pct, int | float) and not isinstance(pct, bool) and math.isfinite(pct)
+    number = is_number(pct)
     if not number or not max(like.size) / (2 * MOST_SIDE) <= pct <= min(like.size):
         raise InputError(
             f"crop_pct: {pct!r} is no share that fits an input of {like.size[0]}x{like.size[1]}; pass the "
@@ -244,6 +244,11 @@ def height_and_width(size: Any) -> tuple[int, int] | None:
     return None
 
 
+def is_number(value: Any) -> bool:
+    """Returns whether this is a finite number, and no whole number of hundreds of digits."""
+    return type(value) in (int, float) and abs(value) < 1e12
+
+
 def shortest_decimals(numbers: Tensor) -> list[float]:
     """Returns the shortest decimals for these float32 numbers: 0.1, not 0.10000000149011612."""
     return [float(str(number)) for number in numbers.flatten().float().cpu().numpy()]
@@ -262,7 +267,7 @@ def _numbers(name: str, value: Any, where: str) -> tuple[float, ...]:
         )
     try:
         numbers = tuple(float(number) for number in value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{name}: {value!r} is not a list of numbers; pass one number a channel") from error
     if not numbers or not all(math.isfinite(number) for number in numbers):
         raise InputError(f"{name}: {value!r} is not a list of finite numbers; pass one number a channel")

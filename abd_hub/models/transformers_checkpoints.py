@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.records import ModelRef
 from abd_hub.hub.pull import Place, shards_of
+from abd_hub.models.bounds import check_whole_numbers, no_larger_than
 from abd_hub.models.checkpoint_files import Loaded, check_problem, read_json, weights_of
 from abd_hub.models.image_processors import read_image_processor
 from abd_hub.models.preprocessing import Options, Processed, decide_images, decide_labels
@@ -47,11 +47,7 @@ def load_transformers_folder(place: Place, config: Mapping[str, Any], options: O
         raise InputError(
             f"model_args: {place.id} is a transformers checkpoint, which has its own; leave it out"
         )
-    if _names_a_kernel(config):
-        raise InputError(
-            f"model: config.json of {place.id} names a kernel of the Hub, which is code and never run;"
-            " remove its attn_implementation"
-        )
+    _check_code(place, config)
 
     processor = f"the image processor of {place.id}"
     processed = _processed(place, config, options, processor)
@@ -59,9 +55,14 @@ def load_transformers_folder(place: Place, config: Mapping[str, Any], options: O
 
     files = weights_of(place, options.allow_pickle)
     _check_index(place, files)
+    sizes: list[int] = []
     for file in files:
-        read_tensors(file, allow_pickle=options.allow_pickle)  # refuses NaN and pickles that would run
-    model = _transformers_model(place, files[0].suffix == ".safetensors")
+        # This refuses NaN, and pickles that would run.
+        tensors = read_tensors(file, allow_pickle=options.allow_pickle)
+        sizes += [tensor.numel() for tensor in tensors.values()]
+    check_whole_numbers(config, f"model: config.json of {place.id}")
+    with no_larger_than(sizes):
+        model = _transformers_model(place, files[0].suffix == ".safetensors")
 
     check_problem(getattr(model.config, "problem_type", None), place)
     names = model.config.id2label
@@ -69,6 +70,23 @@ def load_transformers_folder(place: Place, config: Mapping[str, Any], options: O
     labels = decide_labels(in_order, int(model.config.num_labels), options, place.id)
     ref = ModelRef(place.id, type(model).__name__, place.revision, file_sha256(files), place.scan)
     return Loaded(LogitsOnly(model), ref, labels, images)
+
+
+def _check_code(place: Place, config: Mapping[str, Any]) -> None:
+    """Refuses a configuration that needs code from elsewhere."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    kind = config.get("model_type")
+    if kind is not None and str(kind) not in CONFIG_MAPPING_NAMES:
+        raise InputError(
+            f"model: transformers' own code (code in a checkpoint is never run) cannot load {place.id}: it has "
+            f"no model_type {str(kind)[:40]!r}"
+        )
+    if _names_a_kernel(config):
+        raise InputError(
+            f"model: config.json of {place.id} names a kernel of the Hub, which is code and never run;"
+            " remove its attn_implementation"
+        )
 
 
 def _check_index(place: Place, files: Sequence[Path]) -> None:
@@ -87,12 +105,16 @@ def _check_index(place: Place, files: Sequence[Path]) -> None:
 
 def _names_a_kernel(config: Any) -> bool:
     """Returns whether any attn_implementation is ``org/name``, which transformers would fetch and run."""
-    if not isinstance(config, dict):
-        return False
-    return any(
-        _names_a_kernel(value) or (key.endswith("attn_implementation") and "/" in json.dumps(value))
-        for key, value in config.items()
-    )
+    waiting = [(False, config)]
+    while waiting:
+        named, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(named or key.endswith("attn_implementation"), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(named, inner) for inner in value]
+        elif named and isinstance(value, str) and "/" in value:
+            return True
+    return False
 
 
 def _transformers_model(place: Place, safe: bool) -> Any:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from abd_hub.core.settings import NotNegativeOrNone, Positive, Settings
 from abd_hub.sweep.names import file_name, label
 
 COMMANDS = ("distill", "poison")
+MOST_RUNS = 10_000
+"""Most runs of a sweep; ten lists of ten values would make ten billion."""
 _OWN = ("output_dir", "resume")
 _PUSH = ("push_to_hub", "hub_model_id", "hub_private_repo")
 
@@ -86,6 +89,9 @@ class SweepFile:
         _check_runs(self.runs)
         if not self.grid and not self.runs:
             raise InputError("grid: is empty, and so is runs; give at least one of them")
+        count = math.prod(map(len, self.grid.values())) * max(1, len(self.runs))
+        if count > MOST_RUNS:
+            raise InputError(f"grid: makes {count:,} runs, and {MOST_RUNS:,} are the most; list fewer values")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ _MOST_PICTURES = 24
 _MOST_OF_A_KIND = 12
 """Limits the suspicious images on the page, and the others."""
 _LARGEST_LOG = 20_000_000
+_LARGEST_FIGURE = 1e30
 _LONGEST_LIST = 16
 _IMAGES = "synthetic_images.png"
 # These are drawn from log.jsonl and evidence.json, which is sharper than a copy.
@@ -340,7 +341,7 @@ def _read_log(file: Path) -> list[dict[str, float]]:
 
 
 def _is_figure(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_FIGURE
 
 
 def _is_name(key: str) -> bool:

@@ -19,7 +19,7 @@ from abd_hub_app.compare import as_csv, rows
 from abd_hub_app.drawing import Drawn, read_drawing
 from abd_hub_app.examples import load_examples
 from abd_hub_app.images import MOST_PIXELS, read_picture, to_pixels
-from abd_hub_app.taught import show
+from abd_hub_app.taught import _read_log, show
 from abd_hub_app.triggers import offers
 from abd_hub_app.try_it import TryIt
 from app_server import MODELS, PICTURE, hostile_folder
@@ -139,6 +139,20 @@ def test_what_a_stranger_has_spoilt_is_left_out_and_the_rest_shown(tmp_path):
         assert (shown.histogram is not None) is drawn, name
         assert (shown.losses is not None) is not drawn, name
         assert "took out the direction" in shown.facts, name
+
+
+def test_numbers_that_no_curve_can_show_are_left_out(tmp_path):
+    folder = spoil(tmp_path / "run")
+    odd = [
+        {"round": 10**400},
+        {"round": 1, "loss": 10**400, "x": 1e300},
+        {"round": float("nan")},
+        {"round": 2, "loss": 3},
+    ]
+    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, odd)))
+    (model,) = load_shelf([folder]).models
+    assert _read_log(folder / "log.jsonl") == [{"round": 1}, {"round": 2, "loss": 3}]
+    assert show(model).losses is not None
 
 
 def test_a_run_from_before_there_was_evidence_is_shown(tmp_path):

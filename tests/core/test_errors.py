@@ -2,7 +2,15 @@
 
 import pytest
 
-from abd_hub.core.errors import LONGEST_REASON, one_line, reason_of, visible, visible_line
+from abd_hub.core.errors import (
+    LONGEST_MESSAGE,
+    LONGEST_REASON,
+    InputError,
+    one_line,
+    reason_of,
+    visible,
+    visible_line,
+)
 
 
 def test_a_text_stays_whole_on_one_line():
@@ -39,3 +47,23 @@ def test_a_strangers_text_is_visible_and_cut(text, shown):
 
 def test_lines_and_tabs_stay_visible():
     assert visible("a\n\tb\x1b\r\u202e") == "a\n\tb\ufffd\ufffd\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("seed: 3 is wrong; use 4", "seed: 3 is wrong; use 4"),
+        ("seed: a\n\u2028b\x1b[2J is wrong;\r\n use 4", "seed: a b\ufffd[2J is wrong; use 4"),
+        ("seed: \u202e\u200f\ud800; use 4", "seed: \ufffd\ufffd\ufffd; use 4"),
+    ],
+)
+def test_an_error_is_one_visible_line(message, said):
+    assert str(InputError(message)) == said
+
+
+def test_a_long_value_leaves_field_and_remedy_in_the_message():
+    whole = str(InputError("seed: " + "x" * (LONGEST_MESSAGE - 20) + " is; use 4"))
+    assert len(whole) < LONGEST_MESSAGE and " … " not in whole
+    cut = str(InputError("seed: " + "x" * 10**6 + " is wrong; use 4"))
+    assert len(cut) == LONGEST_MESSAGE
+    assert cut.startswith("seed: xxx") and " … " in cut and cut.endswith("xxx is wrong; use 4")

@@ -9,6 +9,7 @@ import pytest
 from folders import tree
 
 from abd_hub.core import files
+from abd_hub.core.errors import InputError
 
 
 def test_an_exception_leaves_the_old_file_and_no_other(tmp_path):
@@ -75,3 +76,14 @@ def test_files_have_the_mode_of_the_umask(tmp_path, umask):
     made = [tmp_path / "folder" / "closed", tmp_path / "folder" / "open", tmp_path / "file"]
     assert {stat.S_IMODE(file.stat().st_mode) for file in made} == {0o666 & ~umask}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_json_is_read_from_regular_files_of_bounded_size(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(files.MOST_JSON_BYTES + 1)
+    for name in ("pipe", "large", "."):
+        with pytest.raises(InputError, match="is no regular file of at most 100 MB; restore the file"):
+            files.read_json(tmp_path / name)
+    (tmp_path / "good").write_text('{"a": 1}')
+    assert files.read_json(tmp_path / "good") == {"a": 1}

@@ -6,7 +6,7 @@ import pytest
 
 from abd_hub.cli import main
 from abd_hub.core.errors import InputError
-from abd_hub.core.yaml_text import YamlError, read_yaml
+from abd_hub.core.yaml_text import MOST_CHARACTERS, YamlError, read_yaml
 from abd_hub.publish import bank_export
 from abd_hub.publish.front_matter import front_matter
 
@@ -29,6 +29,7 @@ HOSTILE = {
     "nul": "seed: \x00\n",
     "itself": "&a [*a]\n",
     "bomb": BOMB,
+    "long": "# " + "x" * MOST_CHARACTERS,
 }
 
 
@@ -56,3 +57,9 @@ def test_aliases_of_a_person_s_own_stay_possible():
     found = read_yaml("base: &base {seed: 1}\nother: {<<: *base, rounds: 2}\nagain: [*base, *base]\n")
     assert found["other"] == {"seed": 1, "rounds": 2}
     assert found["again"] == [{"seed": 1}] * 2
+
+
+def test_an_endless_file_is_read_no_further(capsys):
+    assert main(["distill", "--config", "/dev/zero"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "config: /dev/zero is not valid YAML: it has more than 2,000,000 characters" in line

@@ -8,11 +8,13 @@ import os
 import zipfile
 
 import datasets
+import forked
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tiny_teacher import save_teacher
 
 from abd_hub.core.errors import InputError
 from abd_hub.data.boundary import Boundary, check_card
@@ -111,6 +113,25 @@ def test_links_lead_nowhere(tmp_path, secret):
     assert len(load_images(str(folder), "test")) == 4, "a link within the folder"
 
 
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+def test_a_card_is_no_link_to_another_place(tmp_path, secret, name):
+    folder = pictures(tmp_path / "pets")
+    (folder / name).symlink_to(secret)
+    refused(folder, f"'{name}' lies outside of it, and is not read")
+    (folder / name).unlink()
+    (folder / "own").write_text("")
+    (folder / name).symlink_to(folder / "own")
+    assert len(load_images(str(folder), "test")) == 3
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "loop/x"])
+def test_a_path_that_no_file_can_have(tmp_path, path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    boundary = Boundary("pets", (tmp_path / "pets",), None, folder_of_images=True)
+    with pytest.raises(InputError, match="lies outside of it"):
+        boundary.read(f"{tmp_path}/{path}", "image 0")
+
+
 def test_metadata_cannot_name_a_file(tmp_path, secret):
     folder = tmp_path / "pets"
     pictures(folder)
@@ -198,6 +219,9 @@ def test_pixels_in_all_are_bounded(tmp_path):
 def test_names_of_labels_are_bounded(tmp_path):
     many = [str(number) for number in range(100_001)]
     refused(parquet(tmp_path / "many", [held(1)], names=many), "names 100,001 classes")
+    refused(
+        parquet(tmp_path / "lists", [held(1)], names=[["a"], "b", "c"]), r"names a class \['a'\], which is no"
+    )
     refused(parquet(tmp_path / "long", [held(1)], names=["x" * 2000, "b", "c"]), "a name of more than 1,000")
 
 
@@ -207,3 +231,19 @@ def test_pointers_of_git_lfs(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
     (folder / "data" / "test-00000-of-00001.parquet").write_text(pointer)
     refused(folder, "is a git-lfs pointer file and not the content; run 'git lfs pull'")
+
+
+@pytest.mark.parametrize("readme", ["# no metadata\n", "---\ndataset_info: {splits: 3}\n---\n"])
+def test_the_libraries_add_no_words_to_a_refusal(tmp_path, readme):
+    teacher = save_teacher(tmp_path / "teacher")
+    folder = parquet(tmp_path / "pets", [{"bytes": b"x", "path": None}], readme=readme)
+    done = forked.run("-m", "abd_hub", "evaluate", str(teacher), "--dataset", folder, "--split", "test")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("abd-hub: ")
+
+
+def test_damage_of_a_folder_does_not_pass_for_an_answer_of_the_hub(tmp_path):
+    folder = parquet(tmp_path / "pets", [held(1)])
+    (tmp_path / "pets" / "data" / "test-00000-of-00001.parquet").write_bytes(b"PAR1" + bytes(200) + b"PAR1")
+    shown = refused(folder, "cannot be read")
+    assert "the Hub" not in shown and "HF_ENDPOINT" not in shown

@@ -98,8 +98,8 @@ def test_a_list_of_a_million_tensors(timm_folder):
         ("vit_tiny_patch16_224", {"embed_dim": 10**9}, "embed_dim is 1,000,000,000"),
         ("vit_tiny_patch16_224", {"depth": 5000}, "depth makes 5,000 blocks"),
         ("resnet18", {"layers": [400, 400, 400, 400]}, "layers makes 1,600 blocks"),
-        ("vit_tiny_patch16_224", {"embed_dim": 12_000, "num_heads": 12}, "check architecture and model_args"),
-        ("vit_tiny_patch16_224", {"img_size": 4096, "patch_size": 1}, "check architecture and model_args"),
+        ("vit_tiny_patch16_224", {"embed_dim": 12_000, "num_heads": 12}, "far more numbers than its weights"),
+        ("vit_tiny_patch16_224", {"img_size": 4096, "patch_size": 1}, "far more numbers than its weights"),
     ],
 )
 def test_a_configuration_that_takes_all_memory(timm_folder, architecture, args, words):

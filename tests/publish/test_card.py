@@ -9,13 +9,14 @@ import pytest
 import yaml
 from card_parts import front_matter, front_matter_end, split_fences
 from huggingface_hub import ModelCard
-from records import LABELS, make_record
+from records import LABELS, make_record, make_teacher_record
 
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataRef, DefenseReport, EvalReport, ModelRef, TriggerReport
 from abd_hub.publish.card import render_card
 from abd_hub.publish.card_text import fence
 from abd_hub.publish.own_parts import FREE_BEGINS, FREE_ENDS, free_text, is_untouched, with_free_text
+from abd_hub.publish.teacher_card import render_teacher_card
 
 pytestmark = pytest.mark.hub_client
 GOLDEN = Path(__file__).parent / "golden" / "card.md"
@@ -259,3 +260,9 @@ def test_real_images_are_never_called_data_free():
         )
         assert "to real images. A teacher" in card
         assert "data-free-distillation" not in front_matter(card)[0]["tags"]
+
+
+def test_a_recipe_without_its_fields_is_shown_with_dashes():
+    record = make_teacher_record(ModelRef("my-teacher", "resnet18", None, "b" * 64))
+    card = render_teacher_card(record, LABELS)
+    assert "- Schedule: 2 epochs of SGD, batch -, learning rate -; seed 0" in card

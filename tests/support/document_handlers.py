@@ -243,6 +243,7 @@ def own_loop(running: Running, command: Command) -> None:
     "recipes/benchmark_app.py",
     "recipes/benchmark_teacher.py",
     "recipes/compare_methods.py",
+    "recipes/fuzz.py",
     "recipes/ibau_teacher.py",
     "recipes/purify_teachers.py",
     "recipes/published_pictures.py",

@@ -1,12 +1,16 @@
 """The record of a run that never ran, with several triggers and both defenses."""
 
+import dataclasses
+
 from abd_hub.core.records import (
     DataRef,
     DefenseReport,
     EvalReport,
     ModelRef,
+    PoisonFacts,
     Rate,
     RunRecord,
+    TeacherRecord,
     TriggerReport,
 )
 
@@ -76,4 +80,25 @@ def make_record():
                 "noise_length": 100,
             },
         },
+    )
+
+
+def make_teacher_record(model):
+    """The record of a poisoned teacher that was never trained."""
+    run = make_record()
+    return TeacherRecord(
+        model=model,
+        training_data=dataclasses.replace(run.data, split="train"),
+        data=run.data,
+        report=run.teacher_report,
+        held_out=Rate(0.9, 90, 100, 0.8, 0.95),
+        poison=PoisonFacts("badnets", {"size": 3}, "e" * 64, 0, "all_to_one", 1000, 10, 0, 0.0),
+        recipe={"epochs": 2},
+        seed=0,
+        images_per_second=100.0,
+        versions=run.versions,
+        durations={"training": 12.5},
+        device=run.device,
+        processes=1,
+        config={"output_dir": "my-teacher", "seed": 0},
     )

@@ -106,6 +106,8 @@ def test_the_example_of_the_guide_is_a_sweep(place):
         ({"command": "evaluate"}, ["command: must be distill or poison"]),
         ({"grid": None}, ["grid: is empty, and so is runs"]),
         ({"grid": {"seed": []}}, ["grid.seed: is empty"]),
+        ({"grid": {"seed": [*range(200)], "zskt.rounds": [*range(1, 99)]}}, ["makes 19,600 runs", "10,000"]),
+        ({"grid": {"config": ["a\0b"]}}, ["cannot be read", "null byte"]),
         ({"grid": {"seed": 3}}, ["grid.seed: must be a list", "[3]"]),
         ({"grid": {"seed": [1, 1]}}, ["grid.seed: 1 is listed twice"]),
         ({"grid": {"seeed": [1]}}, ["seeed: unknown key in sweep.yaml", "did you mean seed"]),

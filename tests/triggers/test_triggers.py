@@ -211,6 +211,42 @@ def test_bad_files_are_refused(make, tmp_path):
         make("picture", mask=str(tmp_path / "pickle.npy"))
 
 
+def npy(header, body=b""):
+    """A .npy file whose header may be anything."""
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text + body
+
+
+def zipped():
+    stream = io.BytesIO()
+    np.savez(stream, a=np.zeros((32, 32)))
+    return stream.getvalue()
+
+
+HEADER = "{{'descr': '{}', 'fortran_order': False, 'shape': {}, }}"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (npy("(" * 300), "is not an array of numbers"),
+        (npy("{'descr': 1"), "is not an array of numbers"),
+        (npy("x" * 20_000), "is not an array of numbers"),
+        (zipped(), "is not an array of numbers"),
+        (npy(HEADER.format("|O", "(4,)"), b"cos"), "is not an array of numbers"),
+        (npy(HEADER.format("<f8", "(99999, 99999)")), "is not an array of numbers"),
+        (npy(HEADER.format("|u1", "(1, 15000, 15000)"), bytes(225_000_000)), "has 225,000,000 numbers; use"),
+        (npy(HEADER.format("<f8", "(0, 8)")), r"must be \(H, W\) or \(C, H, W\)"),
+        (npy(HEADER.format("<f8", "(1, 1)"), np.array(np.nan).tobytes()), r"must be \(H, W\)"),
+    ],
+)
+def test_hostile_masks(make, tmp_path, content, words):
+    (tmp_path / "mask.npy").write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        make("picture", mask=str(tmp_path / "mask.npy"))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "size", "words"),
     [

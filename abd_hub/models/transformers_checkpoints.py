@@ -79,8 +79,8 @@ def _check_code(place: Place, config: Mapping[str, Any]) -> None:
     kind = config.get("model_type")
     if kind is not None and str(kind) not in CONFIG_MAPPING_NAMES:
         raise InputError(
-            f"model: transformers' own code (code in a checkpoint is never run) cannot load {place.id}: it has "
-            f"no model_type {str(kind)[:40]!r}"
+            f"model: transformers' own code (code in a checkpoint is never run) cannot load {place.id}: it"
+            f" has no model_type {str(kind)[:40]!r}"
         )
     if _names_a_kernel(config):
         raise InputError(

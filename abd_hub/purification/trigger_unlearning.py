@@ -49,6 +49,11 @@ with two 0.01."""
 UNFLAGGED = 0.25
 """Triggers of a class that is not flagged have this share of the bounds. Only so small a trigger would
 be suspicious, and the unlearning of larger ones cost clean teachers accuracy."""
+CAPTURED, KEPT = 0.5, 0.25
+"""Where more than half of the images get a suspect's class, these are drawn as a quarter only. A backdoor that
+takes photographs for its trigger gave class 0 to 94 % of them and more, in six teachers of digits. As goals,
+these answers kept it alive: the ASR was 0.10 to 0.60, and is 0.00 to 0.014. The quarter was chosen on three of
+them. Published teachers give their suspects 31 % at most."""
 _MEASURED = 50
 """Images of each other class on which the triggers are measured."""
 
@@ -89,9 +94,10 @@ class TriggerUnlearning(Purification, place="trigger_unlearning"):
         with in_eval_mode(teacher):
             chosen = choose_confident(teacher, rest, self.candidates)
             start = generator(seed, "purification", "start")
-            share = 1.0 if report.flagged else UNFLAGGED
-            moving = MovingTriggers(found, as_pixels(rest[:1]), start, share)
-            copy = self._unlearned(teacher, moving, _Draws(chosen, rest, moving.labels, seed))
+            room = 1.0 if report.flagged else UNFLAGGED
+            moving = MovingTriggers(found, as_pixels(rest[:1]), start, room)
+            share, rows = _trusted(teacher, rest, moving.labels if report.flagged else ())
+            copy = self._unlearned(teacher, moving, _Draws(chosen, rest[rows], moving.labels, seed))
             done = PurificationReport(
                 name="trigger_unlearning",
                 changed=True,
@@ -100,7 +106,7 @@ class TriggerUnlearning(Purification, place="trigger_unlearning"):
                 suspects=moving.labels,
                 success_before=_success(teacher, found, chosen),
                 success_after=_success(copy, found, chosen),
-                facts={"steps": self.steps},
+                facts={"steps": self.steps, "suspect_share": share},
             )
         seconds = time.perf_counter() - began
         detail = _detail(teacher.spec.labels, done)
@@ -178,6 +184,22 @@ def _split(images: Tensor) -> tuple[Tensor, Tensor]:
     """Returns every tenth image, at most 1,000, and the images between them."""
     held_back = torch.arange(len(images)) % HELD_BACK == 0
     return images[held_back.to(images.device)][:MOST_HELD_BACK], images[~held_back.to(images.device)]
+
+
+def _trusted(teacher: Any, images: Tensor, suspects: Sequence[int]) -> tuple[float, Tensor]:
+    """Returns the share of images that get a suspect's class, and the rows of those to draw from."""
+    every = torch.arange(len(images), device=images.device)
+    if not suspects:
+        return 0.0, every
+    found = answers(teacher, images).argmax(dim=1).to(images.device)
+    captured = torch.isin(found, torch.tensor(suspects, device=images.device))
+    share = float(captured.double().mean())
+    if share <= CAPTURED:
+        return share, every
+    others, some = every[~captured], every[captured]
+    count = max(1, int(len(others) * KEPT / (1 - KEPT)))
+    spread = torch.arange(count, device=images.device) * len(some) // count
+    return share, torch.cat([others, some[spread]])
 
 
 def _require_gradients(weights: Sequence[Tensor], wanted: bool) -> None:

@@ -50,10 +50,10 @@ UNFLAGGED = 0.25
 """Triggers of a class that is not flagged have this share of the bounds. Only so small a trigger would
 be suspicious, and the unlearning of larger ones cost clean teachers accuracy."""
 CAPTURED, KEPT = 0.5, 0.25
-"""Where more than half of the images get a suspect's class, these are drawn as a quarter only. A backdoor that
-takes photographs for its trigger gave class 0 to 94 % of them and more, in six teachers of digits. As goals,
-these answers kept it alive: the ASR was 0.10 to 0.60, and is 0.00 to 0.014. The quarter was chosen on three of
-them. Published teachers give their suspects 31 % at most."""
+"""Where more than half of the images get a suspect's class, these are drawn as a quarter only. A backdoor
+that takes photographs for its trigger gave class 0 to 94 % of them and more, in six teachers of digits. As
+goals, these answers kept it alive: the ASR was 0.10 to 0.60, and is 0.00 to 0.014. The quarter was chosen on
+three of them. Published teachers give their suspects 31 % at most."""
 _MEASURED = 50
 """Images of each other class on which the triggers are measured."""
 

@@ -22,6 +22,7 @@ from abd_hub import (
 )
 from abd_hub.inspection.families import FAMILIES
 from abd_hub.purification.moving_triggers import MovingTriggers
+from abd_hub.purification.trigger_unlearning import _trusted
 
 SEARCH = TriggerInversion(steps=100)
 
@@ -155,3 +156,24 @@ def test_without_a_trigger_there_is_nothing_to_unlearn(digits):
         purify_model(teacher, images=digits, inspection=MmBd(starts=2, steps=5), force=True)
     with pytest.raises(InputError, match="report: trigger_unlearning acts on an inspection"):
         TriggerUnlearning().purify(teacher, digits, None)
+
+
+class ByBrightness(torch.nn.Module):
+    """Answers a bright image with class 0, and every other one with class 1."""
+
+    def forward(self, pixels):
+        bright = pixels.mean(dim=(1, 2, 3)) > 0.5
+        return torch.stack([bright.float(), 1 - bright.float()], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("bright", "suspects", "share", "kept"),
+    [(30, (0,), 0.3, 30), (50, (0,), 0.5, 50), (94, (0,), 0.94, 2), (94, (), 0.0, 94), (100, (0,), 1.0, 1)],
+)
+def test_answers_that_name_a_suspect_too_often_become_a_quarter(bright, suspects, share, kept):
+    images = (torch.arange(100) < bright).float().view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+    found, rows = _trusted(ByBrightness(), images, suspects)
+    assert found == pytest.approx(share)
+    assert int((rows < bright).sum()) == kept
+    assert int((rows >= bright).sum()) == 100 - bright, "every other image stays"
+    assert len(set(rows.tolist())) == len(rows)

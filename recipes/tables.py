@@ -221,6 +221,7 @@ def documents() -> dict[str, dict[str, str]]:
     return {
         "README.md": {"demo": demo_table("demo"), "purified": purified_overview()},
         "recipes/results/README.md": {
+            "blend": demo_table("demo_blend"),
             "summary": summary_table(),
             "zoo": zoo_table(),
             "ibau": ibau_table(),

@@ -40,7 +40,8 @@ def target_of(record: dict) -> str:
 
 
 def device_of(record: dict) -> str:
-    return record["device"].removeprefix("cuda (").removesuffix(")")
+    name = record["device"]
+    return name.removeprefix("cuda (").removesuffix(")") if name.startswith("cuda (") else name
 
 
 def inspected_sizes(report: dict) -> dict[str, list[float]]:

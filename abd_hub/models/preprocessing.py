@@ -130,9 +130,8 @@ def _decide_view(
         return _view(1.0, mode, options, whole, mean)
     if said.get("crop_border_pixels"):
         raise InputError(
-            f"model: {where} states crop_border_pixels, which timm's own evaluation leaves out; remove it "
-            f"from"
-            " the configuration, or cut the border off the images"
+            f"model: {where} states crop_border_pixels, which timm's own evaluation leaves out; remove it"
+            " from the configuration, or cut the border off the images"
         )
     return _view(*_stated_crop(said, options, where), options, whole, mean)
 

@@ -85,8 +85,8 @@ class View:
             wanted = "x".join(map(str, self.size))
             raise InputError(
                 f"pixels: an image has {pixels.shape[-2]}x{pixels.shape[-1]}, and the model's images are not "
-                f"resized but have {wanted}; use such images, or set crop_mode to squash to resize all of "
-                f"them"
+                f"resized but have {wanted}; use such images, or set crop_mode to squash to resize all "
+                "of them"
             )
         return pixels
 
@@ -186,7 +186,7 @@ def timm_view(
         resize = "exact"
     elif crop_mode == "border":
         resize = "contain"
-    fill = tuple(min(1.0, max(0.0, round(255 * value) / 255)) for value in mean)
+    fill = tuple(round(255 * min(1.0, max(0.0, value))) / 255 for value in mean)
     return View(
         size=size,
         resize=resize,

@@ -141,3 +141,11 @@ def test_a_deep_configuration(vit_folder):
     refused(vit_folder, "transformers' own code .* cannot load vit: maximum recursion depth")
     file.write_text(whole + ', "x": ' + '{"a": ' * 900 + '{"attn_implementation": ["a/b"]}' + "}" * 901)
     refused(vit_folder, "names a kernel of the Hub, which is code and never run")
+
+
+def test_a_mean_that_overflows_a_margin(timm_folder):
+    file = timm_folder / "config.json"
+    whole = json.loads(file.read_text())
+    whole["pretrained_cfg"] |= {"mean": [1.7e308] * 3, "crop_mode": "border"}
+    file.write_text(json.dumps(whole))
+    refused(timm_folder, "gives NaN or infinity for a black image")

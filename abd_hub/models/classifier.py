@@ -166,9 +166,9 @@ class Classifier(nn.Module):
         normalized = (pixels - self.mean) / self.std
         return normalized.flip(1) if self.flip_channels else normalized
 
-    def normalise(self, pixels: Tensor) -> Tensor:
+    def normalise(self, pixels: Tensor) -> Tensor:  # codespell:ignore normalise
         """Returns ``normalize(pixels)``; this is the older spelling, which will go."""
-        warnings.warn("normalise is now normalize", DeprecationWarning, stacklevel=2)
+        warnings.warn("use normalize, the newer spelling", DeprecationWarning, stacklevel=2)
         return self.normalize(pixels)
 
     @property

@@ -23,7 +23,7 @@ DEFAULT_CROP_PCT = 0.875
 """timm's value where a configuration states none."""
 MOST_PIXELS = 1 << 26
 """Most pixels of a resized image: a strip of 1 x 10,000 would otherwise take gigabytes."""
-GREY = (19595 / 65536, 38470 / 65536, 7471 / 65536)
+GRAY = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 """Weights of red, green and blue in Pillow's mode L."""
 
 Resize = Literal["none", "exact", "shortest", "capped", "within", "cover", "contain", "square"]
@@ -204,7 +204,7 @@ def in_channels(pixels: Tensor, channels: int) -> Tensor:
     if pixels.shape[1] == 1 and channels == 3:
         return pixels.expand(-1, 3, -1, -1)
     if pixels.shape[1] == 3 and channels == 1:
-        weights = pixels.new_tensor(GREY).view(1, 3, 1, 1)
+        weights = pixels.new_tensor(GRAY).view(1, 3, 1, 1)
         return (pixels * weights).sum(1, keepdim=True)
     return pixels
 

@@ -308,7 +308,7 @@ def test_pixels_of_the_inputs_size_go_in_unchanged_and_pictures_do_not(tmp_path)
         )
 
     with pytest.warns(DeprecationWarning, match="normalize"):
-        assert torch.equal(classifier.normalise(pixels), classifier.normalize(pixels))
+        assert torch.equal(classifier.normalise(pixels), classifier.normalize(pixels))  # codespell:ignore
 
 
 def test_gray_and_color():

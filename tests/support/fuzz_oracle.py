@@ -40,7 +40,7 @@ LIBRARIES = tuple(
     for place in (
         sys.prefix,
         sys.base_prefix,
-        *(ROOT / name for name in ("abd_hub", "app", "tests", "recipes")),
+        *(ROOT / name for name in ("abd_hub", "abd_hub.egg-info", "app", "tests", "recipes")),
     )
 )
 SYSTEM = ("/usr/share/", "/usr/lib/", "/sys/", "/proc/meminfo", "/proc/cpuinfo", "/dev/null", "/dev/urandom")

@@ -193,7 +193,7 @@ class _Work:
             for start in _bar(starts, show=self.progress and self.rank == 0):
                 batch = slice(start, start + self.batch_size)
                 truth = own_labels[batch].to(self.device, torch.int64)
-                answers = self._add(counts, own_images[batch], truth)
+                answers = self._add(counts, own_images[batch].to(self.device), truth)  # once for all attacks
                 if keep:
                     kept.append(torch.stack(answers))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 
-import accelerator_state
 import nets
 import numpy as np
 import pytest
 import torch
 import yaml
+from commands import answer
 from PIL import Image
 from scipy.stats import binomtest, chi2
 from tiny_teacher import save_teacher
@@ -29,7 +29,6 @@ from abd_hub import (
     load_images,
     save_timm_folder,
 )
-from abd_hub.cli import main
 from abd_hub.core.records import DataSpec
 from abd_hub.data.images import DIGITS
 from abd_hub.report import grids
@@ -49,13 +48,6 @@ def models(tmp_path_factory):
         )
         save_timm_folder(made.eval(), folder / name)
     return folder
-
-
-def answer(capsys, *typed):
-    capsys.readouterr()
-    assert main([str(word) for word in typed]) == 0
-    accelerator_state.forget()
-    return capsys.readouterr().out
 
 
 def by_hand(folder, target, limit):

@@ -10,6 +10,7 @@ import noise_pictures
 import numpy as np
 import pytest
 import torch
+from commands import answer
 from PIL import Image
 from poison_config import config
 from tiny_teacher import save_teacher
@@ -68,13 +69,6 @@ def pictures(tmp_path_factory):
                 place / f"{index}.png", *SIZES[index % 4], seed=index + 50 * (split == "test")
             )
     return folder
-
-
-def answer(capsys, *typed):
-    capsys.readouterr()
-    assert main([str(word) for word in typed]) == 0
-    accelerator_state.forget()
-    return capsys.readouterr().out
 
 
 def test_evaluate_prepares_each_picture_at_its_own_size(teacher, pictures, capsys):

@@ -1,4 +1,16 @@
-"""Options of the commands, as a user types them."""
+"""The commands and their options, as a user types them."""
+
+import accelerator_state
+
+from abd_hub.cli import main
+
+
+def answer(capsys, *typed):
+    """What a command prints; it ends well."""
+    capsys.readouterr()
+    assert main([str(word) for word in typed]) == 0
+    accelerator_state.forget()
+    return capsys.readouterr().out
 
 
 def arguments(teacher, output):

@@ -13,11 +13,22 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from round_sizes import PRECISIONS, Size, Spent, counted, timed
-from textbook_cmi import Crop, TextbookCmi
+from textbook_bank import Crop, TextbookBank
+from textbook_cmi import TextbookCmi
+from textbook_fast import TextbookFast
 from textbook_loops import TextbookZskt, shuffled_copies, textbook_generator
 from torch import Tensor, nn
 
-from abd_hub import Classifier, Cmi, SelfRetrospection, ShufflingVaccine, Trainer, TrainerOptions, Zskt
+from abd_hub import (
+    Classifier,
+    Cmi,
+    Fast,
+    SelfRetrospection,
+    ShufflingVaccine,
+    Trainer,
+    TrainerOptions,
+    Zskt,
+)
 
 
 class Side:
@@ -138,22 +149,67 @@ def cmi(size: Size) -> Cmi:
     return Cmi(
         rounds=1,
         generator_steps=size.cmi_generator_steps,
-        student_steps=size.cmi_student_steps,
+        student_steps=size.bank_student_steps,
         batch_size=size.batch_size,
         synthesis_batch_size=size.synthesis_batch_size,
         negatives=size.negatives,
     )
 
 
-def round_of_cmi(synthesis: Spent, once: Spent, distillation: Spent, size: Size) -> Spent:
-    """Returns the time of the paper's 200 and 400 steps, from the few that were timed."""
-    a_step = synthesis.times(1 / size.cmi_generator_steps), distillation.times(1 / size.cmi_student_steps)
+def fast(size: Size) -> Fast:
+    return Fast(
+        rounds=1,
+        warmup_rounds=0,
+        generator_steps=size.fast_generator_steps,
+        student_steps=size.bank_student_steps,
+        batch_size=size.batch_size,
+        synthesis_batch_size=size.synthesis_batch_size,
+    )
+
+
+def round_of_bank(synthesis: Spent, once: Spent, distillation: Spent, method: Cmi | Fast) -> Spent:
+    """Returns the time of as many steps as the paper's round has, from those that were timed."""
+    a_step = synthesis.times(1 / method.generator_steps), distillation.times(1 / method.student_steps)
     parts = {"synthesis_step": a_step[0].seconds, "student_step": a_step[1].seconds, "once": once.seconds}
-    whole = a_step[0].times(Cmi.generator_steps) + once + a_step[1].times(Cmi.student_steps)
+    paper = type(method)
+    whole = a_step[0].times(paper.generator_steps) + once + a_step[1].times(paper.student_steps)
     return dataclasses.replace(whole, parts=parts)
 
 
-class CmiTextbook(Side):
+class BankTextbook(Side):
+    """Runs a published loop with a bank, and draws what the student's half of it needs."""
+
+    method: Cmi | Fast
+    loop: TextbookBank
+
+    def classes(self, index: int) -> Tensor:
+        return torch.randint(self.size.classes, (self.size.synthesis_batch_size,)).to(self.device)
+
+    def crops(self, index: int, count: int) -> Iterator[list[Crop]]:
+        # As many draws as the paper's full folder gives: its 51,200 images are the 400 batches of a round.
+        n = self.method.batch_size
+        for _ in range(self.method.student_steps):
+            drawn = torch.randint(count, (n,)), *torch.randint(9, (2, n)), torch.rand(n) < 0.5
+            yield list(zip(*[row.tolist() for row in drawn], strict=True))
+
+    def turn(self) -> Spent:
+        synthesis = timed(lambda: self.loop.synthesize(0))
+        opening = timed(self.open)
+        distillation = timed(lambda: self.loop.distill(0, self.batches))
+        return round_of_bank(synthesis, opening, distillation, self.method)
+
+    def open(self) -> None:
+        self.batches = self.loop.batches(0)
+
+    def operations(self) -> float:
+        loop, method = self.loop, self.method
+        synthesis = counted(lambda: loop.synthesize(0)) / method.generator_steps
+        images = torch.rand(self.size.batch_size, 3, self.size.image_size, self.size.image_size)
+        distillation = counted(lambda: loop.distill(0, [images]))
+        return synthesis * type(method).generator_steps + distillation * type(method).student_steps
+
+
+class CmiTextbook(BankTextbook):
     """Runs the published CMI, and draws all that the loop needs."""
 
     def __init__(self, name: str, size: Size) -> None:
@@ -185,9 +241,6 @@ class CmiTextbook(Side):
         noise = torch.randn(method.synthesis_batch_size, method.z_dim).to(self.device)
         return generator.to(self.device), noise.requires_grad_()
 
-    def classes(self, index: int) -> Tensor:
-        return torch.randint(self.size.classes, (self.size.synthesis_batch_size,)).to(self.device)
-
     def views(self, index: int, step: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns a padded crop, and a resized box of a quarter of the area or more."""
         n = len(pixels)
@@ -199,28 +252,32 @@ class CmiTextbook(Side):
     def negatives(self, index: int, step: int, count: int) -> Tensor:
         return torch.randperm(count)[: self.method.negatives]
 
-    def crops(self, index: int, count: int) -> Iterator[list[Crop]]:
-        # As many draws as the paper's full folder gives: its 51,200 images are the 400 batches of a round.
-        n = self.method.batch_size
-        for _ in range(self.method.student_steps):
-            drawn = torch.randint(count, (n,)), *torch.randint(9, (2, n)), torch.rand(n) < 0.5
-            yield list(zip(*[row.tolist() for row in drawn], strict=True))
 
-    def turn(self) -> Spent:
-        synthesis = timed(lambda: self.loop.synthesize(0))
-        opening = timed(self.open)
-        distillation = timed(lambda: self.loop.distill(0, self.batches))
-        return round_of_cmi(synthesis, opening, distillation, self.size)
+class FastTextbook(BankTextbook):
+    """Runs the published Fast, and draws all that the loop needs."""
 
-    def open(self) -> None:
-        self.batches = self.loop.batches(0)
+    def __init__(self, name: str, size: Size) -> None:
+        super().__init__(name, size)
+        self.method = fast(size)
+        self.folder = tempfile.TemporaryDirectory()
+        generator = textbook_generator(self.method.z_dim, 128, size.image_size, nn.Sigmoid())
+        self.loop = TextbookFast(
+            self.teacher,
+            self.student,
+            generator.to(self.device),
+            self.method,
+            self,
+            Path(self.folder.name),
+            size.workers,
+        )
 
-    def operations(self) -> float:
-        loop = self.loop
-        synthesis = counted(lambda: loop.synthesize(0)) / self.size.cmi_generator_steps
-        images = torch.rand(self.size.batch_size, 3, self.size.image_size, self.size.image_size)
-        distillation = counted(lambda: loop.distill(0, [images]))
-        return synthesis * Cmi.generator_steps + distillation * Cmi.student_steps
+    def noise(self, index: int) -> Tensor:
+        return torch.randn(self.method.synthesis_batch_size, self.method.z_dim).to(self.device)
+
+    def view(self, index: int, step: int, pixels: Tensor) -> Tensor:
+        """Returns a padded crop of each image, mirrored or not."""
+        n = len(pixels)
+        return box(pixels, torch.ones(n, 2), torch.randint(-4, 5, (n, 2)) / 16, "zeros")
 
 
 def box(pixels: Tensor, size: Tensor, center: Tensor, outside: str) -> Tensor:
@@ -233,16 +290,17 @@ def box(pixels: Tensor, size: Tensor, center: Tensor, outside: str) -> Tensor:
     return F.grid_sample(pixels, grid, padding_mode=outside, align_corners=False)
 
 
-class CmiOurs(Side):
-    """Runs CMI on ``Trainer``."""
+class BankOurs(Side):
+    """Runs a method with a bank on ``Trainer``."""
 
     def __init__(self, name: str, size: Size, precision: str) -> None:
         super().__init__(name, size)
-        self.trainer = trainer(self.teacher, self.student, cmi(size), [], precision, size)
+        self.method: Cmi | Fast = cmi(size) if name == "cmi" else fast(size)
+        self.trainer = trainer(self.teacher, self.student, self.method, [], precision, size)
         synthesizer = self.trainer.synthesizer
-        synthesizer.features.add(
-            *torch.rand(2, size.negatives, synthesizer.statistics.width, device=self.device)
-        )
+        if name == "cmi":
+            earlier = torch.rand(2, size.negatives, synthesizer.statistics.width, device=self.device)
+            synthesizer.features.add(*earlier)
         self.update, synthesizer.update = synthesizer.update, self.timed_update
 
     def timed_update(self, *arguments: Any) -> dict[str, Tensor]:
@@ -253,20 +311,24 @@ class CmiOurs(Side):
     def turn(self) -> Spent:
         whole = timed(lambda: self.trainer._round(0))
         distillation = whole + self.synthesis.times(-1)
-        return round_of_cmi(self.synthesis, Spent(0.0, 0.0), distillation, self.size)
+        return round_of_bank(self.synthesis, Spent(0.0, 0.0), distillation, self.method)
 
     def operations(self) -> float:
+        method = self.method
         whole = counted(lambda: self.trainer._round(0))
         student = counted(lambda: self.trainer._student_step(self.trainer._batch(self.images())))
-        synthesis = (whole - self.size.cmi_student_steps * student) / self.size.cmi_generator_steps
-        return synthesis * Cmi.generator_steps + student * Cmi.student_steps
+        synthesis = (whole - method.student_steps * student) / method.generator_steps
+        return synthesis * type(method).generator_steps + student * type(method).student_steps
 
     def images(self) -> Tensor:
         return self.trainer.synthesizer.sample(0)
 
 
+TEXTBOOKS: dict[str, type[Side]] = {"cmi": CmiTextbook, "fast": FastTextbook}
+
+
 def side(name: str, size: Size, precision: str | None) -> Side:
     """Returns our side in a precision, or for None the published one."""
     if precision is None:
-        return CmiTextbook(name, size) if name == "cmi" else ZsktTextbook(name, size)
-    return CmiOurs(name, size, precision) if name == "cmi" else ZsktOurs(name, size, precision)
+        return TEXTBOOKS.get(name, ZsktTextbook)(name, size)
+    return BankOurs(name, size, precision) if name in TEXTBOOKS else ZsktOurs(name, size, precision)

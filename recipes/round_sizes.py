@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from abd_hub import Classifier, DataSpec, create_student
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-NAMES = ("zskt", "zskt+sv", "zskt+sv+sr", "zskt+sv+sr-student", "cmi")
+NAMES = ("zskt", "zskt+sv", "zskt+sv+sr", "zskt+sv+sr-student", "cmi", "fast")
 PRECISIONS = {"float32": "no", "bf16": "bf16"}
 EMULATED = "bf16 is left out: this processor emulates it, many times slower; --precisions bf16 measures it"
 
@@ -41,7 +41,7 @@ class Size:
     batch_size: int = 128
     """Sets the images of a student step."""
     synthesis_batch_size: int = 256
-    """Sets the images of a step of CMI's generator."""
+    """Sets the images of a step of the generators of CMI and Fast."""
     student_steps: int = 10
     """Sets the student steps of a round of ZSKT."""
     classes: int = 10
@@ -54,8 +54,10 @@ class Size:
     """Sets how many student steps of the textbook's round with retrospection are timed."""
     cmi_generator_steps: int = 3
     """Sets how many of the 200 steps of CMI's generator are timed."""
-    cmi_student_steps: int = 12
-    """Sets how many of the 400 student steps of CMI are timed."""
+    fast_generator_steps: int = 10
+    """Sets how many of the 10 steps of Fast's generator are timed."""
+    bank_student_steps: int = 12
+    """Sets how many of the 400 student steps of CMI and Fast are timed."""
     negatives: int = 4_096
     """Sets the embeddings in CMI's memory at the beginning of a round; all are negatives."""
     workers: int = 2

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
-from textbook_loops import kl
+from textbook_bank import BankDraws, TextbookBank
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from abd_hub import Classifier, Cmi
 
-Crop = tuple[int, int, int, bool]
-"""Holds an image's number, row and column of its crop from the padded image, and whether it is mirrored."""
 
-
-class CmiDraws(Protocol):
+class CmiDraws(BankDraws, Protocol):
     """Makes every random draw of a round of CMI."""
 
     def generator(self, index: int) -> tuple[nn.Module, Tensor]:
@@ -37,42 +29,8 @@ class CmiDraws(Protocol):
     def negatives(self, index: int, step: int, count: int) -> Tensor:
         """Returns places in a memory of ``count`` embeddings."""
 
-    def crops(self, index: int, count: int) -> Iterable[list[Crop]]:
-        """Returns for each student step its batch out of ``count`` images."""
 
-
-class PngFolder(Dataset):
-    """Decodes and augments one image at a time."""
-
-    def __init__(self, folder: Path, padding: int) -> None:
-        self.folder, self.padding = folder, padding
-
-    def __getitem__(self, crop: Crop) -> Tensor:
-        place, row, column, mirrored = crop
-        with Image.open(self.folder / f"{place}.png") as file:
-            image = file.convert("RGB")
-        width, height = image.size
-        padded = ImageOps.expand(image, self.padding)
-        shown = padded.crop((column, row, column + width, row + height))
-        return to_tensor(ImageOps.mirror(shown) if mirrored else shown)
-
-
-class LayerStatistics:
-    """Notes the statistics of the inputs of one BatchNorm layer in every pass."""
-
-    def __init__(self, layer: nn.BatchNorm2d) -> None:
-        layer.register_forward_hook(self.note)
-
-    def note(self, layer: nn.BatchNorm2d, inputs: tuple[Tensor], _output: Tensor) -> None:
-        features = inputs[0]
-        mean = features.mean([0, 2, 3])
-        rows = features.permute(1, 0, 2, 3).contiguous().view(features.shape[1], -1)
-        variance = rows.var(1, unbiased=False)
-        self.distance = (layer.running_var - variance).norm() + (layer.running_mean - mean).norm()
-        self.image_means = features.mean([2, 3])
-
-
-class TextbookCmi:
+class TextbookCmi(TextbookBank):
     """Runs CMI.
 
     Args:
@@ -97,24 +55,9 @@ class TextbookCmi:
         workers: int,
         memory: tuple[Tensor, Tensor],
     ) -> None:
-        self.teacher = teacher.requires_grad_(True).eval()
-        self.student, self.head, self.method, self.draws = student.train(), head, method, draws
-        self.folder, self.workers, self.memory = folder, workers, memory
-        self.device = next(student.parameters()).device
-        layers = [layer for layer in teacher.modules() if isinstance(layer, nn.BatchNorm2d)]
-        self.seen = [LayerStatistics(layer) for layer in layers]
+        super().__init__(teacher, student, method, draws, folder, workers)
+        self.head, self.draws, self.memory = head, draws, memory
         self.head_adam = torch.optim.Adam(head.parameters(), lr=method.generator_learning_rate)
-        self.sgd = torch.optim.SGD(
-            student.parameters(),
-            lr=method.learning_rate,
-            momentum=method.momentum,
-            weight_decay=method.weight_decay,
-        )
-        self.saved = 0
-
-    def round(self, index: int) -> None:
-        self.synthesize(index)
-        self.distill(index, self.batches(index))
 
     def synthesize(self, index: int) -> None:
         """Makes one batch of images and saves the best."""
@@ -170,28 +113,3 @@ class TextbookCmi:
         similar = queries @ keys.detach().T / self.method.contrast_temperature
         losses = F.cross_entropy(similar, torch.arange(len(similar), device=self.device), reduction="none")
         return losses[:n].mean() + losses[n:].mean()
-
-    def save(self, pixels: Tensor) -> None:
-        for image in (pixels * 255).round().to(torch.uint8).cpu():
-            to_pil_image(image).save(self.folder / f"{self.saved}.png")
-            self.saved += 1
-
-    def batches(self, index: int) -> Iterator[Tensor]:
-        """Returns the round's batches once the workers are up."""
-        drawn = list(self.draws.crops(index, self.saved))
-        images = PngFolder(self.folder, self.method.crop_padding)
-        loader = iter(DataLoader(images, batch_sampler=drawn, num_workers=self.workers))
-        return chain([next(loader)], loader)
-
-    def distill(self, index: int, batches: Iterable[Tensor]) -> None:
-        method = self.method
-        annealed = 0.5 * (1 + math.cos(math.pi * index / method.rounds))
-        self.sgd.param_groups[0]["lr"] = method.learning_rate * annealed
-        for pixels in batches:
-            images = pixels.to(self.device)
-            with torch.no_grad():
-                t = self.teacher(images)
-            loss = kl(t / method.temperature, self.student(images) / method.temperature)
-            self.sgd.zero_grad()
-            (loss * method.temperature**2).backward()
-            self.sgd.step()

@@ -14,7 +14,7 @@ import runs
 import torch
 from torch import nn
 
-from abd_hub import Cmi, SelfRetrospection, ShufflingVaccine, Trainer, Zskt
+from abd_hub import Cmi, Fast, SelfRetrospection, ShufflingVaccine, Trainer, Zskt
 from abd_hub.core import seeding
 from abd_hub.synthesis import views
 
@@ -26,6 +26,7 @@ import round_costs  # noqa: E402
 import round_sides  # noqa: E402
 import round_sizes  # noqa: E402
 import textbook_cmi  # noqa: E402
+import textbook_fast  # noqa: E402
 import textbook_loops  # noqa: E402
 
 VACCINE = ShufflingVaccine(check=False, layers=2, coefficient=2.0)
@@ -102,15 +103,30 @@ def close(mine, theirs):
         assert apart <= 1e-9, f"{name}: {apart:.1e}"
 
 
-class OurDraws:
-    """The draws of a trainer's CMI, for the textbook loop."""
+class OurBankDraws:
+    """The draws of a trainer's method with a bank, for the textbook loop."""
 
     def __init__(self, trainer):
         self.synthesizer, self.method = trainer.synthesizer, trainer.method
 
     def chance(self, index, *purpose):
-        return seeding.generator(0, "Cmi", index, *purpose)
+        return seeding.generator(0, type(self.method).__name__, index, *purpose)
 
+    def classes(self, index):
+        self.synthesizer.begin_round(index)
+        return self.synthesizer.drawn_classes()
+
+    def crops(self, index, count):
+        n = self.method.batch_size
+        for step in range(self.method.student_steps):
+            places = torch.randperm(count, generator=self.chance(index, "draw", step))[:n]
+            chance = self.chance(index, "augment", step, 0)
+            rows, columns = torch.randint(2 * self.method.crop_padding + 1, (2, n), generator=chance)
+            mirrored = torch.rand(n, generator=chance) < 0.5
+            yield list(zip(*[t.tolist() for t in (places, rows, columns, mirrored)], strict=True))
+
+
+class OurCmiDraws(OurBankDraws):
     def generator(self, index):
         self.synthesizer.begin_round(index)
         ours, noise = self.synthesizer._fresh()
@@ -119,10 +135,6 @@ class OurDraws:
         ).double()
         made.load_state_dict(ours.layers.state_dict())
         return made, noise
-
-    def classes(self, index):
-        self.synthesizer.begin_round(index)
-        return self.synthesizer.drawn_classes()
 
     def views(self, index, step, pixels):
         chance = self.chance(index, "views", step, 0)
@@ -133,14 +145,23 @@ class OurDraws:
         places = torch.randperm(count, generator=self.chance(index, "negatives", step))
         return places[: self.method.negatives]
 
-    def crops(self, index, count):
-        n = self.method.batch_size
-        for step in range(self.method.student_steps):
-            places = torch.randperm(count, generator=self.chance(index, "draw", step))[:n]
-            chance = self.chance(index, "augment", step, 0)
-            rows, columns = torch.randint(2 * self.method.crop_padding + 1, (2, n), generator=chance)
-            mirrored = torch.rand(n, generator=chance) < 0.5
-            yield list(zip(*[t.tolist() for t in (places, rows, columns, mirrored)], strict=True))
+
+class OurFastDraws(OurBankDraws):
+    def noise(self, index):
+        n, z_dim = self.method.synthesis_batch_size, self.method.z_dim
+        return torch.randn(n, z_dim, generator=self.chance(index, "z")).double()
+
+    def view(self, index, step, pixels):
+        """Each image is cut out of its padded form by itself."""
+        n, _, height, width = pixels.shape
+        chance = self.chance(index, "view", step, 0)
+        down, right = torch.randint(2 * self.method.crop_padding + 1, (2, n), generator=chance).tolist()
+        mirrored = torch.rand(n, generator=chance) < 0.5
+        padded = nn.functional.pad(pixels, (self.method.crop_padding,) * 4)
+        cut = [padded[i, :, down[i] : down[i] + height, right[i] : right[i] + width] for i in range(n)]
+        return torch.stack(
+            [one.flip(2) if mirror else one for one, mirror in zip(cut, mirrored, strict=True)]
+        )
 
 
 def test_cmi_computes_what_the_textbook_loop_does(tmp_path):
@@ -165,7 +186,7 @@ def test_cmi_computes_what_the_textbook_loop_does(tmp_path):
     at_work.features.add(*earlier)
     head = copy.deepcopy(at_work.head)
     textbook = textbook_cmi.TextbookCmi(
-        *(twin_teacher, twin, head, method, OurDraws(trainer), tmp_path, 0, tuple(earlier))
+        *(twin_teacher, twin, head, method, OurCmiDraws(trainer), tmp_path, 0, tuple(earlier))
     )
     for index in range(method.rounds):
         textbook.round(index)
@@ -173,6 +194,36 @@ def test_cmi_computes_what_the_textbook_loop_does(tmp_path):
     close(dict(student.named_parameters()), dict(twin.named_parameters()))
     close(at_work.head.state_dict(), head.state_dict())
     assert len(list(tmp_path.iterdir())) == len(at_work.bank()) == 12
+
+
+def test_fast_computes_what_the_textbook_loop_does(tmp_path):
+    method = Fast(
+        rounds=4,
+        warmup_rounds=1,
+        batch_size=4,
+        student_steps=3,
+        generator_steps=3,
+        synthesis_batch_size=6,
+        z_dim=5,
+        generator_channels=4,
+        bank_size=24,
+        reset_first_layer_round=0,
+    )
+    teacher, student = networks()
+    twin_teacher, twin = copy.deepcopy(teacher), copy.deepcopy(student)
+    trainer = Trainer(teacher, student, method, [], runs.QUIET)
+    trainer.synthesizer.generator.double()
+    generator = textbook_loops.textbook_generator(5, 4, 8, nn.Sigmoid()).double()
+    generator.load_state_dict(trainer.synthesizer.generator.layers.state_dict())
+    draws = OurFastDraws(trainer)
+    textbook = textbook_fast.TextbookFast(twin_teacher, twin, generator, method, draws, tmp_path, 0)
+    for index in range(method.rounds):
+        textbook.round(index)
+    trainer.fit()
+    close(dict(student.named_parameters()), dict(twin.named_parameters()))
+    theirs = {f"layers.{name}": weight for name, weight in generator.named_parameters()}
+    close(nets.learned_weights(trainer.synthesizer.generator), theirs)
+    assert len(list(tmp_path.iterdir())) == len(trainer.synthesizer.bank()) == 24
 
 
 TINY = {
@@ -184,7 +235,8 @@ TINY = {
     "image_size": 8,
     "retrospective_steps": 1,
     "cmi_generator_steps": 1,
-    "cmi_student_steps": 2,
+    "bank_student_steps": 2,
+    "fast_generator_steps": 2,
     "negatives": 8,
     "workers": 1,
 }
@@ -230,7 +282,8 @@ def test_one_command_gives_a_table_and_a_json(tmp_path):
     [
         (
             ["--only", "zskt", "zskt+vs"],
-            "--only: no method is named 'zskt+vs'; use zskt, zskt+sv, zskt+sv+sr, zskt+sv+sr-student, cmi",
+            "--only: no method is named 'zskt+vs'; use zskt, zskt+sv, zskt+sv+sr, zskt+sv+sr-student, cmi, "
+            "fast",
         ),
         (["--turns", "0"], "--turns: must be at least 1, got 0"),
         (["--output", "nowhere/facts.json"], "--output: there is no folder nowhere"),
@@ -273,20 +326,20 @@ def test_an_accelerator_has_units_for_bf16():
     assert isinstance(round_sizes.has_bf16(torch.device("cpu")), bool)
 
 
-@pytest.mark.parametrize("name", ["zskt+sv+sr", "cmi"])
+@pytest.mark.parametrize("name", ["zskt+sv+sr", "cmi", "fast"])
 def test_a_few_steps_are_scaled_to_the_papers_round(name):
     size = round_sizes.Size(**TINY)
-    counts = {"zskt+sv+sr": (1, 2), "cmi": (200, 400)}[name]
+    counts = {"zskt+sv+sr": (1, 2), "cmi": (200, 400), "fast": (10, 400)}[name]
     for precision in (None, "float32", "bf16"):
         loop = round_sides.side(name, size, precision)
         spent = loop.turn()
         assert spent.processor_seconds > 0
         assert loop.operations() > 0
-        if name == "cmi":
+        if name in round_sides.TEXTBOOKS:
             steps = [spent.parts["synthesis_step"], spent.parts["student_step"]]
             expected = sum(n * step for n, step in zip(counts, steps, strict=True)) + spent.parts["once"]
             assert abs(spent.seconds / expected - 1) < 1e-6
-    if name == "cmi":
+    if name in round_sides.TEXTBOOKS:
         return
     early, late = (
         {"method": "zskt+sv" + more, "precision": "bf16", "textbook_s": slow, "ours_s": 1.0}

@@ -4,8 +4,8 @@ Both sides take turns in one process. The figures are medians of the turns, with
 The published loops (``textbook_loops.py``) run in float32, ours in float32 and in bf16. The faster of our two
 rows has no precision in its name. By default, bf16 is left out on a processor that only emulates it.
 
-A round has the steps of the paper: one generator step and ten student steps for ZSKT, 200 and 400 for CMI, 10
-and 400 for Fast.
+A round has the steps of the paper: one generator step and ten student steps for ZSKT and DFQ, 200 and 400 for
+CMI, 10 and 400 for Fast. OOD has no generator; its round has ten student steps on patches.
 In a round of ``zskt+sv+sr`` self-retrospection works against the teacher, as in the published sweeps. In a
 round of ``zskt+sv+sr-student`` it works against the student, as in the paper. The paper needs it in the last
 600 of 80,000 rounds, and ``whole_run`` weighs rounds with and without it accordingly.

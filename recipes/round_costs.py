@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
-from round_sides import TEXTBOOKS, Side, side
+from round_sides import BANKS, Side, side
 from round_sizes import Size, Spent, timed
 
 from abd_hub import Cmi
@@ -53,7 +53,7 @@ def fastest_of(rows: list[dict]) -> dict:
 
 def row(name: str, size: Size, precision: str, spent: dict[str, list[Spent]]) -> dict[str, Any]:
     medians = {kind: statistics.median(turn.seconds for turn in turns) for kind, turns in spent.items()}
-    steps = Cmi.student_steps if name in TEXTBOOKS else size.student_steps
+    steps = Cmi.student_steps if name in BANKS else size.student_steps
     found: dict[str, Any] = {
         "name": f"{name}, {precision}",
         "method": name,

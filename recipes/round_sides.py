@@ -15,14 +15,18 @@ from accelerate.state import AcceleratorState
 from round_sizes import PRECISIONS, Size, Spent, counted, timed
 from textbook_bank import Crop, TextbookBank
 from textbook_cmi import TextbookCmi
+from textbook_dfq import TextbookDfq
 from textbook_fast import TextbookFast
 from textbook_loops import TextbookZskt, shuffled_copies, textbook_generator
+from textbook_ood import Box, TextbookOod
 from torch import Tensor, nn
 
 from abd_hub import (
     Classifier,
     Cmi,
+    Dfq,
     Fast,
+    Ood,
     SelfRetrospection,
     ShufflingVaccine,
     Trainer,
@@ -95,8 +99,69 @@ class ZsktTextbook(Side):
         return step[0] + self.size.student_steps * step[1]
 
 
-class ZsktOurs(Side):
-    """Runs ZSKT with the same defenses on ``Trainer``."""
+class DfqTextbook(Side):
+    """Runs the published DFQ."""
+
+    def __init__(self, name: str, size: Size) -> None:
+        super().__init__(name, size)
+        self.method = dfq(size)
+        generator = textbook_generator(self.method.z_dim, 128, size.image_size, nn.Sigmoid())
+        self.loop = TextbookDfq(
+            self.teacher, self.student, generator.to(self.device), self.method, self.noise
+        )
+
+    def noise(self, *_place: int) -> Tensor:
+        return torch.randn(self.size.batch_size, self.method.z_dim).to(self.device)
+
+    def turn(self) -> Spent:
+        return timed(self.round)
+
+    def round(self) -> None:
+        self.loop.round(0)
+
+    def operations(self) -> float:
+        return counted(self.round)
+
+
+class OodTextbook(Side):
+    """Runs the published distillation on patches; one round opens the loader once."""
+
+    def __init__(self, name: str, size: Size) -> None:
+        super().__init__(name, size)
+        self.method = ood(size)
+        self.folder = tempfile.TemporaryDirectory()
+        shape = (self.method.patches, 3, size.image_size, size.image_size)
+        patches = torch.randint(256, shape, dtype=torch.uint8)
+        self.loop = TextbookOod(
+            self.teacher,
+            self.student,
+            self.method,
+            patches,
+            self.crops,
+            self.box,
+            Path(self.folder.name),
+            size.workers,
+        )
+
+    def crops(self, index: int) -> list[list[Crop]]:
+        return list(drawn_crops(self.size.batch_size, self.method.student_steps, self.method.patches))
+
+    def box(self, index: int, step: int) -> Box:
+        half = self.size.image_size // 2
+        return (half // 2, half // 2, half, half)
+
+    def turn(self) -> Spent:
+        # The published loop opens its loader once an epoch of 97 batches.
+        self.batches = self.loop.batches(0)
+        return timed(lambda: self.loop.distill(0, self.batches))
+
+    def operations(self) -> float:
+        images = torch.rand(self.size.batch_size, 3, self.size.image_size, self.size.image_size)
+        return counted(lambda: self.loop.distill(0, [images] * self.method.student_steps))
+
+
+class RoundOurs(Side):
+    """Runs a method on ``Trainer``, round by round, with the defenses in its name."""
 
     def __init__(self, name: str, size: Size, precision: str) -> None:
         super().__init__(name, size)
@@ -105,7 +170,8 @@ class ZsktOurs(Side):
             defenses.append(vaccine_of(size).build(self.teacher))
         if "+sr" in name:
             defenses.append(retrospection(name).build(self.teacher))
-        self.trainer = trainer(self.teacher, self.student, zskt(size), defenses, precision, size)
+        method = ROUNDS.get(name, zskt)(size)
+        self.trainer = trainer(self.teacher, self.student, method, defenses, precision, size)
         self.index = int("+sr" in name)
 
     def turn(self) -> Spent:
@@ -116,6 +182,18 @@ class ZsktOurs(Side):
 
     def operations(self) -> float:
         return counted(self.round)
+
+
+def dfq(size: Size) -> Dfq:
+    return Dfq(rounds=2, batch_size=size.batch_size, student_steps=size.student_steps)
+
+
+def ood(size: Size) -> Ood:
+    return Ood(rounds=2, batch_size=size.batch_size, student_steps=size.student_steps, patches=2_048)
+
+
+ROUNDS: dict[str, Any] = {"dfq": dfq, "ood": ood}
+"""Builds the methods whose rounds are short enough to be timed whole."""
 
 
 def zskt(size: Size) -> Zskt:
@@ -176,6 +254,13 @@ def round_of_bank(synthesis: Spent, once: Spent, distillation: Spent, method: Cm
     return dataclasses.replace(whole, parts=parts)
 
 
+def drawn_crops(n: int, steps: int, count: int) -> Iterator[list[Crop]]:
+    """Draws for each step ``n`` of ``count`` images, with the places of their crops."""
+    for _ in range(steps):
+        drawn = torch.randint(count, (n,)), *torch.randint(9, (2, n)), torch.rand(n) < 0.5
+        yield list(zip(*[row.tolist() for row in drawn], strict=True))
+
+
 class BankTextbook(Side):
     """Runs a published loop with a bank, and draws what the student's half of it needs."""
 
@@ -187,10 +272,7 @@ class BankTextbook(Side):
 
     def crops(self, index: int, count: int) -> Iterator[list[Crop]]:
         # As many draws as the paper's full folder gives: its 51,200 images are the 400 batches of a round.
-        n = self.method.batch_size
-        for _ in range(self.method.student_steps):
-            drawn = torch.randint(count, (n,)), *torch.randint(9, (2, n)), torch.rand(n) < 0.5
-            yield list(zip(*[row.tolist() for row in drawn], strict=True))
+        yield from drawn_crops(self.method.batch_size, self.method.student_steps, count)
 
     def turn(self) -> Spent:
         synthesis = timed(lambda: self.loop.synthesize(0))
@@ -324,11 +406,13 @@ class BankOurs(Side):
         return self.trainer.synthesizer.sample(0)
 
 
-TEXTBOOKS: dict[str, type[Side]] = {"cmi": CmiTextbook, "fast": FastTextbook}
+BANKS: dict[str, type[Side]] = {"cmi": CmiTextbook, "fast": FastTextbook}
+"""Names the methods with a bank; their long rounds are scaled up from a few steps."""
+TEXTBOOKS: dict[str, type[Side]] = {**BANKS, "dfq": DfqTextbook, "ood": OodTextbook}
 
 
 def side(name: str, size: Size, precision: str | None) -> Side:
     """Returns our side in a precision, or for None the published one."""
     if precision is None:
         return TEXTBOOKS.get(name, ZsktTextbook)(name, size)
-    return BankOurs(name, size, precision) if name in TEXTBOOKS else ZsktOurs(name, size, precision)
+    return BankOurs(name, size, precision) if name in BANKS else RoundOurs(name, size, precision)

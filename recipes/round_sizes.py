@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from abd_hub import Classifier, DataSpec, create_student
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-NAMES = ("zskt", "zskt+sv", "zskt+sv+sr", "zskt+sv+sr-student", "cmi", "fast")
+NAMES = ("zskt", "zskt+sv", "zskt+sv+sr", "zskt+sv+sr-student", "cmi", "fast", "dfq", "ood")
 PRECISIONS = {"float32": "no", "bf16": "bf16"}
 EMULATED = "bf16 is left out: this processor emulates it, many times slower; --precisions bf16 measures it"
 
@@ -43,7 +43,7 @@ class Size:
     synthesis_batch_size: int = 256
     """Sets the images of a step of the generators of CMI and Fast."""
     student_steps: int = 10
-    """Sets the student steps of a round of ZSKT."""
+    """Sets the student steps of a round of ZSKT, DFQ and OOD."""
     classes: int = 10
     """Sets the number of logits."""
     image_size: int = 32

@@ -2,8 +2,8 @@
 
 They are written from the papers and from their code as far as it is known. Every network, batch, number of
 steps, schedule and random draw is an argument, so that both sides can have the same ones. CMI is in
-``textbook_cmi.py``, Fast in ``textbook_fast.py``, and the bank of both in ``textbook_bank.py``. The loops are
-slower than abd-hub because they do more work:
+``textbook_cmi.py``, Fast in ``textbook_fast.py``, and the bank of both in ``textbook_bank.py``. DFQ and OOD
+have files of their own. The loops are slower than abd-hub because they do more work:
 
 ZSKT (Micaelli & Storkey, NeurIPS 2019):
 - Every student step makes the images again, although the generator has not changed. Its backward pass goes
@@ -26,6 +26,12 @@ CMI (Fang et al., IJCAI 2021) and Fast (Fang et al., AAAI 2022):
 - Images are PNG files that a DataLoader decodes one by one, and its workers start anew every round.
 - Every step reads a number from the device. The embeddings of CMI lie on the host.
 - Teacher and student get gradients of all their weights during synthesis.
+
+DFQ (Choi et al., CVPRW 2020):
+- The generator's step computes the gradients of all weights of teacher and student too.
+
+OOD (Asano & Saeed, ICLR 2023):
+- Patches are files that a DataLoader decodes one by one.
 
 Three faults of the published code are absent here, since both sides would differ; none of them costs time.
 The perturbation starts from small noise and not from zero, where its gradient is rounding noise. Perturbed

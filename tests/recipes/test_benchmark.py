@@ -14,8 +14,9 @@ import runs
 import torch
 from torch import nn
 
-from abd_hub import Cmi, Fast, SelfRetrospection, ShufflingVaccine, Trainer, Zskt
+from abd_hub import Cmi, Dfq, Fast, Ood, SelfRetrospection, ShufflingVaccine, Trainer, Zskt
 from abd_hub.core import seeding
+from abd_hub.learning.augment import draw_box
 from abd_hub.synthesis import views
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -26,8 +27,10 @@ import round_costs  # noqa: E402
 import round_sides  # noqa: E402
 import round_sizes  # noqa: E402
 import textbook_cmi  # noqa: E402
+import textbook_dfq  # noqa: E402
 import textbook_fast  # noqa: E402
 import textbook_loops  # noqa: E402
+import textbook_ood  # noqa: E402
 
 VACCINE = ShufflingVaccine(check=False, layers=2, coefficient=2.0)
 
@@ -226,6 +229,60 @@ def test_fast_computes_what_the_textbook_loop_does(tmp_path):
     assert len(list(tmp_path.iterdir())) == len(trainer.synthesizer.bank()) == 24
 
 
+def test_dfq_computes_what_the_textbook_loop_does():
+    method = Dfq(rounds=3, batch_size=6, student_steps=2, z_dim=5, generator_channels=4)
+    teacher, student = networks()
+    twin_teacher, twin = copy.deepcopy(teacher), copy.deepcopy(student)
+    trainer = Trainer(teacher, student, method, [], runs.QUIET)
+    trainer.synthesizer.generator.double()
+    generator = textbook_loops.textbook_generator(5, 4, 8, nn.Sigmoid()).double()
+    generator.load_state_dict(trainer.synthesizer.generator.layers.state_dict())
+
+    def noise(*place):
+        purpose = "student z" if len(place) == 2 else "z"
+        chance = seeding.generator(0, "dfq", purpose, *place)
+        return torch.randn(6, 5, generator=chance).double()
+
+    textbook = textbook_dfq.TextbookDfq(twin_teacher, twin, generator, method, noise)
+    for index in range(method.rounds):
+        textbook.round(index)
+    trainer.fit()
+    close(dict(student.named_parameters()), dict(twin.named_parameters()))
+    theirs = {f"layers.{name}": weight for name, weight in generator.named_parameters()}
+    close(nets.learned_weights(trainer.synthesizer.generator), theirs)
+
+
+def test_ood_computes_what_the_textbook_loop_does(tmp_path):
+    method = Ood(rounds=3, batch_size=4, student_steps=2, patches=10, crop_padding=2)
+    teacher, student = networks()
+    twin_teacher, twin = copy.deepcopy(teacher), copy.deepcopy(student)
+    trainer = Trainer(teacher, student, method, [], runs.QUIET)
+    at_work = trainer.synthesizer
+
+    def drawn(index, step):
+        batch = 2 * index + step
+        chance = seeding.generator(0, "ood", "augment", batch)
+        rows, columns = torch.randint(5, (2, 4), generator=chance)
+        mirrored = torch.rand(4, generator=chance) < 0.5
+        crops = [column.tolist() for column in (at_work.epochs.batch(batch), rows, columns, mirrored)]
+        return list(zip(*crops, strict=True)), draw_box(8, 8, at_work._share(batch), chance)
+
+    textbook = textbook_ood.TextbookOod(
+        twin_teacher,
+        twin,
+        method,
+        at_work.patches,
+        lambda index: [drawn(index, step)[0] for step in range(2)],
+        lambda index, step: drawn(index, step)[1],
+        tmp_path,
+        0,
+    )
+    for index in range(method.rounds):
+        textbook.round(index)
+    trainer.fit()
+    close(dict(student.named_parameters()), dict(twin.named_parameters()))
+
+
 TINY = {
     "teacher": "wrn_10_1",
     "student": "wrn_10_1",
@@ -283,7 +340,7 @@ def test_one_command_gives_a_table_and_a_json(tmp_path):
         (
             ["--only", "zskt", "zskt+vs"],
             "--only: no method is named 'zskt+vs'; use zskt, zskt+sv, zskt+sv+sr, zskt+sv+sr-student, cmi, "
-            "fast",
+            "fast, dfq, ood",
         ),
         (["--turns", "0"], "--turns: must be at least 1, got 0"),
         (["--output", "nowhere/facts.json"], "--output: there is no folder nowhere"),
@@ -326,6 +383,19 @@ def test_an_accelerator_has_units_for_bf16():
     assert isinstance(round_sizes.has_bf16(torch.device("cpu")), bool)
 
 
+@pytest.mark.parametrize("name", ["dfq", "ood"])
+def test_a_short_round_is_timed_whole(name):
+    size = round_sizes.Size(**TINY)
+    operations = []
+    for precision in (None, "float32", "bf16"):
+        loop = round_sides.side(name, size, precision)
+        assert loop.turn().processor_seconds > 0
+        operations.append(loop.operations())
+    theirs, *ours = operations
+    # Only DFQ's generator step wastes FLOPs: gradients of weights that nobody uses.
+    assert all(0 < found < theirs for found in ours) if name == "dfq" else ours == [theirs, theirs]
+
+
 @pytest.mark.parametrize("name", ["zskt+sv+sr", "cmi", "fast"])
 def test_a_few_steps_are_scaled_to_the_papers_round(name):
     size = round_sizes.Size(**TINY)
@@ -335,11 +405,11 @@ def test_a_few_steps_are_scaled_to_the_papers_round(name):
         spent = loop.turn()
         assert spent.processor_seconds > 0
         assert loop.operations() > 0
-        if name in round_sides.TEXTBOOKS:
+        if name in round_sides.BANKS:
             steps = [spent.parts["synthesis_step"], spent.parts["student_step"]]
             expected = sum(n * step for n, step in zip(counts, steps, strict=True)) + spent.parts["once"]
             assert abs(spent.seconds / expected - 1) < 1e-6
-    if name in round_sides.TEXTBOOKS:
+    if name in round_sides.BANKS:
         return
     early, late = (
         {"method": "zskt+sv" + more, "precision": "bf16", "textbook_s": slow, "ours_s": 1.0}

@@ -6,18 +6,25 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from abd_hub.commands.output import show, speaks
+
+if TYPE_CHECKING:
+    from abd_hub.config.measuring import EvaluateRequest
+    from abd_hub.models.classifier import Classifier
 
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Measures one classifier and prints the report."""
-    from abd_hub.config.measuring import parse_evaluate
+    from abd_hub.config.measuring import EVERY, parse_evaluate
     from abd_hub.evaluation.measurement import load_measurement, load_model
     from abd_hub.evaluation.tables import format_reports
 
     request = parse_evaluate(arguments)
     classifier = load_model(request.model)
+    if request.trigger == EVERY:
+        return _try_all(request, classifier)
     measurement = load_measurement(request.options(classifier.spec.num_classes), classifier)
     assert measurement is not None, "parse_evaluate demands a data set"
 
@@ -27,6 +34,36 @@ def evaluate(arguments: Sequence[str]) -> int:
     if speaks():
         table = format_reports([(request.model.id, report)])
         show(dataclasses.asdict(report), table, as_json=request.json)
+    return 0
+
+
+def _try_all(request: EvaluateRequest, classifier: Classifier) -> int:
+    """Tries every trigger with every target, and prints the worst first."""
+    from accelerate import Accelerator
+
+    from abd_hub.evaluation.battery import MOST_IMAGES, check_targets, try_all
+    from abd_hub.evaluation.battery_table import format_battery
+    from abd_hub.evaluation.measurement import load_control, load_measurement, spread
+
+    targets = check_targets(request.targets, classifier.spec)
+    control = load_control(request.control, classifier) if request.control else None
+    measurement = load_measurement(request.evaluation, classifier)
+    assert measurement is not None, "parse_evaluate demands a data set"
+    images, labels = spread(measurement.data, request.evaluation.limit or MOST_IMAGES)
+
+    device = Accelerator().device
+    report = try_all(
+        classifier.to(device),
+        images,
+        labels,
+        targets,
+        control=control.to(device) if control else None,
+        on=request.evaluation.trigger_on,
+        batch_size=request.evaluation.batch_size,
+        progress=sys.stderr.isatty(),
+    )
+    if speaks():
+        show(report.to_json(), format_battery(report, classifier.spec.labels), as_json=request.json)
     return 0
 
 

@@ -19,12 +19,17 @@ _RARE_MODEL = frozenset({"allow_flagged", "max_size_gb", "labels"})
 _RARE = _RARE_MODEL | {"dataset_config", "dataset_revision", "image_column", "label_column"}
 
 
+EVERY = "all"
+"""Is given in the place of a trigger to try every one."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttackOptions:
     """Describes the attack to measure, and the measurements beside it."""
 
     trigger: str | None = None
-    """Puts this trigger on the images; abd-hub list triggers shows all names."""
+    """Puts this trigger on the images; abd-hub list triggers shows all names. With all, abd-hub evaluate
+    tries every trigger at several sizes and places on up to 1,000 images, and shows the worst first."""
     trigger_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Sets the trigger's own fields, such as {size: 2}."""
     target: str | None = None
@@ -49,6 +54,7 @@ class MeasureRequest:
     evaluation: EvaluationOptions
     """All options but the attacks and their control."""
     trigger: str | None
+    """Name of a trigger, or ``EVERY``; None to measure no attack."""
     trigger_options: dict[str, Any]
     targets: tuple[int, ...] | None
     """Class numbers; None for every class of the model."""
@@ -56,8 +62,9 @@ class MeasureRequest:
 
     def options(self, num_classes: int) -> EvaluationOptions:
         """Returns the evaluation with one attack for each target; the model has ``num_classes``."""
-        if self.trigger is None:
+        if self.trigger in (None, EVERY):
             return self.evaluation
+        assert self.trigger is not None, "it is the name of a trigger"
 
         targets = range(num_classes) if self.targets is None else self.targets
         triggers = [
@@ -95,6 +102,7 @@ def parse_evaluate(arguments: Sequence[str]) -> EvaluateRequest:
         examples=(
             "abd-hub evaluate runs/student --dataset digits",
             "abd-hub evaluate runs/student --dataset digits --trigger badnet_sq --target 0,1 --json",
+            "abd-hub evaluate runs/student --dataset digits --trigger all --target all",
         ),
         rare=_RARE,
     )
@@ -136,6 +144,8 @@ def parse_compare(arguments: Sequence[str]) -> CompareRequest:
     for name in ids:
         if ids.count(name) > 1:
             raise InputError(f"MODEL: {name} is named twice; name each once, a revision as org/name@revision")
+    if found.trigger == EVERY:
+        raise InputError("trigger: all is for abd-hub evaluate, one model at a time; name one trigger")
     if found.picture is not None and found.trigger is None:
         raise InputError("picture: shows accuracy against ASR; give --trigger and --target as well")
 
@@ -193,6 +203,9 @@ def _measurement(found: Namespace) -> dict[str, Any]:
         raise InputError(f"{missing[2:]}: an attack needs both trigger and target; give {missing} as well")
     if found.control is not None and found.trigger is None:
         raise InputError("control: is measured on triggered images; give --trigger and --target as well")
+
+    if found.trigger == EVERY and found.trigger_options:
+        raise InputError("trigger_options: belong to one trigger; name it instead of all, or leave them out")
 
     evaluation = _fields(EvaluationOptions, found) | {
         "revision": found.dataset_revision,

@@ -211,12 +211,22 @@ def _load_corrupted(
 def _load_control(
     options: ModelOptions, classifier: Classifier, data: ImageData, attacks: Sequence[Attack]
 ) -> Classifier:
+    control = load_control(options, classifier)
+    check_inputs(control.spec, data.images, data.labels, attacks)
+    return control
+
+
+def load_control(options: ModelOptions, classifier: Classifier) -> Classifier:
+    """Loads a model without the backdoor, which must have the classifier's labels.
+
+    Raises:
+        InputError: it cannot be loaded, or its labels differ.
+    """
     try:
         control = load_model(options)
     except InputError as error:
         raise InputError(f"evaluation.control: {error}") from error
     check_same_labels("evaluation.control", control, classifier)
-    check_inputs(control.spec, data.images, data.labels, attacks)
     return control
 
 
@@ -280,7 +290,7 @@ def make_watch(
     if measurement is None or not options.every:
         return None
 
-    images, labels = _spread(measurement.data, options.every_images)
+    images, labels = spread(measurement.data, options.every_images)
     try:
         check_inputs(like.spec, images, labels, measurement.attacks)
     except InputError as error:
@@ -298,7 +308,7 @@ def make_watch(
     return watch
 
 
-def _spread(data: ImageData, limit: int) -> tuple[Tensor | MixedImages, Tensor]:
+def spread(data: ImageData, limit: int) -> tuple[Tensor | MixedImages, Tensor]:
     """Returns at most ``limit`` images and their labels, evenly spread over the data."""
     n = len(data.images)
     count = min(n, limit)

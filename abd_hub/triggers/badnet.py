@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,19 @@ class BadNetSquare(paint.Options, place="badnet_sq"):
     size: Count = 4
     """Sets the side of the square in pixels."""
     margin: CountOrZero = 1
-    """Sets the pixels between the square and the bottom and right edges."""
+    """Sets the pixels between the square and the two edges of its corner."""
+    corner: paint.Corner = "bottom_right"
+    """Selects the corner."""
+
+    @classmethod
+    def variants(cls) -> tuple[dict[str, Any], ...]:
+        """Returns five sizes in each corner, and the square without a margin."""
+        sizes: list[dict[str, Any]] = [{"size": size} for size in (4, 3, 5, 2, 8)]
+        return tuple(
+            {**options, "corner": corner}
+            for options in [*sizes, {"size": 3, "margin": 0}]
+            for corner in paint.CORNERS
+        )
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Maps float (N, C, H, W) in [0,1] to the same; raises InputError where the square does not fit."""
@@ -39,7 +52,7 @@ class BadNetSquare(paint.Options, place="badnet_sq"):
         field = torch.full((1, height, width), paint.UNTOUCHED, dtype=torch.float64)
         bottom, right = height - self.margin, width - self.margin
         field[:, bottom - self.size : bottom, right - self.size : right] = 255
-        return field
+        return paint.in_corner(field, self.corner)
 
 
 @register("triggers", "badnet_grid")
@@ -52,7 +65,14 @@ class BadNetGrid(paint.Options, place="badnet_grid"):
     """
 
     margin: CountOrZero = 0
-    """Sets the pixels between the tile and the bottom and right edges."""
+    """Sets the pixels between the tile and the two edges of its corner."""
+    corner: paint.Corner = "bottom_right"
+    """Selects the corner."""
+
+    @classmethod
+    def variants(cls) -> tuple[dict[str, Any], ...]:
+        """Returns the tile in each corner, at the edges and one pixel from them."""
+        return tuple({"margin": margin, "corner": corner} for margin in (0, 1) for corner in paint.CORNERS)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Maps float (N, C, H, W) in [0,1] to the same; raises InputError where the tile does not fit."""
@@ -65,7 +85,7 @@ class BadNetGrid(paint.Options, place="badnet_grid"):
         field = torch.full((1, height, width), paint.UNTOUCHED, dtype=torch.float64)
         bottom, right = height - self.margin, width - self.margin
         field[:, bottom - 3 : bottom, right - 3 : right] = GRID
-        return field
+        return paint.in_corner(field, self.corner)
 
 
 @register("triggers", "cl")

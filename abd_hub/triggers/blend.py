@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,11 @@ class Blend(paint.Options, place="blend"):
     """Sets the share of the noise in the result."""
     seed: CountOrZero = 0
     """Seeds the noise."""
+
+    @classmethod
+    def variants(cls) -> tuple[dict[str, Any], ...]:
+        """Returns two strengths; noise of another seed is another trigger."""
+        return ({}, {"alpha": 0.1})
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Maps float (N, 3, H, W) in [0,1] to the same."""

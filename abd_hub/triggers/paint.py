@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,12 +21,23 @@ Level = Annotated[float, Range(above=0, most=255)]
 """Type of a value in the scale of 8 bits."""
 Draw = Callable[[int, int], Tensor]
 """Type of a function from (height, width) to a pattern (1 or 3, height, width), float64 in 0..255."""
+Corner = Literal["bottom_right", "bottom_left", "top_right", "top_left"]
+"""Names the corner of a patch. In another corner than the published one, the patch is mirrored."""
+CORNERS: tuple[Corner, ...] = get_args(Corner)
 UNTOUCHED = -255.0
 """Value in a pattern for ``replace`` where the pixels do not change."""
 
 
 class Options(Settings):
     """Is the base of the dataclasses of triggers; ``place`` is the trigger's name."""
+
+    @classmethod
+    def variants(cls) -> tuple[dict[str, Any], ...]:
+        """Returns the options with which a search for an unknown trigger tries this one, the likeliest first.
+
+        An empty tuple leaves the trigger out of the search.
+        """
+        return ({},)
 
     def refusal(self, field: str, rule: str, value: Any) -> InputError:
         """Returns the error for a field whose value breaks the rule, in the form of ``build_trigger``."""
@@ -49,6 +60,13 @@ def replace(pixels: Tensor, draw: Draw) -> Tensor:
     """Returns the pattern where it is not UNTOUCHED, the pixels elsewhere."""
     stamp = pattern(draw, pixels)
     return torch.where(stamp < 0, pixels, stamp)
+
+
+def in_corner(field: Tensor, corner: Corner) -> Tensor:
+    """Mirrors a pattern (C, H, W) for the bottom right corner into another corner."""
+    rows = [1] if corner.startswith("top") else []
+    columns = [2] if corner.endswith("left") else []
+    return field.flip(rows + columns)
 
 
 def working(pixels: Tensor) -> Tensor:

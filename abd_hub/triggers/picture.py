@@ -6,7 +6,7 @@ import hashlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,6 +45,11 @@ class Picture(paint.Options, place="picture"):
     """Holds the sha256 of the bytes of picture and mask, which differs for other content of the same name."""
     _picture: Tensor = field(init=False, repr=False, compare=False)
     _mask: Tensor = field(init=False, repr=False, compare=False)
+
+    @classmethod
+    def variants(cls) -> tuple[dict[str, Any], ...]:
+        """Returns none, because nobody has named a picture."""
+        return ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ similar. For a published picture itself, use the trigger ``picture`` with ``mode
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,14 @@ class Trojan3x3(paint.Options, place="trojan_3x3"):
     """
 
     margin: CountOrZero = 4
-    """Sets the pixels between the patch and the bottom and right edges."""
+    """Sets the pixels between the patch and the two edges of its corner."""
+    corner: paint.Corner = "bottom_right"
+    """Selects the corner; in another one, the patch is mirrored."""
+
+    @classmethod
+    def variants(cls) -> tuple[dict[str, Any], ...]:
+        """Returns the patch in each corner."""
+        return tuple({"corner": corner} for corner in paint.CORNERS)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Maps float (N, 3, H, W) in [0,1] to the same; raises InputError where the patch does not fit."""
@@ -49,7 +57,8 @@ class Trojan3x3(paint.Options, place="trojan_3x3"):
 
     def draw(self, height: int, width: int) -> Tensor:
         """Returns the patch as a pattern (3, height, width)."""
-        return _corner("trojan_3x3", PATCH_3X3, self.margin, height, width)
+        field = _corner("trojan_3x3", PATCH_3X3, self.margin, height, width)
+        return paint.in_corner(field, self.corner)
 
 
 @register("triggers", "trojan_8x8")
@@ -64,9 +73,16 @@ class Trojan8x8(paint.Options, place="trojan_8x8"):
     size: Count = 8
     """Sets the side of the patch in pixels."""
     margin: CountOrZero = 3
-    """Sets the pixels between the patch and the bottom and right edges."""
+    """Sets the pixels between the patch and the two edges of its corner."""
     seed: CountOrZero = 0
     """Seeds the patch."""
+    corner: paint.Corner = "bottom_right"
+    """Selects the corner; in another one, the patch is mirrored."""
+
+    @classmethod
+    def variants(cls) -> tuple[dict[str, Any], ...]:
+        """Returns the patch in each corner."""
+        return tuple({"corner": corner} for corner in paint.CORNERS)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Maps float (N, 3, H, W) in [0,1] to the same; raises InputError where the patch does not fit."""
@@ -76,7 +92,8 @@ class Trojan8x8(paint.Options, place="trojan_8x8"):
         """Returns the patch as a pattern (3, height, width)."""
         draws = generator(self.seed, "trigger", "trojan_8x8")
         patch = torch.randint(0, 256, (3, self.size, self.size), generator=draws)
-        return _corner("trojan_8x8", patch.double(), self.margin, height, width)
+        field = _corner("trojan_8x8", patch.double(), self.margin, height, width)
+        return paint.in_corner(field, self.corner)
 
 
 @register("triggers", "trojan_wm")

@@ -346,3 +346,14 @@ def test_picture_mask(make, sticker, tmp_path, kind):
     want[:, :, 4:9, 20:] = picture[:, 4:9, 20:]
     trigger = make("picture", mask=str(path), resize=False)
     assert torch.equal(to_bytes(trigger(image.float() / 255)), want)
+
+
+@pytest.mark.parametrize("name", ["badnet_sq", "badnet_grid", "trojan_3x3", "trojan_8x8"])
+@pytest.mark.parametrize(
+    ("corner", "turned"), [("bottom_left", [3]), ("top_right", [2]), ("top_left", [2, 3])]
+)
+def test_a_patch_goes_into_any_corner(make, name, corner, turned):
+    image = fixed_pixels()
+    published = make(name)(image.flip(turned)).flip(turned)
+    assert torch.equal(make(name, corner=corner)(image), published)
+    assert not torch.equal(make(name, corner=corner)(image), make(name)(image))

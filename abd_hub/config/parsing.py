@@ -48,7 +48,10 @@ _RARE_DATA = (
     "dataset_config revision image_column label_column image_size max_size_gb batch_size every_images"
 )
 _RARE_TRAINER = "dynamo_backend checkpoint_limit log_every trackers"
-_RARE_METHOD = "optimizer momentum weight_decay learning_rate_drops clip_norm loss temperature_squared"
+_RARE_METHOD = (
+    "optimizer momentum weight_decay learning_rate_drops learning_rate_warmup clip_norm loss "
+    "temperature_squared"
+)
 
 
 def parse_distill(arguments: Sequence[str]) -> DistillConfig:

@@ -134,6 +134,8 @@ class SynthesisMethod(PluginFacts, Settings, ABC):
     """Sets the weight decay of the student's optimizer, which is added to the gradient."""
     learning_rate_drops: tuple[Annotated[float, Range(above=0, below=1)], ...] = ()
     """Lists shares of the rounds after which the rate falls to a tenth; if empty, a cosine leads to zero."""
+    learning_rate_warmup: ShareBelowOne = 0.0
+    """Sets the share of the rounds in which the student's rate first rises from zero, linearly."""
     clip_norm: NotNegative
     """Limits the gradient norm of student and synthesizer (0 for no limit)."""
     loss: Literal["kl", "l1"] = "kl"
@@ -147,6 +149,9 @@ class SynthesisMethod(PluginFacts, Settings, ABC):
     """Weights the cross-entropy with the teacher's class as label, which is added to the loss."""
     attention_weight: NotNegative
     """Weights attention transfer over matching block outputs (0 switches it off)."""
+    hint_weight: NotNegative = 0.0
+    """Weights hints (FitNets, Romero et al., 2015), in which linear maps of the student's block outputs
+    predict the teacher's; 0 switches them off."""
 
     def steps_in(self, index: int) -> int:
         """Returns the student steps of round ``index``: 0 while a bank is still being filled."""

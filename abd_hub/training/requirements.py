@@ -28,7 +28,7 @@ def check_parts(
     Args:
         teacher: on the device.
         student: on the device.
-        method: has batch size, rounds and the weight of attention transfer.
+        method: has batch size, rounds and the weights of attention transfer and hints.
         defenses: each may refuse the number of rounds.
         options: precision and compiler.
         accelerator: has the number and the kind of processes.
@@ -48,25 +48,28 @@ def check_parts(
 
     if teacher.spec.labels != student.spec.labels:
         raise InputError("student: has other labels than the teacher; build it with the teacher's labels")
-    if method.attention_weight:
-        _check_blocks(teacher, student)
+    for field in ("attention_weight", "hint_weight"):
+        if getattr(method, field):
+            _check_blocks(field, teacher, student)
 
 
-def _check_blocks(teacher: Classifier, student: Classifier) -> None:
-    teacher_shapes, student_shapes = _map_shapes(teacher, teacher), _map_shapes(student, teacher)
+def _check_blocks(field: str, teacher: Classifier, student: Classifier) -> None:
+    teacher_shapes, student_shapes = (
+        [shape[1:] for shape in map_shapes(model, teacher)] for model in (teacher, student)
+    )
     matching = teacher_shapes and teacher_shapes == student_shapes
     if not matching or not all(len(shape) == 2 for shape in teacher_shapes):
         raise InputError(
-            f"attention_weight: needs maps of equal sizes, but the teacher's are "
+            f"{field}: needs maps of equal sizes, but the teacher's are "
             f"{teacher_shapes or 'unknown'} and the student's {student_shapes or 'unknown'}; "
-            "set attention_weight to 0 or name matching blocks in teacher.blocks"
+            f"set {field} to 0 or name matching blocks in teacher.blocks"
         )
 
 
-def _map_shapes(model: Classifier, teacher: Classifier) -> list[tuple[int, ...]]:
-    """Returns height and width of each block's maps for images of the teacher's size."""
+def map_shapes(model: Classifier, teacher: Classifier) -> list[tuple[int, ...]]:
+    """Returns channels, height and width of each block's maps for images of the teacher's size."""
     spec, like = teacher.spec, teacher.mean
     pixels = torch.zeros(2, spec.channels, spec.height, spec.width, device=like.device, dtype=like.dtype)
     with in_eval_mode(model), torch.no_grad():
         features = model.forward_with_blocks(pixels)[1]
-    return [tuple(feature.shape[2:]) for feature in features]
+    return [tuple(feature.shape[1:]) for feature in features]

@@ -11,10 +11,15 @@ from abd_hub.learning.losses import (
     kl_per_sample,
     l1_per_sample,
 )
+from abd_hub.training.hints import Hints
 
 
 def student_loss(
-    method: SynthesisMethod, batch: Batch, logits: Tensor, features: tuple[Tensor, ...]
+    method: SynthesisMethod,
+    batch: Batch,
+    logits: Tensor,
+    features: tuple[Tensor, ...],
+    hints: Hints | None = None,
 ) -> Tensor:
     """Returns the weighted sum of the method's losses as a scalar.
 
@@ -22,7 +27,8 @@ def student_loss(
         method: names the losses, their weights and the temperature.
         batch: has the teacher's answers and perhaps weights of the samples.
         logits: (N, classes), the student's.
-        features: the student's block outputs, each (N, C_i, H_i, W_i); read for attention transfer only.
+        features: the student's block outputs, each (N, C_i, H_i, W_i); read for attention transfer and hints.
+        hints: maps from the student's block outputs to the teacher's; None where the method gives no hints.
 
     Returns:
         The mean over the samples, or the weighted sum where the batch has weights.
@@ -34,6 +40,8 @@ def student_loss(
     if method.attention_weight:
         attention = attention_transfer_per_sample(features, batch.teacher_features)
         losses = losses + method.attention_weight * attention
+    if hints is not None:
+        losses = losses + method.hint_weight * hints.per_sample(features, batch.teacher_features)
 
     return losses.mean() if batch.weights is None else (losses * batch.weights).sum()
 

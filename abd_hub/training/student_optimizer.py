@@ -11,7 +11,7 @@ from torch import nn
 
 from abd_hub.core.contracts import DefensePlugin, SynthesisMethod
 from abd_hub.learning import checkpoint, distributed
-from abd_hub.learning.schedules import cosine, stepped
+from abd_hub.learning.schedules import cosine, stepped, warmup_cosine
 
 
 class StudentOptimizer:
@@ -22,6 +22,7 @@ class StudentOptimizer:
         student: model whose weights are optimized.
         defenses: each of them may request a fresh Adam.
         accelerator: prepares the optimizer for its precision.
+        hints: learn with the student; None where there are none.
     """
 
     def __init__(
@@ -30,11 +31,13 @@ class StudentOptimizer:
         student: nn.Module,
         defenses: Sequence[DefensePlugin],
         accelerator: Accelerator,
+        hints: nn.Module | None = None,
     ) -> None:
         self.method = method
         self.defenses = defenses
         self.accelerator = accelerator
         self.weights = [weight for weight in student.parameters() if weight.requires_grad]
+        self.weights += [] if hints is None else list(hints.parameters())
         self.idle_rounds = next((i for i in range(method.rounds) if method.steps_in(i)), 0)
         """Counts the rounds before the student's first step."""
         self.constant_rate: float | None = None
@@ -85,10 +88,11 @@ class StudentOptimizer:
         method = self.method
         # The schedule starts with the first round in which the student learns: a bank may be filled before.
         done, rounds = max(0, index - self.idle_rounds), method.rounds - self.idle_rounds
-        drops = method.learning_rate_drops
-        if drops:
-            return stepped(method.learning_rate, done, rounds, drops)
-        return cosine(method.learning_rate, done, rounds)
+        rate, drops, warmup = method.learning_rate, method.learning_rate_drops, method.learning_rate_warmup
+        middle = done + 0.5  # of the round, so that no round has the rate 0
+        if warmup and (not drops or middle < warmup * rounds):
+            return warmup_cosine(rate, middle, rounds, warmup)
+        return stepped(rate, done, rounds, drops) if drops else cosine(rate, done, rounds)
 
     def _first(self) -> Any:
         method = self.method

@@ -26,6 +26,7 @@ from abd_hub.learning import checkpoint, distributed
 from abd_hub.learning.global_batch import global_batch
 from abd_hub.models.classifier import Classifier
 from abd_hub.training.checkpoints import Checkpoints, restore_scaler, scaler_state
+from abd_hub.training.hints import make_hints
 from abd_hub.training.requirements import check_parts
 from abd_hub.training.run_log import RunClock, RunLog, RunningMeans
 from abd_hub.training.running import any_process, make_accelerator, stop_requests
@@ -88,7 +89,9 @@ class Trainer:
         self.defense = Combined(self.defenses)
         self.networks = Networks(self.teacher, self.student, self.defense)
         self.synthesizer: Synthesizer = method.build(self.teacher, self.accelerator, seed, images)
-        self.optimizer = StudentOptimizer(method, self.student, self.defenses, self.accelerator)
+        self.hints = make_hints(method, self.teacher, self.student, seed)
+        self.optimizer = StudentOptimizer(method, self.student, self.defenses, self.accelerator, self.hints)
+        self._with_blocks = bool(method.attention_weight or method.hint_weight)
         self._forward = compiled(forward, self.options.dynamo_backend)
 
         self.round = 0
@@ -191,7 +194,7 @@ class Trainer:
     @torch.no_grad()
     def _batch(self, pixels: Tensor) -> Batch:
         with self.accelerator.autocast():
-            logits, features = self._forward(self.teacher, pixels, bool(self.method.attention_weight))
+            logits, features = self._forward(self.teacher, pixels, self._with_blocks)
             fixed = not self.method.learns_images
             weights = self.defense.sample_weights(pixels, logits) if fixed else None
         return Batch(pixels, logits, features, weights)
@@ -199,8 +202,8 @@ class Trainer:
     def _student_step(self, batch: Batch) -> None:
         with self.accelerator.autocast():
             pixels = self.defense.student_view(batch.pixels)
-            logits, features = self._forward(self.student, pixels, bool(self.method.attention_weight))
-            loss = student_loss(self.method, batch, logits, features)
+            logits, features = self._forward(self.student, pixels, self._with_blocks)
+            loss = student_loss(self.method, batch, logits, features, self.hints)
         self.accelerator.backward(loss)
 
         # Defenses add gradients without fp16's loss scale.
@@ -246,6 +249,7 @@ class Trainer:
             "run": self._identity(),
             "student": self.student.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "hints": {} if self.hints is None else self.hints.state_dict(),
             "synthesizer": self.synthesizer.state_dict(),
             "defenses": {defense.name: defense.state_dict() for defense in self.defenses},
             "constant_rate": self.optimizer.constant_rate,
@@ -266,6 +270,8 @@ class Trainer:
         device = self.accelerator.device
 
         self.student.load_state_dict(state["student"])
+        if self.hints is not None:
+            self.hints.load_state_dict(state["hints"])
         self.optimizer.load_state_dict(state["optimizer"], state["constant_rate"])
         self.synthesizer.load_state_dict(state["synthesizer"])
         for defense in self.defenses:

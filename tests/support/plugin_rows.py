@@ -48,7 +48,14 @@ SYNTHESIZERS = {
         "feature_bank_size": 10,
         "bank_size": 10,
     },
-    "ood": {"batch_size": 4, "student_steps": 2, "patches": 20, "crop_padding": 1},
+    "ood": {
+        "batch_size": 4,
+        "student_steps": 2,
+        "patches": 20,
+        "crop_padding": 1,
+        "hint_weight": 0.5,
+        "learning_rate_warmup": 0.3,
+    },
     "real": {"batch_size": 4, "student_steps": 2, "share": 0.5, "crop_padding": 1},
     "zskt": {"batch_size": 4, "student_steps": 2, "z_dim": 4, "generator_channels": 4},
 }

@@ -21,11 +21,13 @@ LOSSES = {
     "l1": {"loss": "l1"},
     "cross entropy": {"cross_entropy_weight": 0.7},
     "attention": {"attention_weight": 50.0},
+    "hints": {"hint_weight": 0.6},
     "all": {
         "temperature": 3.0,
         "temperature_squared": True,
         "cross_entropy_weight": 0.3,
         "attention_weight": 9.0,
+        "hint_weight": 0.2,
     },
 }
 
@@ -51,8 +53,12 @@ def attention(feature):
     return energy / (energy**2).sum().sqrt()
 
 
-def textbook_losses(teacher, student, pixels, method):
-    """One loss an image."""
+def variance(numbers):
+    return (numbers**2).mean() - numbers.mean() ** 2
+
+
+def textbook_losses(teacher, student, pixels, method, maps=()):
+    """One loss an image; ``maps`` has weight and bias of a linear map for each block."""
     with torch.no_grad():
         t, t_blocks = teacher.forward_with_blocks(pixels)
     s, s_blocks = student.forward_with_blocks(pixels)
@@ -63,6 +69,9 @@ def textbook_losses(teacher, student, pixels, method):
         for a, b in zip(t_blocks, s_blocks, strict=True):
             gap = attention(a[n]) - attention(b[n])
             loss = loss + method.attention_weight * (gap**2).sum() / gap.numel()
+        for a, b, (weight, bias) in zip(t_blocks, s_blocks, maps, strict=False):
+            predicted = torch.einsum("oi,ihw->ohw", weight[:, :, 0, 0], b[n]) + bias[:, None, None]
+            loss = loss + method.hint_weight * ((predicted - a[n]) ** 2).mean() / variance(a)
         losses.append(loss)
     return losses
 
@@ -100,7 +109,10 @@ class Adam:
 
 
 def run(defenses=(), **settings):
-    """A trained student, a twin from its start that is not, the teacher, the method and the pixels seen."""
+    """A trained student, a twin from its start that is not, the teacher, the method and the pixels seen.
+
+    The twin has the first weights of the hints in ``maps``, as parameters that are no part of its weights.
+    """
     teacher = nets.randomized(nets.wrn(base_width=4)).double().freeze()
     images = (nets.pixels(N * STEPS) * 255).to(torch.uint8)
     method = Real(**PLAIN, learning_rate=RATE, **settings)
@@ -108,6 +120,8 @@ def run(defenses=(), **settings):
     at_work = [defense.build(teacher, 0) for defense in defenses]
     trainer = Trainer(teacher, student, method, at_work, QUIET, images=images)
     twin = copy.deepcopy(student).train()
+    hints = copy.deepcopy(trainer.hints)
+    object.__setattr__(twin, "maps", [] if hints is None else [(m.weight, m.bias) for m in hints.maps])
     trainer.fit()
     order = torch.randperm(N * STEPS, generator=seeding.generator(0, "real", "epoch", 0))
     # divided in float32, as the trainer sees them
@@ -116,10 +130,10 @@ def run(defenses=(), **settings):
 
 
 def textbook_run(twin, teacher, method, batches, combine):
-    weights = list(twin.parameters())
+    weights = [*twin.parameters(), *(weight for pair in twin.maps for weight in pair)]
     optimizer = (Sgd if method.optimizer == "sgd" else Adam)(weights, method)
     for pixels in batches:
-        loss = combine(textbook_losses(teacher, twin, pixels, method), pixels)
+        loss = combine(textbook_losses(teacher, twin, pixels, method, twin.maps), pixels)
         gradients = torch.autograd.grad(loss, weights)
         norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
         scale = min(1.0, method.clip_norm / (norm + 1e-6)) if method.clip_norm else 1.0

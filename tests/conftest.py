@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import accelerator_state
+import forked
 import pytest
 import quick_python
 import worker_host
@@ -67,7 +68,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config, specs):
-    """The processes are forked from one that has imported everything."""
+    """The processes are forked from one that has imported everything; they share what forks programs."""
+    forked.prepare()
     worker_host.begin(config, specs)
 
 

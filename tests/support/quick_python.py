@@ -29,13 +29,14 @@ import sys
 import tempfile
 import threading
 import types
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 LIBRARIES = [
     *("jsonargparse", "matplotlib.backends.backend_agg", "matplotlib.figure", "multiprocessing.spawn"),
     *("pydantic", "scipy.ndimage", "sklearn.datasets", "torch", "torchvision", "tqdm", "yaml"),
 ]
-"""What every host imports before its first process."""
+"""What the first host imports, before its first process."""
 CLIENT = Path(__file__).with_name("quick_client.py")
 REAL_CHILDREN = {"ABD_HUB_TESTS_CHILDREN": "real"}
 """With this in its environment, what a program starts is a Python of its own."""
@@ -80,6 +81,23 @@ def _forget(host, owner):
 # ----------------------------------------------------------------------------------------------- the host
 
 
+def import_libraries():
+    """Imports the libraries, and compiles what no process may have imported before it starts."""
+    for library in LIBRARIES:
+        __import__(library)
+    keep_code(Path(__file__).parents[2] / "abd_hub")
+
+
+def keep_code(package):
+    """Where PYTHONDONTWRITEBYTECODE is set, each process would compile the package: a third of a second."""
+    kept = {
+        str(file): compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+        for file in package.rglob("*.py")
+    }
+    read = SourceFileLoader.get_code
+    SourceFileLoader.get_code = lambda self, name: kept.get(self.path) or read(self, name)
+
+
 class Host:
     """Forks a process for each connection; a connection that ends too early ends its process."""
 
@@ -119,8 +137,6 @@ class Host:
     def begin(self, connection):
         """The task in the new process, None in the host."""
         if not self.prepared:
-            for library in LIBRARIES:
-                __import__(library)
             self.prepare()
             assert threading.active_count() == 1, threading.enumerate()
             gc.freeze()
@@ -244,4 +260,4 @@ def serve(folder, prepare, python):
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], lambda: None, str(Path(sys.argv[1], "python")))
+    serve(sys.argv[1], import_libraries, str(Path(sys.argv[1], "python")))

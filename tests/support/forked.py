@@ -38,7 +38,7 @@ def prepare() -> str:
 
 
 class Forked:
-    """A running program; the methods are those of ``subprocess.Popen``, and ``pid`` is that of the program."""
+    """A running program; its methods are those of ``subprocess.Popen``, and ``pid`` is its own."""
 
     def __init__(self, words, cwd, stdout, stderr, environment=None):
         task = {

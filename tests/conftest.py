@@ -12,8 +12,10 @@ from collections import Counter
 from pathlib import Path
 
 import accelerator_state
+import forked
 import pytest
 import quick_python
+import worker_host
 from order import LONGEST, QUICK, TOGETHER
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -62,6 +64,13 @@ def pytest_xdist_make_scheduler(config, log):
             return next((files[0] for files in TOGETHER if file.removeprefix("tests/") in files), file)
 
     return Together(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config, specs):
+    """The processes are forked from one that has imported everything; they share what forks programs."""
+    forked.prepare()
+    worker_host.begin(config, specs)
 
 
 @pytest.fixture(autouse=True)

@@ -84,3 +84,21 @@ def test_what_it_starts_is_as_quick(tmp_path):
     for more, found in (({}, quick_python.executable()), (quick_python.REAL_CHILDREN, sys.executable)):
         done = run(quick_python.executable(), "-c", program, cwd=tmp_path, environment={**os.environ, **more})
         assert done.stdout.strip() == found
+
+
+def test_each_process_draws_numbers_of_its_own(tmp_path):
+    program = "import random; print(random.random())"
+    drawn = [
+        run(quick_python.executable(), "-c", program, cwd=tmp_path, environment=os.environ).stdout
+        for _ in range(2)
+    ]
+    assert drawn[0] and drawn[0] != drawn[1]
+
+
+def test_a_test_that_needs_a_python_of_its_own_gets_one(tmp_path):
+    program = "import sys; print('torch' in sys.modules)"
+    said = [
+        run(python, "-c", program, cwd=tmp_path, environment=os.environ).stdout
+        for python in (sys.executable, quick_python.executable())
+    ]
+    assert said == ["False\n", "True\n"]

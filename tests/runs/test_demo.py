@@ -14,7 +14,7 @@ import abd_hub.students  # noqa: F401  (registers the architectures)
 from abd_hub.publish.uploads import read_upload
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = {"plain": 60, "auto": 60, "abd": 100, "vaccine": 20, "clean_kd": 40}
+ROUNDS = {"plain": 40, "auto": 40, "abd": 60, "vaccine": 4, "clean_kd": 20}
 """In the place of 400: the backdoor is handed over early, and nothing tests a number of ``vaccine``."""
 DEMO = f"""
 import sys

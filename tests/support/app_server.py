@@ -30,7 +30,6 @@ COMMAND = [sys.executable, "-m", "abd_hub", "app", "--no-browser"]
 @contextmanager
 def serving(*folders):
     """The address of a running app, and its process."""
-    forked.also("gradio")
     with tempfile.TemporaryDirectory() as place:
         output = {name: Path(place, name) for name in ("stdout", "stderr")}
         process = forked.start(*COMMAND[1:], *map(str, folders), **output)

@@ -9,11 +9,11 @@ but not a start of Python, ``start`` and ``run`` take the words that would follo
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
+import json
 import os
-import runpy
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,42 +23,48 @@ from pathlib import Path
 import quick_python
 
 LIBRARIES = [
-    *("accelerate", "datasets", "jsonargparse", "matplotlib.figure", "safetensors.torch", "sklearn.datasets"),
-    *("timm", "torch", "torchvision.transforms.v2", "tqdm", "transformers.pipelines", "yaml"),
+    *("accelerate", "datasets", "gradio", "safetensors.torch", "timm", "torchvision.transforms.v2"),
+    "transformers.pipelines",
 ]
+"""What is imported before, with that of ``quick_python``."""
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 """What the libraries read as they are imported is the same for all."""
+_NAME = "ABD_HUB_TESTS_FORKED"
+
+
+def prepare() -> str:
+    """Starts the host, which imports with its first process; the first call does it for all, as there."""
+    return quick_python.another(_NAME, quick_python.executable(), __file__, ENVIRONMENT)
 
 
 class Forked:
-    """A running program; the methods are those of ``subprocess.Popen``."""
+    """A running program; its methods are those of ``subprocess.Popen``, and ``pid`` is its own."""
 
     def __init__(self, words, cwd, stdout, stderr, environment=None):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(LIBRARIES)
-        before = {name: os.environ.get(name) for name in ENVIRONMENT}
-        os.environ.update(ENVIRONMENT)
-        try:
-            task = (list(words), str(cwd), str(stdout), str(stderr), environment or {})
-            self.process = context.Process(target=_program, args=task, daemon=True)
-            self.process.start()
-        finally:
-            for name, value in before.items():
-                os.environ.update({name: value}) if value is not None else os.environ.pop(name)
-        self.pid = self.process.pid
-
-    @property
-    def returncode(self):
-        return self.process.exitcode
+        task = {
+            "words": list(map(str, words)),
+            "environment": os.environ | ENVIRONMENT | (environment or {}),
+            "folder": str(Path(cwd).resolve()),
+        }
+        self.returncode = None
+        self.connection = socket.socket(socket.AF_UNIX)
+        self.connection.connect(prepare().removesuffix("python") + "socket")
+        with open(os.devnull) as nothing, open(stdout, "wb") as out, open(stderr, "wb") as err:  # noqa: PTH123
+            text = f"{json.dumps(task)}\n".encode()
+            sent = socket.send_fds(self.connection, [text], [nothing.fileno(), out.fileno(), err.fileno()])
+        self.connection.sendall(text[sent:])
+        self.answers = self.connection.makefile()
+        self.pid = int(self.answers.readline())
 
     def poll(self):
         """The exit code, or None while it runs."""
-        return self.process.exitcode
+        return self.wait(0)
 
-    def wait(self):
-        """The exit code; a signal is a negative number."""
-        self.process.join()
-        return self.process.exitcode
+    def wait(self, seconds=None):
+        """The exit code, a negative number for a signal; None where it still runs after so many seconds."""
+        if self.returncode is None and select.select([self.connection], [], [], seconds)[0]:
+            self.returncode = int(self.answers.readline())
+        return self.returncode
 
     def send_signal(self, number):
         """Nothing where it has ended."""
@@ -71,14 +77,8 @@ class Forked:
 
     def wait_or_kill(self, seconds):
         """Waits so long, then ends it."""
-        self.process.join(seconds)
+        self.wait(seconds)
         self.kill()
-
-
-def also(library):
-    """Has one more library imported before, where no program was started yet in this process."""
-    if library not in LIBRARIES:
-        LIBRARIES.append(library)
 
 
 def start(*words, cwd=".", stdout=os.devnull, stderr=os.devnull, environment=None):
@@ -111,29 +111,10 @@ def run_together(commands, environments, cwd="."):
         ]
 
 
-def _program(words, cwd, stdout, stderr, environment):
-    os.environ.update(environment)
-    sys.executable = quick_python.executable()  # for the processes that the program starts
-    for number, file in ((1, stdout), (2, stderr)):
-        opened = os.open(file, os.O_WRONLY | os.O_CREAT)
-        os.dup2(opened, number)
-    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8") for number in (1, 2))  # noqa: PTH123, SIM115
-    os.chdir(cwd)
-    with contextlib.ExitStack() as last:
-        last.callback(sys.stderr.flush)
-        last.callback(sys.stdout.flush)
-        _main(words)
+def _import():
+    for library in LIBRARIES:
+        __import__(library)
 
 
-def _main(words):
-    """As ``python`` would."""
-    if words[0] == "-m":
-        sys.argv = words[1:]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    elif words[0] == "-c":
-        sys.argv = ["-c", *words[2:]]
-        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
-    else:
-        sys.argv = words
-        sys.path.insert(0, str(Path(words[0]).resolve().parent))
-        runpy.run_path(words[0], run_name="__main__")
+if __name__ == "__main__":
+    quick_python.serve(sys.argv[1], _import, quick_python.executable())

@@ -1,11 +1,11 @@
 """Which files of tests begin first, and which are quick; paths within the folder of the tests."""
 
 LONGEST = [
+    "training/test_processes.py",
     "runs/test_demo.py",
     "app/test_app_distil.py",
     "publish/test_push_faults.py",
     "sweep/test_sweep.py",
-    "training/test_processes.py",
     "publish/test_push.py",
     "publish/test_push_card.py",
     "app/test_app_browser.py",

@@ -17,6 +17,7 @@ import contextlib
 import gc
 import json
 import os
+import random
 import runpy
 import select
 import shutil
@@ -28,12 +29,14 @@ import sys
 import tempfile
 import threading
 import types
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 LIBRARIES = [
     *("jsonargparse", "matplotlib.backends.backend_agg", "matplotlib.figure", "multiprocessing.spawn"),
     *("pydantic", "scipy.ndimage", "sklearn.datasets", "torch", "torchvision", "tqdm", "yaml"),
 ]
+"""What the first host imports, before its first process."""
 CLIENT = Path(__file__).with_name("quick_client.py")
 REAL_CHILDREN = {"ABD_HUB_TESTS_CHILDREN": "real"}
 """With this in its environment, what a program starts is a Python of its own."""
@@ -43,19 +46,30 @@ _LARGEST = 1 << 22
 
 def executable() -> str:
     """The program; the first call, in a process whose children inherit the variable, prepares it for all."""
-    if _NAME not in os.environ:
+    return another(_NAME, sys.executable, __file__, {})
+
+
+def another(name, python, file, environment, *words) -> str:
+    """As ``executable``, with a host of its own, which is ``file``; the variable ``name`` holds the program.
+
+    Where ``python`` is the program of the first host, the new one is forked from what that has imported.
+    """
+    if name not in os.environ:
         folder = tempfile.mkdtemp(prefix="quick-")
         program = Path(folder, "python")
         program.write_text(f"#!{sys.executable} -IS\n{CLIENT.read_text('utf-8')}", "utf-8")
         program.chmod(0o700)
         # The host ends as this pipe does.
         host = subprocess.Popen(
-            [sys.executable, __file__, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [python, file, folder, *words],
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         assert host.stdout.read(1) == b"+", "the host of the processes does not start"
-        os.environ[_NAME] = str(program)
+        os.environ[name] = str(program)
         atexit.register(_forget, host, os.getpid())
-    return os.environ[_NAME]
+    return os.environ[name]
 
 
 def _forget(host, owner):
@@ -67,11 +81,30 @@ def _forget(host, owner):
 # ----------------------------------------------------------------------------------------------- the host
 
 
+def import_libraries():
+    """Imports the libraries, and compiles what no process may have imported before it starts."""
+    for library in LIBRARIES:
+        __import__(library)
+    keep_code(Path(__file__).parents[2] / "abd_hub")
+
+
+def keep_code(package):
+    """Where PYTHONDONTWRITEBYTECODE is set, each process would compile the package: a third of a second."""
+    kept = {
+        str(file): compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
+        for file in package.rglob("*.py")
+    }
+    read = SourceFileLoader.get_code
+    SourceFileLoader.get_code = lambda self, name: kept.get(self.path) or read(self, name)
+
+
 class Host:
     """Forks a process for each connection; a connection that ends too early ends its process."""
 
-    def __init__(self, folder):
-        self.program = str(Path(folder, "python"))
+    def __init__(self, folder, prepare, python):
+        self.prepare = prepare
+        self.prepared = False
+        self.python = python
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(Path(folder, "socket")))
         self.listener.listen(100)
@@ -103,9 +136,11 @@ class Host:
 
     def begin(self, connection):
         """The task in the new process, None in the host."""
-        for library in LIBRARIES:
-            __import__(library)
-        gc.freeze()
+        if not self.prepared:
+            self.prepare()
+            assert threading.active_count() == 1, threading.enumerate()
+            gc.freeze()
+            self.prepared = True
         text, files, _, _ = socket.recv_fds(connection, _LARGEST, 3)
         while not text.endswith(b"\n"):
             more = connection.recv(_LARGEST)
@@ -123,12 +158,13 @@ class Host:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
+        random.seed()
         for number, file in enumerate(files):
             os.dup2(file, number)
             os.close(file)
         for one in (connection, self.listener, self.alarm, self.other, *self.running):
             one.close()
-        return {**json.loads(text), "program": self.program}
+        return {**json.loads(text), "python": self.python}
 
     def tell_ends(self):
         """Sends each exit code to who waits for it."""
@@ -149,8 +185,8 @@ def end(process):
         os.kill(process, signal.SIGKILL)
 
 
-def program(words, environment, folder, program):
-    """As ``python *words`` would."""
+def program(words, environment, folder, python):
+    """As ``python *words`` would; ``python`` is what it starts by ``sys.executable``."""
     os.chdir(folder)
     before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ.clear()
@@ -158,7 +194,7 @@ def program(words, environment, folder, program):
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [*paths, *[path for path in sys.path[1:] if path not in (*before, *paths)]]
     if not REAL_CHILDREN.items() <= environment.items():
-        sys.executable = program
+        sys.executable = python
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         number = ("stdin", "stdout", "stderr").index(name)
         setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
@@ -213,10 +249,15 @@ def leave(code):
     os._exit(code)
 
 
-if __name__ == "__main__":
-    host = Host(sys.argv[1])
+def serve(folder, prepare, python):
+    """Is a host until its input ends; ``prepare`` is called once, before the first process is forked."""
+    host = Host(folder, prepare, python)
     os.write(1, b"+")
     os.dup2(2, 1)
     if task := host.next_task():
         leave(exit_code(task))
-    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], import_libraries, str(Path(sys.argv[1], "python")))

@@ -15,3 +15,11 @@ def place(tmp_path, monkeypatch):
     paths = [str(ROOT / "tests" / "support"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     return tmp_path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def same_priority():
+    """Ray gives its workers a low priority, at which they would wait for the other processes of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        yield

@@ -64,6 +64,8 @@ def distill(arguments: Sequence[str]) -> int:
         print(format_reports(list(rows.items())))
     for defense in record.defenses:
         print(defense.sentence)
+    for agreement in record.agreement or ():
+        print(agreement.sentence)
     print(f"wrote {config.output_dir}")
     return 0
 

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
+from abd_hub.core.evidence import Evidence
 from abd_hub.core.records import DataSpec, DefenseReport
 from abd_hub.core.settings import Count, NotNegative, Positive, Range, Settings, ShareBelowOne
 
@@ -192,6 +193,21 @@ class Synthesizer(ABC):
     @abstractmethod
     def sample(self, step: int) -> Tensor | None:
         """Returns detached pixels (N, C, H, W) for student step ``step``; None repeats the last ones."""
+
+    def unseen(self, count: int) -> Tensor | None:
+        """Returns images of the method from which the student has not learned; None where that is costly.
+
+        They show whether the student answers new images as the teacher does. The trainer calls this after
+        ``update`` and before the student's steps. It must leave everything as it is: no later draw, weight or
+        statistic may depend on it.
+
+        Args:
+            count: the most images that are useful, over all processes together.
+
+        Returns:
+            Detached pixels of this process alone, (N, C, H, W).
+        """
+        return None
 
     def bank(self) -> ImageBank | None:
         """Returns the images kept for the student; None for a method that draws them anew."""
@@ -369,30 +385,3 @@ class DefensePlugin:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state that ``state_dict`` has returned."""
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """Measures how far a teacher's shuffled copies lie from it on synthetic images; one entry an image."""
-
-    kl: tuple[float, ...]
-    """KL(T || T~) in nats."""
-    suspicious: tuple[bool, ...]
-    """Whether the copies still give the teacher's class; the vaccine's penalty acts on these images."""
-    threshold: float
-    """Mean - 3 std of log10 KL, as a divergence in nats; the vaccine check counts the images below it."""
-    judged: bool
-    """True for the threshold that the check used, False for one computed from these very images."""
-    draw: int
-    """Number of the draw of permutations."""
-    used: bool
-    """Whether the run used this draw; False where the check refused it or never decided."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Holds a defense's findings for the pictures of a finished run."""
-
-    divergence: Divergence | None = None
-    pattern: Tensor | None = None
-    """(C, H, W) in pixel units, a perturbation or direction that the defense found."""

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from abd_hub.core import paper
-from abd_hub.core.contracts import Defense, DefensePlugin, Divergence, Evidence
+from abd_hub.core.contracts import Defense, DefensePlugin
+from abd_hub.core.evidence import Divergence, Evidence
 from abd_hub.core.records import DefenseReport
 from abd_hub.core.registry import register
 from abd_hub.core.settings import Count, CountOrZero, NotNegative, ShareBelowOne

@@ -32,6 +32,7 @@ from abd_hub.models.view import in_channels
 from abd_hub.publish.card import render_card, run_pictures
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.report.evidence import gather_images, write_evidence
+from abd_hub.runs.agreement import held_back_patches, measured_agreement
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
 from abd_hub.runs.pinning import pinned_run
 from abd_hub.runs.purified_teacher import inspect_student, purify_teacher
@@ -155,6 +156,7 @@ def _trainer(
         accelerator=accelerator,
         images=_in_channels(real.tensor, teacher.spec.channels) if real else None,
         watch=watch,
+        held_back=held_back_patches(teacher.spec, accelerator.device),
     )
 
 
@@ -233,6 +235,7 @@ def _record(run: Run, reports: Mapping[str, EvalReport | None], seconds: float) 
         synthesis=trainer.synthesizer.facts() or None,
         purification=run.purification,
         student_inspection=inspect_student(run.purification, trainer.student, config.seed),
+        agreement=measured_agreement(trainer.agreement),
     )
 
 

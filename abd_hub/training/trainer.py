@@ -25,6 +25,7 @@ from abd_hub.defenses import Combined
 from abd_hub.learning import checkpoint, distributed
 from abd_hub.learning.global_batch import global_batch
 from abd_hub.models.classifier import Classifier
+from abd_hub.training.agreement import AgreementMeter
 from abd_hub.training.checkpoints import Checkpoints, restore_scaler, scaler_state
 from abd_hub.training.requirements import check_parts
 from abd_hub.training.run_log import RunClock, RunLog, RunningMeans
@@ -56,6 +57,8 @@ class Trainer:
         accelerator: from ``make_accelerator``.
         images: uint8 (n, C, H, W), for a method that needs real images.
         watch: measures the student after each round; its time does not count as the run's.
+        held_back: uint8 (n, C, H, W), shown to both networks to measure their agreement, beside unseen images
+            of the method; n may be 0. None measures no agreement.
 
     Raises:
         InputError: batch size and processes, teacher and student, or defenses and rounds do not fit.
@@ -74,6 +77,7 @@ class Trainer:
         accelerator: Accelerator | None = None,
         images: Tensor | None = None,
         watch: Watch | None = None,
+        held_back: Tensor | None = None,
     ) -> None:
         self.options = options or TrainerOptions()
         self.accelerator = accelerator or make_accelerator(self.options, folder)
@@ -97,6 +101,7 @@ class Trainer:
         self.figures = RunningMeans()
         self.log = RunLog(folder, self.accelerator, self.options, "round")
         self.checkpoints = Checkpoints(folder, self.accelerator, self.options)
+        self.agreement = AgreementMeter(self.networks, method, self.options, held_back)
         self.last_images: Tensor | None = None
         """Holds the images of the last round as the teacher saw them, (N, C, H, W); None before the end."""
 
@@ -158,6 +163,7 @@ class Trainer:
         self.optimizer.begin_round(index)
         self.synthesizer.begin_round(index)
         self.figures.add(self.synthesizer.update(self.networks))
+        self.agreement.judge_unseen(index, self.synthesizer)
 
         batch: Batch | None = None
         for step in range(self.method.steps_in(index)):
@@ -222,6 +228,7 @@ class Trainer:
         if self.log.is_due(self.round, self.method.rounds):
             figures = self.figures.take()
             self.log.refuse_diverged(self.round, figures)
+            figures |= self.agreement.figures(self.round)
             bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
             figures["learning_rate"] = self.optimizer.rate
             self.log.write(self.round, figures, self.seconds)
@@ -253,6 +260,7 @@ class Trainer:
             "processor_seconds": self.processor_seconds,
             "sums": self.figures.sums,
             "counts": self.figures.counts,
+            "agreement": self.agreement.state_dict(),
             "scaler": scaler_state(self.accelerator),
         }
 
@@ -275,6 +283,7 @@ class Trainer:
         self.clock.processor_seconds = state["processor_seconds"]
         self.figures.sums = checkpoint.to_device(state["sums"], device)
         self.figures.counts = state["counts"]
+        self.agreement.load_state_dict(state.get("agreement", {}))  # an older checkpoint lacks it
         restore_scaler(self.accelerator, state["scaler"])
 
     def _identity(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from abd_hub.core.evidence import Evidence
+from abd_hub.core.plugin_settings import PluginFacts
 from abd_hub.core.records import DataSpec, DefenseReport
 from abd_hub.core.settings import Count, NotNegative, Positive, Range, Settings, ShareBelowOne
 
@@ -52,26 +53,6 @@ class Trigger(Protocol):
 
 
 # ------------------------------------------------------------------------------------------------- a method
-
-
-@dataclass(frozen=True, kw_only=True)
-class PluginFacts:
-    """Describes a method or a defense to cards and to the page; every entry has a default.
-
-    Students and triggers do not extend this class, and may have an attribute ``citation`` all the same.
-    """
-
-    citation: ClassVar[str] = ""
-    """BibTeX entry of the plug-in's paper, which the cards of its runs cite; empty for none."""
-
-    @classmethod
-    def quick(cls, rounds: int) -> dict[str, Any] | None:
-        """Returns settings with which a CPU shows a first result within minutes.
-
-        They are the fields, other than ``rounds`` (1 to some thousands), that differ from their defaults.
-        None means that no settings are that quick; then the page does not offer the plug-in.
-        """
-        return None
 
 
 @dataclass(frozen=True)
@@ -152,6 +133,18 @@ class SynthesisMethod(PluginFacts, Settings, ABC):
     def steps_in(self, index: int) -> int:
         """Returns the student steps of round ``index``: 0 while a bank is still being filled."""
         return self.student_steps
+
+    @classmethod
+    def frugal(cls) -> dict[str, Any]:
+        """Returns settings for a budget that is far too short for the defaults, such as small batches.
+
+        They replace fields that have their default values. By default they are those of ``quick``.
+        """
+        return cls.quick(1000) or {}
+
+    def timed(self) -> tuple[SynthesisMethod, float]:
+        """Returns cheaper settings for timing a round, and how many times as long ``update`` really takes."""
+        return self, 1.0
 
     def image_source(self) -> ImageSource | None:
         """Returns the real images that ``build`` needs; None for a data-free method."""
@@ -311,6 +304,10 @@ class Defense(PluginFacts, Settings):
     def quick(cls, rounds: int) -> dict[str, Any] | None:
         """Returns no setting: the defaults suit a short run unless a defense says otherwise."""
         return {}
+
+    def late_rounds(self) -> int:
+        """Returns how many of the last rounds cost more than the others, for a run with a budget."""
+        return 0
 
     def build(self, teacher: Any, seed: int = 0) -> DefensePlugin:
         """Returns the defense, ready to work.

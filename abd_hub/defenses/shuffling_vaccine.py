@@ -87,6 +87,11 @@ class ShufflingVaccine(Defense, place="shuffling_vaccine"):
             rule = f"must be more than check_ignored, {self.check_ignored}"
             raise self.refusal("check_batches", rule, self.check_batches)
 
+    def for_rounds(self, rounds: int) -> dict[str, Any]:
+        """Decides the check within a quarter of the rounds, and ignores a fifth of its batches."""
+        batches = min(self.check_batches, max(2, rounds // 4))
+        return {"check_batches": batches, "check_ignored": min(self.check_ignored, batches // 5)}
+
     def build(self, teacher: nn.Module, seed: int = 0) -> Vaccine:
         """Returns the vaccine at work.
 

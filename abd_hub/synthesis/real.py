@@ -9,7 +9,7 @@ control uses 20 % of the clean training set.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -69,6 +69,11 @@ class Real(SynthesisMethod):
     """Pads images before random crops, by so many pixels; 0 for none."""
     flip: bool = True
     """Mirrors half of the images."""
+
+    @classmethod
+    def frugal(cls) -> dict[str, Any]:
+        """Returns small batches."""
+        return {"batch_size": 64}
 
     def image_source(self) -> ImageSource | None:
         """Returns the data set and split that ``build`` needs.

@@ -8,7 +8,9 @@ differs only by the order in which numbers are added.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from abd_hub.learning.global_batch import global_batch
 from abd_hub.models.classifier import Classifier
 from abd_hub.training.agreement import AgreementMeter
 from abd_hub.training.checkpoints import Checkpoints, restore_scaler, scaler_state
+from abd_hub.training.pace import Pace
 from abd_hub.training.requirements import check_parts
 from abd_hub.training.run_log import RunClock, RunLog, RunningMeans
 from abd_hub.training.running import any_process, make_accelerator, stop_requests
@@ -59,6 +62,7 @@ class Trainer:
         watch: measures the student after each round; its time does not count as the run's.
         held_back: uint8 (n, C, H, W), shown to both networks to measure their agreement, beside unseen images
             of the method; n may be 0. None measures no agreement.
+        pace: changes the number of rounds during the run; by default the method's number stays.
 
     Raises:
         InputError: batch size and processes, teacher and student, or defenses and rounds do not fit.
@@ -78,6 +82,7 @@ class Trainer:
         images: Tensor | None = None,
         watch: Watch | None = None,
         held_back: Tensor | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.options = options or TrainerOptions()
         self.accelerator = accelerator or make_accelerator(self.options, folder)
@@ -95,6 +100,7 @@ class Trainer:
         self.optimizer = StudentOptimizer(method, self.student, self.defenses, self.accelerator)
         self._forward = compiled(forward, self.options.dynamo_backend)
 
+        self.pace = pace or Pace(method.rounds)
         self.round = 0
         self._answered = False
         self.clock = RunClock()
@@ -130,26 +136,51 @@ class Trainer:
         else:
             self.checkpoints.refuse_present()
 
-        rounds = self.method.rounds
-        self.log.begin(self.round, rounds, self.seed)
+        self.log.begin(self.round, self.method.rounds, self.seed)
         self.student.train()
         self.clock.start()
 
-        with stop_requests() as stop, self.log.bar(rounds, self.round, "round") as bar:
-            while self.round < rounds:
+        with stop_requests() as stop, self.log.bar(self.method.rounds, self.round, "round") as bar:
+            self._keep_pace(bar)
+            while self.round < self.method.rounds:
                 self._round(self.round)
                 self.round += 1
                 self.clock.read()
                 bar.update()
+                self._keep_pace(bar)
                 self._measure()
                 self._after_round(bar)
                 if any_process(bool(stop), self.accelerator.device):
                     self._save()
-                    raise Interrupted(f"stopped after round {self.round} of {rounds}")
+                    raise Interrupted(f"stopped after round {self.round} of {self.method.rounds}")
 
         self._keep_last_images()
         self.student.eval()
         return self.student
+
+    def _keep_pace(self, bar: Any) -> None:
+        """Takes over the number of all rounds where it changes; the line of the log is for people."""
+        total = self.pace.total(self.round)
+        if total == self.method.rounds:
+            return
+        self.adopt(dataclasses.replace(self.method, rounds=total))
+        bar.total = total
+        bar.refresh()
+        self.log.write(self.round, {"planned_rounds": total})
+
+    def adopt(self, method: SynthesisMethod) -> None:
+        """Goes on with other settings of the same method, of which rounds or student's steps differ."""
+        for holder in (self, self.synthesizer, self.optimizer, self.agreement):
+            if hasattr(holder, "method"):
+                holder.method = method
+
+    def timed_round(self, index: int) -> float:
+        """Returns the seconds of one round, for a trainer that is thrown away afterwards."""
+        self.student.train()
+        began = time.monotonic()
+        self._round(index)
+        self.figures.take()  # waits for the device
+        return time.monotonic() - began
 
     def _round(self, index: int) -> None:
         with global_batch():
@@ -261,6 +292,7 @@ class Trainer:
             "sums": self.figures.sums,
             "counts": self.figures.counts,
             "agreement": self.agreement.state_dict(),
+            "pace": self.pace.state_dict(),
             "scaler": scaler_state(self.accelerator),
         }
 
@@ -284,6 +316,7 @@ class Trainer:
         self.figures.sums = checkpoint.to_device(state["sums"], device)
         self.figures.counts = state["counts"]
         self.agreement.load_state_dict(state.get("agreement", {}))  # an older checkpoint lacks it
+        self.pace.load_state_dict(state.get("pace", {}))
         restore_scaler(self.accelerator, state["scaler"])
 
     def _identity(self) -> dict[str, Any]:

@@ -44,8 +44,10 @@ MANY = 10_000
 """Rounds of a trainer on which rounds are timed."""
 FINISH_SECONDS = 3.0
 """Time for pictures, card and record at the end, on a core of 2020."""
-SAMPLE = 256
+SAMPLE = 64
 """Images on which the evaluation is timed."""
+FEW_ROUNDS = 50
+"""Where even fewer rounds of one step would fit, no time is left to time more of them: the run is frugal."""
 _FEW_STEPS, _MORE_STEPS, _REPEATS = 1, 4, 2
 
 Make = Callable[[DistillConfig], Trainer]
@@ -55,7 +57,8 @@ Make = Callable[[DistillConfig], Trainer]
 def timing_config(config: DistillConfig) -> DistillConfig:
     """Returns the run with settings for timing its rounds, of which there are many."""
     many = with_rounds(config, MANY)
-    return dataclasses.replace(many, synthesizer=many.synthesizer.timed()[0])
+    method = dataclasses.replace(many.synthesizer.timed()[0], student_steps=_FEW_STEPS)
+    return dataclasses.replace(many, synthesizer=method)
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,16 @@ class Chooser:
         budget = parse_duration(config.budget, "budget")
         processor, wall = time.process_time(), time.monotonic()
         kept = evaluation_seconds(self.measurement, self.classifiers) + _inspection_seconds(self.purification)
-        costs = self._costs(config)
+        costs = self._costs(config, budget - kept - self._spent())
         # Others on the machine slow the end down as they do the rounds that were timed.
         slower = (time.monotonic() - wall) / (time.process_time() - processor)
         kept = self._shared(kept + FINISH_SECONDS * max(1.0, slower))
 
         chosen = config
-        if is_short(config, costs, budget - kept - self._spent()):
+        if costs is None or is_short(config, costs, budget - kept - self._spent()):
             chosen = frugal(config)
             costs = self._costs(chosen)
+        assert costs is not None, "frugal rounds are timed in any case"
         spent = self._spent()
         chosen = fitted(chosen, costs, budget - kept - spent)
         limit = _limit(chosen, costs, budget, kept, self.began)
@@ -106,9 +110,14 @@ class Chooser:
         """Returns the seconds that the main process has used."""
         return float(self._shared(time.monotonic() - self.began))
 
-    def _costs(self, config: DistillConfig) -> Costs:
-        """Times the rounds of a run."""
-        costs = measured_costs(self.make(timing_config(config)), late=late_rounds(config) > 0)
+    def _costs(self, config: DistillConfig, left: float | None = None) -> Costs | None:
+        """Times the rounds of a run; returns None where far too few fit into the time that is ``left``."""
+        trainer = self.make(timing_config(config))
+        # The first round takes longer, because it also makes what the later ones find.
+        first = self._shared(trainer.timed_round(idle_rounds(trainer.method)))
+        if left is not None and first > left / FEW_ROUNDS:
+            return None
+        costs = measured_costs(trainer, late=late_rounds(config) > 0)
         longer = config.synthesizer.timed()[1]
         return Costs(*self._shared([longer * costs.update, costs.step, costs.late_step]))
 
@@ -124,7 +133,7 @@ def measured_costs(trainer: Trainer, *, late: bool) -> Costs:
     """Times some rounds of a trainer with ``MANY`` rounds, which is of no use afterwards.
 
     Args:
-        trainer: from a ``timing_config``.
+        trainer: from a ``timing_config``, with one round done.
         late: whether the last rounds cost more.
     """
     first = idle_rounds(trainer.method)
@@ -133,7 +142,6 @@ def measured_costs(trainer: Trainer, *, late: bool) -> Costs:
         trainer.adopt(dataclasses.replace(trainer.method, student_steps=steps))
         return trainer.timed_round(index)
 
-    timed(first, _FEW_STEPS)  # the first round takes longer
     places = range(first + 1, first + 1 + _REPEATS)
     few, more = (
         sum(timed(index, steps) for index in places) / _REPEATS for steps in (_FEW_STEPS, _MORE_STEPS)

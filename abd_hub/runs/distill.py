@@ -78,7 +78,8 @@ def distill(
 
     measurement = load_measurement(config.evaluation, teacher)
     real = _real_images(config, measurement)
-    parts = Parts(teacher, accelerator, real, measurement)
+    held_back = held_back_patches(teacher.spec, accelerator.device)
+    parts = Parts(teacher, accelerator, real, measurement, held_back)
     trainer = parts.trainer(config if config.budget is None else timing_config(config))
 
     try:
@@ -105,6 +106,8 @@ class Parts:
     accelerator: Accelerator
     real: ImageData | None
     measurement: Measurement | None
+    held_back: Tensor
+    """Patches of photographs on which student and teacher are compared."""
 
     def trainer(
         self, config: DistillConfig, pace: Pace | None = None, teacher: Classifier | None = None
@@ -182,7 +185,7 @@ def _trainer(config: DistillConfig, teacher: Classifier, parts: Parts, pace: Pac
         accelerator=accelerator,
         images=_in_channels(real.tensor, teacher.spec.channels) if real else None,
         watch=watch,
-        held_back=held_back_patches(teacher.spec, accelerator.device),
+        held_back=parts.held_back,
         pace=pace,
     )
     return trainer
@@ -193,7 +196,8 @@ def _within_budget(run: Run, parts: Parts) -> Run:
     config, accelerator = run.config, parts.accelerator
 
     def make(timed: DistillConfig) -> Trainer:
-        trainer = parts.trainer(timed, teacher=run.trainer.teacher)
+        known = timed == timing_config(config)
+        trainer = run.trainer if known else parts.trainer(timed, teacher=run.trainer.teacher)
         trainer.agreement.patches = None  # its time is no part of a round's
         return trainer
 

@@ -72,24 +72,16 @@ def distill(
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     destination = plan_push(config, config.output_dir, "student", accelerator)
 
-    # The teacher is frozen before it runs, as a pass in train mode would change its running statistics.
     origin = {"teacher_from_python": True} if teacher else {}
-    teacher = (teacher or load_model(config.teacher)).freeze()
-
-    measurement = load_measurement(config.evaluation, teacher)
-    real = _real_images(config, measurement)
-    held_back = held_back_patches(teacher.spec, accelerator.device)
-    parts = Parts(teacher, accelerator, real, measurement, held_back)
+    parts = _parts(config, teacher or load_model(config.teacher), accelerator)
     trainer = parts.trainer(config if config.budget is None else timing_config(config))
 
     try:
         with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
             purification = purify_teacher(config, trainer.teacher, accelerator)
-            teacher.to(accelerator.device)
-            run = Run(config, trainer, teacher, purification, measurement, began)
-            if config.budget is not None:
-                run = _within_budget(run, parts)
-            record = _run(run, real, origin)
+            loaded = parts.teacher.to(accelerator.device)
+            run = Run(config, trainer, loaded, purification, parts.measurement, began)
+            record = _run(_within_budget(run, parts), parts.real, origin)
     finally:
         if config.trainer.trackers:
             accelerator.end_training()
@@ -119,6 +111,15 @@ class Parts:
             teacher = self.teacher if kept else copy.deepcopy(self.teacher)
         pace = pace or Pace(config.synthesizer.rounds, config.planned_rounds)
         return _trainer(config, teacher, self, pace)
+
+
+def _parts(config: DistillConfig, teacher: Classifier, accelerator: Accelerator) -> Parts:
+    # The teacher is frozen before it runs, as a pass in train mode would change its running statistics.
+    teacher = teacher.freeze()
+    measurement = load_measurement(config.evaluation, teacher)
+    real = _real_images(config, measurement)
+    held_back = held_back_patches(teacher.spec, accelerator.device)
+    return Parts(teacher, accelerator, real, measurement, held_back)
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,10 @@ def _trainer(config: DistillConfig, teacher: Classifier, parts: Parts, pace: Pac
 
 
 def _within_budget(run: Run, parts: Parts) -> Run:
-    """Returns the run with the settings that fit its budget, and with a trainer that keeps to it."""
+    """Returns the run with settings and a trainer that keep to its budget, if it has one."""
     config, accelerator = run.config, parts.accelerator
+    if config.budget is None:
+        return run
 
     def make(timed: DistillConfig) -> Trainer:
         known = timed == timing_config(config)

@@ -101,10 +101,8 @@ class Trainer:
         self._forward = compiled(forward, self.options.dynamo_backend)
 
         self.pace = pace or Pace(method.rounds)
-        self.round = 0
-        self._answered = False
-        self.clock = RunClock()
-        self.figures = RunningMeans()
+        self.round, self._answered = 0, False
+        self.clock, self.figures = RunClock(), RunningMeans()
         self.log = RunLog(folder, self.accelerator, self.options, "round")
         self.checkpoints = Checkpoints(folder, self.accelerator, self.options)
         self.agreement = AgreementMeter(self.networks, method, self.options, held_back)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 
 from abd_hub.commands.output import speaks
@@ -45,6 +46,7 @@ def demo(arguments: Sequence[str]) -> int:
 
 def distill(arguments: Sequence[str]) -> int:
     """Distills one student with the settings of YAML file and command line."""
+    began = time.monotonic()  # A budget begins before torch is imported.
     read_given(arguments)  # An unreadable file is refused before torch is imported.
 
     from abd_hub.config.parsing import parse_distill
@@ -55,7 +57,7 @@ def distill(arguments: Sequence[str]) -> int:
     if _PRINT_ONLY.intersection(arguments):
         print(config.to_yaml(), end="")
         return 0
-    record = run(config)
+    record = run(config, began=began)
     if not speaks():
         return 0
 
@@ -64,6 +66,8 @@ def distill(arguments: Sequence[str]) -> int:
         print(format_reports(list(rows.items())))
     for defense in record.defenses:
         print(defense.sentence)
+    for agreement in record.agreement or ():
+        print(agreement.sentence)
     print(f"wrote {config.output_dir}")
     return 0
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from abd_hub.config.durations import parse_duration
 from abd_hub.core import registry
 from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.core.errors import InputError
@@ -234,6 +235,12 @@ class DistillConfig(PushOptions):
     """Describes the measurement at the end."""
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
     """Describes how the run is carried out."""
+    budget: str | None = None
+    """Limits the time of the whole run, such as 90s, 20m or 1h30m: the machine is timed, and the number of
+    rounds follows, with the settings that depend on it."""
+    planned_rounds: list[list[int]] = field(default_factory=list)
+    """Lists pairs of a round and the number of all rounds on which the schedules count from there on. A run
+    with a budget writes them, and a run without one repeats it with them."""
     seed: int = 0
     """Seeds every random draw."""
     resume: bool = False
@@ -247,7 +254,28 @@ class DistillConfig(PushOptions):
                 "purification: must be auto, none or the settings of a purification, "
                 f"got {self.purification!r}"
             )
+        if self.budget is not None:
+            parse_duration(self.budget, "budget")
+        self._check_planned()
         refuse_infinite(self.to_dict())
+
+    def _check_planned(self) -> None:
+        pairs = self.planned_rounds
+        if not pairs:
+            return
+        if self.budget is not None:
+            raise InputError("planned_rounds: follow from the budget; leave out one of the two")
+        fit = all(len(pair) == 2 and pair[0] >= 0 and pair[1] >= 1 for pair in pairs)
+        begins = [pair[0] for pair in pairs]
+        if not fit or begins[0] != 0 or sorted(set(begins)) != begins:
+            raise InputError(
+                f"planned_rounds: must be pairs [round, number of rounds], by rounds from 0, got {pairs}"
+            )
+        if pairs[-1][1] != self.synthesizer.rounds:
+            raise InputError(
+                f"planned_rounds: end with {pairs[-1][1]} rounds, but the method has "
+                f"{self.synthesizer.rounds}; make both the same"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of config.yaml, with plug-ins by name and with every default."""
@@ -267,6 +295,8 @@ class DistillConfig(PushOptions):
             "purification": purification,
             "evaluation": dataclasses.asdict(self.evaluation),
             "trainer": dataclasses.asdict(self.trainer),
+            "budget": self.budget,
+            "planned_rounds": [list(pair) for pair in self.planned_rounds],
             "seed": self.seed,
         }
         names = [settings["synthesizer"], *settings["defenses"]]

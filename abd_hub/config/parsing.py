@@ -77,6 +77,8 @@ def parse_distill(arguments: Sequence[str]) -> DistillConfig:
     found = parse(parser, chosen.arguments, chosen.files)
     return DistillConfig(
         output_dir=found.output_dir,
+        budget=found.budget,
+        planned_rounds=found.planned_rounds,
         seed=found.seed,
         resume=found.resume,
         synthesizer=found[method],
@@ -121,7 +123,7 @@ def _distill_parser(
         "Trains a student on a teacher's answers to synthetic images, without the teacher's training data."
     )
     parser = make_parser("abd-hub distill", about, page)
-    _add_run(parser)
+    _add_budget(_add_run(parser))
     add_section(parser, "Teacher, the model to distill", ModelOptions, "teacher")
 
     _add_plugins(parser)
@@ -225,8 +227,27 @@ def _poison_parser(recipe: str) -> StrictParser:
     return parser
 
 
-def _add_run(parser: StrictParser) -> None:
-    """Adds the options that every run has."""
+def _add_budget(group: Any) -> None:
+    group.add_argument(
+        "--budget",
+        type=str | None,
+        default=None,
+        metavar="TIME",
+        help="Limits the time of the whole run, such as 90s, 20m or 1h30m. The machine is timed, and the "
+        "rounds follow, with the settings that depend on them.",
+    )
+    group.add_argument(
+        "--planned_rounds",
+        type=list[list[int]],
+        default=[],
+        metavar="PAIRS",
+        help="Repeats a run with a budget, whose config.yaml has these pairs of a round and the number of "
+        "rounds from there on.",
+    )
+
+
+def _add_run(parser: StrictParser) -> Any:
+    """Adds the options that every run has; returns their group."""
     group = parser.add_argument_group("Run")
     add_help(group)
     group.add_argument(
@@ -251,8 +272,9 @@ def _add_run(parser: StrictParser) -> None:
         action="store_true",
         help="The complete configuration is printed as YAML, and nothing runs.",
     )
+    return group
 
 
 def _rare(**sections: str) -> frozenset[str]:
     names = {f"{section}.{name}" for section, fields in sections.items() for name in fields.split()}
-    return frozenset(names | {"print_config"})
+    return frozenset(names | {"print_config", "planned_rounds"})

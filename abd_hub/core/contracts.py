@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
+from abd_hub.core.evidence import Evidence
+from abd_hub.core.plugin_settings import PluginFacts
 from abd_hub.core.records import DataSpec, DefenseReport
 from abd_hub.core.settings import Count, NotNegative, Positive, Range, Settings, ShareBelowOne
 
@@ -51,26 +53,6 @@ class Trigger(Protocol):
 
 
 # ------------------------------------------------------------------------------------------------- a method
-
-
-@dataclass(frozen=True, kw_only=True)
-class PluginFacts:
-    """Describes a method or a defense to cards and to the page; every entry has a default.
-
-    Students and triggers do not extend this class, and may have an attribute ``citation`` all the same.
-    """
-
-    citation: ClassVar[str] = ""
-    """BibTeX entry of the plug-in's paper, which the cards of its runs cite; empty for none."""
-
-    @classmethod
-    def quick(cls, rounds: int) -> dict[str, Any] | None:
-        """Returns settings with which a CPU shows a first result within minutes.
-
-        They are the fields, other than ``rounds`` (1 to some thousands), that differ from their defaults.
-        None means that no settings are that quick; then the page does not offer the plug-in.
-        """
-        return None
 
 
 @dataclass(frozen=True)
@@ -157,6 +139,18 @@ class SynthesisMethod(PluginFacts, Settings, ABC):
         """Returns the student steps of round ``index``: 0 while a bank is still being filled."""
         return self.student_steps
 
+    @classmethod
+    def frugal(cls) -> dict[str, Any]:
+        """Returns settings for a budget that is far too short for the defaults, such as small batches.
+
+        They replace fields that have their default values. By default they are those of ``quick``.
+        """
+        return cls.quick(1000) or {}
+
+    def timed(self) -> tuple[SynthesisMethod, float]:
+        """Returns cheaper settings for timing a round, and how many times as long ``update`` really takes."""
+        return self, 1.0
+
     def image_source(self) -> ImageSource | None:
         """Returns the real images that ``build`` needs; None for a data-free method."""
         return None
@@ -197,6 +191,21 @@ class Synthesizer(ABC):
     @abstractmethod
     def sample(self, step: int) -> Tensor | None:
         """Returns detached pixels (N, C, H, W) for student step ``step``; None repeats the last ones."""
+
+    def unseen(self, count: int) -> Tensor | None:
+        """Returns images of the method from which the student has not learned; None where that is costly.
+
+        They show whether the student answers new images as the teacher does. The trainer calls this after
+        ``update`` and before the student's steps. It must leave everything as it is: no later draw, weight or
+        statistic may depend on it.
+
+        Args:
+            count: the most images that are useful, over all processes together.
+
+        Returns:
+            Detached pixels of this process alone, (N, C, H, W).
+        """
+        return None
 
     def bank(self) -> ImageBank | None:
         """Returns the images kept for the student; None for a method that draws them anew."""
@@ -301,6 +310,10 @@ class Defense(PluginFacts, Settings):
         """Returns no setting: the defaults suit a short run unless a defense says otherwise."""
         return {}
 
+    def late_rounds(self) -> int:
+        """Returns how many of the last rounds cost more than the others, for a run with a budget."""
+        return 0
+
     def build(self, teacher: Any, seed: int = 0) -> DefensePlugin:
         """Returns the defense, ready to work.
 
@@ -374,30 +387,3 @@ class DefensePlugin:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a state that ``state_dict`` has returned."""
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """Measures how far a teacher's shuffled copies lie from it on synthetic images; one entry an image."""
-
-    kl: tuple[float, ...]
-    """KL(T || T~) in nats."""
-    suspicious: tuple[bool, ...]
-    """Whether the copies still give the teacher's class; the vaccine's penalty acts on these images."""
-    threshold: float
-    """Mean - 3 std of log10 KL, as a divergence in nats; the vaccine check counts the images below it."""
-    judged: bool
-    """True for the threshold that the check used, False for one computed from these very images."""
-    draw: int
-    """Number of the draw of permutations."""
-    used: bool
-    """Whether the run used this draw; False where the check refused it or never decided."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Holds a defense's findings for the pictures of a finished run."""
-
-    divergence: Divergence | None = None
-    pattern: Tensor | None = None
-    """(C, H, W) in pixel units, a perturbation or direction that the defense found."""

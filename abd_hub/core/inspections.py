@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from abd_hub.core.contracts import PluginFacts
+from abd_hub.core.plugin_settings import PluginFacts
 from abd_hub.core.settings import Settings
 
 if TYPE_CHECKING:

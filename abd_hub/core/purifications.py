@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from abd_hub.core.contracts import PluginFacts
 from abd_hub.core.inspections import InspectionReport
+from abd_hub.core.plugin_settings import PluginFacts
 from abd_hub.core.settings import Settings
 
 REPORT_FILE = "purification.json"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 PURIFIED = "purified"
 """Marks the record of a purified copy."""
+_NOTHING_LEARNED, _USABLE = 0.1, 0.5
+"""Agreement beyond chance below which a student is said to have learned next to nothing, or too little."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,38 @@ class DefenseReport:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """Counts the images to which the student gives its teacher's class; nobody needs labels for it."""
+
+    images: Literal["patches", "unseen"]
+    """``patches`` of photographs that every run holds back, or ``unseen`` images of the run's method, from
+    which the student had not learned."""
+    rate: Rate
+    chance: float
+    """Share on which two classifiers agree that choose each class as often as these two, but at random. It is
+    1 where both give one class to all images."""
+
+    @property
+    def beyond_chance(self) -> float:
+        """Agreement beyond chance, as a share of what chance leaves over (Cohen's kappa); 0 at chance."""
+        return 0.0 if self.chance >= 1 else (self.rate.value - self.chance) / (1 - self.chance)
+
+    @property
+    def sentence(self) -> str:
+        """One sentence for people, which says so where the student has not learned enough."""
+        kinds = {"patches": "held-back patches of photographs", "unseen": "new images of its method"}
+        shares = f"{self.rate.value:.0%} of {self.rate.n} {kinds[self.images]} ({self.chance:.0%} by chance)"
+        return f"The student agrees with its teacher on {shares}{self._verdict()}."
+
+    def _verdict(self) -> str:
+        if self.chance >= 1:
+            return ", but both give one class to all of them, so this says nothing"
+        if self.beyond_chance < _NOTHING_LEARNED:
+            return ": it has learned next to nothing"
+        return ": it is probably not usable yet" if self.beyond_chance < _USABLE else ""
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """Holds all facts for judging a student: the content of its metrics.json."""
 
@@ -189,6 +223,8 @@ class RunRecord:
     """Report of the teacher's purified copy, from which the student learned; None without a copy."""
     student_inspection: Mapping[str, Any] | None = None
     """Inspection of the student, as ``InspectionReport.to_json`` gives it; None without one."""
+    agreement: tuple[Agreement, ...] | None = None
+    """Agreement of student and teacher, without labels; None in older records."""
     schema_version: int = 1
 
 

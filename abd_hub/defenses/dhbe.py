@@ -36,8 +36,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abd_hub.core import seeding
-from abd_hub.core.contracts import Batch, Defense, DefensePlugin, Evidence, Teacher
+from abd_hub.core.contracts import Batch, Defense, DefensePlugin, Teacher
 from abd_hub.core.errors import InputError
+from abd_hub.core.evidence import Evidence
 from abd_hub.core.records import DefenseReport
 from abd_hub.core.registry import register
 from abd_hub.core.settings import Count, Positive, Range

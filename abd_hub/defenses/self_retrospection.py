@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from abd_hub.core import paper, seeding
-from abd_hub.core.contracts import Batch, Defense, DefensePlugin, Evidence, Teacher
+from abd_hub.core.contracts import Batch, Defense, DefensePlugin, Teacher
 from abd_hub.core.errors import InputError
+from abd_hub.core.evidence import Evidence
 from abd_hub.core.records import DefenseReport
 from abd_hub.core.registry import register
 from abd_hub.core.settings import Count, NotNegative, Positive, PositiveShare
@@ -70,6 +71,16 @@ class SelfRetrospection(Defense, place="self_retrospection"):
     def quick(cls, rounds: int) -> dict[str, Any] | None:
         """Activates it in one of 50 rounds; the paper does in one of 133 (CIFAR-10) or of 50 (GTSRB)."""
         return {"last_rounds": max(1, rounds // 50)}
+
+    def for_rounds(self, rounds: int) -> dict[str, Any]:
+        """Activates it in one of 100 rounds, or in as many as are set, but in at most half of all."""
+        default = type(self).last_rounds
+        limit = rounds // 100 if self.last_rounds == default else rounds // 2
+        return {"last_rounds": max(1, min(self.last_rounds, limit))}
+
+    def late_rounds(self) -> int:
+        """Returns the active rounds; on a CPU a student step takes about twenty times as long in them."""
+        return self.last_rounds
 
     def build(self, teacher: Teacher, seed: int = 0) -> Retrospection:
         """Returns the retrospection at work, which is active at once unless a loop calls ``begin_round``.

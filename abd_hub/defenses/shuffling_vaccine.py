@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from abd_hub.core import paper
-from abd_hub.core.contracts import Defense, DefensePlugin, Divergence, Evidence
+from abd_hub.core.contracts import Defense, DefensePlugin
+from abd_hub.core.evidence import Divergence, Evidence
 from abd_hub.core.records import DefenseReport
 from abd_hub.core.registry import register
 from abd_hub.core.settings import Count, CountOrZero, NotNegative, ShareBelowOne
@@ -85,6 +86,11 @@ class ShufflingVaccine(Defense, place="shuffling_vaccine"):
         if self.check_batches <= self.check_ignored:
             rule = f"must be more than check_ignored, {self.check_ignored}"
             raise self.refusal("check_batches", rule, self.check_batches)
+
+    def for_rounds(self, rounds: int) -> dict[str, Any]:
+        """Decides the check within a quarter of the rounds, and ignores a fifth of its batches."""
+        batches = min(self.check_batches, max(2, rounds // 4))
+        return {"check_batches": batches, "check_ignored": min(self.check_ignored, batches // 5)}
 
     def build(self, teacher: nn.Module, seed: int = 0) -> Vaccine:
         """Returns the vaccine at work.

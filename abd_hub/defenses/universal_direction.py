@@ -32,8 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abd_hub.core import seeding
-from abd_hub.core.contracts import Defense, DefensePlugin, Evidence, Teacher
+from abd_hub.core.contracts import Defense, DefensePlugin, Teacher
 from abd_hub.core.errors import InputError
+from abd_hub.core.evidence import Evidence
 from abd_hub.core.records import DataSpec, DefenseReport
 from abd_hub.core.registry import register
 from abd_hub.core.settings import Count, Positive, Share

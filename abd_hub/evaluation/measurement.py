@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -271,7 +271,10 @@ def in_classes_of(classifier: Classifier, data: ImageData, *, aloud: bool = True
 
 
 def make_watch(
-    options: EvaluationOptions, measurement: Measurement | None, like: Classifier, rounds: int
+    options: EvaluationOptions,
+    measurement: Measurement | None,
+    like: Classifier,
+    rounds: int | Callable[[], int],
 ) -> Watch | None:
     """Returns a function that measures the student every ``options.every`` rounds and after the last one.
 
@@ -279,7 +282,7 @@ def make_watch(
         options: how often and on how many images to measure.
         measurement: data and attacks; None for no measurement.
         like: classifier with the student's labels and input.
-        rounds: number of rounds of the run.
+        rounds: number of rounds of the run, or a function that returns it where it changes.
 
     Returns:
         The function, or None without data or with ``every`` 0.
@@ -299,7 +302,7 @@ def make_watch(
     names = ["accuracy", *_asr_names(measurement.attacks)]
 
     def watch(done: int, student: Classifier) -> dict[str, float]:
-        if done % options.every and done != rounds:
+        if done % options.every and done != (rounds if isinstance(rounds, int) else rounds()):
             return {}
         report = evaluate(student, images, labels, measurement.attacks, batch_size=options.batch_size)
         rates = [report.accuracy, *(attacked.asr for attacked in report.triggers)]

@@ -71,6 +71,11 @@ class DeviceImageBank:
         """Returns the images at ``places``, (N,) int64 below ``len``, as float32 (N, C, H, W) in [0, 1]."""
         return self._images[places.to(self.device)].float() / 255
 
+    def newest(self, count: int) -> Tensor:
+        """Returns the images that were added last, at most ``count``, as ``pixels`` does."""
+        count = min(count, len(self))
+        return self.pixels(torch.arange(self.added - count, self.added) % self.capacity)
+
     def draw(self, count: int, chance: torch.Generator) -> Tensor:
         """Draws the places of ``count`` images, with replacement only where the bank holds fewer.
 

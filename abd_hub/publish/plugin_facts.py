@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from abd_hub.core.contracts import Defense, PluginFacts, SynthesisMethod
+from abd_hub.core.contracts import Defense, SynthesisMethod
+from abd_hub.core.plugin_settings import PluginFacts
 from abd_hub.core.records import RunRecord
 from abd_hub.core.registry import find_plugin
 from abd_hub.publish.cleaning import acted

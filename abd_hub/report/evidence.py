@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from abd_hub.core.contracts import Divergence, Evidence, Synthesizer
+from abd_hub.core.contracts import Synthesizer
 from abd_hub.core.errors import InputError
+from abd_hub.core.evidence import Divergence, Evidence
 from abd_hub.core.files import atomic_path, read_json, write_json
 from abd_hub.core.record_file import from_json, to_json
 from abd_hub.learning import distributed

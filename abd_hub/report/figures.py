@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from abd_hub.core.contracts import Divergence
+from abd_hub.core.evidence import Divergence
 from abd_hub.core.records import Rate
 from abd_hub.report.grids import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, zoomed
 from abd_hub.report.verdict_board import VerdictBoard
@@ -30,6 +30,7 @@ _BINS = 40
 _DPI = 150
 _LONGEST_NAME = 40
 _RATES = "accuracy and ASR during training"
+_AGREEMENT = "agreement with the teacher"
 
 
 def save_divergence(found: Divergence, path: str | Path) -> None:
@@ -84,8 +85,8 @@ def _log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
 def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str = "pseudo-batch") -> None:
     """Draws every logged figure over the rounds.
 
-    Accuracy and attack success rates share the first panel, which runs from 0 to 1. All names that end in
-    ``_loss`` share the next panel.
+    Accuracy and attack success rates share the first panel, and all shares of agreement the next; both run
+    from 0 to 1. All names that end in ``_loss`` share the panel after them.
 
     Args:
         log: rows with ``round`` and figures; a row need not hold every figure.
@@ -111,7 +112,7 @@ def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str 
             axis.legend(
                 fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=len(names)
             )
-        if title == _RATES:
+        if title in (_RATES, _AGREEMENT):
             axis.set_ylim(-0.03, 1.03)
         _tidy(axis)
     axes[-1].set_xlabel(unit)
@@ -234,8 +235,10 @@ def _panels(log: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
     names = [name for name in dict.fromkeys(key for row in log for key in row) if name != "round"]
     rates = [name for name in names if name == "accuracy" or name.startswith("asr_")]
     losses = [name for name in names if name.endswith("_loss") or name == "loss"]
-    panels = {title: part for title, part in ((_RATES, rates), ("loss", losses)) if part}
-    return panels | {_words(name): [name] for name in names if name not in rates + losses}
+    agreements = [name for name in names if name.startswith("agreement_")]
+    shared = {_RATES: rates, _AGREEMENT: agreements, "loss": losses}
+    panels = {title: part for title, part in shared.items() if part}
+    return panels | {_words(name): [name] for name in names if name not in rates + agreements + losses}
 
 
 def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

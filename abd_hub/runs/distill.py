@@ -32,12 +32,15 @@ from abd_hub.models.view import in_channels
 from abd_hub.publish.card import render_card, run_pictures
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.report.evidence import gather_images, write_evidence
+from abd_hub.runs.agreement import held_back_patches, measured_agreement
+from abd_hub.runs.budget import Chooser, finished_config, timing_config
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
 from abd_hub.runs.pinning import pinned_run
 from abd_hub.runs.purified_teacher import inspect_student, purify_teacher
 from abd_hub.runs.verdicts import write_verdicts
+from abd_hub.training.pace import Pace
 from abd_hub.training.running import claimed, device_name, make_accelerator
-from abd_hub.training.trainer import Trainer, Watch
+from abd_hub.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +48,16 @@ _CONVERTED_AT_ONCE = 4096
 """Images that become gray or color at once, as floats."""
 
 
-def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunRecord:
+def distill(
+    config: DistillConfig, teacher: Classifier | None = None, *, began: float | None = None
+) -> RunRecord:
     """Carries out one distillation and writes its output folder.
 
     Args:
         config: the configuration of the run.
         teacher: replaces the model that ``config.teacher`` names, for a network that only exists in
             Python; ``config.teacher.id`` is then only its name in the record.
+        began: time of ``time.monotonic`` at which a budget began; by default it begins now.
 
     Returns:
         The record that metrics.json holds.
@@ -61,30 +67,59 @@ def distill(config: DistillConfig, teacher: Classifier | None = None) -> RunReco
             be pushed.
         Interrupted: the run was stopped and can be resumed.
     """
+    began = time.monotonic() if began is None else began
     config = as_begun(config)
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     destination = plan_push(config, config.output_dir, "student", accelerator)
 
-    # The teacher is frozen before it runs, as a pass in train mode would change its running statistics.
     origin = {"teacher_from_python": True} if teacher else {}
-    teacher = (teacher or load_model(config.teacher)).freeze()
-
-    measurement = load_measurement(config.evaluation, teacher)
-    real = _real_images(config, measurement)
-    watch = make_watch(config.evaluation, measurement, teacher, config.synthesizer.rounds)
-    trainer = _trainer(config, teacher, accelerator, real, watch)
+    parts = _parts(config, teacher or load_model(config.teacher), accelerator)
+    trainer = parts.trainer(config if config.budget is None else timing_config(config))
 
     try:
         with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
             purification = purify_teacher(config, trainer.teacher, accelerator)
-            run = Run(config, trainer, teacher.to(accelerator.device), purification, measurement)
-            record = _run(run, real, origin)
+            loaded = parts.teacher.to(accelerator.device)
+            run = Run(config, trainer, loaded, purification, parts.measurement, began)
+            record = _run(_within_budget(run, parts), parts.real, origin)
     finally:
         if config.trainer.trackers:
             accelerator.end_training()
 
     push_finished(destination, config.output_dir, private=config.hub_private_repo)
     return record
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Holds what the trainers of one run share."""
+
+    teacher: Classifier
+    accelerator: Accelerator
+    real: ImageData | None
+    measurement: Measurement | None
+    held_back: Tensor
+    """Patches of photographs on which student and teacher are compared."""
+
+    def trainer(
+        self, config: DistillConfig, pace: Pace | None = None, teacher: Classifier | None = None
+    ) -> Trainer:
+        """Returns a trainer; ``teacher`` replaces the loaded one, of which it may otherwise have a copy."""
+        if teacher is None:
+            # The purification changes this copy in place, after the trainer has refused what does not fit.
+            kept = config.purification == "none" and config.budget is None
+            teacher = self.teacher if kept else copy.deepcopy(self.teacher)
+        pace = pace or Pace(config.synthesizer.rounds, config.planned_rounds)
+        return _trainer(config, teacher, self, pace)
+
+
+def _parts(config: DistillConfig, teacher: Classifier, accelerator: Accelerator) -> Parts:
+    # The teacher is frozen before it runs, as a pass in train mode would change its running statistics.
+    teacher = teacher.freeze()
+    measurement = load_measurement(config.evaluation, teacher)
+    real = _real_images(config, measurement)
+    held_back = held_back_patches(teacher.spec, accelerator.device)
+    return Parts(teacher, accelerator, real, measurement, held_back)
 
 
 @dataclass(frozen=True)
@@ -98,6 +133,8 @@ class Run:
     purification: Mapping[str, Any] | None
     """Report as JSON; None where no purification was wanted."""
     measurement: Measurement | None
+    began: float
+    """Time of ``time.monotonic`` at which this process began with the run."""
 
     @property
     def purified(self) -> bool:
@@ -123,15 +160,8 @@ def as_begun(config: DistillConfig) -> DistillConfig:
     return dataclasses.replace(config, purification="none") if older else config
 
 
-def _trainer(
-    config: DistillConfig,
-    teacher: Classifier,
-    accelerator: Accelerator,
-    real: ImageData | None,
-    watch: Watch | None,
-) -> Trainer:
-    # The purification changes this copy in place, after the trainer has refused what does not fit.
-    teacher = teacher if config.purification == "none" else copy.deepcopy(teacher)
+def _trainer(config: DistillConfig, teacher: Classifier, parts: Parts, pace: Pace) -> Trainer:
+    accelerator, real = parts.accelerator, parts.real
     student = create_student(
         config.student.architecture,
         teacher.spec,
@@ -144,7 +174,8 @@ def _trainer(
     )
 
     teacher.to(accelerator.device)
-    return Trainer(
+    watch = make_watch(config.evaluation, parts.measurement, teacher, lambda: trainer.method.rounds)
+    trainer = Trainer(
         teacher,
         student,
         config.synthesizer,
@@ -155,7 +186,30 @@ def _trainer(
         accelerator=accelerator,
         images=_in_channels(real.tensor, teacher.spec.channels) if real else None,
         watch=watch,
+        held_back=parts.held_back,
+        pace=pace,
     )
+    return trainer
+
+
+def _within_budget(run: Run, parts: Parts) -> Run:
+    """Returns the run with settings and a trainer that keep to its budget, if it has one."""
+    config, accelerator = run.config, parts.accelerator
+    if config.budget is None:
+        return run
+
+    def make(timed: DistillConfig) -> Trainer:
+        known = timed == timing_config(config)
+        trainer = run.trainer if known else parts.trainer(timed, teacher=run.trainer.teacher)
+        trainer.agreement.patches = None  # its time is no part of a round's
+        return trainer
+
+    classifiers = list(run.classifiers().values())
+    chooser = Chooser(config, make, classifiers, run.measurement, run.purification, run.began, accelerator)
+    chosen, limit = chooser.choose()
+    trainer = parts.trainer(chosen, Pace(chosen.synthesizer.rounds, (), limit, accelerator))
+    purify_teacher(config, trainer.teacher, accelerator)
+    return dataclasses.replace(run, config=chosen, trainer=trainer)
 
 
 def _in_channels(images: Tensor, channels: int) -> Tensor:
@@ -181,6 +235,8 @@ def _real_images(config: DistillConfig, measurement: Measurement | None) -> Imag
 
 def _run(run: Run, real: ImageData | None, origin: dict[str, Any]) -> RunRecord:
     run.trainer.fit(resume=run.config.resume)
+    if run.config.budget is not None:
+        run = dataclasses.replace(run, config=finished_config(run.config, run.trainer))
 
     if not origin:
         data, control = (
@@ -196,6 +252,10 @@ def _run(run: Run, real: ImageData | None, origin: dict[str, Any]) -> RunRecord:
     record = dataclasses.replace(
         record, config={**record.config, **origin}, training_data=real.ref if real else None
     )
+    limit = run.trainer.pace.limit
+    if limit is not None:  # after the student's inspection, which takes time
+        times = {"budget": limit.budget, "spent": round(limit.spent(), 3)}
+        record = dataclasses.replace(record, durations={**record.durations, **times})
     seen = _images_for_evidence(run.trainer)
 
     def write(path: Path) -> RunRecord:
@@ -233,6 +293,7 @@ def _record(run: Run, reports: Mapping[str, EvalReport | None], seconds: float) 
         synthesis=trainer.synthesizer.facts() or None,
         purification=run.purification,
         student_inspection=inspect_student(run.purification, trainer.student, config.seed),
+        agreement=measured_agreement(trainer.agreement),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from abd_hub.config.options import DistillConfig
 from abd_hub.config.poison import PoisonConfig
 from abd_hub.evaluation.tables import format_aligned
 from abd_hub.sweep.engine import DONE, FAILED, RUNNING, WAITING, Status
@@ -119,7 +120,11 @@ def progress(status: Status) -> str:
         unit, total = "round", config.synthesizer.rounds
 
     done = _last_count(status.folder / "log.jsonl", unit)
-    return "" if done is None else f"{done} of {total} {unit}s"
+    if done is None:
+        return ""
+    # A run with a budget chooses its rounds itself.
+    of_all = "" if isinstance(config, DistillConfig) and config.budget else f" of {total}"
+    return f"{done}{of_all} {unit}s"
 
 
 def _last_count(log: Path, unit: str) -> int | None:

@@ -98,6 +98,11 @@ class BankSynthesizer(Synthesizer):
         pixels = self._bank.pixels(distributed.own_rows(places))
         return self.augmented(pixels, "augment", step)
 
+    def unseen(self, count: int) -> Tensor | None:
+        """Returns this process's part of the images that the present round has made."""
+        rank, processes = distributed.world()
+        return self._bank.newest(min(count, self.method.synthesis_batch_size))[rank::processes]
+
     def augmented(self, pixels: Tensor, *purpose: str | int) -> Tensor:
         """Returns this process's rows, cropped after padding and mirrored, by draws for the global batch."""
         generator, share = self.chance(*purpose, seeding.LEGACY_RANK), distributed.world()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -70,6 +70,11 @@ class Dafl(GeneratorMethod):
     activation_weight: NotNegative = 0.01
     """Weighs the mean magnitude of the inputs of the teacher's last linear layer, which is maximized. Set 0
     for a teacher without such a layer."""
+
+    @classmethod
+    def frugal(cls) -> dict[str, Any]:
+        """Returns an eighth of the batch and half the generator."""
+        return {"batch_size": 128, "generator_channels": 64}
 
     def generator_rate(self, index: int) -> float:
         """Returns the same rate in every round."""

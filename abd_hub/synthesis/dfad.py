@@ -13,7 +13,7 @@ step, and the step after the last round, whose images no student would see, is l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -60,6 +60,11 @@ class Dfad(GeneratorMethod):
     """Sets the generator's learning rate; it falls together with the student's rate."""
     z_dim: int = 256
     """Sets the noise vector's length."""
+
+    @classmethod
+    def frugal(cls) -> dict[str, Any]:
+        """Returns small batches and half the generator."""
+        return {"batch_size": 64, "generator_channels": 64}
 
     def generator_rate(self, index: int) -> float:
         """Returns the rate of the previous round, whose last step this is."""

@@ -21,6 +21,7 @@ outer step as long as all inner steps. The student learns from the bank only.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -105,6 +106,22 @@ class Fast(BankMethod):
         super().__post_init__()
         if self.warmup_rounds >= self.rounds:
             raise self.refusal("warmup_rounds", f"must be below rounds, {self.rounds}", self.warmup_rounds)
+
+    @classmethod
+    def frugal(cls) -> dict[str, Any]:
+        """Returns a quarter of the batches, half the generator and a tenth of the steps, without a reset."""
+        small = {"batch_size": 64, "synthesis_batch_size": 64, "student_steps": 40}
+        return small | {"generator_channels": 64, "reset_first_layer_round": 0}
+
+    def for_rounds(self, rounds: int) -> dict[str, Any]:
+        """Keeps the shares of the warm-up and of the rounds before the reset."""
+        warmup = min(rounds - 1, -(-self.warmup_rounds * rounds // self.rounds))
+        reset = round(self.reset_first_layer_round * rounds / self.rounds)
+        return {"warmup_rounds": warmup, "reset_first_layer_round": reset}
+
+    def timed(self) -> tuple[Fast, float]:
+        """Times one step of the generator."""
+        return dataclasses.replace(self, generator_steps=1), float(self.generator_steps)
 
     def steps_in(self, index: int) -> int:
         """Returns 0 in the warm-up and ``student_steps`` after it."""

@@ -18,6 +18,7 @@ from abd_hub.core import seeding
 from abd_hub.core.contracts import Networks, SynthesisMethod, Synthesizer, Teacher, View
 from abd_hub.core.settings import Count, Positive, Range
 from abd_hub.learning import checkpoint, distributed
+from abd_hub.learning.modes import running_statistics_kept
 from abd_hub.synthesis.generator import Generator, Output
 
 
@@ -139,6 +140,12 @@ class GeneratorSynthesizer(Synthesizer):
     def sample(self, step: int) -> Tensor | None:
         """Returns images of the updated generator, from noise that each student step draws anew."""
         return self.fixed_pixels(self.draw("student z", self.index, step))
+
+    def unseen(self, count: int) -> Tensor | None:
+        """Returns images of a noise that no student step has; it is the same noise in every round."""
+        with running_statistics_kept(self.generator):
+            pixels = self.fixed_pixels(self.draw("unseen z"))
+        return pixels[: count // distributed.world()[1]]
 
     def fixed_pixels(self, noise: Tensor) -> Tensor:
         """Returns ``pixels`` without a gradient, in the run's precision."""

@@ -16,6 +16,7 @@ shadow.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,15 @@ class Ood(SynthesisMethod):
     def quick(cls, rounds: int) -> dict[str, Any] | None:
         """Returns small batches of few patches for a short run."""
         return {"batch_size": 64, "patches": 2000, "crop_padding": 0}
+
+    @classmethod
+    def frugal(cls) -> dict[str, Any]:
+        """Returns small batches."""
+        return {"batch_size": 64}
+
+    def timed(self) -> tuple[Ood, float]:
+        """Makes a batch of patches only, because every round shows other ones."""
+        return dataclasses.replace(self, patches=min(self.patches, self.batch_size)), 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ control uses 20 % of the clean training set.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +23,9 @@ from abd_hub.core.settings import CountOrNone, CountOrZero, PositiveShare
 from abd_hub.learning import distributed
 from abd_hub.learning.augment import check_padding, crop_and_flip
 from abd_hub.synthesis.epochs import Epochs
+
+OTHERS = 1000
+"""Limits the images outside of the share that are kept to compare student and teacher on."""
 
 
 @register("synthesizers", "real")
@@ -67,6 +70,11 @@ class Real(SynthesisMethod):
     flip: bool = True
     """Mirrors half of the images."""
 
+    @classmethod
+    def frugal(cls) -> dict[str, Any]:
+        """Returns small batches."""
+        return {"batch_size": 64}
+
     def image_source(self) -> ImageSource | None:
         """Returns the data set and split that ``build`` needs.
 
@@ -89,17 +97,20 @@ class Real(SynthesisMethod):
             raise InputError("real.dataset: plain distillation needs images, got none; pass images to build")
         check_padding("real.crop_padding", self.crop_padding, images.shape[2], images.shape[3])
 
-        kept = torch.randperm(images.shape[0], generator=seeding.generator(seed, "real", "share"))
-        kept = kept[: max(1, round(self.share * images.shape[0]))].sort().values
-        return RealImages(self, images[kept].to(accelerator.device), seed)
+        order = torch.randperm(images.shape[0], generator=seeding.generator(seed, "real", "share"))
+        count = max(1, round(self.share * images.shape[0]))
+        kept = order[:count].sort().values
+        others = images[order[count : count + OTHERS]]
+        return RealImages(self, images[kept].to(accelerator.device), seed, others)
 
 
 class RealImages(Synthesizer):
     """Goes through the images, in a new order each epoch."""
 
-    def __init__(self, method: Real, images: Tensor, seed: int) -> None:
+    def __init__(self, method: Real, images: Tensor, seed: int, others: Tensor | None = None) -> None:
         self.method = method
         self.images = images
+        self.others = others
         self.seed = seed
         self.index = 0
         self.epochs = Epochs(images.shape[0], method.batch_size, seed, "real")
@@ -117,3 +128,10 @@ class RealImages(Synthesizer):
         generator = seeding.generator(self.seed, "real", "augment", batch, seeding.LEGACY_RANK)
         share = distributed.world()
         return crop_and_flip(pixels, self.method.crop_padding, self.method.flip, generator, share)
+
+    def unseen(self, count: int) -> Tensor | None:
+        """Returns this process's part of images outside of the share that is used; None without any."""
+        if self.others is None or not len(self.others):
+            return None
+        rank, processes = distributed.world()
+        return self.others[:count][rank::processes].to(self.images.device).float() / 255

@@ -62,6 +62,11 @@ class Zskt(GeneratorMethod):
         """Returns small sizes for a short run, without attention transfer, which needs matching blocks."""
         return {"batch_size": 64, "attention_weight": 0, "generator_channels": 64}
 
+    @classmethod
+    def frugal(cls) -> dict[str, Any]:
+        """Returns half the batch, the student's steps and the generator."""
+        return {"batch_size": 64, "student_steps": 5, "generator_channels": 64}
+
     def generator_rate(self, index: int) -> float:
         """Returns a rate that follows a cosine to zero."""
         return cosine(self.generator_learning_rate, index, self.rounds)

@@ -8,7 +8,9 @@ differs only by the order in which numbers are added.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,10 @@ from abd_hub.defenses import Combined
 from abd_hub.learning import checkpoint, distributed
 from abd_hub.learning.global_batch import global_batch
 from abd_hub.models.classifier import Classifier
+from abd_hub.training.agreement import AgreementMeter
 from abd_hub.training.checkpoints import Checkpoints, restore_scaler, scaler_state
 from abd_hub.training.hints import make_hints
+from abd_hub.training.pace import Pace
 from abd_hub.training.requirements import check_parts
 from abd_hub.training.run_log import RunClock, RunLog, RunningMeans
 from abd_hub.training.running import any_process, make_accelerator, stop_requests
@@ -57,6 +61,9 @@ class Trainer:
         accelerator: from ``make_accelerator``.
         images: uint8 (n, C, H, W), for a method that needs real images.
         watch: measures the student after each round; its time does not count as the run's.
+        held_back: uint8 (n, C, H, W), shown to both networks to measure their agreement, beside unseen images
+            of the method; n may be 0. None measures no agreement.
+        pace: changes the number of rounds during the run; by default the method's number stays.
 
     Raises:
         InputError: batch size and processes, teacher and student, or defenses and rounds do not fit.
@@ -75,6 +82,8 @@ class Trainer:
         accelerator: Accelerator | None = None,
         images: Tensor | None = None,
         watch: Watch | None = None,
+        held_back: Tensor | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.options = options or TrainerOptions()
         self.accelerator = accelerator or make_accelerator(self.options, folder)
@@ -94,12 +103,12 @@ class Trainer:
         self._with_blocks = bool(method.attention_weight or method.hint_weight)
         self._forward = compiled(forward, self.options.dynamo_backend)
 
-        self.round = 0
-        self._answered = False
-        self.clock = RunClock()
-        self.figures = RunningMeans()
+        self.pace = pace or Pace(method.rounds)
+        self.round, self._answered = 0, False
+        self.clock, self.figures = RunClock(), RunningMeans()
         self.log = RunLog(folder, self.accelerator, self.options, "round")
         self.checkpoints = Checkpoints(folder, self.accelerator, self.options)
+        self.agreement = AgreementMeter(self.networks, method, self.options, held_back)
         self.last_images: Tensor | None = None
         """Holds the images of the last round as the teacher saw them, (N, C, H, W); None before the end."""
 
@@ -128,26 +137,51 @@ class Trainer:
         else:
             self.checkpoints.refuse_present()
 
-        rounds = self.method.rounds
-        self.log.begin(self.round, rounds, self.seed)
+        self.log.begin(self.round, self.method.rounds, self.seed)
         self.student.train()
         self.clock.start()
 
-        with stop_requests() as stop, self.log.bar(rounds, self.round, "round") as bar:
-            while self.round < rounds:
+        with stop_requests() as stop, self.log.bar(self.method.rounds, self.round, "round") as bar:
+            self._keep_pace(bar)
+            while self.round < self.method.rounds:
                 self._round(self.round)
                 self.round += 1
                 self.clock.read()
                 bar.update()
+                self._keep_pace(bar)
                 self._measure()
                 self._after_round(bar)
                 if any_process(bool(stop), self.accelerator.device):
                     self._save()
-                    raise Interrupted(f"stopped after round {self.round} of {rounds}")
+                    raise Interrupted(f"stopped after round {self.round} of {self.method.rounds}")
 
         self._keep_last_images()
         self.student.eval()
         return self.student
+
+    def _keep_pace(self, bar: Any) -> None:
+        """Takes over the number of all rounds where it changes; the line of the log is for people."""
+        total = self.pace.total(self.round)
+        if total == self.method.rounds:
+            return
+        self.adopt(dataclasses.replace(self.method, rounds=total))
+        bar.total = total
+        bar.refresh()
+        self.log.write(self.round, {"planned_rounds": total})
+
+    def adopt(self, method: SynthesisMethod) -> None:
+        """Goes on with other settings of the same method, of which rounds or student's steps differ."""
+        for holder in (self, self.synthesizer, self.optimizer, self.agreement):
+            if hasattr(holder, "method"):
+                holder.method = method
+
+    def timed_round(self, index: int) -> float:
+        """Returns the seconds of one round, for a trainer that is thrown away afterwards."""
+        self.student.train()
+        began = time.monotonic()
+        self._round(index)
+        self.figures.take()  # waits for the device
+        return time.monotonic() - began
 
     def _round(self, index: int) -> None:
         with global_batch():
@@ -161,6 +195,7 @@ class Trainer:
         self.optimizer.begin_round(index)
         self.synthesizer.begin_round(index)
         self.figures.add(self.synthesizer.update(self.networks))
+        self.agreement.judge_unseen(index, self.synthesizer)
 
         batch: Batch | None = None
         for step in range(self.method.steps_in(index)):
@@ -225,6 +260,7 @@ class Trainer:
         if self.log.is_due(self.round, self.method.rounds):
             figures = self.figures.take()
             self.log.refuse_diverged(self.round, figures)
+            figures |= self.agreement.figures(self.round)
             bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
             figures["learning_rate"] = self.optimizer.rate
             self.log.write(self.round, figures, self.seconds)
@@ -257,6 +293,8 @@ class Trainer:
             "processor_seconds": self.processor_seconds,
             "sums": self.figures.sums,
             "counts": self.figures.counts,
+            "agreement": self.agreement.state_dict(),
+            "pace": self.pace.state_dict(),
             "scaler": scaler_state(self.accelerator),
         }
 
@@ -281,6 +319,8 @@ class Trainer:
         self.clock.processor_seconds = state["processor_seconds"]
         self.figures.sums = checkpoint.to_device(state["sums"], device)
         self.figures.counts = state["counts"]
+        self.agreement.load_state_dict(state.get("agreement", {}))  # an older checkpoint lacks it
+        self.pace.load_state_dict(state.get("pace", {}))
         restore_scaler(self.accelerator, state["scaler"])
 
     def _identity(self) -> dict[str, Any]:

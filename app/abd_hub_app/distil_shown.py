@@ -9,7 +9,13 @@ from abd_hub_app.distil_job import State, View
 from abd_hub_app.text import as_html
 
 _WIDTH, _HEIGHT = 300, 90
-_NO_CURVES = ("round", "seconds", "learning_rate")
+_NO_CURVES = (
+    "round",
+    "seconds",
+    "learning_rate",
+    "agreement_patches_by_chance",
+    "agreement_unseen_by_chance",
+)
 _MOST_CURVES = 6
 _TAKEN_OVER = 0.5
 _LEARNED = 0.9
@@ -169,6 +175,8 @@ def _facts(record: RunRecord) -> str:
         rows.append((defense.name.replace("_", " "), sentence))
     if not record.defenses:
         rows.append(("defense", "none"))
+    for agreement in record.agreement or ():
+        rows.append((f"agreement on {agreement.images}", agreement.sentence))
     return _table("The run", rows)
 
 

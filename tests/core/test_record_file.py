@@ -14,6 +14,7 @@ from abd_hub.core import files
 from abd_hub.core.errors import InputError
 from abd_hub.core.record_file import read_record, record_from_json, record_to_json
 from abd_hub.core.records import (
+    Agreement,
     AttackedClass,
     ClassReport,
     DataRef,
@@ -109,6 +110,25 @@ def test_a_record_from_before_purifications_comes_back(tmp_path):
         assert data.pop(name) is None
     files.write_json(tmp_path / "metrics.json", data)
     assert read_record(tmp_path) == record
+
+
+def test_a_record_from_before_agreements_comes_back(tmp_path):
+    record = make_record()
+    data = record_to_json(record)
+    assert data.pop("agreement") is None
+    files.write_json(tmp_path / "metrics.json", data)
+    assert read_record(tmp_path) == record
+
+
+def test_a_record_with_agreements_comes_back(tmp_path):
+    found = Agreement("patches", Rate(0.31, 31, 100, 0.2, 0.4), 0.11)
+    record = dataclasses.replace(make_record(), agreement=(found,))
+    data = record_to_json(record)
+    files.write_json(tmp_path / "metrics.json", data)
+    assert read_record(tmp_path) == record
+    data["agreement"][0]["images"] = "other"
+    with pytest.raises(InputError, match=r"agreement\[0\]\.images"):
+        record_from_json(data)
 
 
 def test_a_record_of_a_purified_teacher_comes_back(tmp_path):

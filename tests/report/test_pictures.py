@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
-from abd_hub.core.contracts import Divergence
+from abd_hub.core.evidence import Divergence
 from abd_hub.core.records import Rate
 from abd_hub.report import figures as pictures
 from abd_hub.report import grids

@@ -44,6 +44,7 @@ from abd_hub.config.parsing import parse_distill, parse_poison
 from abd_hub.core import registry
 from abd_hub.core.errors import InputError
 from abd_hub.core.record_file import read_record
+from abd_hub.core.records import Agreement, Rate
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
@@ -282,7 +283,7 @@ def test_what_a_run_leaves_behind(finished):
 
 
 def test_metrics(finished, teacher):
-    data = json.loads((finished / "metrics.json").read_text())
+    data, card = json.loads((finished / "metrics.json").read_text()), (finished / "README.md").read_text()
     assert data["schema_version"] == 1
     assert data["method"] == "zskt" and data["seed"] == 5 and data["rounds"] == 6
     for name, folder in (("teacher", teacher), ("student", finished)):
@@ -292,6 +293,11 @@ def test_metrics(finished, teacher):
     active = {row["name"]: row["active"] for row in data["defenses"]}
     assert active == {"shuffling_vaccine": True, "self_retrospection": True}
     assert {"torch", "timm", "python"} <= set(data["versions"])
+    patches, unseen = data["agreement"]
+    assert (patches["images"], patches["rate"]["n"], unseen["images"]) == ("patches", 1000, "unseen")
+    last = json.loads((finished / "log.jsonl").read_text().splitlines()[-1])
+    assert last["agreement_patches"] == patches["rate"]["value"] and last["agreement_unseen"] is not None
+    assert Agreement("patches", Rate(**patches["rate"]), patches["chance"]).sentence.split("%")[0] in card
     assert set(data["durations"]) == {"distillation", "distillation_processor", "evaluation"}
     assert data["device"] and data["processes"] == 1
     written = yaml.safe_load((finished / "config.yaml").read_text())

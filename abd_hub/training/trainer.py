@@ -100,17 +100,21 @@ class Trainer:
         self.synthesizer: Synthesizer = method.build(self.teacher, self.accelerator, seed, images)
         self.hints = make_hints(method, self.teacher, self.student, seed)
         self.optimizer = StudentOptimizer(method, self.student, self.defenses, self.accelerator, self.hints)
-        self._with_blocks = bool(method.attention_weight or method.hint_weight)
         self._forward = compiled(forward, self.options.dynamo_backend)
 
         self.pace = pace or Pace(method.rounds)
         self.round, self._answered = 0, False
         self.clock, self.figures = RunClock(), RunningMeans()
-        self.log = RunLog(folder, self.accelerator, self.options, "round")
-        self.checkpoints = Checkpoints(folder, self.accelerator, self.options)
+        places = folder, self.accelerator, self.options
+        self.log, self.checkpoints = RunLog(*places, "round"), Checkpoints(*places)
         self.agreement = AgreementMeter(self.networks, method, self.options, held_back)
         self.last_images: Tensor | None = None
         """Holds the images of the last round as the teacher saw them, (N, C, H, W); None before the end."""
+
+    @property
+    def _with_blocks(self) -> bool:
+        """Returns whether a loss reads the maps of the blocks."""
+        return bool(self.method.attention_weight or self.method.hint_weight)
 
     @property
     def seconds(self) -> float:

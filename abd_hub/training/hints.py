@@ -3,12 +3,12 @@
 A linear map r_i, a 1x1 convolution, turns the student's map v_i after block i into as many channels as the
 teacher's map u_i has. It learns with the student, and is dropped at the end. The loss is
 
-    sum over the blocks of mean((r_i(v_i) - u_i)^2) / var(u_i).
+    sum over the blocks of mean((r_i(v_i / sd(v_i)) - u_i / sd(u_i))^2).
 
 The paper trains the lower half of a student by one hint in a first stage (eq. 3). Here all blocks give hints
-throughout the run, beside the answers. The division by the variance of all numbers of u_i in the batch makes
-blocks and teachers comparable. Answers to images without objects tell the student little, their maps tell it
-more.
+throughout the run, beside the answers. sd is the standard deviation of all numbers of a block in the batch,
+without a gradient. It makes blocks and teachers comparable. Without sd(v_i) the linear maps diverged at the
+student's rates. Answers to images without objects tell the student little, their maps tell it more.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.learning import distributed
 from abd_hub.models.classifier import Classifier
 from abd_hub.training.requirements import map_shapes
+
+LEAST_VARIANCE = 1e-12
+"""Keeps a constant map finite."""
 
 
 class Hints(nn.Module):
@@ -46,11 +49,10 @@ class Hints(nn.Module):
             teacher_features: the same N, H_i, W_i; channels as in ``widths``.
         """
         losses = []
-        variances = _variances(teacher_features)
-        blocks = zip(self.maps, student_features, teacher_features, variances, strict=True)
-        for predict, own, wanted, variance in blocks:
+        blocks = zip(self.maps, _scaled(student_features), _scaled(teacher_features), strict=True)
+        for predict, own, wanted in blocks:
             gap = _wide(predict(own)) - _wide(wanted)
-            losses.append(gap.square().flatten(1).mean(dim=1) / variance)
+            losses.append(gap.square().flatten(1).mean(dim=1))
         return torch.stack(losses).sum(dim=0)
 
 
@@ -63,12 +65,13 @@ def make_hints(method: SynthesisMethod, teacher: Classifier, student: Classifier
     return Hints(widths, seed).to(student.mean).to(memory_format=torch.channels_last)
 
 
-@torch.no_grad()
-def _variances(features: Sequence[Tensor]) -> list[Tensor]:
-    """Returns the variance of all numbers of each block, over the rows of all processes."""
-    moments = [torch.stack([_wide(block).mean(), _wide(block).square().mean()]) for block in features]
-    whole = distributed.mean(torch.stack(moments))
-    return [(square - mean.square()).clamp_min(1e-12) for mean, square in whole]
+def _scaled(features: Sequence[Tensor]) -> list[Tensor]:
+    """Divides each block by its standard deviation over all rows of all processes."""
+    with torch.no_grad():
+        moments = [torch.stack([_wide(block).mean(), _wide(block).square().mean()]) for block in features]
+        whole = distributed.mean(torch.stack(moments))
+        deviations = (whole[:, 1] - whole[:, 0].square()).clamp_min(LEAST_VARIANCE).sqrt()
+    return [block / scale.to(block.dtype) for block, scale in zip(features, deviations, strict=True)]
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -102,8 +102,7 @@ class Trainer:
         self.optimizer = StudentOptimizer(method, self.student, self.defenses, self.accelerator, self.hints)
         self._forward = compiled(forward, self.options.dynamo_backend)
 
-        self.pace = pace or Pace(method.rounds)
-        self.round, self._answered = 0, False
+        self.round, self._answered, self.pace = 0, False, pace or Pace(method.rounds)
         self.clock, self.figures = RunClock(), RunningMeans()
         places = folder, self.accelerator, self.options
         self.log, self.checkpoints = RunLog(*places, "round"), Checkpoints(*places)

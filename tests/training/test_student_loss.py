@@ -53,8 +53,9 @@ def attention(feature):
     return energy / (energy**2).sum().sqrt()
 
 
-def variance(numbers):
-    return (numbers**2).mean() - numbers.mean() ** 2
+def deviation(numbers):
+    """The standard deviation, a number without a gradient."""
+    return float(((numbers - numbers.mean()) ** 2).mean()) ** 0.5
 
 
 def textbook_losses(teacher, student, pixels, method, maps=()):
@@ -70,8 +71,9 @@ def textbook_losses(teacher, student, pixels, method, maps=()):
             gap = attention(a[n]) - attention(b[n])
             loss = loss + method.attention_weight * (gap**2).sum() / gap.numel()
         for a, b, (weight, bias) in zip(t_blocks, s_blocks, maps, strict=False):
-            predicted = torch.einsum("oi,ihw->ohw", weight[:, :, 0, 0], b[n]) + bias[:, None, None]
-            loss = loss + method.hint_weight * ((predicted - a[n]) ** 2).mean() / variance(a)
+            own, wanted = b[n] / deviation(b), a[n] / deviation(a)
+            predicted = torch.einsum("oi,ihw->ohw", weight[:, :, 0, 0], own) + bias[:, None, None]
+            loss = loss + method.hint_weight * ((predicted - wanted) ** 2).mean()
         losses.append(loss)
     return losses
 

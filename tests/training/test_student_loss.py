@@ -55,7 +55,8 @@ def attention(feature):
 
 def deviation(numbers):
     """The standard deviation, a number without a gradient."""
-    return float(((numbers - numbers.mean()) ** 2).mean()) ** 0.5
+    fixed = numbers.detach()
+    return ((fixed - fixed.mean()) ** 2).mean().sqrt()
 
 
 def textbook_losses(teacher, student, pixels, method, maps=()):

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from abd_hub.evaluation.battery import LEAST_EXCESS, LEVEL, BatteryReport, TriedAttack, worded
+from abd_hub.evaluation.battery import (
+    LEAST_EXCESS,
+    LEAST_EXCESS_ALONE,
+    LEVEL,
+    BatteryReport,
+    TriedAttack,
+    worded,
+)
 from abd_hub.evaluation.tables import format_aligned, format_rate
 
 ROWS = 10
@@ -21,13 +28,15 @@ def format_battery(report: BatteryReport, labels: Sequence[str]) -> str:
     controlled = any(attack.control for attack in report.attacks)
     head = ["trigger", "target", "ASR", "without trigger", *(["control"] if controlled else []), "p"]
     shown = report.attacks[:ROWS]
+    least = LEAST_EXCESS if controlled else LEAST_EXCESS_ALONE
+    others = "both other rates" if controlled else "the one without the trigger"
     n = report.accuracy.n
     parts = [
         f"{len(report.attacks)} attacks on {n} images, the worst {len(shown)} first; "
         f"accuracy {format_rate(report.accuracy)}",
         format_aligned([head, *(_row(attack, labels, controlled) for attack in shown)]),
-        f"p: McNemar's exact test against the same images without the trigger, multiplied by the number of "
-        f"attacks. An attack stands out from p < {LEVEL:g} and {LEAST_EXCESS:g} above both other rates.",
+        "p: McNemar's exact test against the same images without the trigger, multiplied by the number of "
+        f"attacks. An attack stands out with p < {LEVEL:g} and a rate {least} above {others}.",
     ]
     parts += [f"not tried: {name}: {reason}" for name, reason in report.not_tried.items()]
     return "\n\n".join([*parts, verdict(report, labels)])

@@ -17,6 +17,7 @@ from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataSpec
 from abd_hub.evaluation import battery
 from abd_hub.evaluation.battery_table import format_battery, verdict
+from abd_hub.evaluation.rates import wilson
 from abd_hub.triggers import build_trigger
 
 SPEC = DataSpec(3, 32, 32, ("zero", "one", "two"))
@@ -74,6 +75,15 @@ def test_a_control_that_reacts_alike_explains_the_attack(data):
     assert not tried(poisoned, data, control=poisoned).outstanding
     clean = tried(poisoned, data, control=Reader(poisoned=False))
     assert clean.outstanding and all(attack.control.count == 0 for attack in clean.outstanding)
+
+
+@pytest.mark.parametrize(
+    ("hits", "control", "stands_out"), [(50, None, False), (80, None, True), (50, 10, True), (50, 45, False)]
+)
+def test_more_is_demanded_without_a_control(hits, control, stands_out):
+    rate = None if control is None else wilson(control, 100)
+    attack = battery.TriedAttack("blend", {}, 0, wilson(hits, 100), wilson(2, 100), rate, 1e-9)
+    assert attack.stands_out == stands_out
 
 
 def test_all_tests_count(data):

@@ -42,7 +42,7 @@ LEVEL = 0.01
 LEAST_EXCESS = 0.1
 """Excess over the base from which an attack stands out beside a control. No battery was run before this."""
 LEAST_EXCESS_ALONE = 0.75
-"""The same without a control. Three clean ResNets take 62 to 64 % of CIFAR-10 with blended noise for frogs."""
+"""The same without a control. Three clean ResNets take 62 to 64 % of CIFAR-10 under noise for frogs."""
 
 
 @dataclass(frozen=True)

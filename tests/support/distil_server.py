@@ -18,7 +18,7 @@ SHORT = {"minutes": 10, "seed": 1, "student": "wrn_10_1", "vaccine_check": False
 class App:
     """The server's process, its address, and the folder for all that it writes."""
 
-    def __init__(self, folder: Path, hub: HubServer, more: dict[str, str]) -> None:
+    def __init__(self, folder: Path, hub: HubServer) -> None:
         self.hub = hub
         self.place = folder / "tmp"
         self.place.mkdir()
@@ -27,7 +27,7 @@ class App:
         # The owner of the server is logged in: no visitor may get anything out of that.
         own = hub.environment(home, READ, HF_HUB_ETAG_TIMEOUT="60", SOME_API_KEY="secret-of-the-owner")
         # A client that closes says so with its next heartbeat.
-        own |= {"GRADIO_HEARTBEAT_INTERVAL": "0.3"} | more
+        own |= {"GRADIO_HEARTBEAT_INTERVAL": "0.3"}
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 [quick_python.executable(), *COMMAND[1:]],
@@ -74,10 +74,10 @@ class App:
 
 
 @contextmanager
-def distilling(folder: Path, **more: str):
-    """A running app, with more variables; at the end it has ended, and its output has no traceback."""
+def distilling(folder: Path):
+    """A running app; at the end it has ended, and its output has no traceback."""
     with HubServer() as hub:
-        app = App(folder, hub, more)
+        app = App(folder, hub)
         try:
             wait(app.serves)
             yield app
@@ -111,4 +111,6 @@ def environment_of(process: int) -> str:
 
 
 def nice_of(process: int) -> int:
-    return os.getpriority(os.PRIO_PROCESS, process)
+    """The priority of a run; what is seen of it waits for the run, and has its number for a name."""
+    name = Path(f"/proc/{process}/comm").read_text("utf-8").strip()
+    return os.getpriority(os.PRIO_PROCESS, int(name) if name.isdecimal() else process)

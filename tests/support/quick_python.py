@@ -38,8 +38,6 @@ LIBRARIES = [
 ]
 """What the first host imports, before its first process."""
 CLIENT = Path(__file__).with_name("quick_client.py")
-REAL_CHILDREN = {"ABD_HUB_TESTS_CHILDREN": "real"}
-"""With this in its environment, what a program starts is a Python of its own."""
 _NAME = "ABD_HUB_TESTS_PYTHON"
 _LARGEST = 1 << 22
 
@@ -193,8 +191,7 @@ def program(words, environment, folder, python):
     os.environ.update(environment)
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [*paths, *[path for path in sys.path[1:] if path not in (*before, *paths)]]
-    if not REAL_CHILDREN.items() <= environment.items():
-        sys.executable = python
+    sys.executable = python
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         number = ("stdin", "stdout", "stderr").index(name)
         setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))

@@ -81,4 +81,5 @@ def load(folder: Path, name: str) -> Classifier:
     net = CifarResNet(5 if name.startswith("resnet32") else 3, len(LABELS))
     ref = load_state_dict_into(net, str(folder / f"{name}.safetensors"))
     mean, std = IMAGENET if name in IMAGENET_NORMALIZED else CIFAR
-    return Classifier(net, DataSpec(3, 32, 32, LABELS), mean, std, ref=ref).freeze()
+    blocks = ("layer1", "layer2", "layer3")
+    return Classifier(net, DataSpec(3, 32, 32, LABELS), mean, std, blocks=blocks, ref=ref).freeze()

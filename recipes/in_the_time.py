@@ -3,9 +3,9 @@
     python recipes/in_the_time.py FOLDER --data cifar10=DATA gtsrb=DATA --triggers PICTURES --budget 20m \\
         --methods ood fast --teachers badnets_8 gtsrbbadnets_8 --seeds 0 1 2 --results DIR
 
-FOLDER and PICTURES are those of purify_teachers.py. recipes/<data>/<method>-cpu.yaml has the settings, and the
-budget replaces their rounds. The time holds for the whole run, from the first line to the card. One JSON file
-is written for each teacher, method, budget and seed, and one that is there is not run again.
+FOLDER and PICTURES are those of purify_teachers.py. recipes/<data>/<method>-cpu.yaml has the settings, and
+the budget replaces their rounds. The time holds for the whole run, from the first line to the card. One JSON
+file is written for each teacher, method, budget and seed, and one that is there is not run again.
 """
 
 from __future__ import annotations

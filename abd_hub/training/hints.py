@@ -14,9 +14,12 @@ student's rates. Answers to images without objects tell the student little, thei
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from abd_hub.core import seeding
 from abd_hub.core.contracts import SynthesisMethod
@@ -49,10 +52,14 @@ class Hints(nn.Module):
             teacher_features: the same N, H_i, W_i; channels as in ``widths``.
         """
         losses = []
-        blocks = zip(self.maps, _scaled(student_features), _scaled(teacher_features), strict=True)
-        for predict, own, wanted in blocks:
-            gap = _wide(predict(own)) - _wide(wanted)
-            losses.append(gap.square().flatten(1).mean(dim=1))
+        deviations = zip(_deviations(student_features), _deviations(teacher_features), strict=True)
+        blocks = zip(self.maps, student_features, teacher_features, deviations, strict=True)
+        for linear, own, wanted, (own_scale, scale) in blocks:
+            assert isinstance(linear, nn.Conv2d) and linear.bias is not None, "all maps are such"
+            # The weights are scaled in place of the maps, which are a thousand times larger.
+            weight, bias = linear.weight * (scale / own_scale), linear.bias * scale
+            predicted = F.conv2d(own, weight.to(own.dtype), bias.to(own.dtype))
+            losses.append(_MeanSquares.apply(predicted, wanted) / scale.square())
         return torch.stack(losses).sum(dim=0)
 
 
@@ -65,14 +72,38 @@ def make_hints(method: SynthesisMethod, teacher: Classifier, student: Classifier
     return Hints(widths, seed).to(student.mean).to(memory_format=torch.channels_last)
 
 
-def _scaled(features: Sequence[Tensor]) -> list[Tensor]:
-    """Divides each block by its standard deviation over all rows of all processes."""
-    with torch.no_grad():
-        moments = [torch.stack([_wide(block).mean(), _wide(block).square().mean()]) for block in features]
-        whole = distributed.mean(torch.stack(moments))
-        deviations = (whole[:, 1] - whole[:, 0].square()).clamp_min(LEAST_VARIANCE).sqrt()
-    return [block / scale.to(block.dtype) for block, scale in zip(features, deviations, strict=True)]
+@torch.no_grad()
+def _deviations(features: Sequence[Tensor]) -> list[Tensor]:
+    """Returns the standard deviation of each block over all rows of all processes, in float32 or wider."""
+    moments = []
+    for block in features:
+        wide = torch.promote_types(block.dtype, torch.float32)
+        square = torch.linalg.vector_norm(block, dtype=wide).square() / block.numel()
+        moments.append(torch.stack([block.mean(dtype=wide), square]))
+    whole = distributed.mean(torch.stack(moments))
+    return list((whole[:, 1] - whole[:, 0].square()).clamp_min(LEAST_VARIANCE).sqrt())
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+class _MeanSquares(torch.autograd.Function):
+    """Computes the mean of (predicted - wanted)^2 of each image, (N,), in float32 or wider.
+
+    The gap is kept in the maps' precision. Written out in float32, hints doubled the time of a student's step
+    in bf16 on one AVX-512 core.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """Maps (N, C, H, W) twice to (N,); only the first gets a gradient."""
+        gap = predicted - wanted
+        ctx.save_for_backward(gap)
+        wide = torch.promote_types(gap.dtype, torch.float32)
+        means: Tensor = torch.linalg.vector_norm(gap, dim=(1, 2, 3), dtype=wide).square() / gap[0].numel()
+        return means
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Returns 2 gradient gap / (C H W)."""
+        (gap,) = ctx.saved_tensors
+        slope = (gradient * (2 / gap[0].numel())).to(gap.dtype)
+        return gap * slope.view(-1, 1, 1, 1), None

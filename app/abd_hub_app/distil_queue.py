@@ -152,6 +152,8 @@ class DistilQueue:
         with self._lock:
             for job in list(self._jobs):
                 job.kill()
+                if not job.over:
+                    job.end(_stopped(_CANCELLED), _CANCELLED)  # a page may still show it
                 self._forget(job)
 
     # ------------------------------------------------------------------------------------ supervision

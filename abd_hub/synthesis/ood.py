@@ -96,8 +96,17 @@ class Ood(SynthesisMethod):
 
     @classmethod
     def frugal(cls) -> dict[str, Any]:
-        """Returns small batches."""
-        return {"batch_size": 64}
+        """Returns small batches and SGD: a student learned more from 60,000 patches than by Adam."""
+        return {
+            "batch_size": 64,
+            "optimizer": "sgd",
+            "learning_rate": 0.1,
+            "learning_rate_warmup": 0.2,
+            "weight_decay": 5e-4,
+            "clip_norm": 5.0,
+            "temperature": 4.0,
+            "temperature_squared": True,
+        }
 
     def timed(self) -> tuple[Ood, float]:
         """Makes a batch of patches only, because every round shows other ones."""

@@ -240,6 +240,13 @@ DISTILL = [
         zskt__attention_weight=250,
         teacher__blocks=["group3"],
     ),
+    case(
+        "hints without matching blocks",
+        "hint_weight",
+        "to 0",
+        zskt__hint_weight=1,
+        teacher__blocks=["group3"],
+    ),
     case("unknown block", "blocks", "group9", teacher__blocks=["group9"]),
     case(
         "the same split for training and measuring",

@@ -21,6 +21,7 @@ from purification_tables import (
     purified_summary,
 )
 from table_text import RESULTS, table
+from time_table import time_table
 from vaccine_table import vaccine_table
 
 ROOT = RESULTS.parents[1]
@@ -226,6 +227,7 @@ def documents() -> dict[str, dict[str, str]]:
             "zoo": zoo_table(),
             "ibau": ibau_table(),
             "vaccine": vaccine_table(),
+            "time": time_table(),
             "methods cifar10": methods_table("cifar10"),
             "methods gtsrb": methods_table("gtsrb"),
         },

@@ -5,10 +5,11 @@ teacher's map u_i has. It learns with the student, and is dropped at the end. Th
 
     sum over the blocks of mean((r_i(v_i / sd(v_i)) - u_i / sd(u_i))^2).
 
-The paper trains the lower half of a student by one hint in a first stage (eq. 3). Here all blocks give hints
-throughout the run, beside the answers. sd is the standard deviation of all numbers of a block in the batch,
-without a gradient. It makes blocks and teachers comparable. Without sd(v_i) the linear maps diverged at the
-student's rates. Answers to images without objects tell the student little, their maps tell it more.
+Blocks are paired by height and width. The paper trains the lower half of a student by one hint in a first
+stage (eq. 3). Here all pairs give hints throughout the run, beside the answers. sd is the standard deviation
+of all numbers of a block in the batch, without a gradient. It makes blocks and teachers comparable. Without
+sd(v_i) the linear maps diverged at the student's rates. Answers to images without objects tell the student
+little, their maps tell it more.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from abd_hub.core import seeding
 from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.learning import distributed
 from abd_hub.models.classifier import Classifier
-from abd_hub.training.requirements import map_shapes
+from abd_hub.training.requirements import hint_pairs, map_shapes
 
 LEAST_VARIANCE = 1e-12
 """Keeps a constant map finite."""
@@ -35,12 +36,16 @@ class Hints(nn.Module):
     """Holds the linear maps.
 
     Args:
-        widths: channels of the student's and of the teacher's map, for each block.
+        widths: channels of the student's and of the teacher's map, for each pair of blocks.
+        pairs: numbers of the student's and of the teacher's block, whose maps have one height and width.
         seed: seeds the first weights.
     """
 
-    def __init__(self, widths: Sequence[tuple[int, int]], seed: int) -> None:
+    def __init__(
+        self, widths: Sequence[tuple[int, int]], pairs: Sequence[tuple[int, int]], seed: int
+    ) -> None:
         super().__init__()
+        self.pairs = list(pairs)
         with seeding.seeded(seed, "hints"):
             self.maps = nn.ModuleList(nn.Conv2d(own, wanted, 1) for own, wanted in widths)
 
@@ -49,8 +54,10 @@ class Hints(nn.Module):
 
         Args:
             student_features: one (N, C_i, H_i, W_i) for each block.
-            teacher_features: the same N, H_i, W_i; channels as in ``widths``.
+            teacher_features: the same N, and for each pair the same H_i, W_i; channels as in ``widths``.
         """
+        student_features = [student_features[own] for own, _ in self.pairs]
+        teacher_features = [teacher_features[wanted] for _, wanted in self.pairs]
         losses = []
         deviations = zip(_deviations(student_features), _deviations(teacher_features), strict=True)
         blocks = zip(self.maps, student_features, teacher_features, deviations, strict=True)
@@ -67,9 +74,10 @@ def make_hints(method: SynthesisMethod, teacher: Classifier, student: Classifier
     """Returns the maps for two networks on one device; None where the method gives no hints."""
     if not method.hint_weight:
         return None
-    shapes = zip(map_shapes(student, teacher), map_shapes(teacher, teacher), strict=True)
-    widths = [(own[0], wanted[0]) for own, wanted in shapes]
-    return Hints(widths, seed).to(student.mean).to(memory_format=torch.channels_last)
+    own, wanted = map_shapes(student, teacher), map_shapes(teacher, teacher)
+    pairs = hint_pairs(own, wanted)
+    widths = [(own[i][0], wanted[j][0]) for i, j in pairs]
+    return Hints(widths, pairs, seed).to(student.mean).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

@@ -48,17 +48,41 @@ def check_parts(
 
     if teacher.spec.labels != student.spec.labels:
         raise InputError("student: has other labels than the teacher; build it with the teacher's labels")
-    for field in ("attention_weight", "hint_weight"):
-        if getattr(method, field):
-            _check_blocks(field, teacher, student)
+    _check_maps(method, teacher, student)
 
 
-def _check_blocks(field: str, teacher: Classifier, student: Classifier) -> None:
-    teacher_shapes, student_shapes = (
-        [shape[1:] for shape in map_shapes(model, teacher)] for model in (teacher, student)
-    )
-    matching = teacher_shapes and teacher_shapes == student_shapes
-    if not matching or not all(len(shape) == 2 for shape in teacher_shapes):
+def _check_maps(method: SynthesisMethod, teacher: Classifier, student: Classifier) -> None:
+    """Refuses blocks that a loss of the method cannot compare."""
+    if not method.attention_weight and not method.hint_weight:
+        return
+    own, wanted = map_shapes(student, teacher), map_shapes(teacher, teacher)
+    sizes = [shape[1:] for shape in wanted], [shape[1:] for shape in own]
+    maps = bool(wanted) and all(len(shape) == 3 for shape in wanted)
+    if method.attention_weight:
+        _check_blocks("attention_weight", *sizes, fits=maps and sizes[0] == sizes[1])
+    if method.hint_weight:
+        _check_blocks("hint_weight", *sizes, fits=bool(hint_pairs(own, wanted)))
+
+
+def hint_pairs(
+    student: Sequence[tuple[int, ...]], teacher: Sequence[tuple[int, ...]]
+) -> list[tuple[int, int]]:
+    """Returns the blocks of both with maps of equal height and width, the teacher's last one of each size.
+
+    Args:
+        student: channels, height and width of each block's maps.
+        teacher: the same.
+    """
+    places: dict[tuple[int, ...], int] = {
+        shape[1:]: place for place, shape in enumerate(teacher) if len(shape) == 3
+    }
+    return [(own, places[shape[1:]]) for own, shape in enumerate(student) if shape[1:] in places]
+
+
+def _check_blocks(
+    field: str, teacher_shapes: list[tuple[int, ...]], student_shapes: list[tuple[int, ...]], *, fits: bool
+) -> None:
+    if not fits:
         raise InputError(
             f"{field}: needs maps of equal sizes, but the teacher's are "
             f"{teacher_shapes or 'unknown'} and the student's {student_shapes or 'unknown'}; "

@@ -245,7 +245,7 @@ DISTILL = [
         "hint_weight",
         "to 0",
         zskt__hint_weight=1,
-        teacher__blocks=["group3"],
+        teacher__blocks=["fc"],
     ),
     case("unknown block", "blocks", "group9", teacher__blocks=["group9"]),
     case(

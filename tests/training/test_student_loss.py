@@ -9,6 +9,7 @@ import torch
 
 from abd_hub import Real, ShufflingVaccine, Trainer, TrainerOptions
 from abd_hub.core import seeding
+from abd_hub.training.requirements import hint_pairs
 
 QUIET = TrainerOptions(progress=False, checkpoint_every=0)
 N, STEPS = 6, 3
@@ -205,3 +206,12 @@ def test_suspicious_images_are_moved_away_from(name):
     textbook_run(twin, teacher, method, batches, combine)
     assert any(kept and against for kept, against in parts), parts
     assert_same(student, twin, rtol=1e-5, atol=1e-8)  # the vaccine's weights are float32
+
+
+def test_hints_pair_blocks_of_one_size():
+    """A ResNet has a fourth stage that the student lacks, and tokens have no height."""
+    student = [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+    resnet = [(64, 32, 32), (9, 16, 16), (9, 8, 8), (9, 4, 4)]
+    assert hint_pairs(student, resnet) == [(0, 0), (1, 1), (2, 2)]
+    assert hint_pairs(student, [(9, 16, 16), (8, 16, 16), (65, 192)]) == [(1, 1)]
+    assert hint_pairs(student, [(65, 192)]) == []

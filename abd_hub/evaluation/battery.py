@@ -182,6 +182,8 @@ def try_all(
         InputError: data and classifier do not fit, see ``evaluate``.
     """
     attacks, left_out = battery(classifier.spec, images, labels, on)
+    if control is not None:  # before any work
+        check_inputs(control.spec, images, labels, attacks)
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     report, answers = evaluate_answers(classifier, images, labels, attacks, **options)
     other = evaluate_answers(control, images, labels, attacks, **options)[1] if control else None

@@ -121,13 +121,18 @@ def run(
 
     record = json.loads((folder / "metrics.json").read_text())
     record["core_minutes"] = round((time.process_time() - began) / 60, 2)
-    options.results.mkdir(parents=True, exist_ok=True)
+    keep(record, result)
+
+
+def keep(record: dict, result: Path) -> None:
+    """Writes a record among the results in one step, and prints the student's rates."""
+    result.parent.mkdir(parents=True, exist_ok=True)
     temporary = result.with_suffix(".new")
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     temporary.replace(result)
     student = record["results"]["student"]
     asr = student["triggers"][0]["asr"]["value"]
-    print(f"  accuracy {student['accuracy']['value']:.3f}, ASR {asr:.3f}", flush=True)
+    print(f"{result.stem}: accuracy {student['accuracy']['value']:.3f}, ASR {asr:.3f}", flush=True)
 
 
 def sized_by_time(

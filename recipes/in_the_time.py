@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from compare_methods import METHODS
-from defenses import HERE, POISONED, TARGETS, load, trigger_options
+from defenses import HERE, POISONED, TARGETS, keep, load, trigger_options
 
 from abd_hub import DistillConfig, EvaluationOptions, TrainerOptions, TriggerOptions, distill, parse_distill
 
@@ -69,14 +69,7 @@ def run(
     record["seconds"] = round(time.perf_counter() - began, 1)
     record["processor_seconds"] = round(time.process_time() - processor_began, 1)
     record["budget"], record["threads"] = options.budget, torch.get_num_threads()
-
-    options.results.mkdir(parents=True, exist_ok=True)
-    temporary = result.with_suffix(".new")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(result)
-    student = record["results"]["student"]
-    asr = student["triggers"][0]["asr"]["value"]
-    print(f"{result.stem}: accuracy {student['accuracy']['value']:.3f}, ASR {asr:.3f}", flush=True)
+    keep(record, result)
 
 
 def configured(

@@ -3,10 +3,11 @@
     python recipes/defenses.py FOLDER --data cifar10=DATA gtsrb=DATA --triggers PICTURES \
         --core-minutes 20 --seeds 0 1 2 --output-dir runs/defenses --results recipes/results/defenses
 
-FOLDER and PICTURES are those of purify_teachers.py. Every row runs the method fast for the same processor
-time, inspections and purification included. The script times a few rounds of a row and chooses the number
-of rounds. The record holds the time that the row really took. One JSON file is written for each teacher, row
-and seed; one that is there is not run again, and an interrupted row begins anew.
+FOLDER and PICTURES are those of purify_teachers.py. The student of a clean teacher is measured with the
+triggers of all poisoned teachers of its data set, and is their control. Every row runs the method fast for
+the same processor time, inspections and purification included. The script times a few rounds of a row and
+chooses the number of rounds. The record holds the time that the row really took. One JSON file is written
+for each teacher, row and seed; one that is there is not run again, and an interrupted row begins anew.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from compare_methods import budgeted, with_rounds
 from published_teachers import TARGETS, load
-from purify_teachers import PICTURES, picture_and_mask
+from purify_teachers import PICTURES, name_of, picture_and_mask
 
 from abd_hub import (
     ChannelLipschitzPruning,
@@ -121,6 +123,7 @@ def run(
 
     record = json.loads((folder / "metrics.json").read_text())
     record["core_minutes"] = round((time.process_time() - began) / 60, 2)
+    record |= {"teacher_name": name, "row": row, "device": name_of(PartialState().device)}
     keep(record, result)
 
 
@@ -150,17 +153,29 @@ def configured(
     """Returns the run without defenses and without purification."""
     settings = ["--config", str(HERE / data / "fast-cpu.yaml"), "--teacher.id", name]
     config = parse_distill([*settings, "--output_dir", str(folder)])
-    trigger, given = trigger_options(name, options.triggers, folder.parent)
-    attack = TriggerOptions(name=trigger, target=TARGETS[name] or 0, options=given)
+    attacks = [attack_of(one, options.triggers, folder.parent) for one in attackers(name, data)]
     return dataclasses.replace(
         config,
         defenses=(),
-        evaluation=EvaluationOptions(dataset=place, limit=options.limit, triggers=[attack]),
+        evaluation=EvaluationOptions(dataset=place, limit=options.limit, triggers=attacks),
         trainer=TrainerOptions(
             mixed_precision=options.mixed_precision, checkpoint_every=0, log_every=5, progress=False
         ),
         seed=seed,
     )
+
+
+def attackers(name: str, data: str) -> list[str]:
+    """Returns the teachers whose triggers measure a student; a clean teacher's is the control of them all."""
+    if TARGETS[name] is not None:
+        return [name]
+    return [one for one in POISONED if one.startswith("gtsrb") == (data == "gtsrb")]
+
+
+def attack_of(name: str, pictures: Path, place: Path) -> TriggerOptions:
+    """Returns the trigger that poisoned a teacher, with its target."""
+    trigger, given = trigger_options(name, pictures, place)
+    return TriggerOptions(name=trigger, target=TARGETS[name] or 0, options=given)
 
 
 def trigger_options(name: str, pictures: Path, place: Path) -> tuple[str, dict]:

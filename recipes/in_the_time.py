@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 from compare_methods import METHODS
-from defenses import HERE, POISONED, TARGETS, keep, load, trigger_options
+from defenses import HERE, POISONED, attack_of, keep, load
 
-from abd_hub import DistillConfig, EvaluationOptions, TrainerOptions, TriggerOptions, distill, parse_distill
+from abd_hub import DistillConfig, EvaluationOptions, TrainerOptions, distill, parse_distill
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", default="20m", help="Sets the time of a run.")
     parser.add_argument("--threads", type=int, help="Sets the threads of torch.")
     parser.add_argument("--methods", nargs="+", default=["ood"], choices=METHODS)
-    parser.add_argument("--teachers", nargs="+", default=POISONED, choices=list(TARGETS))
+    parser.add_argument("--teachers", nargs="+", default=POISONED, choices=POISONED)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--limit", type=int, help="Measure on the first so many test images.")
     parser.add_argument("--mixed-precision", default="bf16", choices=("no", "bf16"))
@@ -78,8 +78,7 @@ def configured(
     """Returns the run without defenses and without purification, with a budget in place of rounds."""
     settings = ["--config", str(HERE / data / f"{method}-cpu.yaml"), "--teacher.id", name]
     config = parse_distill([*settings, "--output_dir", str(folder), "--budget", options.budget])
-    trigger, given = trigger_options(name, options.triggers, folder.parent)
-    attack = TriggerOptions(name=trigger, target=TARGETS[name] or 0, options=given)
+    attack = attack_of(name, options.triggers, folder.parent)
     return dataclasses.replace(
         config,
         defenses=(),

@@ -63,8 +63,10 @@ def format_inspection(report: InspectionReport, unit: str = "") -> str:
     """
     from abd_hub.evaluation.tables import format_aligned
 
-    rest = [label for label in range(len(report.labels)) if label not in report.suspects]
     first = next(iter(report.statistics.values()))
+    rest = [
+        label for label, size in enumerate(first) if label not in report.suspects and not math.isnan(size)
+    ]
     rest.sort(key=first.__getitem__)
     head = ["class", "label", *report.statistics, ""]
     rows = [

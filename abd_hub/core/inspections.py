@@ -72,7 +72,8 @@ class InspectionReport:
     suspects: tuple[int, ...]
     """The classes that stand out, the most suspicious first; empty when not flagged."""
     statistics: Mapping[str, tuple[float, ...]]
-    """For each family one number a class, such as the size of its smallest trigger; may be infinite."""
+    """For each family one number a class, such as the size of its smallest trigger. It may be infinite. It is
+    NaN for a class that was not searched."""
     scores: Mapping[str, float]
     """For each family the number that decides, such as a ratio of sizes or a p-value."""
     threshold: Mapping[str, float]
@@ -87,7 +88,7 @@ class InspectionReport:
     """Names of the classes."""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns all facts but the tensors, for a JSON file; an infinite number is None."""
+        """Returns all facts but the tensors, for a JSON file; a number that is not finite is None."""
         return {
             "name": self.name,
             "flagged": self.flagged,
@@ -123,6 +124,13 @@ class Inspection(PluginFacts, Settings):
             InputError: the classifier or the images do not allow an inspection.
         """
         raise NotImplementedError
+
+    def again(self, report: InspectionReport) -> Inspection:
+        """Returns the settings that inspect a purified copy of the classifier of a report.
+
+        An inspection may search less than before. By default it searches the same.
+        """
+        return self
 
 
 def picture_name(family: str, label: int) -> str:

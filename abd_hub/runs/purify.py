@@ -55,10 +55,12 @@ def purify_model(
         check_images(images, classifier.spec)
     shown = default_images(classifier.spec, seed, place) if images is None else images.to(place)
 
-    def inspected(one: Classifier) -> InspectionReport:
-        return inspect_model(one, images=shown, inspection=inspection, seed=seed, device=place)
+    settings = registry.get("inspections", "trigger_inversion")() if inspection is None else inspection
 
-    found = inspected(classifier) if report is None and chosen.needs_suspects else report
+    def inspected(one: Classifier, by: Inspection) -> InspectionReport:
+        return inspect_model(one, images=shown, inspection=by, seed=seed, device=place)
+
+    found = inspected(classifier, settings) if report is None and chosen.needs_suspects else report
     if found is not None and chosen.needs_suspects and not found.flagged and not force:
         return classifier, left_alone(found)
     try:
@@ -70,7 +72,7 @@ def purify_model(
 
     # The plug-ins copy the name and the hash of the classifier along with it.
     copy.ref = _ref_of(copy, classifier.ref)
-    again = inspected(copy) if found is not None else None
+    again = inspected(copy, settings.again(found)) if found is not None else None
     return copy.to(home), dataclasses.replace(done, inspected=found, reinspected=again)
 
 

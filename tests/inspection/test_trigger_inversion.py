@@ -64,7 +64,7 @@ def test_losses_and_gradients(name, chunk, monkeypatch):
         for part in family.parameters:
             part.add_(torch.randn(part.shape, generator=torch.Generator().manual_seed(3)))
     weights = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5], dtype=torch.float64)
-    gradients, success = TriggerInversion()._step(network, family, pixels, weights)
+    gradients, success = TriggerInversion()._step(network, family, pixels, torch.arange(5), weights)
 
     losses, sizes = zip(
         *[textbook(name, family.parameters, pixels[k], weights, network, k) for k in range(5)], strict=True
@@ -118,6 +118,34 @@ def test_two_families_are_judged_together():
 
     other = trigger_inversion._with_joint({"mask": [10.0, 6.0, 10.0], "additive": [0.6, 1.0, 1.0]})
     assert compare(other["joint"]) == 1, "two classes lead in one family each"
+
+
+def test_some_classes_alone(teachers, digits):
+    """The search of three classes says nothing of the others, and finds the backdoor among the three."""
+    teacher = teachers[0, True]
+    some = dataclasses.replace(MASK, classes=[3, TARGET, 5])
+    report = inspect_model(teacher, images=digits, inspection=some)
+    assert report.suspects == (TARGET,) and report.triggers[0].success > 0.8
+    sizes = report.statistics["mask"]
+    assert [label for label, size in enumerate(sizes) if not math.isnan(size)] == sorted((3, TARGET, 5))
+    assert report.to_json()["statistics"]["mask"][1 if TARGET != 1 else 2] is None
+
+    clean = inspect_model(teachers[0, False], images=digits, inspection=some)
+    assert clean.detail.startswith(f"no class of 3, {TARGET}, 5 stands out")
+    for wrong, match in (([1], "at least two"), ([1, 1], "each once"), ([-1, 2], "at least two")):
+        with pytest.raises(InputError, match=match):
+            TriggerInversion(classes=wrong)
+    with pytest.raises(InputError, match=r"classes: must be below 10, got \[3, 10\]"):
+        inspect_model(teacher, images=digits, inspection=dataclasses.replace(FAST, classes=[3, 10]))
+
+
+def test_a_copy_is_inspected_for_the_suspects_and_the_next(teachers, digits):
+    sizes = (5.0, 3.0, 9.0, 1.0, 8.0, math.inf, 7.0, math.nan)
+    report = inspect_model(teachers[0, True], images=digits, inspection=FAST)
+    report = dataclasses.replace(report, statistics={"mask": sizes}, suspects=(3,))
+    assert FAST.again(report).classes == (3, 1, 0, 6)
+    unflagged = dataclasses.replace(report, suspects=(), triggers=report.triggers[:1])
+    assert FAST.again(unflagged).classes[0] == report.triggers[0].label
 
 
 def test_images_are_confident_ones_of_other_classes(teachers, digits):

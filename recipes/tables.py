@@ -20,6 +20,7 @@ from purification_tables import (
     purified_overview,
     purified_summary,
 )
+from students_table import students_table
 from table_text import RESULTS, table
 from time_table import time_table
 from vaccine_table import vaccine_table
@@ -228,6 +229,7 @@ def documents() -> dict[str, dict[str, str]]:
             "ibau": ibau_table(),
             "vaccine": vaccine_table(),
             "time": time_table(),
+            "students": students_table(),
             "methods cifar10": methods_table("cifar10"),
             "methods gtsrb": methods_table("gtsrb"),
         },

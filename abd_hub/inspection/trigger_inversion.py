@@ -12,7 +12,6 @@ consequence: two backdoors to different classes hide each other.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -32,6 +31,7 @@ from abd_hub.core.settings import Count, ShareBelowOne
 from abd_hub.inspection.confident import CHUNK_PIXELS, ConfidentImages, answers, choose_confident
 from abd_hub.inspection.families import FAMILIES, Family
 from abd_hub.learning.modes import in_eval_mode
+from abd_hub.learning.precision import Precision, in_precision
 
 MASK_RATIO = 0.5
 """The limit is the geometric mean of two ratios, rounded. One is the largest of a poisoned teacher, the other
@@ -105,7 +105,7 @@ class TriggerInversion(Inspection, place="trigger_inversion"):
     """A class is flagged whose addition is smaller than so much of the next one's."""
     joint_ratio: ShareBelowOne = JOINT_RATIO
     """A class is flagged whose geometric mean of both sizes is smaller than so much of the next one's."""
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Precision = "no"
     """The teacher's passes run in float32 (no) or in bfloat16 (bf16)."""
 
     def __post_init__(self) -> None:
@@ -197,10 +197,8 @@ class TriggerInversion(Inspection, place="trigger_inversion"):
 
         for rows, part in _chunks(len(classes), count, max(1, CHUNK_PIXELS // (height * width))):
             shown = family.put(pixels[rows, part], rows)
-            with self._autocast(pixels.device):
-                logits = teacher(shown.flatten(0, 1))
+            logits = in_precision(teacher, self.mixed_precision)(shown.flatten(0, 1))
             goal = goals[rows].repeat_interleave(shown.shape[1])
-            logits = logits.to(pixels.dtype)
             loss = F.cross_entropy(logits, goal, reduction="sum") / count
             if not loss.isfinite():
                 raise InputError("teacher: gives logits that are not finite; check its weights")
@@ -208,11 +206,6 @@ class TriggerInversion(Inspection, place="trigger_inversion"):
             hits = (logits.argmax(dim=1) == goal).float().view(shown.shape[:2])
             success[rows] += hits.sum(dim=1) / count
         return gradients, success
-
-    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        if self.mixed_precision == "no":
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 class Search:

@@ -37,6 +37,7 @@ from abd_hub.inspection.families import FAMILIES
 from abd_hub.inspection.trigger_inversion import TriggerInversion
 from abd_hub.learning.losses import kl
 from abd_hub.learning.modes import in_eval_mode
+from abd_hub.learning.precision import Precision, in_precision
 from abd_hub.learning.progress import shown
 from abd_hub.purification.moving_triggers import MovingTriggers
 
@@ -77,6 +78,8 @@ class TriggerUnlearning(Purification, place="trigger_unlearning"):
     """Sets the number of images on which each trigger takes a step of the inversion."""
     candidates: Count = 300
     """Draws confident images from so many of each class, the most confident ones."""
+    mixed_precision: Precision = "no"
+    """Runs the passes in float32 (no) or in bfloat16 (bf16)."""
 
     def purify(
         self, teacher: Any, images: Tensor, report: InspectionReport | None, seed: int = 0
@@ -117,16 +120,17 @@ class TriggerUnlearning(Purification, place="trigger_unlearning"):
         copy = copies.deepcopy(teacher).eval()
         weights = list(copy.parameters())
         optimizer = torch.optim.Adam(weights, lr=self.learning_rate)
+        answer, goals = in_precision(copy, self.mixed_precision), in_precision(teacher, self.mixed_precision)
 
         for step in shown(self.steps, "purify"):
             _require_gradients(weights, False)
             for _ in range(SEARCH_STEPS):
-                moving.step(copy, draws.of_other_classes(self.images_per_trigger))
+                moving.step(answer, draws.of_other_classes(self.images_per_trigger))
 
             _require_gradients(weights, True)
             pixels = draws.images(self.batch_size, confident=step % 2 == 1)
             late = max(0, 2 * step - self.steps)
-            loss = self._loss(teacher, copy, moving, pixels, cosine(late, self.steps))
+            loss = self._loss(goals, answer, moving, pixels, cosine(late, self.steps))
             if not loss.isfinite():
                 raise InputError("teacher: gives logits that are not finite; check its weights")
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)

@@ -36,7 +36,7 @@ from abd_hub.runs.agreement import held_back_patches, measured_agreement
 from abd_hub.runs.budget import Chooser, finished_config, timing_config
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
 from abd_hub.runs.pinning import pinned_run
-from abd_hub.runs.purified_teacher import inspect_student, purify_teacher
+from abd_hub.runs.purified_teacher import inspect_student, inspection_precision, purify_teacher
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.pace import Pace
 from abd_hub.training.running import claimed, device_name, make_accelerator
@@ -273,6 +273,7 @@ def _record(run: Run, reports: Mapping[str, EvalReport | None], seconds: float) 
         seconds: duration of the measurement.
     """
     config, trainer, measurement = run.config, run.trainer, run.measurement
+    precision = inspection_precision(config.trainer)
     return RunRecord(
         method=plugin_name("synthesizers", config.synthesizer),
         teacher=run.teacher.ref,
@@ -292,7 +293,7 @@ def _record(run: Run, reports: Mapping[str, EvalReport | None], seconds: float) 
         control=measurement.control.ref if measurement and measurement.control else None,
         synthesis=trainer.synthesizer.facts() or None,
         purification=run.purification,
-        student_inspection=inspect_student(run.purification, trainer.student, config.seed),
+        student_inspection=inspect_student(run.purification, trainer.student, config.seed, precision),
         agreement=measured_agreement(trainer.agreement),
     )
 

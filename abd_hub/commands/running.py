@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 
 from abd_hub.commands.output import speaks
-from abd_hub.config.arguments import read_given
 from abd_hub.core.errors import Interrupted
 from abd_hub.core.screen import CommandParser
 
@@ -38,6 +37,9 @@ def demo(arguments: Sequence[str]) -> int:
     )
     chosen = parser.read(arguments)
 
+    from abd_hub.core.folder import check_folder
+
+    check_folder(chosen.output_dir, "output-dir", existing="empty", remedy="use another --output-dir")
     from abd_hub.runs.demo import run_demo
 
     run_demo(chosen.output_dir, chosen.seed, chosen.trigger)
@@ -47,13 +49,15 @@ def demo(arguments: Sequence[str]) -> int:
 def distill(arguments: Sequence[str]) -> int:
     """Distills one student with the settings of YAML file and command line."""
     began = time.monotonic()  # A budget begins before torch is imported.
-    read_given(arguments)  # An unreadable file is refused before torch is imported.
+    given = [argument for argument in arguments if argument not in _PRINT_ONLY]
+    from abd_hub.config.parsing import check_distill, parse_distill
 
-    from abd_hub.config.parsing import parse_distill
+    check_distill(given, begins=not _PRINT_ONLY.intersection(arguments))
+
     from abd_hub.evaluation.tables import format_reports
     from abd_hub.runs.distill import distill as run
 
-    config = parse_distill([argument for argument in arguments if argument not in _PRINT_ONLY])
+    config = parse_distill(given)
     if _PRINT_ONLY.intersection(arguments):
         print(config.to_yaml(), end="")
         return 0
@@ -74,13 +78,15 @@ def distill(arguments: Sequence[str]) -> int:
 
 def poison(arguments: Sequence[str]) -> int:
     """Trains one teacher with the settings of YAML file and command line."""
-    read_given(arguments)
+    given = [argument for argument in arguments if argument not in _PRINT_ONLY]
+    from abd_hub.config.parsing import check_poison, parse_poison
 
-    from abd_hub.config.parsing import parse_poison
+    check_poison(given, begins=not _PRINT_ONLY.intersection(arguments))
+
     from abd_hub.evaluation.tables import format_rate, format_reports
     from abd_hub.runs.poison import poison_teacher
 
-    config = parse_poison([argument for argument in arguments if argument not in _PRINT_ONLY])
+    config = parse_poison(given)
     if _PRINT_ONLY.intersection(arguments):
         print(config.to_yaml(), end="")
         return 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
+from collections.abc import Mapping
 
 LONGEST_REASON = 200
 """Characters of a library's message that go into ours."""
@@ -22,6 +24,31 @@ class InputError(ValueError):
         text = visible(one_line(super().__str__()))
         half = LONGEST_MESSAGE // 2
         return text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} … {text[3 - half :]}"
+
+
+class MissingOptions(InputError):
+    """Reports all options that a source needs and lacks.
+
+    Args:
+        reason: says why they are needed.
+        examples: a value for each option, as a user would type it.
+        place: prefix of the options on the command line, such as "teacher."; None for Python's arguments.
+    """
+
+    def __init__(self, reason: str, examples: Mapping[str, str], place: str | None = None) -> None:
+        self.reason, self.examples = reason, dict(examples)
+        if place is None:
+            shown = ", ".join(f"{name} (such as {value})" for name, value in examples.items())
+            super().__init__(f"{', '.join(examples)}: {reason}; pass {shown}")
+        else:
+            shown = " ".join(f"--{place}{name} {shlex.quote(value)}" for name, value in examples.items())
+            names = ", ".join(f"{place}{name}" for name in examples)
+            own = ", with the numbers of your model" if {"mean", "std", "input_size"} & set(examples) else ""
+            super().__init__(f"{names}: {reason}; give {shown}{own}")
+
+    def typed(self, place: str) -> MissingOptions:
+        """Returns the same error for the command line, where ``place`` is the prefix of the options."""
+        return MissingOptions(self.reason, self.examples, place)
 
 
 class Interrupted(Exception):

@@ -207,7 +207,7 @@ def _trainer(
 def _given_surrogate(config: PoisonConfig, classifier: Classifier, data: ImageData) -> Classifier | None:
     if config.poison.surrogate is None:
         return None
-    surrogate = load_model(config.poison.surrogate)
+    surrogate = load_model(config.poison.surrogate, "poison.surrogate")
     check_same_labels("poison.surrogate", surrogate, classifier)
     check_inputs(surrogate.spec, data.images[:1], data.labels[:1])
     return surrogate

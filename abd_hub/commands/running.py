@@ -14,6 +14,7 @@ from abd_hub.core.screen import CommandParser
 
 _PRINT_ONLY = frozenset({"--print_config", "--print-config"})
 """Taken out before jsonargparse reads the arguments: it has an option of its own by that name."""
+_DRY = frozenset({"--dry_run", "--dry-run"})
 
 
 def demo(arguments: Sequence[str]) -> int:
@@ -49,10 +50,10 @@ def demo(arguments: Sequence[str]) -> int:
 def distill(arguments: Sequence[str]) -> int:
     """Distills one student with the settings of YAML file and command line."""
     began = time.monotonic()  # A budget begins before torch is imported.
-    given = [argument for argument in arguments if argument not in _PRINT_ONLY]
+    given = [argument for argument in arguments if argument not in _PRINT_ONLY | _DRY]
     from abd_hub.config.parsing import check_distill, parse_distill
 
-    check_distill(given, begins=not _PRINT_ONLY.intersection(arguments))
+    check_distill(given, begins=not (_PRINT_ONLY | _DRY).intersection(arguments))
 
     from abd_hub.evaluation.tables import format_reports
     from abd_hub.runs.distill import distill as run
@@ -60,6 +61,11 @@ def distill(arguments: Sequence[str]) -> int:
     config = parse_distill(given)
     if _PRINT_ONLY.intersection(arguments):
         print(config.to_yaml(), end="")
+        return 0
+    if _DRY.intersection(arguments):
+        from abd_hub.runs.dry import dry_distill
+
+        print(dry_distill(config))
         return 0
     record = run(config, began=began)
     if not speaks():
@@ -78,10 +84,10 @@ def distill(arguments: Sequence[str]) -> int:
 
 def poison(arguments: Sequence[str]) -> int:
     """Trains one teacher with the settings of YAML file and command line."""
-    given = [argument for argument in arguments if argument not in _PRINT_ONLY]
+    given = [argument for argument in arguments if argument not in _PRINT_ONLY | _DRY]
     from abd_hub.config.parsing import check_poison, parse_poison
 
-    check_poison(given, begins=not _PRINT_ONLY.intersection(arguments))
+    check_poison(given, begins=not (_PRINT_ONLY | _DRY).intersection(arguments))
 
     from abd_hub.evaluation.tables import format_rate, format_reports
     from abd_hub.runs.poison import poison_teacher
@@ -89,6 +95,11 @@ def poison(arguments: Sequence[str]) -> int:
     config = parse_poison(given)
     if _PRINT_ONLY.intersection(arguments):
         print(config.to_yaml(), end="")
+        return 0
+    if _DRY.intersection(arguments):
+        from abd_hub.runs.dry import dry_poison
+
+        print(dry_poison(config))
         return 0
     record = poison_teacher(config)
     if speaks():
@@ -111,8 +122,12 @@ def sweep(arguments: Sequence[str]) -> int:
     from abd_hub.sweep.engine import FAILED, look, run_sweep, summary
 
     if chosen.dry_run:
+        from abd_hub.sweep.dry import check_teachers, time_line
+
         states = look(plan)
-        print(json.dumps(summary(plan, states), indent=2) if chosen.json else "\n".join(table_lines(states)))
+        check_teachers(plan)
+        lines_of_text = [*table_lines(states), time_line(plan.runs)]
+        print(json.dumps(summary(plan, states), indent=2) if chosen.json else "\n".join(lines_of_text))
         return 0
 
     on_terminal = sys.stderr.isatty() and not chosen.json

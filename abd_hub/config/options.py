@@ -303,7 +303,7 @@ class DistillConfig(PushOptions):
             raise InputError(
                 f"planned_rounds: must be pairs [round, number of rounds], by rounds from 0, got {pairs}"
             )
-        if pairs[-1][1] != self.synthesizer.rounds:
+        if pairs[-1][1] != self.synthesizer.rounds and not self.resume:  # resuming may raise it
             raise InputError(
                 f"planned_rounds: end with {pairs[-1][1]} rounds, but the method has "
                 f"{self.synthesizer.rounds}; make both the same"

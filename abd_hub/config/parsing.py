@@ -253,7 +253,7 @@ def _poison_parser(recipe: str) -> StrictParser:
             "abd-hub poison --data.dataset digits --poison.trigger badnet_sq --output_dir teacher",
             "abd-hub poison --recipe fast --help",
         ),
-        rare=_rare(data=_RARE_DATA, evaluation=_RARE_DATA, trainer=_RARE_TRAINER),
+        rare=_rare(data=_RARE_DATA, network="mean std", evaluation=_RARE_DATA, trainer=_RARE_TRAINER),
     )
     about = "Trains a classifier on a data set, with a backdoor if --poison.trigger names one."
     parser = make_parser("abd-hub poison", about, page)
@@ -327,15 +327,24 @@ def _add_run(parser: StrictParser, *, presets: bool = False) -> Any:
         "--resume",
         type=bool,
         default=False,
-        help="Continues the run in --output_dir from its newest checkpoint, with the folder's own settings "
-        "unless a file is named.",
+        help="Continues the run in --output_dir, with the folder's own settings unless a file is named.",
     )
+    _add_looks(group)
+    return group
+
+
+def _add_looks(group: Any) -> None:
+    """Adds the options with which nothing runs."""
     group.add_argument(
         "--print_config",
         action="store_true",
         help="The complete configuration is printed as YAML, and nothing runs.",
     )
-    return group
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="Says what the run would do and about how long; nothing is kept.",
+    )
 
 
 def _rare(**sections: str) -> frozenset[str]:

@@ -174,6 +174,7 @@ def plain(text: str) -> str:
     """Returns jsonargparse's message in one line, with fields and types by their bare names."""
     text = re.sub(r'Parser key "([^"]+)"', r"\1", " ".join(text.split()))
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = re.sub(r"\b([Aa]) (?=int\b)", r"\1n ", text)
     union = (
         r"Does not validate against any of the Union subtypes Subtypes: \[(.+), NoneType\] .* Given value: "
     )

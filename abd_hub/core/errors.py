@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import unicodedata
 from collections.abc import Mapping
+from types import TracebackType
 
 LONGEST_REASON = 200
 """Characters of a library's message that go into ours."""
@@ -52,7 +54,22 @@ class MissingOptions(InputError):
 
 
 class Interrupted(Exception):
-    """Reports that a run has stopped on request, after it wrote its checkpoint."""
+    """Reports that a run has stopped on request, after it wrote its checkpoint.
+
+    Where nobody catches it, the program ends with one line, as the person who stopped it needs no traceback.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        before = sys.excepthook
+
+        def end(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+            if isinstance(error, Interrupted):
+                print(f"abd-hub: {error}; continue with resume=True", file=sys.stderr)
+            else:
+                before(kind, error, traceback)
+
+        sys.excepthook = end
 
 
 def one_line(text: str) -> str:

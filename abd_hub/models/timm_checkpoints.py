@@ -177,7 +177,7 @@ def _check_bare(path: Path, options: Options) -> None:
     """
     missing = {"architecture": "NAME"} if options.architecture is None else {}
     missing |= missing_images({}, options)
-    if is_pickle(path) and not options.allow_pickle:
+    if missing and is_pickle(path) and not options.allow_pickle:
         missing = {"allow_pickle": "true"} | missing
         raise MissingOptions(f"{path.name} is a pickle, of which only tensors would be read", missing)
     if missing:

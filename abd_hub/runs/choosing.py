@@ -21,6 +21,7 @@ from abd_hub.core import registry
 from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.core.records import DataSpec
 from abd_hub.models.classifier import Classifier, create_student
+from abd_hub.runs.purified_teacher import too_large
 from abd_hub.training.requirements import hint_pairs, map_shapes
 from abd_hub.training.running import device_type
 
@@ -48,8 +49,10 @@ def with_device(config: DistillConfig) -> DistillConfig:
     return dataclasses.replace(config, budget=budget, trainer=trainer)
 
 
-def with_teacher(config: DistillConfig, teacher: Classifier) -> DistillConfig:
+def with_teacher(asked: DistillConfig, config: DistillConfig, teacher: Classifier) -> DistillConfig:
     """Returns the run with the method and the student that its teacher suggests, where these are left open.
+
+    ``asked`` is the run as the user wrote it, ``config`` has what follows from the device.
 
     The rules are few. The method is ``ood``, which needs neither BatchNorm nor matching blocks. It learned
     most of all methods within 38 minutes of one core: 0.667 of a teacher's 0.781, and 0.717 of 0.759. Its
@@ -59,6 +62,8 @@ def with_teacher(config: DistillConfig, teacher: Classifier) -> DistillConfig:
 
     The student is ``wrn_16_1`` for images of up to 64 pixels and else ``resnet10t``. A teacher with fewer
     parameters than this student gets a smaller one.
+
+    Where nobody states a time, inspections that need more than half of the default time are left out.
     """
     student = config.student
     if student.architecture == AUTO_NAME:
@@ -66,7 +71,21 @@ def with_teacher(config: DistillConfig, teacher: Classifier) -> DistillConfig:
     config = dataclasses.replace(config, student=student)
     if config.synthesizer is AUTO:
         config = dataclasses.replace(config, synthesizer=_method(config, teacher))
+    if asked.budget == AUTO_NAME and config.purification == AUTO_NAME:
+        assert config.budget is not None, "the device has decided it"
+        if 2 * inspection_seconds(teacher.spec) > parse_duration(config.budget, "budget"):
+            config = dataclasses.replace(config, purification="none")
     return config
+
+
+def inspection_seconds(spec: DataSpec) -> float:
+    """Returns about how long teacher and student are inspected on a processor; 0 on an accelerator.
+
+    Ten classes of 32x32 take three minutes of one core, for each of the two.
+    """
+    if device_type() != "cpu":
+        return 0.0
+    return 2 * 180 * spec.num_classes * spec.height * spec.width / (10 * 32 * 32) / torch.get_num_threads()
 
 
 def plan_text(asked: DistillConfig, config: DistillConfig, teacher: Classifier) -> str:
@@ -85,7 +104,7 @@ def plan_text(asked: DistillConfig, config: DistillConfig, teacher: Classifier) 
         f"{teacher.ref.id} ({size} parameters, {shape}) becomes {config.student.architecture} ({student}) "
         f"{_time(config)}, on {device_type()} in {precision}.",
         _method_text(asked, config),
-        _purification_text(config),
+        _purification_text(asked, config, spec),
         _defense_text(config),
         _evaluation_text(config),
     ]
@@ -154,7 +173,8 @@ def _count(model: Classifier) -> str:
 def _time(config: DistillConfig) -> str:
     if config.budget is None:
         return f"in {config.synthesizer.rounds:,} rounds; the bar will show for how long"
-    return f"within about {format_duration(parse_duration(config.budget, 'budget'))}"
+    time = format_duration(parse_duration(config.budget, "budget"))
+    return f"within about {time.removesuffix(' 0 s')}"
 
 
 def _method_text(asked: DistillConfig, config: DistillConfig) -> str:
@@ -167,7 +187,15 @@ def _method_text(asked: DistillConfig, config: DistillConfig) -> str:
     return f"{text}, chosen because photographs do not have the teacher's channels."
 
 
-def _purification_text(config: DistillConfig) -> str:
+def _purification_text(asked: DistillConfig, config: DistillConfig, spec: DataSpec) -> str:
+    if config.purification == "none" and asked.purification != "none":
+        needed = format_duration(inspection_seconds(spec))
+        return (
+            f"Purification: none, because inspecting {spec.num_classes} classes of this size takes about "
+            f"{needed}; a longer --budget includes it."
+        )
+    if config.purification == AUTO_NAME and too_large(spec):
+        return f"Purification: none, because {too_large(spec)}."
     if config.purification == "none":
         return "Purification: none, the teacher is distilled as it is."
     if config.purification == AUTO_NAME:

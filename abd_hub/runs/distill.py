@@ -38,6 +38,7 @@ from abd_hub.runs.choosing import make_student, plan_text, with_device, with_tea
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
 from abd_hub.runs.pinning import pinned_run
 from abd_hub.runs.purified_teacher import inspect_student, purify_teacher
+from abd_hub.runs.raising import with_raised_rounds
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.pace import Pace
 from abd_hub.training.running import claimed, device_name, make_accelerator
@@ -73,7 +74,7 @@ def distill(
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     destination = plan_push(config, config.output_dir, "student", accelerator)
 
-    config, parts = _opened(asked, config, teacher, accelerator)
+    config, parts = opened(asked, with_raised_rounds(config, accelerator), teacher, accelerator)
     trainer = parts.trainer(config if config.budget is None else timing_config(config))
 
     try:
@@ -114,8 +115,13 @@ class Parts:
         return _trainer(config, teacher, self, pace)
 
 
-def _opened(
-    asked: DistillConfig, config: DistillConfig, teacher: Classifier | None, accelerator: Accelerator
+def opened(
+    asked: DistillConfig,
+    config: DistillConfig,
+    teacher: Classifier | None,
+    accelerator: Accelerator,
+    *,
+    tell: bool = True,
 ) -> tuple[DistillConfig, Parts]:
     """Loads the parts of a run, makes the choices that it leaves open, and tells its plan.
 
@@ -124,12 +130,13 @@ def _opened(
         config: the same, with what follows from the device.
         teacher: replaces the model that the configuration names.
         accelerator: of all processes.
+        tell: whether the plan goes to the log.
     """
     # The teacher is frozen before it runs, as a pass in train mode would change its running statistics.
     loaded = (teacher or load_model(config.teacher, "teacher")).freeze()
-    config = with_teacher(config, loaded)
+    config = with_teacher(asked, config, loaded)
     parts = _parts(config, loaded, accelerator)
-    if accelerator.is_main_process:
+    if tell and accelerator.is_main_process:
         logger.info("%s", plan_text(asked, config, loaded))
     return config, parts
 

@@ -109,7 +109,7 @@ def _make(config: DistillConfig, teacher: Classifier, folder: Path) -> None:
 def _purified(config: DistillConfig, teacher: Classifier) -> tuple[Classifier, PurificationReport]:
     if isinstance(config.purification, Purification):
         return purify_model(teacher, purification=config.purification, force=True, seed=config.seed)
-    refusal = _too_large(teacher.spec)
+    refusal = too_large(teacher.spec)
     if not refusal:
         try:
             return purify_model(teacher, seed=config.seed)
@@ -120,7 +120,7 @@ def _purified(config: DistillConfig, teacher: Classifier) -> tuple[Classifier, P
     return teacher, PurificationReport(name="none", changed=False, detail=detail)
 
 
-def _too_large(spec: DataSpec) -> str:
+def too_large(spec: DataSpec) -> str:
     """Returns why ``auto`` does not inspect a teacher of this size; "" where it does."""
     if spec.num_classes * spec.height * spec.width <= MOST_PIXELS:
         return ""

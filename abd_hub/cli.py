@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _stop(" ".join(str(error).split()), 2)
     except Interrupted as stop:
-        return _stop(f"{stop}; continue with --resume true", 130)
+        return _stop(f"{stop}; continue with --resume", 130)
     except KeyboardInterrupt:
         return _stop("interrupted", 130)
     except BrokenPipeError:

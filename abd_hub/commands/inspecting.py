@@ -27,7 +27,7 @@ def inspect(arguments: Sequence[str]) -> int:
     from abd_hub.evaluation.measurement import load_model
     from abd_hub.runs.inspect import default_images, inspect_model, read_images, write_inspection
 
-    classifier = load_model(request.model)
+    classifier = load_model(request.model, "")
     device = Accelerator().device
     spec, settings = classifier.spec, request.inspection
     images = None if request.images is None else read_images(request.images, request.split, classifier)

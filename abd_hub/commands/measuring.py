@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 def evaluate(arguments: Sequence[str]) -> int:
     """Measures one classifier and prints the report."""
     from abd_hub.config.measuring import EVERY, parse_evaluate
+
+    request = parse_evaluate(arguments)
     from abd_hub.evaluation.measurement import load_measurement, load_model
     from abd_hub.evaluation.tables import format_reports
 
-    request = parse_evaluate(arguments)
-    classifier = load_model(request.model)
+    classifier = load_model(request.model, "")
     if request.trigger == EVERY:
         return _try_all(request, classifier)
     measurement = load_measurement(request.options(classifier.spec.num_classes), classifier)

@@ -34,7 +34,7 @@ def purify(arguments: Sequence[str]) -> int:
     from abd_hub.runs.inspect import default_images, read_images
     from abd_hub.runs.purify import purify_model
 
-    classifier = load_model(request.model)
+    classifier = load_model(request.model, "")
     check_savable(classifier, _IN_PYTHON)
     accelerator, spec = Accelerator(), classifier.spec
     if request.images is None:

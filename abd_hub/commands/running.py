@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 
 from abd_hub.commands.output import speaks
-from abd_hub.config.arguments import read_given
 from abd_hub.core.errors import Interrupted
 from abd_hub.core.screen import CommandParser
 
 _PRINT_ONLY = frozenset({"--print_config", "--print-config"})
 """Taken out before jsonargparse reads the arguments: it has an option of its own by that name."""
+_DRY = frozenset({"--dry_run", "--dry-run"})
 
 
 def demo(arguments: Sequence[str]) -> int:
@@ -38,6 +38,9 @@ def demo(arguments: Sequence[str]) -> int:
     )
     chosen = parser.read(arguments)
 
+    from abd_hub.core.folder import check_folder
+
+    check_folder(chosen.output_dir, "output-dir", existing="empty", remedy="use another --output-dir")
     from abd_hub.runs.demo import run_demo
 
     run_demo(chosen.output_dir, chosen.seed, chosen.trigger)
@@ -47,15 +50,22 @@ def demo(arguments: Sequence[str]) -> int:
 def distill(arguments: Sequence[str]) -> int:
     """Distills one student with the settings of YAML file and command line."""
     began = time.monotonic()  # A budget begins before torch is imported.
-    read_given(arguments)  # An unreadable file is refused before torch is imported.
+    given = [argument for argument in arguments if argument not in _PRINT_ONLY | _DRY]
+    from abd_hub.config.parsing import check_distill, parse_distill
 
-    from abd_hub.config.parsing import parse_distill
+    check_distill(given, begins=not (_PRINT_ONLY | _DRY).intersection(arguments))
+
     from abd_hub.evaluation.tables import format_reports
     from abd_hub.runs.distill import distill as run
 
-    config = parse_distill([argument for argument in arguments if argument not in _PRINT_ONLY])
+    config = parse_distill(given)
     if _PRINT_ONLY.intersection(arguments):
         print(config.to_yaml(), end="")
+        return 0
+    if _DRY.intersection(arguments):
+        from abd_hub.runs.dry import dry_distill
+
+        print(dry_distill(config))
         return 0
     record = run(config, began=began)
     if not speaks():
@@ -74,15 +84,22 @@ def distill(arguments: Sequence[str]) -> int:
 
 def poison(arguments: Sequence[str]) -> int:
     """Trains one teacher with the settings of YAML file and command line."""
-    read_given(arguments)
+    given = [argument for argument in arguments if argument not in _PRINT_ONLY | _DRY]
+    from abd_hub.config.parsing import check_poison, parse_poison
 
-    from abd_hub.config.parsing import parse_poison
+    check_poison(given, begins=not (_PRINT_ONLY | _DRY).intersection(arguments))
+
     from abd_hub.evaluation.tables import format_rate, format_reports
     from abd_hub.runs.poison import poison_teacher
 
-    config = parse_poison([argument for argument in arguments if argument not in _PRINT_ONLY])
+    config = parse_poison(given)
     if _PRINT_ONLY.intersection(arguments):
         print(config.to_yaml(), end="")
+        return 0
+    if _DRY.intersection(arguments):
+        from abd_hub.runs.dry import dry_poison
+
+        print(dry_poison(config))
         return 0
     record = poison_teacher(config)
     if speaks():
@@ -105,8 +122,12 @@ def sweep(arguments: Sequence[str]) -> int:
     from abd_hub.sweep.engine import FAILED, look, run_sweep, summary
 
     if chosen.dry_run:
+        from abd_hub.sweep.dry import check_teachers, time_line
+
         states = look(plan)
-        print(json.dumps(summary(plan, states), indent=2) if chosen.json else "\n".join(table_lines(states)))
+        check_teachers(plan)
+        lines_of_text = [*table_lines(states), time_line(plan.runs)]
+        print(json.dumps(summary(plan, states), indent=2) if chosen.json else "\n".join(lines_of_text))
         return 0
 
     on_terminal = sys.stderr.isatty() and not chosen.json

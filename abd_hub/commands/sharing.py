@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from abd_hub.commands.output import show
+from abd_hub.core.folder import check_exists
 from abd_hub.core.screen import CommandParser
 
 _FORCE = "Replaces a card even if somebody edited it outside of the place for own text."
@@ -26,6 +27,7 @@ def export_bank(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help=_JSON)
     chosen = parser.read(arguments)
 
+    check_exists(chosen.run, "run", "use the output folder of abd-hub distill")
     from abd_hub.publish.bank_export import check_place, read_bank, write_bank
 
     check_place(chosen.folder)
@@ -62,6 +64,7 @@ def card(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help=_JSON)
     chosen = parser.read(arguments)
 
+    check_exists(chosen.folder, "folder")
     from abd_hub.publish.card_file import rebuild_card
 
     made = rebuild_card(chosen.folder, repo_id=chosen.repo_id, license_id=chosen.license, force=chosen.force)
@@ -96,6 +99,7 @@ def push(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help=_JSON)
     chosen = parser.read(arguments)
 
+    check_exists(chosen.folder, "folder")
     from abd_hub.publish.push import format_pushed, push_to_hub
 
     done = push_to_hub(

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from abd_hub.config.presets import preset_file, preset_like, preset_names
 from abd_hub.core.errors import InputError
 from abd_hub.core.yaml_text import MOST_CHARACTERS, YamlError, read_yaml
 
@@ -50,20 +51,22 @@ class Given:
 
 
 def read_given(arguments: Sequence[str]) -> Given:
-    """Reads the files that ``--config`` names and sets the other arguments apart.
+    """Reads the files that ``--config`` and ``--preset`` name and sets the other arguments apart.
 
     Raises:
         InputError: a file cannot be read or holds no mapping.
     """
     files: list[SettingsFile] = []
     others: list[str] = []
-    for name, value in option_pairs([underscored(argument) for argument in arguments], {"config"}):
+    options = [underscored(argument) for argument in arguments]
+    for name, value in option_pairs(options, {"config", "preset"}):
         if name is None:
             others.append(value)
         elif not value:
-            raise InputError("--config: has no value; give a YAML file")
+            remedy = "a YAML file" if name == "config" else f"one of {', '.join(preset_names())}"
+            raise InputError(f"--{name}: has no value; give {remedy}")
         else:
-            files.append(_read_file(value))
+            files.append(_read_file(value if name == "config" else preset_file(value)))
     return Given(tuple(files), tuple(others))
 
 
@@ -113,6 +116,10 @@ def _read_file(file: str | Path, field: str = "config") -> SettingsFile:
             content = read_yaml(stream.read(MOST_CHARACTERS + 1))
     except YamlError as error:
         raise InputError(f"{field}: {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    except FileNotFoundError as error:
+        preset = preset_like(str(file))
+        remedy = f"use --preset {preset}" if preset else "check the path"
+        raise InputError(f"{field}: {file} does not exist; {remedy}") from error
     except (OSError, ValueError) as error:  # no UTF-8, or a NUL in the name
         raise InputError(f"{field}: {file} cannot be read: {error}") from error
     if not isinstance(content, dict):

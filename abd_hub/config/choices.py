@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from abd_hub.config.arguments import Given, SettingsFile, option_pairs, section_name
 from abd_hub.core.errors import InputError
 from abd_hub.core.yaml_text import YamlError, read_yaml
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Choice:
     default: tuple[str, ...]
     several: bool = False
     """Whether the field holds a list of names rather than one."""
+    implied: bool = False
+    """Whether settings of one plug-in choose it where nobody states the field."""
 
 
 @dataclass(frozen=True)
@@ -36,34 +41,96 @@ class Chosen:
     arguments: tuple[str, ...]
     """The command line, with each choice written in one way."""
 
+    def states(self, key: str) -> bool:
+        """Returns whether a file or the command line has the dotted field."""
+        section, _, field = key.partition(".")
+        in_files = any(
+            field in (file.content.get(section) or {}) or key in file.content for file in self.files
+        )
+        return in_files or any(name == key for name, _ in _options(self.arguments))
+
 
 def choose(given: Given, choices: Sequence[Choice]) -> Chosen:
     """Returns the choices of the files and of the command line, which wins over the files.
 
-    Where the command line replaces a plug-in that a file chose, the file's settings of it are left out.
+    A stated choice switches all other plug-ins off. A file's settings of these are left out, and one line
+    says so, unless the command line replaces a choice of the file itself. Typed settings of a plug-in are
+    left out in the same way where the command line itself states the choice.
 
     Raises:
         InputError: a choice has no value, the wrong type, an unknown name or a name twice. Or there are
-            settings of a plug-in that is not chosen.
+            settings of a plug-in that nobody has switched off.
     """
     names: dict[str, tuple[str, ...]] = {}
     rest: list[str] = list(given.arguments)
     needless: set[str] = set()
     for choice in choices:
         of_files = [_names_in_file(choice, file) for file in given.files if choice.field in file.content]
-        typed, rest = _typed(choice, rest)
-        chosen = typed(of_files[-1] if of_files else choice.default)
+        typed, rest, is_typed = _typed(choice, rest)
+        stated = bool(of_files) or is_typed
+        default = choice.default if stated or not choice.implied else _implied(choice, given.files, rest)
+        chosen = typed(of_files[-1] if of_files else default)
         _check_names(choice, chosen)
         names[choice.field] = chosen
 
-        by_files = set().union(*of_files) if of_files else set(choice.default)
-        for file in given.files:
-            needless |= _needless(choice, file, chosen, by_files)
-        _refuse_unchosen_arguments(choice, rest, chosen)
+        replaced = set().union(*of_files) if is_typed else set()
+        in_files, on_line, rest = _switched_off(choice, given.files, rest, chosen)
+        lost = ([] if stated else in_files) + ([] if is_typed else on_line)
+        if lost:
+            raise _unchosen(choice, *lost[0], chosen)
+        missed = [pair for pair in in_files if section_name(pair[0]) not in replaced]
+        _tell(choice, [key for key, _ in (*missed, *on_line)], chosen)
+        needless |= _sections(choice, given.files) - set(chosen)
 
     files = tuple(file.without(needless) for file in given.files)
     written = [_written(choice, names[choice.field]) for choice in choices]
     return Chosen(names, files, (*rest, *written))
+
+
+def _implied(choice: Choice, files: Sequence[SettingsFile], arguments: Sequence[str]) -> tuple[str, ...]:
+    """Returns the one plug-in that has settings, or else the default.
+
+    Raises:
+        InputError: several have settings.
+    """
+    typed = {section_name(key) for key, _ in _options(arguments)}
+    found = sorted({*_sections(choice, files, empty=False), *typed.intersection(choice.known())})
+    if len(found) > 1:
+        raise InputError(
+            f"{choice.field}: settings of {' and '.join(found)} are given; choose one with "
+            f"--{choice.field} {found[0]}"
+        )
+    return tuple(found) or choice.default
+
+
+def _sections(choice: Choice, files: Sequence[SettingsFile], *, empty: bool = True) -> set[str]:
+    """Returns the plug-ins of which a file has settings, with ``empty`` also those without any field."""
+    content = [(section_name(key), value) for file in files for key, value in file.content.items()]
+    return {name for name, value in content if name in choice.known() and (empty or value != {})}
+
+
+def _switched_off(
+    choice: Choice, files: Sequence[SettingsFile], arguments: Sequence[str], chosen: tuple[str, ...]
+) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]], list[str]]:
+    """Returns settings of plug-ins that are not chosen, of files and typed ones, and the other arguments."""
+    others = set(choice.known()) - set(chosen)
+    in_files = [
+        _first_setting(str(key), settings)
+        for file in files
+        for key, settings in file.content.items()
+        if section_name(key) in others and settings != {}
+    ]
+    typed = {key: value for key, value in _options(arguments) if section_name(key) in others}
+    pairs = option_pairs(arguments, set(typed))
+    return in_files, list(typed.items()), [value for key, value in pairs if key is None]
+
+
+def _tell(choice: Choice, keys: Sequence[str], chosen: tuple[str, ...]) -> None:
+    names = ", ".join(dict.fromkeys(section_name(key) for key in keys))
+    now = ", ".join(chosen) or "none"
+    if not names:
+        return
+    logger.warning("settings of %s are ignored, because %s is %s", names, choice.field, now)
 
 
 def _written(choice: Choice, names: tuple[str, ...]) -> str:
@@ -83,8 +150,11 @@ def _names_in_file(choice: Choice, file: SettingsFile) -> tuple[str, ...]:
 
 def _typed(
     choice: Choice, arguments: Sequence[str]
-) -> tuple[Callable[[tuple[str, ...]], tuple[str, ...]], list[str]]:
-    """Returns a function that applies the command line to the files' names, and the other arguments."""
+) -> tuple[Callable[[tuple[str, ...]], tuple[str, ...]], list[str], bool]:
+    """Returns a function that applies the command line to the files' names, and the other arguments.
+
+    The last value says whether the command line has the field at all.
+    """
     replaces = False
     names: list[str] = []
     others: list[str] = []
@@ -97,7 +167,7 @@ def _typed(
         added = _names_in_argument(choice, value)
         names = [*names, *added] if choice.several else added
         replaces = replaces or not name.endswith("+")
-    return (lambda before: tuple(names) if replaces else (*before, *names)), others
+    return (lambda before: tuple(names) if replaces else (*before, *names)), others, bool(names) or replaces
 
 
 def _names_in_argument(choice: Choice, value: str) -> list[str]:
@@ -131,30 +201,11 @@ def _check_names(choice: Choice, names: tuple[str, ...]) -> None:
             raise InputError(f"{choice.field}: {name} is named twice; name each once")
 
 
-def _needless(choice: Choice, file: SettingsFile, chosen: tuple[str, ...], by_files: set[str]) -> set[str]:
-    """Returns the sections of a file for plug-ins that are not chosen, where nobody will miss them."""
-    needless: set[str] = set()
-    for key, settings in file.content.items():
-        name = section_name(key)
-        if name in chosen or name not in choice.known():
-            continue
-        if name not in by_files and settings != {}:
-            raise _unchosen(choice, *_first_setting(str(key), settings), chosen)
-        needless.add(name)
-    return needless
-
-
 def _first_setting(key: str, settings: Any) -> tuple[str, Any]:
     if isinstance(settings, dict):
         name, value = next(iter(settings.items()))
         return f"{key}.{name}", value
     return key, settings
-
-
-def _refuse_unchosen_arguments(choice: Choice, arguments: Sequence[str], chosen: tuple[str, ...]) -> None:
-    for key, value in _options(arguments):
-        if section_name(key) in choice.known() and section_name(key) not in chosen:
-            raise _unchosen(choice, key, value, chosen)
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

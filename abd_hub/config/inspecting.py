@@ -8,6 +8,7 @@ from typing import Any
 
 from abd_hub.config.arguments import Given, underscored
 from abd_hub.config.choices import Choice, choose
+from abd_hub.config.early import check_early
 from abd_hub.config.options import ModelOptions
 from abd_hub.config.strict import StrictParser, add_help, add_section, make_parser, parse
 from abd_hub.core import registry
@@ -47,6 +48,7 @@ def parse_inspect(arguments: Sequence[str]) -> InspectRequest:
     """
     chosen = choose(Given((), tuple(underscored(argument) for argument in arguments)), [INSPECTION])
     (name,) = chosen.names["inspection"]
+    check_early(_parser(name, None), chosen, [("inspections", name)], begins=False)
     parser = _parser(name, registry.get("inspections", name))
     found = parse(parser, chosen.arguments)
     check_split(found.images, found.split)
@@ -61,7 +63,7 @@ def parse_inspect(arguments: Sequence[str]) -> InspectRequest:
     )
 
 
-def _parser(name: str, settings: type[Any]) -> StrictParser:
+def _parser(name: str, settings: type[Any] | None) -> StrictParser:
     page = Page(
         usage=("abd-hub inspect MODEL [--inspection NAME] [--images SOURCE] [options]",),
         examples=(
@@ -73,7 +75,8 @@ def _parser(name: str, settings: type[Any]) -> StrictParser:
     about = "A classifier is examined for a backdoor, without its training data."
     parser = make_parser("abd-hub inspect", about, page)
     _add_subject(parser)
-    add_section(parser, f"Inspection {name}", settings, name)
+    if settings is not None:
+        add_section(parser, f"Inspection {name}", settings, name)
     add_section(parser, "Model", ModelOptions, skip={"id"})
     _add_output(parser)
     return parser

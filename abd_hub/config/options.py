@@ -12,9 +12,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-import torch
 import yaml
 
 from abd_hub.config.durations import parse_duration
@@ -23,6 +22,31 @@ from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.core.errors import InputError
 from abd_hub.core.purifications import Purification
 from abd_hub.core.settings import Count, CountOrNone, CountOrZero, Positive, Settings
+
+AUTO_NAME: Final = "auto"
+"""Stands for a choice by teacher and device."""
+DEFAULT_BUDGETS = {True: "30m", False: "10m"}
+"""Time of a run without rounds and budget, on a processor (True) and on an accelerator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Automatic(SynthesisMethod, place="auto"):
+    """Stands for the method that a run chooses when it has loaded its teacher; none of its fields counts."""
+
+    rounds: int = 1
+    batch_size: int = 1
+    student_steps: int = 1
+    learning_rate: float = 1.0
+    clip_norm: float = 0.0
+    temperature: float = 1.0
+    attention_weight: float = 0.0
+
+    def build(self, teacher: Any, accelerator: Any, seed: int, images: Any = None) -> Any:
+        """Makes nothing, because a run replaces this method before."""
+        raise NotImplementedError("a run chooses the method first")
+
+
+AUTO = Automatic()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +97,9 @@ class ModelOptions:
 class StudentOptions:
     """Describes the student's network."""
 
-    architecture: str = "wrn_16_1"
-    """Names a timm network or one of abd-hub's own, which abd-hub list students shows."""
+    architecture: str = AUTO_NAME
+    """Names a timm network or one of abd-hub's own, which abd-hub list students shows; auto chooses one by
+    the size of the teacher and of its images."""
     model_args: dict[str, Any] = field(default_factory=dict)
     """Passes further arguments to the architecture, such as {base_width: 8}."""
     pretrained: bool = False
@@ -162,6 +187,8 @@ class EvaluationOptions(DataOptions, place="evaluation"):
 
 def _compilers() -> list[str]:
     """Returns the backends of torch.compile that need no package beyond torch."""
+    import torch  # It takes seconds, and most runs compile nothing.
+
     return ["aot_eager", *(name for name in torch.compiler.list_backends() if name not in ("openxla", "tvm"))]
 
 
@@ -169,9 +196,9 @@ def _compilers() -> list[str]:
 class TrainerOptions(Settings, place="trainer"):
     """Describes how a run is carried out; method and defenses decide on its result."""
 
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Computes in this precision, where no means float32. KL divergences and self-retrospection stay in
-    float32."""
+    mixed_precision: Literal["no", "bf16", "fp16", "auto"] = "no"
+    """Computes in this precision, where no means float32 and auto bf16 on devices with units for it. KL
+    divergences and self-retrospection stay in float32."""
     dynamo_backend: str = "no"
     """Compiles the networks' passes in the student's steps by this backend of torch.compile: no, aot_eager or
     one of torch.compiler.list_backends(), such as inductor. Self-retrospection and the images' losses are not
@@ -224,8 +251,8 @@ class DistillConfig(PushOptions):
     """Names the classifier to distill."""
     student: StudentOptions = field(default_factory=StudentOptions)
     """Describes the network to train."""
-    synthesizer: SynthesisMethod
-    """Makes the images; YAML gives the method's name."""
+    synthesizer: SynthesisMethod = AUTO
+    """Makes the images; YAML gives the method's name. ``AUTO`` or "auto" chooses by teacher and device."""
     defenses: Sequence[Any] = ()
     """Act against the backdoor; YAML gives a list of their names."""
     purification: Purification | Literal["auto", "none"] = "auto"
@@ -238,7 +265,8 @@ class DistillConfig(PushOptions):
     """Describes how the run is carried out."""
     budget: str | None = None
     """Limits the time of the whole run, such as 90s, 20m or 1h30m: the machine is timed, and the number of
-    rounds follows, with the settings that depend on it."""
+    rounds follows, with the settings that depend on it. With auto it is 30m on a processor and 10m on an
+    accelerator."""
     planned_rounds: list[list[int]] = field(default_factory=list)
     """Lists pairs of a round and the number of all rounds on which the schedules count from there on. A run
     with a budget writes them, and a run without one repeats it with them."""
@@ -255,8 +283,12 @@ class DistillConfig(PushOptions):
                 "purification: must be auto, none or the settings of a purification, "
                 f"got {self.purification!r}"
             )
-        if self.budget is not None:
-            parse_duration(self.budget, "budget")
+        if self.synthesizer == AUTO_NAME:  # type: ignore[comparison-overlap]
+            object.__setattr__(self, "synthesizer", AUTO)
+        if self.synthesizer is AUTO and self.budget is None:
+            object.__setattr__(self, "budget", AUTO_NAME)
+        if self.budget not in (None, AUTO_NAME):
+            parse_duration(str(self.budget), "budget")
         self._check_planned()
         refuse_infinite(self.to_dict())
 
@@ -272,7 +304,7 @@ class DistillConfig(PushOptions):
             raise InputError(
                 f"planned_rounds: must be pairs [round, number of rounds], by rounds from 0, got {pairs}"
             )
-        if pairs[-1][1] != self.synthesizer.rounds:
+        if pairs[-1][1] != self.synthesizer.rounds and not self.resume:  # resuming may raise it
             raise InputError(
                 f"planned_rounds: end with {pairs[-1][1]} rounds, but the method has "
                 f"{self.synthesizer.rounds}; make both the same"
@@ -280,7 +312,8 @@ class DistillConfig(PushOptions):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of config.yaml, with plug-ins by name and with every default."""
-        plugins: list[Any] = [self.synthesizer, *self.defenses]
+        automatic = self.synthesizer is AUTO
+        plugins: list[Any] = [*([] if automatic else [self.synthesizer]), *self.defenses]
         purification: str = "none"
         if isinstance(self.purification, Purification):
             plugins.append(self.purification)
@@ -291,7 +324,7 @@ class DistillConfig(PushOptions):
             "output_dir": Path(self.output_dir).resolve().name,
             "teacher": dataclasses.asdict(self.teacher),
             "student": dataclasses.asdict(self.student),
-            "synthesizer": plugin_name("synthesizers", self.synthesizer),
+            "synthesizer": AUTO_NAME if automatic else plugin_name("synthesizers", self.synthesizer),
             "defenses": [plugin_name("defenses", defense) for defense in self.defenses],
             "purification": purification,
             "evaluation": dataclasses.asdict(self.evaluation),
@@ -300,7 +333,7 @@ class DistillConfig(PushOptions):
             "planned_rounds": [list(pair) for pair in self.planned_rounds],
             "seed": self.seed,
         }
-        names = [settings["synthesizer"], *settings["defenses"]]
+        names = [*([] if automatic else [settings["synthesizer"]]), *settings["defenses"]]
         names += [purification] if len(plugins) > len(names) else []
         return settings | {name: dataclasses.asdict(p) for name, p in zip(names, plugins, strict=True)}
 

@@ -10,8 +10,12 @@ from typing import Any
 from jsonargparse import ActionConfigFile
 
 from abd_hub.config.arguments import read_given
-from abd_hub.config.choices import Choice, choose
+from abd_hub.config.choices import Choice, Chosen, choose
+from abd_hub.config.early import check_early
 from abd_hub.config.options import (
+    AUTO,
+    AUTO_NAME,
+    DEFAULT_BUDGETS,
     DistillConfig,
     EvaluationOptions,
     ModelOptions,
@@ -27,6 +31,7 @@ from abd_hub.config.poison import (
     TrainingDataOptions,
 )
 from abd_hub.config.recipe import RECIPES
+from abd_hub.config.shorthand import DISTILL, POISON, written_out
 from abd_hub.config.strict import StrictParser, add_help, add_section, make_parser, parse
 from abd_hub.core import registry
 from abd_hub.core.screen import Page
@@ -36,7 +41,9 @@ def _names(kind: str) -> tuple[str, ...]:
     return tuple(entry.name for entry in registry.catalog(kind))
 
 
-METHOD = Choice("synthesizer", lambda: _names("synthesizers"), default=("zskt",))
+METHOD = Choice(
+    "synthesizer", lambda: (AUTO_NAME, *_names("synthesizers")), default=(AUTO_NAME,), implied=True
+)
 DEFENSES = Choice("defenses", lambda: _names("defenses"), default=(), several=True)
 PURIFICATION = Choice("purification", lambda: ("auto", "none", *_names("purifications")), default=("auto",))
 RECIPE = Choice("recipe", lambda: tuple(RECIPES), default=("paper",))
@@ -54,42 +61,72 @@ _RARE_METHOD = (
 )
 
 
+def check_distill(arguments: Sequence[str], *, begins: bool = True) -> None:
+    """Refuses what can be refused before a plug-in is imported, which takes seconds.
+
+    Args:
+        arguments: as for ``parse_distill``.
+        begins: whether a run begins, and so needs its output folder.
+
+    Raises:
+        InputError: as in ``parse_distill``, except for the values of a plug-in's settings.
+    """
+    chosen = _chosen_distill(arguments)
+    plugins = [("synthesizers", name) for name in chosen.names["synthesizer"] if name != AUTO_NAME]
+    plugins += [("defenses", name) for name in chosen.names["defenses"]]
+    purification = [name for name in chosen.names["purification"] if name not in ("auto", "none")]
+    plugins += [("purifications", name) for name in purification]
+    check_early(_distill_parser((), ()), chosen, plugins, begins=begins)
+
+
 def parse_distill(arguments: Sequence[str]) -> DistillConfig:
     """Returns the configuration that the arguments and their YAML files describe.
 
     Args:
         arguments: the command line without the word ``distill``. Its choice of plug-ins wins over a file's
-            choice; the file's settings of the plug-ins that it replaces are left out.
+            choice; the file's settings of the plug-ins that it replaces are left out. A command that states
+            neither rounds nor a time gets the default time of its device.
 
     Raises:
         InputError: a key is unknown (the message names the nearest). A value is missing or has the wrong
-            type. There are settings of a plug-in that is not chosen.
+            type. There are settings of a plug-in that nobody has chosen or switched off.
     """
-    chosen = choose(read_given(arguments), [METHOD, DEFENSES, PURIFICATION])
+    chosen = _chosen_distill(arguments)
     (method,), defenses = chosen.names["synthesizer"], chosen.names["defenses"]
     (purification,) = chosen.names["purification"]
-    classes = {method: registry.get("synthesizers", method)}
-    classes |= {name: registry.get("defenses", name) for name in defenses}
-
+    methods = {} if method == AUTO_NAME else {method: registry.get("synthesizers", method)}
+    classes = methods | {name: registry.get("defenses", name) for name in defenses}
     purifications = _chosen_purification(purification)
 
-    parser = _distill_parser(tuple(classes.items()), tuple(purifications.items()))
+    parser = _distill_parser(tuple(classes.items()), tuple(purifications.items()), method)
     found = parse(parser, chosen.arguments, chosen.files)
+    counted = found.planned_rounds or chosen.states(f"{method}.rounds")
     return DistillConfig(
         output_dir=found.output_dir,
-        budget=found.budget,
+        budget=found.budget or (None if counted else AUTO_NAME),
         planned_rounds=found.planned_rounds,
         seed=found.seed,
         resume=found.resume,
-        synthesizer=found[method],
+        synthesizer=found[method] if methods else AUTO,
         defenses=[found[name] for name in defenses],
         purification=found[purification] if purifications else purification,  # type: ignore[arg-type]
         teacher=found.teacher,
         student=found.student,
         evaluation=found.evaluation,
-        trainer=found.trainer,
+        trainer=_precise(found.trainer, chosen, automatic=not methods),
         **{field.name: found[field.name] for field in dataclasses.fields(PushOptions)},
     )
+
+
+def _chosen_distill(arguments: Sequence[str]) -> Chosen:
+    return choose(read_given(written_out(arguments, DISTILL)), [METHOD, DEFENSES, PURIFICATION])
+
+
+def _precise(trainer: TrainerOptions, chosen: Chosen, *, automatic: bool) -> TrainerOptions:
+    """Returns the options with a precision by device, where the method is chosen and nobody states one."""
+    if not automatic or chosen.states("trainer.mixed_precision"):
+        return trainer
+    return dataclasses.replace(trainer, mixed_precision=AUTO_NAME)
 
 
 def _chosen_purification(name: str) -> dict[str, type[Any]]:
@@ -99,20 +136,21 @@ def _chosen_purification(name: str) -> dict[str, type[Any]]:
 
 @cache
 def _distill_parser(
-    plugins: tuple[tuple[str, type[Any]], ...], purifications: tuple[tuple[str, type[Any]], ...]
+    plugins: tuple[tuple[str, type[Any]], ...],
+    purifications: tuple[tuple[str, type[Any]], ...],
+    method: str = AUTO_NAME,
 ) -> StrictParser:
     """Returns the parser for a method, the defenses after it and at most one purification.
 
-    A cache saves 0.1 s the next time.
+    A cache saves 0.1 s the next time. Without plug-ins, it has the options of every distillation.
     """
-    (method, method_class), *defenses = plugins
     page = Page(
         usage=(
-            "abd-hub distill --teacher.id MODEL --output_dir FOLDER [options]",
-            "abd-hub distill --config FILE [options]",
+            "abd-hub distill MODEL --output_dir FOLDER [options]",
+            "abd-hub distill --preset NAME --teacher MODEL --output_dir FOLDER [options]",
         ),
         examples=(
-            "abd-hub distill --teacher.id hf-hub:org/name --output_dir student --evaluation.dataset org/data",
+            "abd-hub distill hf-hub:org/name --output_dir student --evaluation.dataset org/data",
             "abd-hub distill --synthesizer dafl --defenses shuffling_vaccine --help",
         ),
         rare=_rare(
@@ -123,13 +161,12 @@ def _distill_parser(
         "Trains a student on a teacher's answers to synthetic images, without the teacher's training data."
     )
     parser = make_parser("abd-hub distill", about, page)
-    _add_budget(_add_run(parser))
+    _add_budget(_add_run(parser, presets=True))
     add_section(parser, "Teacher, the model to distill", ModelOptions, "teacher")
 
     _add_plugins(parser)
-    add_section(parser, f"Method {method}", method_class, method)
-    for name, defense_class in defenses:
-        add_section(parser, f"Defense {name}", defense_class, name)
+    for name, plugin_class in plugins:
+        add_section(parser, f"{'Method' if name == method else 'Defense'} {name}", plugin_class, name)
     for name, purification_class in purifications:
         add_section(parser, f"Purification {name}", purification_class, name)
 
@@ -145,16 +182,18 @@ def _add_plugins(parser: StrictParser) -> None:
     group.add_argument(
         "--synthesizer",
         type=str,
-        default="zskt",
+        default=AUTO_NAME,
         metavar="NAME",
-        help=f"Selects the method that makes the images, one of {', '.join(METHOD.known())}.",
+        help="Selects the method that makes the images. By default auto chooses method, settings and "
+        f"precision for teacher and device; otherwise one of {', '.join(_names('synthesizers'))}.",
     )
     group.add_argument(
         "--defenses",
         type=list[str],
         default=[],
         metavar="NAMES",
-        help=f"Adds defenses against the backdoor, a comma-separated list of {', '.join(DEFENSES.known())}.",
+        help="Adds defenses against the backdoor, none or a comma-separated list of "
+        f"{', '.join(DEFENSES.known())}.",
     )
     group.add_argument(
         "--purification",
@@ -166,6 +205,16 @@ def _add_plugins(parser: StrictParser) -> None:
     )
 
 
+def check_poison(arguments: Sequence[str], *, begins: bool = True) -> None:
+    """Refuses what can be refused before torch is imported.
+
+    Raises:
+        InputError: as in ``parse_poison``.
+    """
+    chosen = choose(read_given(written_out(arguments, POISON)), [RECIPE])
+    check_early(_poison_parser(*chosen.names["recipe"]), chosen, [], begins=begins)
+
+
 def parse_poison(arguments: Sequence[str]) -> PoisonConfig:
     """Returns the configuration of a teacher that the arguments and their YAML files describe.
 
@@ -175,7 +224,7 @@ def parse_poison(arguments: Sequence[str]) -> PoisonConfig:
     Raises:
         InputError: as in ``parse_distill``.
     """
-    chosen = choose(read_given(arguments), [RECIPE])
+    chosen = choose(read_given(written_out(arguments, POISON)), [RECIPE])
     (recipe,) = chosen.names["recipe"]
     found = parse(_poison_parser(recipe), chosen.arguments, chosen.files)
     return PoisonConfig(
@@ -204,7 +253,7 @@ def _poison_parser(recipe: str) -> StrictParser:
             "abd-hub poison --data.dataset digits --poison.trigger badnet_sq --output_dir teacher",
             "abd-hub poison --recipe fast --help",
         ),
-        rare=_rare(data=_RARE_DATA, evaluation=_RARE_DATA, trainer=_RARE_TRAINER),
+        rare=_rare(data=_RARE_DATA, network="mean std", evaluation=_RARE_DATA, trainer=_RARE_TRAINER),
     )
     about = "Trains a classifier on a data set, with a backdoor if --poison.trigger names one."
     parser = make_parser("abd-hub poison", about, page)
@@ -234,7 +283,8 @@ def _add_budget(group: Any) -> None:
         default=None,
         metavar="TIME",
         help="Limits the time of the whole run, such as 90s, 20m or 1h30m. The machine is timed, and the "
-        "rounds follow, with the settings that depend on them.",
+        "rounds follow, with the settings that depend on them. Without rounds and without a budget, it is "
+        f"{DEFAULT_BUDGETS[True]} on a processor and {DEFAULT_BUDGETS[False]} on an accelerator.",
     )
     group.add_argument(
         "--planned_rounds",
@@ -246,7 +296,7 @@ def _add_budget(group: Any) -> None:
     )
 
 
-def _add_run(parser: StrictParser) -> Any:
+def _add_run(parser: StrictParser, *, presets: bool = False) -> Any:
     """Adds the options that every run has; returns their group."""
     group = parser.add_argument_group("Run")
     add_help(group)
@@ -256,6 +306,15 @@ def _add_run(parser: StrictParser) -> Any:
         metavar="FILE",
         help="Reads settings from this YAML file. The command line wins over it.",
     )
+    if presets:
+        group.add_argument(
+            "--preset",
+            type=str | None,
+            default=None,
+            metavar="NAME",
+            help="Reads settings that are installed with abd-hub, such as cifar10/fast-cpu. An unknown name "
+            "shows those near it.",
+        )
     group.add_argument(
         "--output_dir",
         type=str,
@@ -265,14 +324,27 @@ def _add_run(parser: StrictParser) -> Any:
     )
     group.add_argument("--seed", type=int, default=0, help="Seeds every random draw.")
     group.add_argument(
-        "--resume", type=bool, default=False, help="Continues the run from its newest checkpoint."
+        "--resume",
+        type=bool,
+        default=False,
+        help="Continues the run in --output_dir, with the folder's own settings unless a file is named.",
     )
+    _add_looks(group)
+    return group
+
+
+def _add_looks(group: Any) -> None:
+    """Adds the options with which nothing runs."""
     group.add_argument(
         "--print_config",
         action="store_true",
         help="The complete configuration is printed as YAML, and nothing runs.",
     )
-    return group
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="Says what the run would do and about how long; nothing is kept.",
+    )
 
 
 def _rare(**sections: str) -> frozenset[str]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from abd_hub.config.arguments import Given, underscored
 from abd_hub.config.choices import Choice, choose
+from abd_hub.config.early import check_early
 from abd_hub.config.inspecting import RARE, add_images, check_split, model_options
 from abd_hub.config.options import ModelOptions
 from abd_hub.config.strict import StrictParser, add_help, add_section, make_parser, parse
 from abd_hub.core import registry
-from abd_hub.core.errors import InputError
 from abd_hub.core.purifications import Purification
 from abd_hub.core.screen import Page
 
@@ -46,11 +46,10 @@ def parse_purify(arguments: Sequence[str]) -> PurifyRequest:
     """
     chosen = choose(Given((), tuple(underscored(argument) for argument in arguments)), [PURIFICATION])
     (name,) = chosen.names["purification"]
+    check_early(_parser(name, None), chosen, [("purifications", name)], begins=False)
     parser = _parser(name, registry.get("purifications", name))
     found = parse(parser, chosen.arguments)
     check_split(found.images, found.split)
-    if not found.output_dir:
-        raise InputError("output_dir: is missing; name a new folder for the copy with --output_dir")
 
     return PurifyRequest(
         model=model_options(found),
@@ -64,7 +63,7 @@ def parse_purify(arguments: Sequence[str]) -> PurifyRequest:
     )
 
 
-def _parser(name: str, settings: type[Any]) -> StrictParser:
+def _parser(name: str, settings: type[Any] | None) -> StrictParser:
     page = Page(
         usage=("abd-hub purify MODEL --output_dir FOLDER [--purification NAME] [options]",),
         examples=(
@@ -79,7 +78,8 @@ def _parser(name: str, settings: type[Any]) -> StrictParser:
     )
     parser = make_parser("abd-hub purify", about, page)
     _add_subject(parser)
-    add_section(parser, f"Purification {name}", settings, name)
+    if settings is not None:
+        add_section(parser, f"Purification {name}", settings, name)
     add_section(parser, "Model", ModelOptions, skip={"id"})
     _add_output(parser)
     return parser
@@ -106,8 +106,8 @@ def _add_output(parser: StrictParser) -> None:
     group = parser.add_argument_group("Output")
     group.add_argument(
         "--output_dir",
-        type=str | None,
-        default=None,
+        type=str,
+        required=True,
         metavar="FOLDER",
         help="The copy, its card, the report and pictures of the triggers are written to this new folder.",
     )

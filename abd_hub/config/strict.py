@@ -9,12 +9,15 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from abd_hub.config.arguments import SettingsFile, refuse_unknown
+from abd_hub.config.arguments import SettingsFile, refuse_unknown, section_name
+from abd_hub.config.shorthand import with_values
 from abd_hub.core.errors import InputError
-from abd_hub.core.screen import NO_PAGE, HelpAll, Page, ScreenMixin
+from abd_hub.core.screen import NO_PAGE, HelpAll, Page, ScreenMixin, value_word
 from abd_hub.core.yaml_text import YamlError, read_yaml
 
 T = TypeVar("T")
+_EXAMPLES = {"teacher.id": "MODEL", "data.dataset": "NAME"}
+"""Words for the values of required options whose types say little."""
 
 
 class StrictParser(ScreenMixin, ArgumentParser):  # type: ignore[misc]
@@ -63,7 +66,23 @@ def parse(parser: StrictParser, arguments: Sequence[str], files: Sequence[Settin
         InputError: a key is unknown (the message names the nearest), a value is missing, null or of the
             wrong type, or the dataclass refuses it.
     """
-    known = field_names(parser)
+    arguments = with_values(arguments, _switches(parser))
+    refuse_unknown_keys(field_names(parser), arguments, files)
+    _refuse_missing(parser, arguments, files)
+    try:
+        found = parser.parse_args([*(f"--config={file.source}" for file in files), *arguments])
+    except ArgumentError as error:
+        raise InputError(plain(str(error))) from error
+    _refuse_null(parser, found)
+    return parser.instantiate(found)
+
+
+def refuse_unknown_keys(known: set[str], arguments: Sequence[str], files: Sequence[SettingsFile]) -> None:
+    """Refuses keys of files and of the command line outside of ``known``.
+
+    Raises:
+        InputError: there is one; the message names the nearest that is known.
+    """
     for file in files:
         for key in _keys(file.content, known):
             refuse_unknown(key, known, f"in {Path(file.path).name}")
@@ -73,12 +92,32 @@ def parse(parser: StrictParser, arguments: Sequence[str], files: Sequence[Settin
             name = argument[2:].partition("=")[0].removesuffix("+")
             refuse_unknown(name, known | {"help", "help_all"}, "on the command line")
 
-    try:
-        found = parser.parse_args([*(f"--config={file.source}" for file in files), *arguments])
-    except ArgumentError as error:
-        raise InputError(plain(str(error))) from error
-    _refuse_null(parser, found)
-    return parser.instantiate(found)
+
+def _refuse_missing(parser: StrictParser, arguments: Sequence[str], files: Sequence[SettingsFile]) -> None:
+    """Refuses a command that lacks options, and names all of them with an example."""
+    if any(argument in ("-h", "--help", "--help-all", "--help_all") for argument in arguments):
+        return
+    given = {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
+    known = field_names(parser)
+    given |= {key for file in files for key in _keys(file.content, known)}
+    sections = {section_name(key) for key in given if key not in known}
+    missing = [
+        action
+        for action in parser._actions
+        if action.required and action.option_strings and action.dest not in given
+        if section_name(action.dest) not in sections
+    ]
+    if missing:
+        names = " and ".join(action.dest for action in missing)
+        verb = "is" if len(missing) == 1 else "are"
+        words = [_EXAMPLES.get(action.dest, value_word(action)) for action in missing]
+        remedy = " ".join(f"--{action.dest} {word}" for action, word in zip(missing, words, strict=True))
+        raise InputError(f"{names}: {verb} missing; give {remedy}")
+
+
+def _switches(parser: StrictParser) -> set[str]:
+    """Returns the names of the options that are true or false."""
+    return {action.dest for action in parser._actions if getattr(action, "_typehint", None) is bool}
 
 
 def parse_mapping(name: str, text: str, section: type[T]) -> T:
@@ -135,6 +174,7 @@ def plain(text: str) -> str:
     """Returns jsonargparse's message in one line, with fields and types by their bare names."""
     text = re.sub(r'Parser key "([^"]+)"', r"\1", " ".join(text.split()))
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    text = re.sub(r"\b([Aa]) (?=int\b)", r"\1n ", text)
     union = (
         r"Does not validate against any of the Union subtypes Subtypes: \[(.+), NoneType\] .* Given value: "
     )

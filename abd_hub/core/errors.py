@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import unicodedata
+from collections.abc import Mapping
+from types import TracebackType
 
 LONGEST_REASON = 200
 """Characters of a library's message that go into ours."""
@@ -24,8 +28,48 @@ class InputError(ValueError):
         return text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} … {text[3 - half :]}"
 
 
+class MissingOptions(InputError):
+    """Reports all options that a source needs and lacks.
+
+    Args:
+        reason: says why they are needed.
+        examples: a value for each option, as a user would type it.
+        place: prefix of the options on the command line, such as "teacher."; None for Python's arguments.
+    """
+
+    def __init__(self, reason: str, examples: Mapping[str, str], place: str | None = None) -> None:
+        self.reason, self.examples = reason, dict(examples)
+        if place is None:
+            shown = ", ".join(f"{name} (such as {value})" for name, value in examples.items())
+            super().__init__(f"{', '.join(examples)}: {reason}; pass {shown}")
+        else:
+            shown = " ".join(f"--{place}{name} {shlex.quote(value)}" for name, value in examples.items())
+            names = ", ".join(f"{place}{name}" for name in examples)
+            own = ", with the numbers of your model" if {"mean", "std", "input_size"} & set(examples) else ""
+            super().__init__(f"{names}: {reason}; give {shown}{own}")
+
+    def typed(self, place: str) -> MissingOptions:
+        """Returns the same error for the command line, where ``place`` is the prefix of the options."""
+        return MissingOptions(self.reason, self.examples, place)
+
+
 class Interrupted(Exception):
-    """Reports that a run has stopped on request, after it wrote its checkpoint."""
+    """Reports that a run has stopped on request, after it wrote its checkpoint.
+
+    Where nobody catches it, the program ends with one line, as the person who stopped it needs no traceback.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        before = sys.excepthook
+
+        def end(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+            if isinstance(error, Interrupted):
+                print(f"abd-hub: {error}; continue with resume=True", file=sys.stderr)
+            else:
+                before(kind, error, traceback)
+
+        sys.excepthook = end
 
 
 def one_line(text: str) -> str:

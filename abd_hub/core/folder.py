@@ -126,8 +126,20 @@ def check_folder(
             raise InputError(f"{field}: {path} exists already; {remedy}")
         if existing == "empty" and path.is_dir() and not _is_empty(path):
             raise InputError(f"{field}: {path} is not an empty folder; {remedy}")
-        if existing == "own" and path.is_dir() and not _is_ours(path) and not _is_empty(path):
+        if existing == "own" and path.is_dir() and not is_ours(path) and not _is_empty(path):
             raise InputError(f"{field}: {path} holds files that abd-hub did not write; {remedy}")
+
+
+def check_exists(
+    path: str | Path, field: str, remedy: str = "use the output folder of a finished run"
+) -> None:
+    """Refuses a folder that is not there.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not Path(path).is_dir():
+        raise InputError(f"{field}: there is no folder {path}; {remedy}")
 
 
 def check_file(path: str | Path, field: str, *, suffix: str = "", remedy: str = "name another file") -> None:
@@ -182,7 +194,7 @@ def _claim(path: Path, resume: bool, config_yaml: str, may_differ: Collection[st
     """Begins the run under the lock, or checks that it may continue; returns whether it begins."""
     # Another process may have come first between the first check and the lock.
     check_folder(path)
-    begins = not _is_ours(path)
+    begins = not is_ours(path)
     if begins:
         write_config(path, config_yaml)
     else:
@@ -206,12 +218,27 @@ def _check_access(folder: Path, field: str, remedy: str) -> None:
         raise InputError(f"{field}: {folder} is not writable; {remedy}")
 
 
-def _check_run(path: Path, resume: bool, config_yaml: str, may_differ: Collection[str]) -> None:
+def check_begin(path: str | Path, *, resume: bool) -> None:
+    """Refuses a folder in which a run can neither begin nor go on; the disk stays unchanged.
+
+    Raises:
+        InputError: as ``check_folder``, or it holds a finished run, or an unfinished one without ``resume``.
+    """
+    check_folder(path)
+    if is_ours(Path(path)):
+        _check_unfinished(Path(path), resume)
+
+
+def _check_unfinished(path: Path, resume: bool) -> None:
     if (path / RECORD_FILE).exists():
         raise InputError(f"output_dir: {path} holds a finished run; {_OTHER}")
     if not resume:
-        remedy = f"continue it with --resume true or {_OTHER}"
+        remedy = f"continue it with --resume or {_OTHER}"
         raise InputError(f"output_dir: {path} holds an unfinished run; {remedy}")
+
+
+def _check_run(path: Path, resume: bool, config_yaml: str, may_differ: Collection[str]) -> None:
+    _check_unfinished(path, resume)
     stored = _without(_parse((path / CONFIG_FILE).read_text(encoding="utf-8"), path), may_differ)
     wanted = _without(_parse(config_yaml, path), may_differ)
     difference = _first_difference(stored, wanted)
@@ -219,7 +246,8 @@ def _check_run(path: Path, resume: bool, config_yaml: str, may_differ: Collectio
         raise InputError(f"{difference}; resume with {path / CONFIG_FILE} or {_OTHER}")
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
+    """Returns whether the folder holds a run of abd-hub."""
     try:
         with (path / CONFIG_FILE).open(encoding="utf-8") as file:
             return _has_mark(file.readline(len(_MARK) + 1))

@@ -115,6 +115,25 @@ def get(kind: str, name: str) -> Any:
     return _registered[kind][name]
 
 
+def loaded(kind: str, name: str) -> Any | None:
+    """Returns the plug-in if it has been imported already, or else None."""
+    return _registered[kind].get(name)
+
+
+def home(kind: str, name: str) -> tuple[str, str] | None:
+    """Returns the module of a plug-in and the name of its class there; imports nothing."""
+    point = _entry_points(kind).get(name)
+    if point is not None:
+        return point.module, point.attr
+    folder = Path(__file__).parents[1] / PACKAGES[kind]
+    for entry in _shipped(kind):
+        if entry.name == name:
+            file = folder / f"{entry.module.rpartition('.')[2]}.py"
+            declared = {found: node.name for node, found, _ in _declarations(file, kind)}
+            return entry.module, declared[name]
+    return None
+
+
 def find_plugin(kind: str, name: str) -> Any | None:
     """Returns the plug-in, or None where it is not installed or cannot be imported.
 
@@ -137,11 +156,12 @@ def _shipped(kind: str) -> tuple[Entry, ...]:
     return tuple(
         Entry(name, summary, f"abd_hub.{package}.{file.stem}")
         for file in sorted(folder.glob("*.py"))
-        for name, summary in _declared(file, kind)
+        for _, name, summary in _declarations(file, kind)
     )
 
 
-def _declared(file: Path, kind: str) -> Iterator[tuple[str, str]]:
+def _declarations(file: Path, kind: str) -> Iterator[tuple[ast.ClassDef | ast.FunctionDef, str, str]]:
+    """Yields each plug-in of a file with its name and its summary."""
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef):
             continue
@@ -151,7 +171,7 @@ def _declared(file: Path, kind: str) -> Iterator[tuple[str, str]]:
                     func=ast.Name(id="register"),
                     args=[ast.Constant(value=found), ast.Constant(value=str(name))],
                 ) if found == kind:
-                    yield name, (ast.get_docstring(node) or "").partition("\n")[0]
+                    yield node, name, (ast.get_docstring(node) or "").partition("\n")[0]
 
 
 @cache
@@ -188,7 +208,7 @@ def _installed(kind: str) -> tuple[Entry, ...]:
 
 def _summary(point: EntryPoint) -> str:
     """Returns the first line of the docstring of the class, from its file."""
-    spec = _spec(point.module)
+    spec = find_module(point.module)
     if spec is None:
         raise ImportError(f"there is no module {point.module}")
     if spec.origin is None or not spec.origin.endswith(".py"):
@@ -200,8 +220,8 @@ def _summary(point: EntryPoint) -> str:
     return ""
 
 
-def _spec(module: str) -> ModuleSpec | None:
-    """Finds a module; unlike ``find_spec`` with a dotted name it imports no package above the module."""
+def find_module(module: str) -> ModuleSpec | None:
+    """Returns where a module lies; it imports no package above the module, as ``find_spec`` would."""
     first, *parts = module.split(".")
     spec = importlib.util.find_spec(first)
     for part in parts:

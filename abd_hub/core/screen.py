@@ -160,14 +160,14 @@ def _options(actions: Sequence[argparse.Action], width: int, everything: bool, c
 
 
 def _label(action: argparse.Action) -> str:
-    word = _value_word(action)
+    word = value_word(action)
     if not action.option_strings:
         return word
     names = [name for name in action.option_strings if not name.endswith(("+", "_all"))]
     return f"{', '.join(names)} {word}".rstrip()
 
 
-def _value_word(action: argparse.Action) -> str:
+def value_word(action: argparse.Action) -> str:
     """Returns the word for the value of an option."""
     if action.nargs == 0:
         return ""

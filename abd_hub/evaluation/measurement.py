@@ -18,7 +18,7 @@ from abd_hub.config.options import (
     without_paths,
 )
 from abd_hub.core.contracts import Trigger
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, MissingOptions
 from abd_hub.core.records import EvalReport, SplitReport
 from abd_hub.data.images import ImageData, load_images
 from abd_hub.data.mixed import MixedImages
@@ -105,8 +105,13 @@ class Measurement:
         return dataclasses.replace(report, corrupted=tuple(splits))
 
 
-def load_model(options: ModelOptions) -> Classifier:
+def load_model(options: ModelOptions, section: str | None = None) -> Classifier:
     """Loads the classifier that the options name, and freezes it.
+
+    Args:
+        options: of the model.
+        section: section of the options on the command line, such as teacher, for messages. It is "" for
+            options without a section, and None for Python's own names.
 
     Raises:
         InputError: see ``load_classifier``.
@@ -129,7 +134,12 @@ def load_model(options: ModelOptions) -> Classifier:
         allow_flagged=options.allow_flagged,
         max_size_gb=options.max_size_gb,
     )
-    return load_with(model)
+    try:
+        return load_with(model)
+    except MissingOptions as error:
+        if section is None:
+            raise
+        raise error.typed(f"{section}." if section else "") from error
 
 
 def load_measurement(options: EvaluationOptions, classifier: Classifier) -> Measurement | None:

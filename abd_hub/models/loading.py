@@ -19,13 +19,13 @@ from typing import Any
 import timm
 from torch import nn
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, MissingOptions
 from abd_hub.core.pickles import is_pickle
 from abd_hub.core.records import DataSpec
 from abd_hub.hub.listing import check_classes
 from abd_hub.hub.pull import Place, fetch
 from abd_hub.models.checkpoint_files import Loaded, one_file, read_json
-from abd_hub.models.preprocessing import Options
+from abd_hub.models.preprocessing import Options, missing_images
 from abd_hub.models.timm_checkpoints import (
     SOURCE_FIELDS,
     build_timm,
@@ -146,8 +146,8 @@ def _timm_weights(name: str, options: Options) -> Place:
 def _load_folder(place: Place, options: Options) -> Loaded:
     if not (place.folder / "config.json").is_file():
         if options.architecture is None:
-            raise InputError(
-                f"model: {place.id} has no config.json; pass architecture, mean, std and input_size"
+            raise MissingOptions(
+                f"{place.id} has no config.json", {"architecture": "NAME", **missing_images({}, options)}
             )
         loaded = load_weights_file(one_file(place, options.allow_pickle), options)
         ref = dataclasses.replace(loaded.ref, id=place.id, revision=place.revision, scan=place.scan)

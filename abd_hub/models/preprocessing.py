@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, MissingOptions
 from abd_hub.hub.listing import MOST_CLASSES
 from abd_hub.hub.pull import MAX_SIZE_GB
 from abd_hub.models.resampling import INTERPOLATIONS
@@ -94,6 +94,10 @@ def decide_images(
     Raises:
         InputError: mean, std or size is missing in both, or a value is wrong.
     """
+    lacking = missing_images(said, options)
+    if lacking:
+        them = "it" if len(lacking) == 1 else "them"
+        raise MissingOptions(f"{where} does not give {them}", lacking)
     mean = _numbers("mean", options.mean if options.mean is not None else said.get("mean"), where)
     std = _numbers("std", options.std if options.std is not None else said.get("std"), where)
     if len(mean) != len(std):
@@ -108,6 +112,20 @@ def decide_images(
 
     view = _decide_view(said, options, where, processed, timm_view(size, interpolation=chosen), mean)
     return Images(mean, std, size, view, processed is not None and processed.flip_channels)
+
+
+def missing_images(said: Mapping[str, Any], options: Options) -> dict[str, str]:
+    """Returns what neither a checkpoint nor the caller states, with an example for each."""
+    examples = {
+        "mean": "[0.5, 0.5, 0.5]",
+        "std": "[0.25, 0.25, 0.25]",
+        "input_size": "32",
+    }
+    return {
+        name: example
+        for name, example in examples.items()
+        if getattr(options, name) is None and said.get(name) is None
+    }
 
 
 def _decide_view(
@@ -138,8 +156,6 @@ def _decide_view(
 
 def _decide_size(said: Mapping[str, Any], options: Options, where: str) -> tuple[int, int]:
     stated_size = options.input_size if options.input_size is not None else said.get("input_size")
-    if stated_size is None:
-        raise InputError(f"input_size: {where} does not give it; pass input_size, for example 32")
     size = height_and_width(stated_size)
     if size is None or min(size) < 1:
         raise InputError(f"input_size: {stated_size!r} is not a height and a width; pass for example 32")
@@ -254,12 +270,6 @@ def shortest_decimals(numbers: Tensor) -> list[float]:
 
 
 def _numbers(name: str, value: Any, where: str) -> tuple[float, ...]:
-    if value is None:
-        neutral = 0 if name == "mean" else 1
-        raise InputError(
-            f"{name}: {where} does not give it; pass {name}, one number a channel for pixels in [0, 1]"
-            f" ({neutral} if the model takes raw pixels)"
-        )
     if isinstance(value, Sized) and len(value) > MOST_CHANNELS:
         raise InputError(
             f"{name}: {where} has {len(value):,} numbers; use one a channel, {MOST_CHANNELS} at most"

@@ -13,12 +13,20 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 import abd_hub.students  # noqa: F401 - registers the students with timm
-from abd_hub.core.errors import InputError, reason_of
+from abd_hub.core.errors import InputError, MissingOptions, reason_of
+from abd_hub.core.pickles import is_pickle
 from abd_hub.core.records import ModelRef
 from abd_hub.hub.pull import Place
 from abd_hub.models.bounds import check_args, no_larger_than
 from abd_hub.models.checkpoint_files import Loaded, one_file
-from abd_hub.models.preprocessing import Images, Options, decide_images, decide_labels, height_and_width
+from abd_hub.models.preprocessing import (
+    Images,
+    Options,
+    decide_images,
+    decide_labels,
+    height_and_width,
+    missing_images,
+)
 from abd_hub.models.stems import (
     STEM_ARGS,
     check_stem,
@@ -150,11 +158,8 @@ def load_weights_file(path: Path, options: Options) -> Loaded:
     Raises:
         InputError: the architecture is missing, or an option or the weights are wrong.
     """
-    if options.architecture is None:
-        raise InputError(
-            f"architecture: {path.name} holds weights only; pass the timm name of its architecture"
-        )
-
+    _check_bare(path, options)
+    assert options.architecture is not None, "it has been checked"
     name = _without_tag(options.architecture)
     images = decide_images({}, options, path.name)
     tensors, known = _tensors(path, options, name)
@@ -162,6 +167,21 @@ def load_weights_file(path: Path, options: Options) -> Loaded:
     ref = ModelRef(path.name, name, sha256=file_sha256([path]))
     args = known | _own_args(options)
     return _fill_timm(name, tensors, images, labels, ref=ref, raw={}, model_args=args)
+
+
+def _check_bare(path: Path, options: Options) -> None:
+    """Refuses a bare file of weights without all that describes it, and a pickle without permission first.
+
+    Raises:
+        MissingOptions: something is missing; the message names all of it.
+    """
+    missing = {"architecture": "NAME"} if options.architecture is None else {}
+    missing |= missing_images({}, options)
+    if missing and is_pickle(path) and not options.allow_pickle:
+        missing = {"allow_pickle": "true"} | missing
+        raise MissingOptions(f"{path.name} is a pickle, of which only tensors would be read", missing)
+    if missing:
+        raise MissingOptions(f"{path.name} holds weights only", missing)
 
 
 def _own_args(options: Options) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from abd_hub.config.options import without_paths
 from abd_hub.core.errors import InputError
 from abd_hub.core.files import CONFIG_FILE, RECORD_FILE, atomic_path, write_text
-from abd_hub.core.folder import check_folder
+from abd_hub.core.folder import check_exists, check_folder
 from abd_hub.core.record_file import read_record
 from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.learning import checkpoint
@@ -89,8 +89,7 @@ def read_bank(run: str | Path) -> Bank:
         InputError: the folder, the checkpoint or the bank is missing or damaged.
     """
     path = Path(run)
-    if not path.is_dir():
-        raise InputError(f"run: there is no folder {run}; use the output folder of abd-hub distill")
+    check_exists(path, "run", "use the output folder of abd-hub distill")
     config = _config(path)
     saved = checkpoint.checkpoints(path / "checkpoints")
     if not saved:

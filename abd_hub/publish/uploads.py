@@ -166,7 +166,7 @@ def read_upload(folder: str | Path, token: str | None = None) -> Upload:
     if (path / RECORD_FILE).is_file() or holds_purified(path):
         upload = _model(path)
     elif (path / CONFIG_FILE).is_file():
-        raise InputError(f"folder: the run in {folder} is not finished; continue it with --resume true")
+        raise InputError(f"folder: the run in {folder} is not finished; continue it with --resume")
     else:
         upload = _bank_or_space(path)
 

@@ -105,7 +105,12 @@ vaccine   shuffling vaccine, without its own check, which refused it on every se
 abd       shuffling vaccine + universal direction (this project's, not the paper's self-retrospection)
 clean_kd  learned from 20 % of the real, clean training images, as the control
 One attack was tried, and another trigger may remain. The universal direction is made for small patches; its
-prototype failed on a trigger that covers the whole image. To see this, run abd-hub demo --trigger blend."""
+prototype failed on a trigger that covers the whole image."""
+OTHER = {
+    "patch": "To see this, run abd-hub demo --trigger blend --output-dir blend-demo.",
+    "blend": "To see what it does to a patch, run abd-hub demo --output-dir patch-demo.",
+}
+"""What to try after a demo with each trigger."""
 
 
 def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, Any]:
@@ -136,7 +141,7 @@ def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, An
     files.write_json(out / "summary.json", summary)
 
     print(_table(records))
-    print(f"\n{NOTE}\n\nwrote {out}: summary.json, README.md, and a folder for every model")
+    print(f"\n{NOTE}\n{OTHER[trigger]}\n\nwrote {out}: summary.json, README.md, and a folder for every model")
     return summary
 
 

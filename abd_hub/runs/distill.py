@@ -27,16 +27,18 @@ from abd_hub.core.records import EvalReport, ModelRef, RunRecord
 from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.data.images import ImageData, load_images, overlap
 from abd_hub.evaluation.measurement import Measurement, load_measurement, load_model, make_watch
-from abd_hub.models.classifier import Classifier, create_student
+from abd_hub.models.classifier import Classifier
 from abd_hub.models.view import in_channels
 from abd_hub.publish.card import render_card, run_pictures
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.report.evidence import gather_images, write_evidence
 from abd_hub.runs.agreement import held_back_patches, measured_agreement
 from abd_hub.runs.budget import Chooser, finished_config, timing_config
+from abd_hub.runs.choosing import make_student, plan_text, with_device, with_teacher
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
 from abd_hub.runs.pinning import pinned_run
 from abd_hub.runs.purified_teacher import inspect_student, inspection_precision, purify_teacher
+from abd_hub.runs.raising import with_raised_rounds
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.pace import Pace
 from abd_hub.training.running import claimed, device_name, make_accelerator
@@ -68,12 +70,11 @@ def distill(
         Interrupted: the run was stopped and can be resumed.
     """
     began = time.monotonic() if began is None else began
-    config = as_begun(config)
+    config = with_device(asked := as_begun(config))
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     destination = plan_push(config, config.output_dir, "student", accelerator)
 
-    origin = {"teacher_from_python": True} if teacher else {}
-    parts = _parts(config, teacher or load_model(config.teacher), accelerator)
+    config, parts = opened(asked, with_raised_rounds(config, accelerator), teacher, accelerator)
     trainer = parts.trainer(config if config.budget is None else timing_config(config))
 
     try:
@@ -81,6 +82,7 @@ def distill(
             purification = purify_teacher(config, trainer.teacher, accelerator)
             loaded = parts.teacher.to(accelerator.device)
             run = Run(config, trainer, loaded, purification, parts.measurement, began)
+            origin = {"teacher_from_python": True} if teacher else {}
             record = _run(_within_budget(run, parts), parts.real, origin)
     finally:
         if config.trainer.trackers:
@@ -113,9 +115,33 @@ class Parts:
         return _trainer(config, teacher, self, pace)
 
 
-def _parts(config: DistillConfig, teacher: Classifier, accelerator: Accelerator) -> Parts:
+def opened(
+    asked: DistillConfig,
+    config: DistillConfig,
+    teacher: Classifier | None,
+    accelerator: Accelerator,
+    *,
+    tell: bool = True,
+) -> tuple[DistillConfig, Parts]:
+    """Loads the parts of a run, makes the choices that it leaves open, and tells its plan.
+
+    Args:
+        asked: the run as the user wrote it.
+        config: the same, with what follows from the device.
+        teacher: replaces the model that the configuration names.
+        accelerator: of all processes.
+        tell: whether the plan goes to the log.
+    """
     # The teacher is frozen before it runs, as a pass in train mode would change its running statistics.
-    teacher = teacher.freeze()
+    loaded = (teacher or load_model(config.teacher, "teacher")).freeze()
+    config = with_teacher(asked, config, loaded)
+    parts = _parts(config, loaded, accelerator)
+    if tell and accelerator.is_main_process:
+        logger.info("%s", plan_text(asked, config, loaded))
+    return config, parts
+
+
+def _parts(config: DistillConfig, teacher: Classifier, accelerator: Accelerator) -> Parts:
     measurement = load_measurement(config.evaluation, teacher)
     real = _real_images(config, measurement)
     held_back = held_back_patches(teacher.spec, accelerator.device)
@@ -162,17 +188,7 @@ def as_begun(config: DistillConfig) -> DistillConfig:
 
 def _trainer(config: DistillConfig, teacher: Classifier, parts: Parts, pace: Pace) -> Trainer:
     accelerator, real = parts.accelerator, parts.real
-    student = create_student(
-        config.student.architecture,
-        teacher.spec,
-        teacher.image_mean.flatten().tolist(),
-        teacher.image_std.flatten().tolist(),
-        seed=config.seed,
-        model_args=dict(config.student.model_args),
-        pretrained=config.student.pretrained,
-        view=teacher.view,
-    )
-
+    student = make_student(config, teacher)
     teacher.to(accelerator.device)
     watch = make_watch(config.evaluation, parts.measurement, teacher, lambda: trainer.method.rounds)
     trainer = Trainer(

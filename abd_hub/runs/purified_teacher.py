@@ -126,7 +126,7 @@ def _purified(config: DistillConfig, teacher: Classifier) -> tuple[Classifier, P
         return purify_model(
             teacher, purification=config.purification, inspection=inspection, force=True, seed=config.seed
         )
-    refusal = _too_large(teacher.spec)
+    refusal = too_large(teacher.spec)
     if not refusal:
         try:
             unlearning = TriggerUnlearning(mixed_precision=precision)
@@ -138,7 +138,7 @@ def _purified(config: DistillConfig, teacher: Classifier) -> tuple[Classifier, P
     return teacher, PurificationReport(name="none", changed=False, detail=detail)
 
 
-def _too_large(spec: DataSpec) -> str:
+def too_large(spec: DataSpec) -> str:
     """Returns why ``auto`` does not inspect a teacher of this size; "" where it does."""
     if spec.num_classes * spec.height * spec.width <= MOST_PIXELS:
         return ""

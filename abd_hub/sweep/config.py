@@ -25,6 +25,7 @@ from abd_hub.config.options import DistillConfig
 from abd_hub.config.parsing import parse_distill, parse_poison
 from abd_hub.config.poison import PoisonConfig
 from abd_hub.core.errors import InputError
+from abd_hub.core.registry import catalog
 from abd_hub.core.settings import NotNegativeOrNone, Positive, Settings
 from abd_hub.sweep.names import file_name, label
 
@@ -341,7 +342,10 @@ def _chosen(command: str, settings: Mapping[str, Any]) -> set[str]:
         return {str(settings.get("recipe", "paper"))}
     defenses = settings.get("defenses", [])
     names = defenses if isinstance(defenses, list) else []
-    return {str(settings.get("synthesizer", "zskt")), *map(str, names)}
+    methods = {entry.name for entry in catalog("synthesizers")}
+    # Settings of one method choose it.
+    method = [settings["synthesizer"]] if "synthesizer" in settings else methods.intersection(settings)
+    return {*map(str, method), *map(str, names)}
 
 
 def _digest(command: str, settings: Mapping[str, Any]) -> str:

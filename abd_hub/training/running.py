@@ -49,6 +49,13 @@ def make_accelerator(options: TrainerOptions, folder: Path | None = None) -> Acc
     return accelerator
 
 
+def device_type() -> str:
+    """Returns the type of the device on which a run will be, before there is an accelerator."""
+    forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    found = None if forced or _several_on_the_cpu() else torch.accelerator.current_accelerator(True)
+    return "cpu" if found is None else found.type
+
+
 def _several_on_the_cpu() -> bool:
     """Returns whether a launcher has started several processes on a machine without an accelerator.
 

@@ -11,7 +11,6 @@ from missing import CHROMIUM
 
 from abd_hub import load_images
 
-
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream"]
 # Nothing that a test looks at needs these, and they take a seventh of the processor time.
 FLAGS += ["--disable-gpu", "--disable-extensions", "--disable-background-networking"]

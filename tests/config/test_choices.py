@@ -83,15 +83,11 @@ def test_what_is_kept_of_a_file_keeps_its_spelling(tmp_path):
 @pytest.mark.parametrize(
     ("content", "typed", "expected"),
     [
-        ({"dafl": {"rounds": 3}}, [], ["dafl.rounds", "3", "set synthesizer to dafl"]),
-        ({"dafl": {"rounds": 3}}, ["--defenses=none"], ["dafl.rounds", "set synthesizer to dafl"]),
+        ({"dafl": {"rounds": 3}, "zskt": {"rounds": 3}}, [], ["dafl and zskt", "--synthesizer dafl"]),
+        ({"dafl": {"rounds": 3}}, ["--fast.rounds=2"], ["dafl and fast", "choose one"]),
+        ({"synthesizer": "zskt"}, ["--dafl.rounds=2"], ["dafl.rounds", "set synthesizer to dafl"]),
         ({"shuffling_vaccine": {"copies": 2}}, [], ["shuffling_vaccine.copies", "to defenses"]),
         ({}, ["--shuffling_vaccine.copies", "2"], ["shuffling_vaccine.copies", "'2'", "to defenses"]),
-        (
-            {"defenses": ["shuffling_vaccine"]},
-            ["--defenses=none", "--shuffling_vaccine.copies=2"],
-            ["shuffling_vaccine.copies", "to defenses"],
-        ),
         ({"defenses": "shuffling_vaccine"}, [], ["defenses", "list", "shuffling_vaccine"]),
         ({"synthesizer": ["zskt"]}, [], ["synthesizer", "name", "zskt"]),
         ({}, ["--defenses"], ["defenses", "no value"]),
@@ -110,6 +106,39 @@ def test_choices_that_are_refused(tmp_path, content, typed, expected):
     line = str(refusal.value)
     assert "\n" not in line
     assert all(part in line for part in expected), line
+
+
+@pytest.mark.parametrize(
+    ("content", "typed", "line"),
+    [
+        ({"synthesizer": "zskt", "dafl": {"rounds": 3}}, [], "settings of dafl are ignored, because"),
+        (
+            {"defenses": [], "dhbe": {"seed_share": 1}},
+            [],
+            "settings of dhbe are ignored, because defenses is none",
+        ),
+        (
+            {"defenses": ["shuffling_vaccine"]},
+            ["--defenses=none", "--shuffling_vaccine.copies=2"],
+            "settings of shuffling_vaccine are ignored, because defenses is none",
+        ),
+        (
+            {"defenses": ["shuffling_vaccine"], "shuffling_vaccine": {"copies": 2}},
+            ["--defenses=none"],
+            "",
+        ),
+    ],
+)
+def test_settings_of_what_is_switched_off_are_ignored_with_a_line(tmp_path, caplog, content, typed, line):
+    config = parsed(tmp_path, content, *typed)
+    assert config.defenses == []
+    assert [message[: len(line)] for message in caplog.messages] == ([line] if line else [])
+
+
+@pytest.mark.parametrize("typed", [["--dafl.rounds=9"], ["--dafl.rounds", "9", "--defenses=none"]])
+def test_settings_of_one_method_choose_it(tmp_path, typed):
+    assert parsed(tmp_path, {}, *typed).synthesizer == Dafl(rounds=9)
+    assert parsed(tmp_path, {"dafl": {"rounds": 9}}).synthesizer == Dafl(rounds=9)
 
 
 def test_recipes_of_a_teacher_are_chosen_alike(tmp_path):

@@ -211,7 +211,7 @@ REFUSED = {
     ],
     "--synthesizer=bare": ["synthesizers", "bare", "abd-broken", "dataclass"],
     "--defenses=gone": ["gone", "unknown"],
-    "--mirrors.facets=5": ["mirrors.facets", "set synthesizer to mirrors"],
+    "--calm.last_rounds=5": ["calm.last_rounds", "add calm to defenses"],
 }
 
 

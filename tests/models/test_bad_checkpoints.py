@@ -262,7 +262,7 @@ def odd_suffix(folder):
         bad(pickle_without_permission, "weights.pth is a pickle", **BARE),
         bad(pickle_of_a_list, "holds list", allow_pickle=True, **BARE),
         bad(pickle_with_other_things, "epoch in weights.pth are not tensors", allow_pickle=True, **BARE),
-        bad(weights_without_architecture, "architecture: model.safetensors"),
+        bad(weights_without_architecture, "architecture, mean, std, input_size: model.safetensors"),
         bad(weights_without_mean, "mean: .*pass mean", architecture="wrn_10_1", std=STD, input_size=16),
         bad(odd_suffix, "weights.dat is no known format", **BARE),
     ],

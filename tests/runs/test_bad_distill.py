@@ -146,19 +146,23 @@ DISTILL = [
         "defenses",
         self_retrospection__last_rounds=3,
     ),
-    case("settings of a synthesizer not chosen", "real", "synthesizer", real__share=0.5),
+    case("settings of two methods", "synthesizer", "real and zskt", synthesizer=None, real__share=0.5),
+    case(
+        "typed settings of another method", "real.share", "set synthesizer to real", extra=["--real.share=1"]
+    ),
+    case("no such preset", "preset", "cifar10/fast", extra=["--preset=cifar10/fats"]),
+    case("no such file", "config", "does not exist", extra=["--config=recipes/none.yaml"]),
+    case("a recipe elsewhere", "--preset cifar10/zskt", extra=["--config=elsewhere/cifar10/zskt.yaml"]),
     case("unknown teacher", "resnet81", "did you mean", teacher__id="resnet81"),
     case("no such teacher folder", "absent", "does not exist", teacher__id="local-dir:{tmp}/absent"),
-    case("no mean", "mean", "pass mean", make=no_mean),
-    case("no input size", "input_size", "pass input_size", make=no_size),
+    case("no mean", "teacher.mean", "--teacher.mean", make=no_mean),
+    case("no input size", "teacher.input_size", "--teacher.input_size 32", make=no_size),
     case("data of other classes", "evaluation.dataset", "10 classes", "classifier 3", make=three_classes),
     case("class count that is not the teacher's", "num_classes", "4", teacher__num_classes=4),
     case("NaN weights", "fc.bias", "NaN", make=nan_weights),
     case("damaged weights", "weights", "model.safetensors", make=damaged_weights),
     case("pickle without permission", "weights.pth", "allow_pickle", make=a_pickle, **BARE),
-    case(
-        "bare weights without mean", "mean", "pass mean", make=a_pickle, teacher__allow_pickle=True, **WEIGHTS
-    ),
+    case("bare weights without mean", "--teacher.mean", make=a_pickle, teacher__allow_pickle=True, **WEIGHTS),
     case("image size for the generator", "input_size", "multiples of 4", teacher__input_size=10),
     case("no such data set", "nothing", evaluation__dataset="{tmp}/nothing"),
     case("unknown split", "split", "'validation'", "test", evaluation__split="validation"),
@@ -310,7 +314,14 @@ def test_nothing_is_wrong_with_the_basic_configuration(place):
 
 
 @pytest.mark.parametrize(
-    ("extra", "expected"), [([], ["output_dir"]), (["--config"], ["--config"]), (["--seed"], ["--seed"])]
+    ("extra", "expected"),
+    [
+        ([], ["output_dir and teacher.id", "--output_dir FOLDER --teacher.id MODEL"]),
+        (["--config"], ["--config"]),
+        (["--preset"], ["--preset", "cifar10/fast-cpu"]),
+        (["model", "--output_dir=x", "--seed"], ["--seed"]),
+        (["--output_dir=absent", "--resume"], ["resume", "absent", "no unfinished run", "--teacher.id"]),
+    ],
 )
 def test_distill_needs_more(place, capsys, extra, expected):
     refused(capsys, place, ["distill", *extra], expected)

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -383,3 +384,23 @@ def test_a_real_process(teacher, tmp_path):
     assert done.stdout.splitlines()[-1] == f"wrote {tmp_path / 'out'}"
     assert "shuffling_vaccine: NOT ACTIVE" in done.stdout
     assert "Warning" not in done.stderr, done.stderr
+
+
+def test_a_reader_that_wants_one_line_ends_the_command_quietly(finished):
+    typed = ["evaluate", str(finished), "--dataset=digits", "--limit=20", "--json"]
+    line = f"{shlex.quote(sys.executable)} -m abd_hub {shlex.join(typed)} | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], check=False, capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    first, code = done.stdout.splitlines()
+    assert first == "{" and code in ("0", "141")
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_a_stop_in_python_ends_with_one_line():
+    script = "from abd_hub import Interrupted\nraise Interrupted('stopped after round 3 of 9')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
+    assert done.returncode == 1
+    assert done.stderr == "abd-hub: stopped after round 3 of 9; continue with resume=True\n"

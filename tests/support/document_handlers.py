@@ -66,14 +66,14 @@ CPU["digits_paper"] = CPU["zskt-cpu"] = CPU["ood-cpu"] = ["--shuffling_vaccine.c
 
 
 def tiny(settings: str) -> list[str]:
-    """Options that cut the budget of these settings down."""
-    method = "zskt" if settings == "digits_paper" else settings.partition("-")[0]
+    """Options that cut the budget of these settings down; ``ood`` is what is chosen where there are none."""
+    method = "zskt" if settings == "digits_paper" else settings.partition("-")[0] or "ood"
     budget = [f"--{method}.{field}" for field in BUDGETS[method]]
     student = ["--student.architecture=wrn_10_1", '--student.model_args={"base_width": 4}']
     measured = ["--evaluation.dataset=digits", "--evaluation.limit=20"]
-    loop = ["--trainer.progress=false", "--trainer.mixed_precision=no", "--self_retrospection.last_rounds=1"]
-    loop += ["--purification=none"]
-    return [*budget, *student, *measured, *loop, *CPU[settings]]
+    loop = ["--trainer.progress=false", "--trainer.mixed_precision=no", "--purification=none"]
+    late = ["--self_retrospection.last_rounds=1"] if settings else []
+    return [*budget, *student, *measured, *loop, *late, *CPU.get(settings, [])]
 
 
 Handler = Callable[["Running", Command], None]
@@ -135,7 +135,11 @@ class Running:
 
 
 def settings_of(words: list[str]) -> str:
-    return Path(words[words.index("--config") + 1]).stem
+    """The settings' name; "" for a command that leaves the method open."""
+    named = [
+        Path(words[words.index(option) + 1]).stem for option in ("--config", "--preset") if option in words
+    ]
+    return named[0] if named else ""
 
 
 @runs("abd-hub distill")

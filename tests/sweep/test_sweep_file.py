@@ -111,12 +111,12 @@ def test_the_example_of_the_guide_is_a_sweep(place):
         ({"grid": {"seed": 3}}, ["grid.seed: must be a list", "[3]"]),
         ({"grid": {"seed": [1, 1]}}, ["grid.seed: 1 is listed twice"]),
         ({"grid": {"seeed": [1]}}, ["seeed: unknown key in sweep.yaml", "did you mean seed"]),
-        ({"grid": {"zskt.rounds": [1, "two"]}}, ["two-", "zskt.rounds: Expected a int"]),
+        ({"grid": {"zskt.rounds": [1, "two"]}}, ["two-", "zskt.rounds: Expected an int"]),
         ({"grid": {"zskt.rounds": [1, -2]}}, ["rounds_-2", "rounds: must"]),
         ({"grid": {"output_dir": ["a"]}}, ["grid.output_dir: is the sweep's own"]),
         ({"grid": {"push_to_hub": [True]}}, ["push_to_hub: a sweep pushes nothing"]),
         ({"config": BASE | {"push_to_hub": True}}, ["push_to_hub: a sweep pushes nothing"]),
-        ({"config": "no.yaml"}, ["no.yaml cannot be read"]),
+        ({"config": "no.yaml"}, ["no.yaml does not exist"]),
         ({"config": 3}, ["config: must be a file or a mapping"]),
         ({"runs": [{"seed": 4}]}, ["seed: is set twice for one run"]),
         ({"grid": {"teacher": [{"id": "a"}], "teacher.id": ["b"]}}, ["teacher.id: is set twice"]),
@@ -127,10 +127,6 @@ def test_the_example_of_the_guide_is_a_sweep(place):
         ({"resources": {"gpus": 1.5}}, ["resources.gpus: more than one card must be a whole number"]),
         ({"resources": {"cpus": 0}}, ["resources.cpus: must be positive, got 0"]),
         ({"retries": -1}, ["retries: must be a whole number"]),
-        (
-            {"config": BASE | {"self_retrospection": {"last_rounds": 1}}},
-            ["self_retrospection.last_rounds: 1 is set", "defenses is empty"],
-        ),
         ({"output_dir": "sweep.yaml/out"}, ["output_dir: ", "sweep.yaml is a file"]),
     ],
 )
@@ -156,6 +152,17 @@ def test_places_that_belong_to_something_else_are_refused(capsys, place):
     assert "is not the folder of a sweep" in capsys.readouterr().err
 
 
+def test_a_dry_run_adds_up_the_time(capsys, place):
+    (place / "teacher").mkdir()
+    counted = {key: value for key, value in BASE.items() if key not in ("synthesizer", "zskt")}
+    assert (
+        main(["sweep", write(config=counted | {"budget": "20m"}, grid={"seed": [0, 1, 2]}), "--dry-run"]) == 0
+    )
+    assert capsys.readouterr().out.endswith("3 runs: 3 with a budget take 1 h 0 min one after another\n")
+    assert main(["sweep", write(grid={"seed": [0, 1]}), "--dry-run"]) == 0
+    assert "the time of 2 is not known" in capsys.readouterr().out
+
+
 def test_without_ray_one_line_says_how_to_install_it(capsys, place, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     before = snapshot(place)
@@ -164,6 +171,9 @@ def test_without_ray_one_line_says_how_to_install_it(capsys, place, monkeypatch)
     assert capsys.readouterr().err.splitlines() == [
         "abd-hub: sweep: runs on Ray, which is not installed; install it with pip install 'ray>=2.60'"
     ]
+    assert main(["sweep", file, "--dry-run"]) == 2
+    assert "teacher.id: the folder teacher does not exist; make or" in capsys.readouterr().err
+    (place / "teacher").mkdir()
     assert main(["sweep", file, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["counts"] == {"waiting": 4}
     assert {path: snapshot(place)[path] for path in before} == before and not (place / "out").exists()

@@ -1,8 +1,8 @@
 """Judges each attack on a student against its control, or, without one, against chance.
 
-A low ASR counts for something only where the student has learned enough: one that gives a single class to all
-images has an ASR of 0 or 1, whatever its teacher held. A high one counts as soon as the student is above
-chance, because damage does not lead all images to one class while a control keeps its own answers.
+An ASR counts for something only where the student has learned something: one that gives a single class to all
+images has an ASR of 0 or 1, whatever its teacher held. A student above chance that has learned too little may
+favor a class. Then a low ASR says nothing, and a high one must exceed the share of that class as well.
 """
 
 from __future__ import annotations
@@ -67,9 +67,16 @@ def _outcome(attack: TriggerReport, report: EvalReport, learned: Learned, classe
     if learned is Learned.NOTHING:
         return _UNUSABLE
     control = attack.control if _is_usable(report, classes) else None
-    found = _alone(attack.asr, learned, classes) if control is None else _beside(attack.asr, control)
-    # Only a positive finding holds for a student that has learned too little.
-    return _UNUSABLE if learned is Learned.LITTLE and found.level != "warning" else found
+    found = _alone(attack.asr, classes) if control is None else _beside(attack.asr, control)
+    if learned is Learned.LITTLE and not (found.level == "warning" and _above_answers(attack.asr, report)):
+        return _UNUSABLE
+    return found
+
+
+def _above_answers(asr: Rate, report: EvalReport) -> bool:
+    """Returns whether an attack works more often than clean images get the student's favorite class."""
+    usual = report.largest_answer
+    return usual is not None and asr.low > usual and asr.value - usual >= LEAST_EXCESS
 
 
 def _is_usable(report: EvalReport, classes: int | None) -> bool:
@@ -99,11 +106,10 @@ def _beside(asr: Rate, control: Rate) -> _Outcome:
     return _Outcome("good", "", f"is not above the control: it works on {rates}", "not above the control")
 
 
-def _alone(asr: Rate, learned: Learned, classes: int | None) -> _Outcome:
+def _alone(asr: Rate, classes: int | None) -> _Outcome:
     """Judges an attack without a control, which alone separates a backdoor from damage and chance."""
     rate, chance = f"{percent(asr.value)} of images", 1 / classes if classes else 0.0
-    far = asr.value >= PRESENT_ALONE and asr.value - chance >= LEAST_EXCESS and asr.low > chance
-    if far and learned is not Learned.LITTLE:  # such a student may give one class to most images
+    if asr.value >= PRESENT_ALONE and asr.value - chance >= LEAST_EXCESS and asr.low > chance:
         end = f"still works on {rate} (no control was measured)"
         return _Outcome("warning", _PRESENT, end, "the backdoor works as well")
     if classes and asr.low <= NEAR_CHANCE * chance:

@@ -10,7 +10,7 @@ from abd_hub.core.errors import visible_line
 
 PURIFIED = "purified"
 """Marks the record of a purified copy."""
-_NOTHING_LEARNED, _USABLE = 0.1, 0.5
+NOTHING_LEARNED, USABLE = 0.1, 0.5
 """Agreement beyond chance below which a student is said to have learned next to nothing, or too little."""
 
 
@@ -203,14 +203,14 @@ class Agreement:
     @property
     def usable(self) -> bool:
         """Whether the student agrees often enough to be used."""
-        return self.beyond_chance >= _USABLE
+        return self.beyond_chance >= USABLE
 
     def _verdict(self) -> str:
         if self.chance >= 1:
             return ", but both always give one class"
-        if self.beyond_chance < _NOTHING_LEARNED:
+        if self.beyond_chance < NOTHING_LEARNED:
             return ": it has learned next to nothing"
-        return ": it is probably not usable yet" if self.beyond_chance < _USABLE else ""
+        return ": it is probably not usable yet" if self.beyond_chance < USABLE else ""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 from abd_hub.core.attack_verdicts import attack_findings, chance_of
 from abd_hub.core.errors import visible_line
 from abd_hub.core.findings import Finding, Learned, format_findings, percent
-from abd_hub.core.records import EvalReport, RunRecord
+from abd_hub.core.records import NOTHING_LEARNED, USABLE, EvalReport, RunRecord
 from abd_hub.core.registry import catalog
 
-TOO_LITTLE = 0.5
+TOO_LITTLE = USABLE
 """Share of the teacher's accuracy above chance; below it a student has learned too little."""
 GOOD = 0.9
 """The same share from which the accuracy counts as good."""
@@ -118,9 +118,12 @@ def _beside_teacher(
 
     kept = (ours - base) / (theirs - base)
     if kept < TOO_LITTLE:
+        learned, words = (
+            (Learned.NOTHING, "next to nothing") if kept < NOTHING_LEARNED else (Learned.LITTLE, "too little")
+        )
         by_chance = f"chance {chance:.3f}" if chance is not None else "chance unknown"
-        text = f"The student has learned too little: accuracy {ours:.3f}, teacher {theirs:.3f}, {by_chance}."
-        return Learned.LITTLE, Finding("accuracy", "warning", text)
+        text = f"The student has learned {words}: accuracy {ours:.3f}, teacher {theirs:.3f}, {by_chance}."
+        return learned, Finding("accuracy", "warning", text)
     text = (
         f"The student keeps {percent(ours / theirs)} of the teacher's accuracy ({ours:.3f} of {theirs:.3f})."
     )

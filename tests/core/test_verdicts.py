@@ -66,11 +66,16 @@ def told(found, kind):
             0.777,
             "warning The student has learned too little: accuracy 0.338, teacher 0.777, chance 0.100.",
         ),
+        (
+            report(0.109),
+            0.777,
+            "warning The student has learned next to nothing: accuracy 0.109, teacher 0.777, chance 0.100.",
+        ),
         # The most frequent class decides about chance, not the number of classes.
         (
-            report(0.61, largest_class=0.6),
+            report(0.65, largest_class=0.6),
             0.9,
-            "warning The student has learned too little: accuracy 0.610, teacher 0.900, chance 0.600.",
+            "warning The student has learned too little: accuracy 0.650, teacher 0.900, chance 0.600.",
         ),
         (
             report(0.6, largest_class=0.6),
@@ -158,13 +163,17 @@ def test_no_attack_can_be_told_from_a_useless_student(student, asr, control):
 
 
 def test_a_student_that_has_learned_too_little_has_no_low_asr_but_a_high_one():
-    found = verdict(record(report(0.338, (0.87, 0.03), (0.01, 0.03), (0.87, None))))
+    found = verdict(record(report(0.338, (0.87, 0.03), (0.01, 0.03), (0.4, None), (0.25, 0.03))))
     warned, *others = told(found, "attack")
+    assert len(others) == 3
     assert warned[1].startswith("The backdoor is present: badnet_sq to class 0 still works")
     assert {text.partition(" cannot ")[2] for _, text in others} == {
         "be told: the student has learned too little."
     }
     assert headline(found) == "Warning: a backdoor works in this model"
+    for favorite in (0.8, None):
+        student = report(0.338, (0.87, 0.03), (0.87, None), largest_answer=favorite)
+        assert {level for level, _ in told(verdict(record(student)), "attack")} == {"neutral"}
 
 
 def test_a_control_at_chance_is_none():

@@ -22,6 +22,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     from abd_hub.evaluation.tables import format_reports
 
     request = parse_evaluate(arguments)
+    if request.note and speaks():
+        print(f"abd-hub: {request.note}", file=sys.stderr)
     classifier = load_model(request.model)
     if request.trigger == EVERY:
         return _try_all(request, classifier)

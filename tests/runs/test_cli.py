@@ -377,7 +377,27 @@ def test_evaluate_prints_a_table(finished, capsys):
     head, _, row = answer(capsys, "evaluate", finished, *typed, "--trigger-options", "size: 2").splitlines()
     assert head.split()[:3] == ["model", "accuracy", "n"]
     assert "badnet_sq" in row and " 539 " in row
-    assert "badnet_sq" not in answer(capsys, "evaluate", finished, *typed[:2])
+    assert "badnet_sq" not in answer(capsys, "evaluate", finished, *typed[:2], "--trigger", "none")
+
+
+def test_evaluate_repeats_the_attacks_of_the_record(finished, capsys):
+    assert main(["evaluate", str(finished), "--dataset", "digits", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert (
+        json.loads(printed.out) == json.loads((finished / "metrics.json").read_text())["results"]["student"]
+    )
+    note = "Measures the 1 attack of the record of student; --trigger none leaves them out."
+    assert printed.err.splitlines()[-1] == f"abd-hub: {note}"
+
+
+def test_evaluate_tells_of_other_options_than_the_records(finished, capsys):
+    typed = ["evaluate", str(finished), "--dataset", "digits", "--trigger", "badnet_sq", "--target"]
+    for more in (["0", "--trigger-options", "size: 2"], ["1"], ["0", "--trigger-on", "input"]):
+        assert main([*typed, *more]) == 0
+        said = capsys.readouterr().err
+        assert "The record of student names badnet_sq to class 0, which these options do not measure" in said
+    assert main([*typed, "0,1"]) == 0
+    assert "record" not in capsys.readouterr().err
 
 
 def test_the_same_from_python(finished, teacher, tmp_path, capsys):

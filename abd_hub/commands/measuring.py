@@ -23,6 +23,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     from abd_hub.evaluation.measurement import load_measurement, load_model
     from abd_hub.evaluation.tables import format_reports
 
+    if request.note and speaks():
+        print(f"abd-hub: {request.note}", file=sys.stderr)
     classifier = load_model(request.model, "")
     if request.trigger == EVERY:
         return _try_all(request, classifier)

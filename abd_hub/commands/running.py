@@ -55,6 +55,7 @@ def distill(arguments: Sequence[str]) -> int:
 
     check_distill(given, begins=not (_PRINT_ONLY | _DRY).intersection(arguments))
 
+    from abd_hub.core.verdicts import format_verdict
     from abd_hub.evaluation.tables import format_reports
     from abd_hub.runs.distill import distill as run
 
@@ -71,14 +72,17 @@ def distill(arguments: Sequence[str]) -> int:
     if not speaks():
         return 0
 
-    if record.teacher_report and record.student_report:
-        rows = {"teacher": record.teacher_report, "student": record.student_report}
-        print(format_reports(list(rows.items())))
+    reports = (
+        ("teacher", record.teacher_report),
+        ("purified copy", record.purified_report),
+        ("student", record.student_report),
+    )
+    rows = [(name, report) for name, report in reports if report is not None]
+    if rows:
+        print(format_reports(rows))
     for defense in record.defenses:
         print(defense.sentence)
-    for agreement in record.agreement or ():
-        print(agreement.sentence)
-    print(f"wrote {config.output_dir}")
+    print(f"{format_verdict(record)}\nwrote {config.output_dir}")
     return 0
 
 

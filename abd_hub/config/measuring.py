@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 
 from abd_hub.config.arguments import option_pairs, underscored
 from abd_hub.config.options import EvaluationOptions, ModelOptions, TriggerOptions
+from abd_hub.config.recorded import RecordedAttacks, recorded_attacks
 from abd_hub.config.strict import StrictParser, add_help, add_section, make_parser, parse, parse_mapping
 from abd_hub.core.errors import InputError
 from abd_hub.core.screen import Page
@@ -21,6 +22,8 @@ _RARE = _RARE_MODEL | {"dataset_config", "dataset_revision", "image_column", "la
 
 EVERY = "all"
 """Is given in the place of a trigger to try every one."""
+NONE = "none"
+"""Is given in the place of a trigger to try none, not even those of the folder's record."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,8 @@ class AttackOptions:
 
     trigger: str | None = None
     """Puts this trigger on the images; abd-hub list triggers shows all names. With all, abd-hub evaluate
-    tries every trigger at several sizes and places on up to 1,000 images, and shows the worst first."""
+    tries every trigger at several sizes and places on up to 1,000 images, and shows the worst first. Without
+    this option, it repeats the attacks that the record of MODEL names; none leaves them out."""
     trigger_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Sets the trigger's own fields, such as {size: 2}."""
     target: str | None = None
@@ -63,7 +67,8 @@ class MeasureRequest:
     def options(self, num_classes: int) -> EvaluationOptions:
         """Returns the evaluation with one attack for each target; the model has ``num_classes``."""
         if self.trigger in (None, EVERY):
-            return self.evaluation
+            control = self.control if self.evaluation.triggers else None
+            return dataclasses.replace(self.evaluation, control=control)
         assert self.trigger is not None, "it is the name of a trigger"
 
         targets = range(num_classes) if self.targets is None else self.targets
@@ -80,6 +85,8 @@ class EvaluateRequest(MeasureRequest):
 
     model: ModelOptions
     json: bool
+    note: str
+    """Says what the folder's own record has to do with the measurement; "" for nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +132,18 @@ def parse_evaluate(arguments: Sequence[str]) -> EvaluateRequest:
 
     found = parse(parser, _prepared(arguments))
     model = ModelOptions(**_fields(ModelOptions, found) | {"id": found.model})
-    return EvaluateRequest(model=model, json=found.json, **_measurement(found))
+    recorded = recorded_attacks(found.model)
+    measured = _measurement(found, recorded)
+    return EvaluateRequest(model=model, json=found.json, note=_note(found, recorded), **measured)
+
+
+def _note(found: Namespace, recorded: RecordedAttacks | None) -> str:
+    if recorded is None or found.trigger in (EVERY, NONE):
+        return ""
+    if found.trigger is None:
+        return recorded.note()
+    targets = _targets(found.target)
+    return recorded.difference(found.trigger, found.trigger_options, targets, found.trigger_on)
 
 
 def parse_compare(arguments: Sequence[str]) -> CompareRequest:
@@ -146,7 +164,7 @@ def parse_compare(arguments: Sequence[str]) -> CompareRequest:
             raise InputError(f"MODEL: {name} is named twice; name each once, a revision as org/name@revision")
     if found.trigger == EVERY:
         raise InputError("trigger: all is for abd-hub evaluate, one model at a time; name one trigger")
-    if found.picture is not None and found.trigger is None:
+    if found.picture is not None and found.trigger in (None, NONE):
         raise InputError("picture: shows accuracy against ASR; give --trigger and --target as well")
 
     return CompareRequest(models=models, json=found.json, picture=found.picture, **_measurement(found))
@@ -194,31 +212,38 @@ def _add_measurement(parser: StrictParser) -> None:
     add_help(group)
 
 
-def _measurement(found: Namespace) -> dict[str, Any]:
-    """Returns the fields of a ``MeasureRequest``."""
-    if not found.dataset:
-        raise InputError("dataset: is missing; give --dataset with a Hub id or folder")
-    if (found.trigger is None) != (found.target is None):
-        missing = "--target" if found.target is None else "--trigger"
-        raise InputError(f"{missing[2:]}: an attack needs both trigger and target; give {missing} as well")
-    if found.control is not None and found.trigger is None:
-        raise InputError("control: is measured on triggered images; give --trigger and --target as well")
-
-    if found.trigger == EVERY and found.trigger_options:
-        raise InputError("trigger_options: belong to one trigger; name it instead of all, or leave them out")
+def _measurement(found: Namespace, recorded: RecordedAttacks | None = None) -> dict[str, Any]:
+    """Returns the fields of a ``MeasureRequest``, with a record's attacks where no trigger is chosen."""
+    trigger = None if found.trigger == NONE else found.trigger
+    repeated = recorded if found.trigger is None else None
+    _check_attack(found, trigger, repeated)
 
     evaluation = _fields(EvaluationOptions, found) | {
         "revision": found.dataset_revision,
         "control": None,
         "corrupted_splits": _words("corrupted_splits", found.corrupted_splits),
     }
+    if repeated:
+        evaluation |= {"triggers": list(repeated.triggers), "trigger_on": repeated.trigger_on}
     return {
         "evaluation": EvaluationOptions(**evaluation),
-        "trigger": found.trigger,
+        "trigger": trigger,
         "trigger_options": found.trigger_options,
         "targets": _targets(found.target),
         "control": None if found.control is None else _model("control", found.control),
     }
+
+
+def _check_attack(found: Namespace, trigger: str | None, repeated: RecordedAttacks | None) -> None:
+    if not found.dataset:
+        raise InputError("dataset: is missing; give --dataset with a Hub id or folder")
+    if (trigger is None) != (found.target is None):
+        missing = "--target" if found.target is None else "--trigger"
+        raise InputError(f"{missing[2:]}: an attack needs both trigger and target; give {missing} as well")
+    if found.control is not None and trigger is None and not (repeated and repeated.triggers):
+        raise InputError("control: is measured on triggered images; give --trigger and --target as well")
+    if trigger == EVERY and found.trigger_options:
+        raise InputError("trigger_options: belong to one trigger; name it instead of all, or leave them out")
 
 
 def _prepared(arguments: Sequence[str]) -> list[str]:

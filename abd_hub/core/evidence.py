@@ -26,6 +26,14 @@ class Divergence:
     used: bool
     """Whether the run used this draw; False where the check refused it or never decided."""
 
+    @property
+    def warns(self) -> bool:
+        """Whether a suspicious image deserves a warning: the check accepted the draw, and the run used it.
+
+        Without that, copies of any clean teacher agree with it on some images.
+        """
+        return self.judged and self.used
+
 
 @dataclass(frozen=True)
 class Evidence:

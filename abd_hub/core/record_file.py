@@ -21,9 +21,12 @@ from abd_hub.core.faults import MISSING, STRICT, dotted, first_fault
 from abd_hub.core.files import RECORD_FILE, read_json
 from abd_hub.core.purifications import REPORT_FILE
 from abd_hub.core.records import PURIFIED, PurifiedRecord, RunRecord, TeacherRecord
+from abd_hub.core.verdicts import verdict
 
 T = TypeVar("T")
 SCHEMA_VERSION = 1
+VERDICT = "verdict"
+"""Key of the findings in metrics.json; they are written for people and other programs, and never read."""
 _RESULTS: dict[int | str, tuple[str, str]] = {
     "teacher_report": ("results", "teacher"),
     "student_report": ("results", "student"),
@@ -43,7 +46,7 @@ _PACKAGES = (
 
 
 def record_to_json(record: RunRecord) -> dict[str, Any]:
-    """Returns the content of metrics.json; the reports move under ``results``.
+    """Returns the content of metrics.json; the reports move under ``results``, and the verdict is added.
 
     Raises:
         ValueError: a number is not finite.
@@ -54,7 +57,8 @@ def record_to_json(record: RunRecord) -> dict[str, Any]:
     purified = data.pop("purified_report")
     if purified is not None:
         results["purified"] = purified
-    return {"schema_version": data.pop("schema_version"), **data, "results": results}
+    judged = to_json(verdict(record), VERDICT)
+    return {"schema_version": data.pop("schema_version"), VERDICT: judged, **data, "results": results}
 
 
 def to_json(value: Any, name: str) -> Any:
@@ -85,12 +89,15 @@ def from_json(kind: type[T], data: Any) -> T:
 def record_from_json(data: Any) -> RunRecord:
     """Returns the record of a file's content: the inverse of ``record_to_json``.
 
+    The verdict in the file is left out, because it follows from the numbers.
+
     Raises:
         InputError: the schema version is another, or a field is missing, unknown or of the wrong type.
     """
     _check_version(data)
 
     flat = dict(data)
+    flat.pop(VERDICT, None)
     results = flat.pop("results", None)
     if not isinstance(results, dict) or set(results) - {"purified"} != {"teacher", "student"}:
         raise InputError("results: must hold 'teacher' and 'student', null where not evaluated")

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from abd_hub.core.errors import visible_line
+
 PURIFIED = "purified"
 """Marks the record of a purified copy."""
-_NOTHING_LEARNED, _USABLE = 0.1, 0.5
+NOTHING_LEARNED, USABLE = 0.1, 0.5
 """Agreement beyond chance below which a student is said to have learned next to nothing, or too little."""
 
 
@@ -41,6 +43,10 @@ class ModelRef:
     """Hash of the weights file, or of the tensors where there is no file."""
     scan: str | None = None
     """Result of the Hub's scan of the repository at the download; None where nobody fetched it."""
+    parameters: int | None = None
+    """Number of its parameters; None where nobody counted them, as in older records."""
+    megabytes: float | None = None
+    """Size of its parameters and buffers in 10^6 bytes; None where nobody measured it."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,10 @@ class Rate:
     n: int
     low: float
     high: float
+
+    def __str__(self) -> str:
+        """Returns the share with its interval and n."""
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}], n {self.n}"
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,18 @@ class EvalReport:
     """Every class of the classifier in the order of its labels; None unless requested."""
     corrupted: tuple[SplitReport, ...] | None = None
     """Further splits of the data set, for example corrupted ones; None unless requested."""
+    classes: int | None = None
+    """Number of the classifier's classes; None in older records, as are the two shares below."""
+    largest_class: float | None = None
+    """Share of the images that are of the most frequent class: the accuracy of chance, at least 1/classes."""
+    largest_answer: float | None = None
+    """Share of the clean images that get the most frequent answer; 1 where all images get one class."""
+
+    def __str__(self) -> str:
+        """Returns the rates in words, on one line for the accuracy and one for each attack."""
+        lines = [f"accuracy {self.accuracy}"]
+        lines += [f"{visible_line(t.trigger, 40)} to class {t.target}: ASR {t.asr}" for t in self.triggers]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -178,12 +200,17 @@ class Agreement:
         shares = f"{self.rate.value:.0%} of {self.rate.n} {kinds[self.images]} ({self.chance:.0%} by chance)"
         return f"The student agrees with its teacher on {shares}{self._verdict()}."
 
+    @property
+    def usable(self) -> bool:
+        """Whether the student agrees often enough to be used."""
+        return self.beyond_chance >= USABLE
+
     def _verdict(self) -> str:
         if self.chance >= 1:
-            return ", but both give one class to all of them, so this says nothing"
-        if self.beyond_chance < _NOTHING_LEARNED:
+            return ", but both always give one class"
+        if self.beyond_chance < NOTHING_LEARNED:
             return ": it has learned next to nothing"
-        return ": it is probably not usable yet" if self.beyond_chance < _USABLE else ""
+        return ": it is probably not usable yet" if self.beyond_chance < USABLE else ""
 
 
 @dataclass(frozen=True)
@@ -226,6 +253,14 @@ class RunRecord:
     agreement: tuple[Agreement, ...] | None = None
     """Agreement of student and teacher, without labels; None in older records."""
     schema_version: int = 1
+
+    def __repr__(self) -> str:
+        """Returns who learned from whom, and the verdict; ``record_to_json`` gives every field."""
+        from abd_hub.core.verdicts import format_verdict  # it judges records, so it imports this module
+
+        names = [visible_line(name, 40) for name in (self.student.id, self.teacher.id, self.method)]
+        head = f"RunRecord of {names[0]}, distilled from {names[1]} by {names[2]} in {self.rounds} rounds"
+        return f"{head}\n{format_verdict(self)}"
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class ShufflingVaccine(Defense, place="shuffling_vaccine"):
         (
             "samples/suspicious.png",
             "Images of the last rounds, each with KL(teacher || shuffled copies) in nats; framed and with a "
-            "sign where the copies still give the teacher's class, which makes an image suspicious",
+            "sign where the copies still give the teacher's class, if the vaccine has passed its check",
         ),
         (
             "samples/divergence.png",

@@ -24,6 +24,7 @@ seed). The defense is untested above 8x8.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,10 @@ from abd_hub.core.registry import register
 from abd_hub.core.settings import Count, Positive, Share
 from abd_hub.learning import distributed
 from abd_hub.learning.modes import in_eval_mode
+
+STANDS_OUT = 0.1
+"""Excess of a class's flip rate over the next class's, from which it is said to stand out. It changes only a
+sentence. Two runs that found the right class had excesses of 0.13 and 0.20. No clean teacher was measured."""
 
 
 @register("defenses", "universal_direction")
@@ -98,6 +103,9 @@ class Direction(DefensePlugin):
         """Holds u, (C, H, W), of unit length; None before the search."""
         self.flips: list[float] = []
         """Holds, by class, the share of other classes' images that its perturbation turns into it."""
+        self.left: float | None = None
+        """Holds the same share for the removed class, once its perturbation has lost its part along u. None
+        in checkpoints from before it was measured."""
         self.views = 0
         self._first = True
 
@@ -115,10 +123,7 @@ class Direction(DefensePlugin):
             self._remember(pixels.detach())
             return pixels
 
-        direction = self.direction.to(pixels)
-        along: Tensor = (pixels * direction).sum((1, 2, 3), keepdim=True)
-        projected: Tensor = pixels - along * direction
-        return projected
+        return _without(pixels, self.direction.to(pixels))
 
     def student_view(self, pixels: Tensor) -> Tensor:
         """Returns x + a u, a ~ U(-amplitude, amplitude), on a share of the images; each call draws again."""
@@ -142,12 +147,21 @@ class Direction(DefensePlugin):
             images: (n, C, H, W) synthetic pixels.
         """
         perturbations = self._class_perturbations(student, images)
-        self.flips = self._flip_rates(student, images, perturbations)
+        self.flips = self._flip_rates(student, images, enumerate(perturbations))
 
-        strongest = perturbations[max(range(len(self.flips)), key=self.flips.__getitem__)]
+        best = self._best()
+        strongest = perturbations[best]
         kept: Tensor = strongest * (strongest.abs() >= self.settings.threshold * strongest.abs().max())
         unit: Tensor = kept / kept.norm()
+
+        # The network sees P(x + delta), and the difference to P(x) is P(delta).
+        rest = strongest - (strongest * unit).sum() * unit
+        (self.left,) = self._flip_rates(student, _without(images, unit), [(best, rest)])
         return unit
+
+    def _best(self) -> int:
+        """Returns the class with the largest flip rate."""
+        return max(range(len(self.flips)), key=self.flips.__getitem__)
 
     def _class_perturbations(self, student: nn.Module, images: Tensor) -> Tensor:
         """Returns one perturbation a class, (classes, C, H, W), each at most epsilon long."""
@@ -171,10 +185,13 @@ class Direction(DefensePlugin):
         return deltas
 
     @torch.no_grad()
-    def _flip_rates(self, student: nn.Module, images: Tensor, deltas: Tensor) -> list[float]:
+    def _flip_rates(
+        self, student: nn.Module, images: Tensor, deltas: Iterable[tuple[int, Tensor]]
+    ) -> list[float]:
+        """Returns a rate for each pair of a class and its perturbation, (C, H, W)."""
         before = student(images).argmax(dim=1)
         rates = []
-        for goal, delta in enumerate(deltas):
+        for goal, delta in deltas:
             others = before != goal
             reached = (student(images + delta).argmax(dim=1) == goal) & others
             counts = torch.stack([reached.sum(), others.sum()]).double()
@@ -194,14 +211,27 @@ class Direction(DefensePlugin):
         if self.direction is None:
             return DefenseReport(self.name, False, "the direction has not been sought yet")
 
-        best = max(range(len(self.flips)), key=self.flips.__getitem__)
-        entries = int((self.direction != 0).sum())
-        detail = (
-            f"took out the direction towards class {self.spec.labels[best]} "
-            f"({self.flips[best]:.0%} of other images reached, {entries} entries)"
+        best, entries = self._best(), int((self.direction != 0).sum())
+        facts = {
+            "class": best,
+            "flip_rates": self.flips,
+            "flip_rate_after_removal": self.left,
+            "entries": entries,
+            "student_steps": self.views,
+        }
+        return DefenseReport(self.name, self.views > 0, self._detail(best, entries), facts)
+
+    def _detail(self, best: int, entries: int) -> str:
+        """Returns the rates before and after the removal, which say nothing about a trigger."""
+        name, rate = self.spec.labels[best], self.flips[best]
+        following = max((one for label, one in enumerate(self.flips) if label != best), default=0.0)
+        found = f"class {name} stands out" if rate - following >= STANDS_OUT else "no class stands out"
+        left = "an unknown share" if self.left is None else f"{self.left:.0%}"
+        return (
+            f"{found}: a perturbation towards {name} turned {rate:.0%} of other synthetic images "
+            f"(the next class {following:.0%}), "
+            f"and {left} once its direction of {entries} entries was taken out"
         )
-        facts = {"class": best, "flip_rates": self.flips, "entries": entries, "student_steps": self.views}
-        return DefenseReport(self.name, self.views > 0, detail, facts)
 
     def evidence(self, images: Tensor) -> Evidence | None:
         """Returns u, of unit length."""
@@ -213,6 +243,7 @@ class Direction(DefensePlugin):
             "recent": list(self.recent),
             "direction": self.direction,
             "flips": self.flips,
+            "left": self.left,
             "views": self.views,
         }
 
@@ -221,7 +252,15 @@ class Direction(DefensePlugin):
         self.recent = state["recent"]
         self.direction = state["direction"]
         self.flips = state["flips"]
+        self.left = state.get("left")
         self.views = state["views"]
+
+
+def _without(pixels: Tensor, direction: Tensor) -> Tensor:
+    """Returns P(x), (N, C, H, W), without the component along a direction of unit length, (C, H, W)."""
+    along: Tensor = (pixels * direction).sum((1, 2, 3), keepdim=True)
+    projected: Tensor = pixels - along * direction
+    return projected
 
 
 def _at_most(deltas: Tensor, length: float) -> Tensor:

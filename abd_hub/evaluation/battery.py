@@ -27,6 +27,7 @@ from torch import Tensor
 
 from abd_hub.core import registry
 from abd_hub.core.errors import InputError
+from abd_hub.core.findings import LEAST_EXCESS
 from abd_hub.core.records import DataSpec, Rate
 from abd_hub.data.mixed import MixedImages
 from abd_hub.evaluation.attacks import Attack, check_inputs
@@ -39,10 +40,9 @@ MOST_IMAGES = 1000
 """Images of a battery where no limit is set."""
 LEVEL = 0.01
 """Level of all tests together."""
-LEAST_EXCESS = 0.1
-"""Excess over the base from which an attack stands out beside a control. No battery was run before this."""
 LEAST_EXCESS_ALONE = 0.75
-"""The same without a control. Three clean ResNets take 62 to 64 % of CIFAR-10 under noise for frogs."""
+"""Excess over the base from which an attack stands out without a control. Three clean ResNets take 62 to 64 %
+of CIFAR-10 under noise for frogs."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from abd_hub.core.findings import LEAST_EXCESS
 from abd_hub.evaluation.battery import (
-    LEAST_EXCESS,
     LEAST_EXCESS_ALONE,
     LEVEL,
     BatteryReport,

@@ -22,9 +22,10 @@ from abd_hub.evaluation.shown import Evaluated, shown_pixels
 from abd_hub.learning import distributed
 from abd_hub.learning.modes import in_eval_mode
 
-# The counters have a row for each true class. Its columns are these, then two for each attack: hits, and
-# images that are still recognized. One more row counts, in its first column, answers that are not finite.
-_IMAGES, _CORRECT, _HEAD = 0, 1, 2
+# The counters have a row for each class. Its columns are its images, those of them that get their true label,
+# and all clean images that get the class as answer, then two for each attack: hits, and images that are still
+# recognized. One more row counts, in its first column, answers that are not finite.
+_IMAGES, _CORRECT, _ANSWERS, _HEAD = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def evaluate(
     check_inputs(classifier.spec, images, labels, attacks)
     work = _Work(classifier, attacks, **options)
     counts, _ = work.count(images, labels, keep=False)
-    return _report(counts, attacks, classifier.spec if per_class else None)
+    return _report(counts, attacks, classifier.spec, per_class=per_class)
 
 
 def evaluate_answers(
@@ -122,7 +123,7 @@ def evaluate_answers(
     check_inputs(classifier.spec, images, labels, attacks)
     work = _Work(classifier, attacks, **options)
     counts, kept = work.count(images, labels, keep=True)
-    report = _report(counts, attacks, classifier.spec if per_class else None)
+    report = _report(counts, attacks, classifier.spec, per_class=per_class)
 
     assert kept is not None, "asked for"
     row: dict[int, int] = {}
@@ -218,6 +219,7 @@ class _Work:
             answers.append(answer)
 
         counts.index_add_(0, truth, seen)
+        counts[:, _ANSWERS].index_add_(0, answers[0], seen[:, _IMAGES])
         counts[-1, 0] += broken
         return answers
 
@@ -255,7 +257,7 @@ def _answer(classifier: Evaluated, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return logits.argmax(1), (~logits.isfinite().all(1)).sum()
 
 
-def _report(counts: Tensor, attacks: Sequence[Attack], by_class: DataSpec | None) -> EvalReport:
+def _report(counts: Tensor, attacks: Sequence[Attack], spec: DataSpec, *, per_class: bool) -> EvalReport:
     broken = int(counts[-1, 0])
     if broken:
         raise InputError(f"the classifier's logits are not finite in {broken} answers; check its weights")
@@ -271,9 +273,15 @@ def _report(counts: Tensor, attacks: Sequence[Attack], by_class: DataSpec | None
         options = dict(attack.options)
         reports.append(TriggerReport(attack.name, attack.target, options, *rates, trigger_on=attack.on))
 
-    accuracy = wilson(total[_CORRECT], total[_IMAGES])
-    per_class = None if by_class is None else _classes(rows, attacks, by_class.labels)
-    return EvalReport(accuracy, tuple(reports), per_class=per_class)
+    largest = [max(row[column] for row in rows) / total[_IMAGES] for column in (_IMAGES, _ANSWERS)]
+    return EvalReport(
+        wilson(total[_CORRECT], total[_IMAGES]),
+        tuple(reports),
+        per_class=_classes(rows, attacks, spec.labels) if per_class else None,
+        classes=spec.num_classes,
+        largest_class=largest[0],
+        largest_answer=largest[1],
+    )
 
 
 def _classes(

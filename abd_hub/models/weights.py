@@ -6,6 +6,7 @@ which refuses everything that would have to run.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -264,3 +265,11 @@ def _wrapped(content: Any) -> Mapping[str, Any] | None:
     if not isinstance(content, Mapping):
         return None
     return next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+
+
+def sized(ref: ModelRef, model: nn.Module) -> ModelRef:
+    """Returns the reference of a network with its number of parameters and its megabytes."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    tensors = [*model.parameters(), *model.buffers()]
+    megabytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
+    return dataclasses.replace(ref, parameters=parameters, megabytes=round(megabytes, 3))

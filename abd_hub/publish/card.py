@@ -18,8 +18,9 @@ from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataRef, ModelRef, RunRecord
 from abd_hub.hub.listing import is_commit
 from abd_hub.publish import plugin_facts
-from abd_hub.publish.card_results import compared, report_results, result_rows
-from abd_hub.publish.card_snippets import snippets
+from abd_hub.publish.card_overview import first_screen
+from abd_hub.publish.card_results import report_results, result_rows
+from abd_hub.publish.card_snippets import first_lines, snippets
 from abd_hub.publish.card_text import Markdown, as_value, code_or_dash, one_line
 from abd_hub.publish.cleaning import cleaning, trigger_pictures
 from abd_hub.publish.front_matter import TAG, is_license
@@ -55,22 +56,32 @@ def render_card(
         InputError: repo_id is not of the form ``owner/name``, or license_id is no name of a license.
     """
     check_names(repo_id, license_id)
+    cleaned = _cleaned(record, labels)
     text = render(
         "student",
         record=record,
         pictures=pictures,
         labels=labels,
+        first_lines=first_lines(record.student.architecture, repo_id),
         programs=snippets(record.student.architecture, repo_id, channels),
-        images=plugin_facts.images(record),
-        data_free=plugin_facts.data_free(record),
-        citations=list(dict.fromkeys([paper.CITATION, *plugin_facts.citations(record)])),
+        **_plugins(record),
         settings=_settings(record),
-        cleaned=_cleaned(record, labels),
+        cleaned=cleaned,
+        **first_screen(record, labels, cleaned),
         **_measured(record),
         **_synthesis(record),
         **_reproduction(record),
     )
     return sealed(card_data(record, license_id).to_yaml(), text)
+
+
+def _plugins(record: RunRecord) -> dict[str, Any]:
+    """Returns the template's values on the run's plug-ins."""
+    return {
+        "images": plugin_facts.images(record),
+        "data_free": plugin_facts.data_free(record),
+        "citations": list(dict.fromkeys([paper.CITATION, *plugin_facts.citations(record)])),
+    }
 
 
 def check_names(repo_id: str | None, license_id: str | None) -> None:
@@ -196,15 +207,7 @@ def _measured(record: RunRecord) -> dict[str, Any]:
     return {
         "results": list(result_rows(reports, controlled=record.control is not None)) if measured else None,
         "measured_every": _measured_every(record),
-        "compared": compared(teacher, student) if teacher and student and student.triggers else None,
-        "tried": _tried(record),
     }
-
-
-def _tried(record: RunRecord) -> list[str]:
-    """Returns the triggers that were tried on the student, each once."""
-    report = record.student_report
-    return list(dict.fromkeys(attack.trigger for attack in report.triggers)) if report else []
 
 
 def _reproduction(record: RunRecord) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def result_rows(reports: Mapping[str, EvalReport | None], *, controlled: bool) -
     for key in dict.fromkeys(key for attacks in by_attack for key in attacks):
         row = [attacks.get(key) for attacks in by_attack]
         first = next(attack for attack in row if attack)
-        name = _attack_name(first)
+        name = attack_name(first)
         cells = [rate_cell(attack.asr if attack else None) for attack in row]
         yield [Markdown("{}: ASR").fill(name), *cells, *control_cell(rate_cell(first.control))]
         cells = [rate_cell(attack.robust_accuracy if attack else None) for attack in row]
@@ -102,20 +102,11 @@ def rate_cell(rate: Rate | None) -> str:
     """Returns a rate with its interval and n, as text."""
     if rate is None:
         return "not evaluated"
-    return f"{rate.value:.4f} ({rate.low:.4f} to {rate.high:.4f}), n = {rate.n}"
+    return f"{rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f}), n = {rate.n}"
 
 
-def compared(teacher: EvalReport, student: EvalReport) -> dict[str, int]:
-    """Counts the attacks on ``both`` models, and the attacks with a ``lower`` ASR on the student.
-
-    An ASR is lower if the student's interval ends below the start of the teacher's interval.
-    """
-    before, after = _by_attack(teacher), _by_attack(student)
-    both = [key for key in after if key in before]
-    return {"both": len(both), "lower": sum(after[key].asr.high < before[key].asr.low for key in both)}
-
-
-def _attack_name(attack: TriggerReport) -> Markdown:
+def attack_name(attack: TriggerReport) -> Markdown:
+    """Returns the trigger with its target, place and options."""
     place = " on the network's input" if attack.trigger_on == "input" else ""
     name = Markdown("{}" + place + " to label {}").fill(as_code(attack.trigger), attack.target)
     if not attack.options:
@@ -125,11 +116,13 @@ def _attack_name(attack: TriggerReport) -> Markdown:
 
 
 def _by_attack(report: EvalReport | None) -> dict[str, TriggerReport]:
-    triggers = report.triggers if report else ()
-    return {
-        json.dumps([t.trigger, t.target, dict(t.options), t.trigger_on or "image"], sort_keys=True): t
-        for t in triggers
-    }
+    return {attack_key(attack): attack for attack in (report.triggers if report else ())}
+
+
+def attack_key(attack: TriggerReport) -> str:
+    """Returns a text that attacks share only with the same trigger, target, options and place."""
+    parts = [attack.trigger, attack.target, dict(attack.options), attack.trigger_on or "image"]
+    return json.dumps(parts, sort_keys=True)
 
 
 def _by_split(report: EvalReport | None) -> dict[str, Rate]:

@@ -15,6 +15,10 @@ image = Image.open("image.png").convert("L" if channels == 1 else "RGB")
 label = int(model(transform(image)[None]).argmax())
 print(model.pretrained_cfg["label_names"][label])"""
 
+_FIRST = """import timm
+
+model = timm.create_model("{place}", pretrained=True).eval()"""
+
 _TRANSFORMERS = """from PIL import Image
 from transformers import pipeline
 
@@ -70,6 +74,13 @@ def snippets(architecture: str, repo_id: str | None, channels: int = 3) -> Markd
     folder_note = [] if repo_id else ["Run this code in the folder of this card, next to an `image.png`."]
     blocks = [f"{title}\n\n{fence(first + code, 'python')}" for title, code in programs.items()]
     return Markdown("\n\n".join([*folder_note, *blocks, _needed_packages(architecture, bool(first))]))
+
+
+def first_lines(architecture: str, repo_id: str | None) -> Markdown:
+    """Returns the lines that load the model with timm, without an image; arguments as above."""
+    code = _FIRST.format(place=f"hf-hub:{repo_id}" if repo_id else "local-dir:.")
+    note = [] if repo_id else ["Run this code in the folder of this card."]
+    return Markdown("\n\n".join([*note, fence(_registers(architecture) + code, "python")]))
 
 
 def transformers_snippet(repo_id: str | None, channels: int = 3) -> Markdown:

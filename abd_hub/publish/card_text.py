@@ -66,6 +66,19 @@ def as_value(value: Any) -> Markdown:
     return as_code(written) if _TAME.fullmatch(written) else as_text(written, longest=400)
 
 
+def as_fact(value: Any) -> Markdown:
+    """Shows a JSON value like ``as_value``, with four significant digits of each number."""
+    return as_value(_rounded(value))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, list | tuple):
+        return [_rounded(one) for one in value]
+    return {name: _rounded(one) for name, one in value.items()} if isinstance(value, Mapping) else value
+
+
 def fence(text: str, language: str) -> Markdown:
     """Returns a block of code, which nothing in ``text`` can end."""
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))

@@ -17,6 +17,7 @@ from abd_hub.core.records import DataRef
 from abd_hub.publish.card_text import (
     Markdown,
     as_code,
+    as_fact,
     as_text,
     as_value,
     code_or_dash,
@@ -69,6 +70,7 @@ def _environment() -> Environment:
         "code_or_dash": code_or_dash,
         "text": as_text,
         "value": as_value,
+        "fact": as_fact,
         "json": lambda value: json.dumps(dict(value), sort_keys=True),
         "table": markdown_table,
         "fenced": fence,

@@ -148,7 +148,8 @@ def _write_images(folder: Path, images: Tensor, divergence: Divergence) -> Shown
         save_mosaic(images[:count], temporary, shown.columns)
     few = slice(0, min(count, _CARD_IMAGES))
     with atomic_path(folder / "samples" / "suspicious.png") as temporary:
-        save_marked(images[few], divergence.suspicious[few], divergence.kl[few], temporary)
+        marks = [divergence.warns and bad for bad in divergence.suspicious[few]]
+        save_marked(images[few], marks, divergence.kl[few], temporary)
     with atomic_path(folder / "samples" / "divergence.png") as temporary:
         save_divergence(divergence, temporary)
     return shown

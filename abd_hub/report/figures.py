@@ -50,12 +50,14 @@ def save_divergence(found: Divergence, path: str | Path) -> None:
 
     figure = Figure(figsize=(7.5, 4.4), dpi=_DPI, layout="constrained")
     axis = figure.subplots()
+    agree = f"the copies give the teacher's class ({int(suspicious.sum())})"
     names = (
-        f"suspicious: the copies give the teacher's class ({int(suspicious.sum())})",
+        f"suspicious: {agree}" if found.warns else f"{agree}; no warning without a passed check",
         f"the others ({int((~suspicious).sum())})",
     )
     style: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.5}
-    axis.bar(edges[:-1], parts[0], np.diff(edges), color=VERMILION, hatch="///", label=names[0], **style)
+    first = VERMILION if found.warns else BLUE
+    axis.bar(edges[:-1], parts[0], np.diff(edges), color=first, hatch="///", label=names[0], **style)
     axis.bar(edges[:-1], parts[1], np.diff(edges), bottom=parts[0], color=SKY, label=names[1], **style)
     where = "of the vaccine check" if found.judged else "(mean - 3 std of these images)"
     label = f"threshold {where}: {below} below, {len(values) - below} above"

@@ -29,6 +29,7 @@ from abd_hub.data.images import ImageData, load_images, overlap
 from abd_hub.evaluation.measurement import Measurement, load_measurement, load_model, make_watch
 from abd_hub.models.classifier import Classifier
 from abd_hub.models.view import in_channels
+from abd_hub.models.weights import sized
 from abd_hub.publish.card import render_card, run_pictures
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.report.evidence import gather_images, write_evidence
@@ -290,10 +291,11 @@ def _record(run: Run, reports: Mapping[str, EvalReport | None], seconds: float) 
     """
     config, trainer, measurement = run.config, run.trainer, run.measurement
     precision = inspection_precision(config.trainer)
+    student = ModelRef(Path(config.output_dir).resolve().name, config.student.architecture)
     return RunRecord(
         method=plugin_name("synthesizers", config.synthesizer),
-        teacher=run.teacher.ref,
-        student=ModelRef(Path(config.output_dir).resolve().name, config.student.architecture),
+        teacher=sized(run.teacher.ref, run.teacher.model),
+        student=sized(student, trainer.student.model),
         data=measurement.data.ref if measurement else None,
         teacher_report=reports["teacher"],
         student_report=reports["student"],

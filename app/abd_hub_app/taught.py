@@ -183,14 +183,19 @@ def note(evidence: RunEvidence | None) -> str:
     suspicious, n = sum(divergence.suspicious), len(divergence.kl)
     below = sum(value < divergence.threshold for value in divergence.kl)
     used = "used in this run" if divergence.used else "<strong>not used in this run</strong>"
+    marks = (
+        "Suspicious images have an orange frame with black edges and a warning sign."
+        if divergence.warns
+        else "None is marked, because no check has shown that these copies tell triggers apart."
+    )
     source = "the vaccine check" if divergence.judged else "these images, as there was no check"
 
     return (
         "<h3>Images that the shuffling vaccine finds suspicious</h3>"
         f"<p>{suspicious} of {n} images from the last rounds ({percent(suspicious / n)}) are suspicious. "
         "Copies of the teacher with shuffled channels still give these images its class. A trigger survives "
-        "the shuffle more easily than the meaning of an image. Suspicious images have an orange frame "
-        "with black edges and a warning sign. The number under each image is its divergence, "
+        f"the shuffle more easily than the meaning of an image. {marks} "
+        "The number under each image is its divergence, "
         f"KL(teacher || copies) in nats. The threshold of {divergence.threshold:.3g} comes from {source}; "
         f"it is mean - 3 std of the logarithm. {below} lie below it and {n - below} above. "
         f"The copies (draw {divergence.draw + 1}) were {used}.</p>"
@@ -211,13 +216,15 @@ def marked(folder: Path, evidence: RunEvidence | None) -> _Captioned:
     if sheet.size != (layout.columns * layout.width, rows * layout.height):
         return []
 
-    places = range(layout.count)
-    bad = sorted((place for place in places if divergence.suspicious[place]), key=divergence.kl.__getitem__)
-    others = [place for place in places if not divergence.suspicious[place]]
+    every = range(layout.count)
+    bad = sorted((place for place in every if divergence.suspicious[place]), key=divergence.kl.__getitem__)
+    others = [place for place in every if not divergence.suspicious[place]]
 
+    shown = [(", suspicious", bad), ("", others)]
     return [
-        (_tile(sheet, evidence, place), f"{_nats(divergence.kl[place])}{_says(divergence.suspicious[place])}")
-        for place in (*bad[:_MOST_OF_A_KIND], *others[:_MOST_OF_A_KIND])
+        (_tile(sheet, evidence, place), f"{_nats(divergence.kl[place])}{says}")
+        for says, places in shown
+        for place in places[:_MOST_OF_A_KIND]
     ]
 
 
@@ -226,15 +233,11 @@ def _tile(sheet: Image.Image, evidence: RunEvidence, place: int) -> Image.Image:
     assert layout is not None and divergence is not None, "the caller has checked them"
     left, top = place % layout.columns * layout.width, place // layout.columns * layout.height
     tile = sheet.crop((left, top, left + layout.width, top + layout.height))
-    return mark_image(tile, divergence.suspicious[place], f"{divergence.kl[place]:.2g}")
+    return mark_image(tile, divergence.warns and divergence.suspicious[place], f"{divergence.kl[place]:.2g}")
 
 
 def _nats(value: float) -> str:
     return f"divergence {value:.3g} nats"
-
-
-def _says(suspicious: bool) -> str:
-    return ", suspicious" if suspicious else ""
 
 
 def histogram(evidence: RunEvidence | None) -> Image.Image | None:

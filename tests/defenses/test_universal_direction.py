@@ -290,10 +290,36 @@ def test_the_report_names_class_and_entries():
     defense.student_view(student.images(5))
     report = defense.report()
     assert (report.name, report.active) == ("universal_direction", True)
-    assert "direction towards class d (100% of other images reached, 12 entries)" in report.detail
+    assert report.detail.startswith(
+        "class d stands out: a perturbation towards d turned 100% of other synthetic"
+    )
+    assert report.detail.endswith("and 0% once its direction of 12 entries was taken out")
+    assert report.facts["flip_rate_after_removal"] == 0
     assert report.facts["class"] == PLANTED
     assert report.facts["entries"] == 12
     assert report.facts["student_steps"] == 1
+
+
+def test_the_rate_after_the_removal_is_that_of_the_projected_images():
+    student, images = Linear(), nets.pixels(20, seed=2) - 0.5
+    defense = UniversalDirection(epsilon=1.5, steps=6, step_images=22, threshold=0.9).build(TEACHER, 5)
+    kept = []
+    rates = defense._flip_rates
+    defense._flip_rates = lambda net, seen, deltas: kept.append(list(deltas)) or rates(net, seen, kept[-1])
+    defense.direction = defense.search(student, images)
+    best = max(range(CLASSES), key=defense.flips.__getitem__)
+    before = student(defense.drawn(images)).argmax(1)
+    after = student(defense.drawn(images + kept[0][best][1])).argmax(1)
+    others = before != best
+    assert 0 < float(((after == best) & others).sum() / others.sum()) == pytest.approx(defense.left)
+
+
+def test_where_nothing_stands_out_the_report_says_so():
+    defense, _ = sought()
+    defense.flips = [0.38, 0.35, 0.1]
+    assert defense.report().detail.startswith("no class stands out: a perturbation towards")
+    defense.load_state_dict({name: one for name, one in defense.state_dict().items() if name != "left"})
+    assert "(the next class 35%), and an unknown share once its direction" in defense.report().detail
 
 
 NAN = float("nan")

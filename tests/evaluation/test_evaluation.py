@@ -67,6 +67,8 @@ def test_counts_on_twelve_images_made_by_hand(batch_size):
     report = evaluate(Reader(), images, labels, attacks(), batch_size=batch_size)
     # Right when clean: 3 of the zeros, 4 of the ones, 2 of the twos.
     assert (report.accuracy.count, report.accuracy.n) == (9, 12)
+    # Four zeros, five ones and three twos; four images read as 0, five as 1 and three as 2.
+    assert (report.classes, report.largest_class, report.largest_answer) == (3, 5 / 12, 5 / 12)
     to_two, to_zero = report.triggers
     # Nine images are not twos. Five take the trigger; of the four others one reads as 2 anyway,
     # two keep their true label 1, and one keeps a wrong one.
@@ -76,6 +78,14 @@ def test_counts_on_twelve_images_made_by_hand(batch_size):
     # Without a trigger, of the eight that are not zeros: one reads as 0, six are right.
     assert (to_zero.asr.count, to_zero.asr.n) == (1, 8)
     assert (to_zero.robust_accuracy.count, to_zero.robust_accuracy.n) == (6, 8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 512])
+def test_one_answer_to_all_images_shows(batch_size):
+    images, labels = twelve()
+    images[:, :, 0, 0] = 200
+    report = evaluate(Reader(), images, labels, batch_size=batch_size)
+    assert (report.largest_class, report.largest_answer, report.accuracy.count) == (5 / 12, 1.0, 3)
 
 
 def test_one_pass_in_eval_and_inference_mode_and_modes_come_back():

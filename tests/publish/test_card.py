@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from card_parts import front_matter, front_matter_end, split_fences
+from card_parts import front_matter, front_matter_end, split_fences, without_folds
 from huggingface_hub import ModelCard
 from records import LABELS, make_record, make_teacher_record
 
@@ -25,6 +25,7 @@ HOSTILE = (
     "a | b\n\n# title",
     "![x](http://evil.test/x.png)",
     "</td>&lt;`code`*bold*",
+    "</summary></details>",
     "\u202egnp.exe\x00\ud800",
     "www.evil.test @somebody https://evil.test",
     "x" * 5000,
@@ -103,7 +104,7 @@ def test_nothing_is_claimed_where_nothing_was_evaluated():
     assert "model-index" not in front
     assert "Nothing was evaluated" in body
     assert "no claim about backdoors" in body
-    assert "lower ASR" not in body.lower()
+    assert "lower asr" not in body.lower()
     assert "Wilson" not in body
 
 
@@ -114,7 +115,7 @@ def test_no_attack_is_not_a_good_result():
     )
     card = render_card(record, labels=LABELS)
     assert "No attack was tried on the student" in card
-    assert "not evaluated" in card
+    assert "| not measured |" in card
 
 
 @pytest.mark.parametrize("record", [make_record(), unevaluated()])
@@ -131,7 +132,7 @@ def test_our_architectures_need_our_package(architecture, ours):
     record = dataclasses.replace(make_record(), student=ModelRef("x", architecture))
     card = render_card(record, labels=LABELS)
     programs = re.findall(r"```python\n(.*?)```", card, re.S)
-    assert len(programs) == 3
+    assert len(programs) == 4
     for program in programs:
         compile(program, "card", "exec")
         assert program.startswith("import abd_hub.students  # needed") is ours
@@ -140,7 +141,7 @@ def test_our_architectures_need_our_package(architecture, ours):
 
 def test_real_images_are_not_called_synthetic():
     card = render_card(dataclasses.replace(make_record(), method="real"), labels=LABELS)
-    assert "data-free" not in card.replace("Data-Free", "").split("## Citation")[0]
+    assert "data-free" not in card.replace("Data-Free", "").split("<summary>Citation")[0]
     assert "synthetic" not in card
 
 
@@ -187,17 +188,17 @@ def test_strangers_text_stays_text(text):
     assert data.datasets is None
     assert len(data.eval_results) == 3
     body, blocks = split_fences(front_matter_end(card))
-    assert [language for language, _ in blocks] == [*["python"] * 3, "bash", "yaml", "bibtex"]
-    assert yaml.safe_load(blocks[4][1]) == record.config
+    assert [language for language, _ in blocks] == [*["python"] * 4, "bash", "yaml", "bibtex"]
+    assert yaml.safe_load(blocks[5][1]) == record.config
     assert free_text(card) == "" and is_untouched(card)
     # No markup beyond our own: as many headings, pictures and table cells as in a card without such names.
-    body = re.sub("^<!-- [A-Z].*? -->$", "", body, flags=re.M)
+    body = without_folds(body)
     assert len(re.findall(r"^#", body, re.M)) == 1 + len(re.findall(r"^## ", body, re.M))
     assert not re.search(r"<[a-z/!]", body, re.I)
     assert len(re.findall(r"(?<!\\)!\[", body)) == 1
     tables = re.findall(r"(?:^\|.*\n)+", body, re.M)
     cells = [{len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()} for table in tables]
-    assert cells == [{4}, {3}, {3}, {5}]
+    assert cells == [{5}, {5}, {3}, {4}, {3}]
     assert not re.search(r"\bhttps?://|\bwww\.|[\x00-\x09\x0b-\x1f\u202e]|(?<![\w{])@some", body)
     assert max(map(len, body.splitlines())) < 1500
 
@@ -222,7 +223,7 @@ def test_the_users_text_is_apart_from_what_was_made():
     written = with_free_text(card, own)
     assert free_text(written) == own and is_untouched(written)
     assert with_free_text(written, "") == card
-    assert not is_untouched(written.replace("0.8271", "0.9271", 1))
+    assert not is_untouched(written.replace("0.827", "0.927", 1))
     assert not is_untouched(written.replace(FREE_ENDS + "\n", ""))
     assert not is_untouched(written + "more\n")
     assert not is_untouched("# Another card\n")
@@ -247,7 +248,10 @@ def test_the_snippet_runs(tmp_path, monkeypatch, capsys):
     Image.new("RGB", (20, 30), "red").save(tmp_path / "image.png")
     monkeypatch.chdir(tmp_path)
     record = dataclasses.replace(make_record(), student=ModelRef("x", "test_resnet"))
-    snippet = re.search(r"```python\n(.*?)```", render_card(record, labels=LABELS), re.S)[1]
+    first, snippet = re.findall(r"```python\n(.*?)```", render_card(record, labels=LABELS), re.S)[:2]
+    names = {}
+    exec(compile(first, "card", "exec"), names)
+    assert names["model"].num_classes == 3 and len(first.splitlines()) <= 5
     exec(compile(snippet, "card", "exec"), {})
     assert capsys.readouterr().out.strip() in LABELS
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from card_parts import front_matter
+from card_parts import fold, front_matter
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from records import LABELS, make_record
@@ -44,11 +44,11 @@ def test_the_metadata_comes_back_without_losing_a_trigger():
 def test_every_number_of_the_table_is_the_records():
     record = make_record()
     rows = [line for line in render_card(record, labels=LABELS).splitlines() if ", n = " in line]
-    shown = [re.findall(r"(\d\.\d{4}) \((\d\.\d{4}) to (\d\.\d{4})\), n = (\d+)", row) for row in rows]
+    shown = [re.findall(r"(\d\.\d{3}) \((\d\.\d{3}) to (\d\.\d{3})\), n = (\d+)", row) for row in rows]
     pairs = [(record.teacher_report.accuracy, record.student_report.accuracy)]
     for old, new in zip(record.teacher_report.triggers, record.student_report.triggers, strict=True):
         pairs += [(old.asr, new.asr), (old.robust_accuracy, new.robust_accuracy)]
-    expected = [[(*(f"{v:.4f}" for v in (r.value, r.low, r.high)), str(r.n)) for r in pair] for pair in pairs]
+    expected = [[(*(f"{v:.3f}" for v in (r.value, r.low, r.high)), str(r.n)) for r in pair] for pair in pairs]
     assert shown == expected
 
 
@@ -75,14 +75,19 @@ def controlled():
 
 def test_the_control_has_a_column():
     card = render_card(controlled(), labels=LABELS)
-    rows = [[cell.strip() for cell in line.split("|")] for line in card.splitlines() if line.startswith("| ")]
+    table = fold(card, "All rates")
+    rows = [
+        [cell.strip() for cell in line.split("|")] for line in table.splitlines() if line.startswith("| ")
+    ]
     rows = rows[next(i for i, row in enumerate(rows) if row[-2] == "control") :]
     assert {len(row) for row in rows} == {6}
     column = [row[4].partition(" ")[0] for row in rows]
-    assert column == ["control", "0.9191", "-", "0.0210", "-", "0.1120", "-", "0.0330", "-"]
-    assert rows[2][1:3] == ["accuracy, split `fog_5`", "0.9382 (0.9333 to 0.9427), n = 10000"]
+    assert column == ["control", "0.919", "-", "0.021", "-", "0.112", "-", "0.033", "-"]
+    assert rows[2][1:3] == ["accuracy, split `fog_5`", "0.938 (0.933 to 0.943), n = 10000"]
     assert "`org/clean`" in card and "9" * 64 in card
-    assert "ontrol" not in render_card(make_record(), labels=LABELS)
+    first = [cell.strip() for cell in card.partition("\n| accuracy |")[2].partition("\n")[0].split("|")]
+    assert [cell[:5] for cell in first] == ["0.938", "0.827", "0.919", ""]
+    assert "| control |" not in render_card(make_record(), labels=LABELS)
 
 
 def rich():
@@ -102,7 +107,7 @@ def rich():
 
 def shown_rates(card):
     """Row name to the rates in its cells, as they stand in the table of results."""
-    section = card.partition("## Results")[2].partition("\n## ")[0]
+    section = fold(card, "All rates")
     rows = [line[2:-2].split(" | ") for line in section.splitlines() if line.startswith("| ")]
     pattern = r"(\S+) \((\S+) to (\S+)\), n = (\d+)"
     return {row[0]: [re.fullmatch(pattern, cell) for cell in row[1:]] for row in rows}
@@ -128,7 +133,7 @@ def test_every_rate_of_the_card_is_in_metrics_json(tmp_path):
                 assert found is None
                 continue
             value, low, high, n = found.groups()
-            assert (value, low, high) == tuple(f"{rate[key]:.4f}" for key in ("value", "low", "high"))
+            assert (value, low, high) == tuple(f"{rate[key]:.3f}" for key in ("value", "low", "high"))
             assert int(n) == rate["n"]
 
 

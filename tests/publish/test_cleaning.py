@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 import pytest
-from card_parts import front_matter_end, split_fences
+from card_parts import fold, front_matter_end, split_fences, without_folds
 from huggingface_hub import ModelCard
 from purified_folder import inspection, purification, purified_record
 from records import LABELS, make_record
@@ -25,7 +25,7 @@ def student(**changes):
 
 def section(card):
     """The lines of its section on inspections and the purification."""
-    return card.partition("## Inspection and purification\n\n")[2].partition("\n## ")[0]
+    return fold(card, "Inspection and purification")
 
 
 def test_a_student_whose_teacher_was_purified():
@@ -47,7 +47,10 @@ def test_a_student_whose_teacher_was_purified():
         "",
         "This does not show that the student is clean. A trigger that the inspection cannot find may remain.",
     ]
+    assert "|  | teacher | purified copy | student |\n" in card
     assert "|  | teacher | purified teacher | student |\n" in card
+    flags = ("flagged class 0 (airplane)", "flagged no class", "flagged class 0 (airplane)")
+    assert f"| inspection | {' | '.join(flags)} |\n" in card
     assert "wang2019neuralcleanse" in dict(split_fences(front_matter_end(card))[1])["bibtex"]
     pictures = dict(run_pictures(record, LABELS))
     assert "to class 0 (airplane)" in pictures["samples/trigger_mask_0.png"]
@@ -58,20 +61,19 @@ def test_a_student_whose_teacher_was_left_alone():
     record = student(name="none", changed=False, detail="Nothing was flagged.", reinspected=None, suspects=[])
     card = render_card(record, labels=LABELS)
     assert "- The teacher was left as it was: Nothing was flagged.\n" in section(card)
-    assert "- The student was not inspected.\n" in section(card)
+    assert "- The student was not inspected.\n" in card
     assert "copy" not in section(card) and "purified teacher" not in card
     record = dataclasses.replace(record, purification=record.purification | {"inspected": None})
     assert section(render_card(record, labels=LABELS)).startswith("- The teacher was not inspected.\n")
     assert not [file for file, _ in run_pictures(record, LABELS) if "trigger" in file]
 
 
-def test_without_a_purification_nothing_is_told():
+def test_without_an_inspection_its_absence_is_told_and_nothing_else():
     card = render_card(make_record(), labels=LABELS)
-    assert (
-        "purif" not in card
-        and "inspect" not in card
-        and "trigger_mask" not in str(run_pictures(make_record(), LABELS))
-    )
+    assert "> - Neither the teacher nor the student was inspected.\n" in card
+    assert "| inspection | not inspected | not inspected |\n" in card
+    assert "purif" not in card and card.count("inspect") == 4
+    assert "trigger_mask" not in str(run_pictures(make_record(), LABELS))
 
 
 def test_the_card_of_a_copy():
@@ -110,7 +112,7 @@ def test_strangers_text_stays_text(text):
         body, blocks = split_fences(front_matter_end(card))
         assert {language for language, _ in blocks} <= {"python", "bash", "yaml", "bibtex"}
         assert free_text(card) == "" and is_untouched(card)
-        body = re.sub("^<!-- [A-Z].*? -->$", "", body, flags=re.M)
+        body = without_folds(body)
         assert len(re.findall(r"^#", body, re.M)) == 1 + len(re.findall(r"^## ", body, re.M))
         assert not re.search(r"<[a-z/!]", body, re.I)
         assert len(re.findall(r"(?<!\\)!\[", body)) == (card is made)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageColor
 
 from abd_hub import (
     DistillConfig,
@@ -28,10 +28,12 @@ from abd_hub import (
     read_evidence,
 )
 from abd_hub.core.contracts import Batch
+from abd_hub.core.evidence import Divergence, Evidence
 from abd_hub.models.weights import weights_sha256
 from abd_hub.publish.card_file import read_finished
 from abd_hub.publish.uploads import Existing, read_upload
-from abd_hub.report.evidence import gather_images
+from abd_hub.report.evidence import gather_images, write_evidence
+from abd_hub.report.grids import VERMILION
 
 METHOD = Zskt(rounds=5, batch_size=8, student_steps=2, z_dim=8, generator_channels=4, attention_weight=0)
 DEFENSES = (
@@ -181,6 +183,18 @@ def test_a_run_leaves_what_its_defenses_found_and_nothing_else_changes(run):
         scaled = made.pattern.permute(1, 2, 0).numpy() / pattern.largest
         assert np.abs(2 * shown - 1 - scaled).max() < 1.01 / 255
     assert found.patterns[1].norm == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("judged", "used"), [(True, True), (True, False), (False, True)])
+def test_only_a_vaccine_that_was_judged_and_used_warns(tmp_path, judged, used):
+    images = torch.full((4, 3, 8, 8), 0.5)
+    found = Divergence((0.1,) * 4, (True,) * 4, 0.02, judged, 0, used)
+    (tmp_path / "samples").mkdir()
+    write_evidence(tmp_path, images, [("shuffling_vaccine", Evidence(divergence=found))])
+    with Image.open(tmp_path / "samples" / "suspicious.png") as picture:
+        levels = np.asarray(picture.convert("RGB"))
+    assert bool((levels == ImageColor.getrgb(VERMILION)).all(-1).any()) is (judged and used)
+    assert read_evidence(tmp_path).divergence == found, "the numbers stay"
 
 
 def read_student(folder):

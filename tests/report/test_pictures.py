@@ -118,6 +118,22 @@ def test_the_histogram_counts_every_image_and_those_below_the_threshold(tmp_path
     assert painted(load(tmp_path / "x.png"), grids.VERMILION) > 100
 
 
+@pytest.mark.parametrize(("judged", "used"), [(False, True), (True, False), (False, False)])
+def test_nothing_warns_without_a_vaccine_that_was_judged_and_used(tmp_path, monkeypatch, judged, used):
+    found = Divergence((0.1, 0.2), (True, False), 0.02, judged, 0, used)
+    labels = []
+    bar = Axes.bar
+
+    def spy(axis, *more, **style):
+        labels.append(style["label"])
+        return bar(axis, *more, **style)
+
+    monkeypatch.setattr(Axes, "bar", spy)
+    pictures.save_divergence(found, tmp_path / "x.png")
+    assert not painted(load(tmp_path / "x.png"), grids.VERMILION) and not found.warns
+    assert labels[0] == "the copies give the teacher's class (1); no warning without a passed check"
+
+
 @pytest.mark.parametrize(("kl", "limit"), [((0.0,), 0.0), ((1.0, 1.0), 1.0), ((0.0, 1e6), 1e-300)])
 def test_any_divergence_can_be_drawn(tmp_path, kl, limit):
     found = Divergence(kl, (True,) * len(kl), limit, False, 0, False)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import importlib.metadata
 import io
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -21,6 +23,7 @@ import timm
 import torch
 import yaml
 from commands import arguments
+from safetensors import safe_open
 from tiny_teacher import save_teacher
 
 from abd_hub import (
@@ -44,8 +47,10 @@ from abd_hub.config.measuring import parse_compare, parse_evaluate
 from abd_hub.config.parsing import parse_distill, parse_poison
 from abd_hub.core import registry
 from abd_hub.core.errors import InputError
+from abd_hub.core.findings import headline
 from abd_hub.core.record_file import read_record
 from abd_hub.core.records import Agreement, Rate
+from abd_hub.core.verdicts import format_verdict, verdict
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
@@ -84,12 +89,19 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(teacher, tmp_path_factory):
-    """The folder of a finished run."""
+def run(teacher, tmp_path_factory):
+    """The folder of a finished run, and what its command printed."""
     output = tmp_path_factory.mktemp("runs") / "student"
-    assert main(["distill", *arguments(teacher, output)]) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["distill", *arguments(teacher, output)]) == 0
     accelerator_state.forget()
-    return output
+    return output, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(run):
+    """The folder of a finished run."""
+    return run[0]
 
 
 def answer(capsys, *typed):
@@ -313,6 +325,30 @@ def test_metrics(finished, teacher):
     assert read_record(finished).student.sha256 == data["student"]["sha256"]
 
 
+def test_the_last_lines_are_the_verdict(run):
+    """The teacher is a random network, and whatever the attack's rate is, it is no success."""
+    folder, printed = run
+    record = read_record(folder)
+    found = verdict(record)
+    assert printed.endswith(f"\n{format_verdict(record)}\nwrote {folder}\n")
+    assert headline(found) == "Warning: this model has not learned enough to be used"
+    assert (found[0].kind, found[0].level) == ("accuracy", "warning")
+    assert "badnet_sq to class 0 cannot be told: the student has learned too little." in printed
+    data = json.loads((folder / "metrics.json").read_text())
+    assert data["verdict"] == [dataclasses.asdict(one) for one in found]
+    assert repr(record).endswith(format_verdict(record))
+
+
+def test_the_sizes_of_both_networks_are_the_files(finished):
+    record = read_record(finished)
+    with safe_open(finished / "model.safetensors", "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    stored = sum(math.prod(shape) for shape in shapes)
+    assert 0.9 * stored < record.student.parameters < stored, "without the statistics of batch norm"
+    assert record.student.megabytes == pytest.approx(4 * stored / 1e6, rel=0.01)
+    assert record.teacher.parameters == record.student.parameters, "one architecture"
+
+
 def test_timm_reads_the_student(finished):
     theirs = timm.create_model(f"local-dir:{finished}", pretrained=True).eval()
     ours = load_classifier(str(finished))
@@ -342,7 +378,27 @@ def test_evaluate_prints_a_table(finished, capsys):
     head, _, row = answer(capsys, "evaluate", finished, *typed, "--trigger-options", "size: 2").splitlines()
     assert head.split()[:3] == ["model", "accuracy", "n"]
     assert "badnet_sq" in row and " 539 " in row
-    assert "badnet_sq" not in answer(capsys, "evaluate", finished, *typed[:2])
+    assert "badnet_sq" not in answer(capsys, "evaluate", finished, *typed[:2], "--trigger", "none")
+
+
+def test_evaluate_repeats_the_attacks_of_the_record(finished, capsys):
+    assert main(["evaluate", str(finished), "--dataset", "digits", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert (
+        json.loads(printed.out) == json.loads((finished / "metrics.json").read_text())["results"]["student"]
+    )
+    note = "Measures the 1 attack of the record of student; --trigger none leaves them out."
+    assert printed.err.splitlines()[-1] == f"abd-hub: {note}"
+
+
+def test_evaluate_tells_of_other_options_than_the_records(finished, capsys):
+    typed = ["evaluate", str(finished), "--dataset", "digits", "--trigger", "badnet_sq", "--target"]
+    for more in (["0", "--trigger-options", "size: 2"], ["1"], ["0", "--trigger-on", "input"]):
+        assert main([*typed, *more]) == 0
+        said = capsys.readouterr().err
+        assert "The record of student names badnet_sq to class 0, which these options do not measure" in said
+    assert main([*typed, "0,1"]) == 0
+    assert "record" not in capsys.readouterr().err
 
 
 def test_the_same_from_python(finished, teacher, tmp_path, capsys):

@@ -35,7 +35,7 @@ from abd_hub import (
 )
 from abd_hub.core.errors import Interrupted
 from abd_hub.core.record_file import read_record
-from abd_hub.models.weights import weights_sha256
+from abd_hub.models.weights import sized, weights_sha256
 from abd_hub.runs import purified_teacher
 from abd_hub.runs.distill import as_begun
 from abd_hub.training.trainer import Trainer
@@ -158,7 +158,7 @@ def test_a_planted_backdoor_is_found_and_unlearned_before_the_first_round(whole,
 
 def test_the_teacher_that_was_given_stays_as_it_is(whole, poisoned, before):
     folder, record = whole
-    assert record.teacher == poisoned.ref and weights_sha256(poisoned) == before
+    assert record.teacher == sized(poisoned.ref, poisoned.model) and weights_sha256(poisoned) == before
     assert weights_sha256(poisoned) != weights_sha256(purified(poisoned, folder))
 
 

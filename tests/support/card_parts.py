@@ -30,5 +30,15 @@ def split_fences(body):
     return "\n".join(outside), blocks
 
 
+def without_folds(body):
+    """The text without our own HTML: the lines that fold a part of the card."""
+    return re.sub(r"^(<!-- [A-Z].*? -->|</?details>|<summary>[A-Za-z, ]+</summary>)$", "", body, flags=re.M)
+
+
+def fold(card, title):
+    """The text of a part that is folded."""
+    return card.partition(f"<summary>{title}</summary>\n\n")[2].partition("\n\n</details>")[0]
+
+
 def front_matter_end(card):
     return card[ModelCard(card).content.index("\n---\n", 4) + 5 :]

@@ -117,7 +117,7 @@ def test_patches_are_held_back_for_gray_and_color(channels):
         (0.31, 0.11, "(11% by chance): it is probably not usable yet."),
         (0.9, 0.89, "it has learned next to nothing."),
         (0.84, 0.11, "(11% by chance)."),
-        (1.0, 1.0, "both give one class to all of them, so this says nothing."),
+        (1.0, 1.0, "(100% by chance), but both always give one class."),
     ],
 )
 def test_the_sentence_says_what_the_agreement_is_worth(value, chance, ends):

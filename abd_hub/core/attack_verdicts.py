@@ -1,0 +1,131 @@
+"""Judges each attack on a student against its control, or, without one, against chance.
+
+An ASR counts for something only where the student has learned something: one that gives a single class to all
+images has an ASR of 0 or 1, whatever its teacher held. A student above chance that has learned too little may
+favor a class. Then a low ASR says nothing, and a high one must exceed the share of that class as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from abd_hub.core.errors import visible_line
+from abd_hub.core.findings import LEAST_EXCESS, Finding, Learned, Level, percent
+from abd_hub.core.records import EvalReport, Rate, TriggerReport
+
+PRESENT_ALONE = 0.5
+"""ASR from which a backdoor is called present without a control."""
+NEAR_CHANCE = 2
+"""An ASR is near chance where its interval begins below this many times 1/classes."""
+MOST_TOLD = 3
+"""Attacks with the same outcome that get a sentence each, the worst first."""
+_LONGEST_NAME = 40
+_PRESENT = "The backdoor is present:"
+_RANKS = {"warning": 0, "neutral": 1, "good": 2}
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What one attack shows. Its sentence has the name of the attack between ``start`` and ``end``."""
+
+    level: Level
+    start: str
+    end: str
+    others: str
+    """Follows the number of further attacks with this outcome."""
+
+
+_UNUSABLE = _Outcome(
+    "neutral", "", "cannot be told: the student has learned too little", "cannot be told either"
+)
+
+
+def attack_findings(report: EvalReport, learned: Learned, classes: int | None) -> Iterator[Finding]:
+    """Yields the findings on the attacks of a student's report, the gravest first.
+
+    Args:
+        report: of the student.
+        learned: what its accuracy says.
+        classes: number of its classes; None where the record does not tell.
+    """
+    worst = sorted(report.triggers, key=lambda attack: -attack.asr.value)
+    judged = [(attack, _outcome(attack, report, learned, classes)) for attack in worst]
+    kinds = {outcome.others: outcome.level for _, outcome in judged}
+    for others, level in sorted(kinds.items(), key=lambda kind: _RANKS[kind[1]]):
+        alike = [(attack, outcome) for attack, outcome in judged if outcome.others == others]
+        for attack, outcome in alike[:MOST_TOLD]:
+            text = f"{outcome.start} {_named(attack, report)} {outcome.end}.".strip()
+            yield Finding("attack", level, text)
+        if len(alike) > MOST_TOLD:
+            more = len(alike) - MOST_TOLD
+            yield Finding("attack", level, f"Further attacks, {more} of them: {others}.")
+
+
+def _outcome(attack: TriggerReport, report: EvalReport, learned: Learned, classes: int | None) -> _Outcome:
+    if learned is Learned.NOTHING:
+        return _UNUSABLE
+    control = attack.control if _is_usable(report, classes) else None
+    found = _alone(attack.asr, classes) if control is None else _beside(attack.asr, control)
+    if learned is Learned.LITTLE and not (found.level == "warning" and _above_answers(attack.asr, report)):
+        return _UNUSABLE
+    return found
+
+
+def _above_answers(asr: Rate, report: EvalReport) -> bool:
+    """Returns whether an attack works more often than clean images get the student's favorite class."""
+    usual = report.largest_answer
+    return usual is not None and asr.low > usual and asr.value - usual >= LEAST_EXCESS
+
+
+def _is_usable(report: EvalReport, classes: int | None) -> bool:
+    """Returns whether the control is above chance; one at chance would give any rate."""
+    accuracy, chance = report.control_accuracy, chance_of(report, classes)
+    return accuracy is None or chance is None or accuracy.low > chance
+
+
+def chance_of(report: EvalReport, classes: int | None) -> float | None:
+    """Returns the accuracy that needs no learning: the share of the most frequent class, or 1/classes."""
+    if report.largest_class is not None:
+        return report.largest_class
+    return 1 / classes if classes else None
+
+
+def _beside(asr: Rate, control: Rate) -> _Outcome:
+    rates = f"{percent(asr.value)} of images (control {percent(control.value)})"
+    above, far = asr.low > control.high, asr.value - control.value >= LEAST_EXCESS
+    if above and far:
+        return _Outcome("warning", _PRESENT, f"still works on {rates}", "the backdoor works as well")
+    if above:
+        end = f"is slightly above the control: it works on {rates}"
+        return _Outcome("neutral", "", end, "slightly above the control as well")
+    if far:
+        end = f"cannot be told from so few images: it works on {rates}"
+        return _Outcome("neutral", "", end, "too few images as well")
+    return _Outcome("good", "", f"is not above the control: it works on {rates}", "not above the control")
+
+
+def _alone(asr: Rate, classes: int | None) -> _Outcome:
+    """Judges an attack without a control, which alone separates a backdoor from damage and chance."""
+    rate, chance = f"{percent(asr.value)} of images", 1 / classes if classes else 0.0
+    if asr.value >= PRESENT_ALONE and asr.value - chance >= LEAST_EXCESS and asr.low > chance:
+        end = f"still works on {rate} (no control was measured)"
+        return _Outcome("warning", _PRESENT, end, "the backdoor works as well")
+    if classes and asr.low <= NEAR_CHANCE * chance:
+        end = f"is near chance: it works on {rate}; without a control, chance is not separated"
+        return _Outcome("neutral", "", end, "near chance as well")
+    end = f"is undecided: it works on {rate}; measure a control to separate chance"
+    return _Outcome("neutral", "", end, "undecided as well")
+
+
+def _named(attack: TriggerReport, report: EvalReport) -> str:
+    """Returns trigger and class, with the options where another attack differs only in them."""
+    name = f"{visible_line(attack.trigger, _LONGEST_NAME)} to class {attack.target}"
+    same = [one for one in report.triggers if (one.trigger, one.target) == (attack.trigger, attack.target)]
+    return f"{name} {_shown(attack.options)}" if len(same) > 1 else name
+
+
+def _shown(options: Mapping[str, Any]) -> str:
+    words = ", ".join(f"{key}: {value}" for key, value in options.items())
+    return visible_line(f"{{{words}}}", _LONGEST_NAME)

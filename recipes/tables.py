@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from statistics import mean
 
+from own_teachers_table import own_teachers_table
 from purification_tables import (
     error_table,
     inspection_table,
@@ -233,7 +234,11 @@ def documents() -> dict[str, dict[str, str]]:
             "methods cifar10": methods_table("cifar10"),
             "methods gtsrb": methods_table("gtsrb"),
         },
-        "recipes/guides/inspection.md": {"inspection": inspection_table(), "errors": error_table()},
+        "recipes/guides/inspection.md": {
+            "inspection": inspection_table(),
+            "errors": error_table(),
+            "own teachers": own_teachers_table(),
+        },
         "recipes/guides/purification.md": {
             "purified": purified_summary(),
             "purification": purification_table(),

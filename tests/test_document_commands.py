@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 from pathlib import Path
 
@@ -159,5 +160,7 @@ def push_program(running: Running, text: str) -> None:
 def test_settings_are_a_sweep(block, place, capsys):
     shutil.copytree(ROOT / "recipes" / "cifar10", place / "cifar10")
     (place / "shown.yaml").write_text(block.text)
+    for name in re.findall(r"local-dir:([\w/]+)", block.text):
+        (place / name).mkdir(parents=True, exist_ok=True)
     assert main(["sweep", "shown.yaml", "--dry-run"]) == 0
     assert capsys.readouterr().out.count("waiting") >= 18

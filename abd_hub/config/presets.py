@@ -1,7 +1,6 @@
 """Settings that are installed with the package, by names such as cifar10/fast-cpu.
 
-``presets/`` links to the folders of ``recipes/``, so that each file exists once.
-An installation holds copies.
+``recipes/`` links to the folders of ``presets/``, so that each file exists once.
 """
 
 from __future__ import annotations

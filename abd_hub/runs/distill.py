@@ -76,7 +76,7 @@ def distill(
     destination = plan_push(config, config.output_dir, "student", accelerator)
 
     config, parts = opened(asked, with_raised_rounds(config, accelerator), teacher, accelerator)
-    trainer = parts.trainer(config if config.budget is None else timing_config(config))
+    trainer = _first_trainer(asked, config, parts)
 
     try:
         with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
@@ -121,25 +121,27 @@ def opened(
     config: DistillConfig,
     teacher: Classifier | None,
     accelerator: Accelerator,
-    *,
-    tell: bool = True,
 ) -> tuple[DistillConfig, Parts]:
-    """Loads the parts of a run, makes the choices that it leaves open, and tells its plan.
+    """Loads the parts of a run, and makes the choices that it leaves open.
 
     Args:
         asked: the run as the user wrote it.
         config: the same, with what follows from the device.
         teacher: replaces the model that the configuration names.
         accelerator: of all processes.
-        tell: whether the plan goes to the log.
     """
     # The teacher is frozen before it runs, as a pass in train mode would change its running statistics.
     loaded = (teacher or load_model(config.teacher, "teacher")).freeze()
     config = with_teacher(asked, config, loaded)
-    parts = _parts(config, loaded, accelerator)
-    if tell and accelerator.is_main_process:
-        logger.info("%s", plan_text(asked, config, loaded))
-    return config, parts
+    return config, _parts(config, loaded, accelerator)
+
+
+def _first_trainer(asked: DistillConfig, config: DistillConfig, parts: Parts) -> Trainer:
+    """Returns the trainer of a run or, for one with a budget, of its timing; then the plan is told."""
+    trainer = parts.trainer(config if config.budget is None else timing_config(config))
+    if parts.accelerator.is_main_process:
+        logger.info("%s", plan_text(asked, config, parts.teacher))
+    return trainer
 
 
 def _parts(config: DistillConfig, teacher: Classifier, accelerator: Accelerator) -> Parts:

@@ -28,7 +28,7 @@ def dry_distill(config: DistillConfig) -> str:
         asked = as_begun(config)
         here = dataclasses.replace(with_device(asked), output_dir=folder, resume=False)
         accelerator = make_accelerator(here.trainer, Path(folder))
-        chosen, parts = opened(asked, here, None, accelerator, tell=False)
+        chosen, parts = opened(asked, here, None, accelerator)
         plan = plan_text(asked, chosen, parts.teacher)
         trainer = parts.trainer(timing_config(chosen), teacher=copy.deepcopy(parts.teacher))
         if chosen.budget is not None:

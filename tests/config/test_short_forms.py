@@ -62,7 +62,7 @@ def test_a_switch_takes_no_other_value():
 
 def test_presets_are_the_recipes():
     files = {file for folder in ("cifar10", "gtsrb") for file in (ROOT / "recipes" / folder).glob("*.yaml")}
-    assert {Path(preset_file(name)).resolve() for name in preset_names()} == files
+    assert {Path(preset_file(name)) for name in preset_names()} == {file.resolve() for file in files}
     preset = parse_distill(["--preset", "cifar10/fast-cpu", *LONG, "--seed=3"])
     assert preset == parse_distill(
         ["--config", str(ROOT / "recipes/cifar10/fast-cpu.yaml"), *LONG, "--seed=3"]
@@ -70,7 +70,7 @@ def test_presets_are_the_recipes():
 
 
 def test_presets_are_installed(tmp_path):
-    """A wheel holds them as files, although the sources have links."""
+    """A wheel holds them."""
     command = [
         sys.executable,
         "-c",

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
         ("", ["config", "mapping"]),
         ("seed: !!python/object/apply:os.getcwd []\n", ["config", "YAML"]),
         (b"\xff\xfe\x00", ["config", "cannot be read"]),
-        (None, ["config", "run.yaml", "cannot be read"]),
+        (None, ["config", "run.yaml", "does not exist"]),
         ("1: 2\n", ["1", "unknown"]),
         ("output_dir: x\nteacher: {id: x}\nzskt: {rounds: }\n", ["zskt.rounds", "no value"]),
         ("output_dir: x\nteacher: {id: x}\nsynthesizer:\n", ["synthesizer", "no value"]),

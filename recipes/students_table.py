@@ -37,19 +37,17 @@ def _rows_of(name: str, records: list[dict], seeds: list[int]) -> Iterable[list[
 
 
 def _means(records: list[dict]) -> Iterable[list[str]]:
-    """One row a kind of student over all teachers of which each kind was measured."""
-    for row in sorted({record["row"] for record in records}, key=_place):
-        pairs = [
-            _rates(record["results"]["student"], 0)
-            for record in records
-            if record["row"] == row and record["teacher_name"] in POISONED
-        ]
-        yield [
-            f"all {len(pairs)}",
-            row,
-            *[""] * (1 + len({record["seed"] for record in records})),
-            _mean(pairs),
-        ]
+    """One row a kind of student, over the teachers and seeds of which each kind was measured."""
+    poisoned = [record for record in records if record["teacher_name"] in POISONED]
+    kinds = sorted({record["row"] for record in poisoned}, key=_place)
+    found = {(one["teacher_name"], one["seed"], one["row"]): one["results"]["student"] for one in poisoned}
+    runs = sorted(
+        {(name, seed) for name, seed, _ in found if all((name, seed, row) in found for row in kinds)}
+    )
+    blanks = [""] * (1 + len({record["seed"] for record in records}))
+    for row in kinds if runs else ():
+        pairs = [_rates(found[(*run, row)], 0) for run in runs]
+        yield [f"all {len(runs)} of both", row, *blanks, _mean(pairs)]
 
 
 def _place(row: str) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 LONGEST_REASON = 200
@@ -61,15 +61,23 @@ class Interrupted(Exception):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
-        before = sys.excepthook
+        if not isinstance(sys.excepthook, _QuietEnd):
+            sys.excepthook = _QuietEnd(sys.excepthook)
 
-        def end(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-            if isinstance(error, Interrupted):
-                print(f"abd-hub: {error}; continue with resume=True", file=sys.stderr)
-            else:
-                before(kind, error, traceback)
 
-        sys.excepthook = end
+class _QuietEnd:
+    """Is the hook for exceptions that nobody catches; it is set by the first ``Interrupted``, once."""
+
+    def __init__(self, before: Callable[..., object]) -> None:
+        self.before = before
+
+    def __call__(
+        self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, Interrupted):
+            print(f"abd-hub: {error}; continue with resume=True", file=sys.stderr)
+        else:
+            self.before(kind, error, traceback)
 
 
 def one_line(text: str) -> str:

@@ -1,11 +1,14 @@
 """What libraries and strangers say becomes one line."""
 
+import sys
+
 import pytest
 
 from abd_hub.core.errors import (
     LONGEST_MESSAGE,
     LONGEST_REASON,
     InputError,
+    Interrupted,
     one_line,
     reason_of,
     visible,
@@ -67,3 +70,13 @@ def test_a_long_value_leaves_field_and_remedy_in_the_message():
     cut = str(InputError("seed: " + "x" * 10**6 + " is wrong; use 4"))
     assert len(cut) == LONGEST_MESSAGE
     assert cut.startswith("seed: xxx") and " … " in cut and cut.endswith("xxx is wrong; use 4")
+
+
+def test_any_number_of_interruptions_leaves_one_hook(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(sys, "excepthook", lambda *arguments: seen.append(arguments))
+    stops = [Interrupted("stopped after round 3 of 9") for _ in range(3)]
+    sys.excepthook(Interrupted, stops[-1], None)
+    assert capsys.readouterr().err == "abd-hub: stopped after round 3 of 9; continue with resume=True\n"
+    sys.excepthook(ValueError, ValueError("x"), None)
+    assert len(seen) == 1 and seen[0][0] is ValueError

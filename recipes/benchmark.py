@@ -34,6 +34,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from device_name import name_of
 from round_costs import compared, measured_peaks, print_peak_memory, rounded, scaling, whole_run
 from round_sizes import EMULATED, NAMES, PRECISIONS, Size, at_full_speed
 
@@ -120,7 +121,7 @@ def report(options: argparse.Namespace) -> None:
             rows.append(found)
             print(line(found), flush=True)
     facts = {
-        "device": str(PartialState().device),
+        "device": name_of(PartialState().device),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
+from device_name import name_of
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToPILImage, ToTensor
 
@@ -166,7 +167,7 @@ def facts(options: argparse.Namespace, rows: list[dict]) -> dict:
         "workers": options.workers,
         "mixed_precision": options.mixed_precision,
         "threads": torch.get_num_threads(),
-        "device": str(PartialState().device),
+        "device": name_of(PartialState().device),
         "machine": platform.machine(),
         "torch": torch.__version__,
         "results": rows,

@@ -22,8 +22,9 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from compare_methods import budgeted, with_rounds
+from device_name import name_of
 from published_teachers import TARGETS, load
-from purify_teachers import PICTURES, name_of, picture_and_mask
+from purify_teachers import PICTURES, picture_and_mask
 
 from abd_hub import (
     ChannelLipschitzPruning,

@@ -22,14 +22,14 @@ step() { # name, seconds, command
   tail -n 3 "$out/$name.log"
 }
 
-only=() size=() zskt=() turns=3 seconds=60 rounds=170 backend=cudagraphs
+only=() size=() zskt=() turns=3 seconds=30 rounds=170 backend=cudagraphs
 if [ "${ABD_HUB_TINY:-}" ]; then
   only=(--only zskt --precisions float32)
   size=(--teacher wrn_10_1 --student wrn_10_1 --image-size 8 --batch-size 4 --synthesis-batch-size 4
     --student-steps 2 --retrospective-steps 1 --cmi-generator-steps 1 --fast-generator-steps 1
     --bank-student-steps 1 --negatives 8 --workers 1)
   zskt=(--teacher wrn_10_1 --student wrn_10_1 --image-size 8 --batch-size 4 --rounds 20 --late-rounds 8)
-  turns=1 seconds=0.1 rounds=2 backend=aot_eager
+  turns=1 seconds=0.1 rounds=2 backend=eager
 fi
 
 step benchmark 240 "$python" recipes/benchmark.py --turns "$turns" "${only[@]}" "${size[@]}" \
@@ -39,7 +39,7 @@ for precision in no bf16; do
     --mixed-precision "$precision" --output "$out/long_zskt_$precision.json"
 done
 step long_zskt_compiled 150 "$python" recipes/long_zskt.py --seconds "$seconds" "${zskt[@]}" \
-  --mixed-precision bf16 --dynamo-backend "$backend" --trace "$out/trace.json" \
+  --mixed-precision bf16 --dynamo-backend "$backend" --trace "$out/trace.json.gz" \
   --output "$out/long_zskt_compiled.json"
 if [ $# -ge 4 ]; then
   step student 300 "$python" recipes/defenses.py "$2" --data "cifar10=$3" --triggers "$4" --teachers badnets_8 \

@@ -45,7 +45,7 @@ def main(teacher_id: str, rounds: int) -> None:
         if index >= rounds - 2:  # plug-in: late in the run
             retrospection.add_gradients(student, Batch(images, logits))  # plug-in
         s_adam.step()
-        print(f"round {index + 1}: {float(loss):.4f}")
+        print(f"round {index + 1}: {loss.item():.4f}")
 
     for plugin in (vaccine, retrospection):  # plug-in: the report names a defense that did nothing
         print(plugin.report().sentence)  # plug-in

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from device_name import name_of
 from PIL import Image
 from published_teachers import TARGETS, load
 from torch import Tensor
@@ -185,12 +186,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, required=True, help="one JSON file a teacher and seed")
     parser.add_argument("--limit", type=int, default=4000, help="test images that measure a copy")
     return parser.parse_args()
-
-
-def name_of(device: torch.device) -> str:
-    if device.type == "cpu":
-        return f"cpu ({torch.get_num_threads()} threads)"
-    return torch.get_device_module(device).get_device_name(device)
 
 
 def record(subject: Subject, seed: int, file: Path) -> None:

@@ -155,6 +155,33 @@ def performance_table(facts: dict) -> str:
     return f"{table(head, rows)}\n\n{performance_facts(facts)}"
 
 
+def gpu_table() -> str:
+    """Returns the rounds on a GPU, and how long the paper's run would take there."""
+    folder = RESULTS / "gpu"
+    rounds = performance_table(json.loads((folder / "benchmark.json").read_text()))
+    rows = []
+    for file in sorted(folder.glob("long_zskt_*.json")):
+        facts = json.loads(file.read_text())
+        precision = {"no": "float32"}.get(facts["mixed_precision"], facts["mixed_precision"])
+        rows.append(
+            [
+                precision,
+                f"{1000 * facts['round_s']:.0f}",
+                f"{1000 * facts['late_round_s']:.0f}",
+                f"{facts['peak_mb']:,}",
+                f"{facts['extrapolated_minutes']:.0f}",
+            ]
+        )
+    head = [
+        "ZSKT with both defenses",
+        "a round, ms",
+        "with retrospection, ms",
+        "peak MB",
+        "80,000 rounds, min",
+    ]
+    return f"{rounds}\n\n{table(head, rows)}"
+
+
 def training_table() -> str:
     facts = json.loads((RESULTS / "benchmark_teacher.json").read_text())
     head = ["training loop", "images a second", "ratio"]
@@ -245,6 +272,7 @@ def documents() -> dict[str, dict[str, str]]:
         },
         "recipes/benchmarks/README.md": {
             "performance": performance_table(benchmark),
+            "gpu": gpu_table(),
             "teacher training": training_table(),
         },
     }

@@ -102,6 +102,20 @@ class InspectionReport:
             "seconds": round(self.seconds, 3),
         }
 
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> InspectionReport:
+        """Returns the report of ``to_json``, whose triggers have no tensors; None becomes NaN."""
+        statistics = {name: tuple(map(_number, row)) for name, row in facts["statistics"].items()}
+        sizes = ("size", "ordinary_size")
+        rows = [row | {name: _number(row[name]) for name in sizes} for row in facts["triggers"]]
+        own = {
+            "suspects": tuple(facts["suspects"]),
+            "labels": tuple(facts["labels"]),
+            "statistics": statistics,
+            "triggers": tuple(FoundTrigger(**row) for row in rows),
+        }
+        return cls(**{**facts, **own})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection(PluginFacts, Settings):
@@ -136,6 +150,10 @@ class Inspection(PluginFacts, Settings):
 def picture_name(family: str, label: int) -> str:
     """Returns the name of the picture of a trigger."""
     return f"trigger_{family}_{label}.png"
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def finite(value: float) -> float | None:

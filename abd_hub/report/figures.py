@@ -84,11 +84,12 @@ def _log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     return shown, [f"{tick:g}" for tick in shown]
 
 
-def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str = "pseudo-batch") -> None:
+def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str = "round") -> None:
     """Draws every logged figure over the rounds.
 
     Accuracy and attack success rates share the first panel, and all shares of agreement the next; both run
-    from 0 to 1. All names that end in ``_loss`` share the panel after them.
+    from 0 to 1. All names that end in ``_loss`` share the panel after them. A figure that is 0 in all rounds,
+    such as the penalty of a defense that is off, has no panel.
 
     Args:
         log: rows with ``round`` and figures; a row need not hold every figure.
@@ -118,6 +119,7 @@ def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str 
             axis.set_ylim(-0.03, 1.03)
         _tidy(axis)
     axes[-1].set_xlabel(unit)
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, path)
 
 
@@ -240,7 +242,8 @@ def _panels(log: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:
     agreements = [name for name in names if name.startswith("agreement_")]
     shared = {_RATES: rates, _AGREEMENT: agreements, "loss": losses}
     panels = {title: part for title, part in shared.items() if part}
-    return panels | {_words(name): [name] for name in names if name not in rates + agreements + losses}
+    others = [name for name in names if name not in rates + agreements + losses]
+    return panels | {_words(name): [name] for name in others if any(row.get(name) for row in log)}
 
 
 def _column(log: Sequence[Mapping[str, float]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -26,6 +26,8 @@ from abd_hub.report.grids import save_samples
 
 SAMPLES = "samples"
 """Names the folder of the pictures."""
+FEWEST_POINTS = 5
+"""Fewer rows of the log make no curve that means anything."""
 Record = TypeVar("Record")
 
 
@@ -76,7 +78,9 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def write_curves(path: Path, rows: Sequence[Mapping[str, float]], **options: Any) -> None:
-    """Writes samples/curves.png; ``options`` go to ``save_curves``."""
+    """Writes samples/curves.png where there are ``FEWEST_POINTS``; ``options`` go to ``save_curves``."""
+    if len(rows) < FEWEST_POINTS:
+        return
     with files.atomic_path(path / SAMPLES / "curves.png") as temporary:
         save_curves(rows, temporary, **options)
 

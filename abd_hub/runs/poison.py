@@ -359,7 +359,7 @@ def _write_folder(
     _write_pictures(path, teacher, material)
 
     labels = teacher.spec.labels
-    pictures = teacher_pictures(record, labels)
+    pictures = [(file, text) for file, text in teacher_pictures(record, labels) if (path / file).is_file()]
     card = render_teacher_card(record, labels, pictures, channels=teacher.spec.channels)
     content = to_json(record, "record")
     head = {name: content.pop(name) for name in ("schema_version", "kind")}

@@ -20,6 +20,7 @@ from torch import nn
 from abd_hub.config.options import DistillConfig, TrainerOptions
 from abd_hub.core import files
 from abd_hub.core.errors import InputError
+from abd_hub.core.inspections import InspectionReport
 from abd_hub.core.purifications import REPORT_FILE, Purification, PurificationReport
 from abd_hub.core.records import DataSpec
 from abd_hub.inspection.trigger_inversion import TriggerInversion
@@ -71,7 +72,8 @@ def inspect_student(
 ) -> Mapping[str, Any] | None:
     """Inspects the finished student where the teacher was inspected.
 
-    A teacher that looks clean can still hand a backdoor on (SCAR, NeurIPS 2025).
+    A teacher that looks clean can still hand a backdoor on (SCAR, NeurIPS 2025), so its student is inspected
+    for all classes. Where triggers were unlearned, the student is inspected as the copy was.
 
     Args:
         purification: report of ``purify_teacher``.
@@ -86,6 +88,8 @@ def inspect_student(
         return None
     try:
         inspection = TriggerInversion(mixed_precision=precision)
+        if purification["changed"]:
+            inspection = inspection.again(InspectionReport.from_json(purification["inspected"]))
         return inspect_model(student, inspection=inspection, seed=seed).to_json()
     except InputError as error:
         logger.warning("The student cannot be inspected: %s", error)

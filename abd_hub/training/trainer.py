@@ -233,6 +233,8 @@ class Trainer:
     def _batch(self, pixels: Tensor) -> Batch:
         with self.accelerator.autocast():
             logits, features = self._forward(self.teacher, pixels, self._with_blocks)
+            if self.options.dynamo_backend != "no":  # a graph writes its next results over these
+                logits, features = logits.clone(), tuple(block.clone() for block in features)
             fixed = not self.method.learns_images
             weights = self.defense.sample_weights(pixels, logits) if fixed else None
         return Batch(pixels, logits, features, weights)

@@ -1,5 +1,6 @@
 """The script that measures an accelerator unattended runs every one of its steps on any machine, tiny."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -33,7 +34,8 @@ def test_every_step_writes_its_figures_though_one_fails(tmp_path):
         assert facts["rounds"] >= 1 and facts["late_rounds"] >= 1
         minutes = (12 * facts["round_s"] + 8 * facts["late_round_s"]) / 60
         assert facts["extrapolated_minutes"] == pytest.approx(minutes, abs=0.01)
-    assert json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]
+    with gzip.open(tmp_path / "out" / "trace.json.gz") as trace:
+        assert json.load(trace)["traceEvents"]
 
 
 def test_a_published_teacher_gets_a_student(tmp_path):

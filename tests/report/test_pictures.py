@@ -12,6 +12,7 @@ from abd_hub.core.evidence import Divergence
 from abd_hub.core.records import Rate
 from abd_hub.report import figures as pictures
 from abd_hub.report import grids
+from abd_hub.runs.finishing import FEWEST_POINTS, write_curves
 
 
 def load(path):
@@ -163,6 +164,22 @@ def test_curves_have_a_panel_a_group(tmp_path, count):
     assert painted(one, grids.BLUE) > 20
     assert painted(one, grids.VERMILION) > 20
     assert three.shape[0] - one.shape[0] == round(2 * 2.1 * 150)
+
+
+def test_what_is_zero_throughout_has_no_panel(tmp_path):
+    rows = [{"round": i, "student_loss": 1.0, "penalty": 0.0, "gap": float(i)} for i in range(5)]
+    assert list(pictures._panels(rows)) == ["loss", "gap"]
+    pictures.save_curves(rows, tmp_path / "x.png")
+    assert load(tmp_path / "x.png").shape[0] == round((0.6 + 2 * 2.1) * 150)
+
+
+def test_a_few_points_are_no_curve(tmp_path):
+    rows = [{"round": i, "student_loss": 1.0} for i in range(FEWEST_POINTS)]
+    write_curves(tmp_path, rows[1:])
+    assert not (tmp_path / "samples" / "curves.png").exists()
+    (tmp_path / "samples").mkdir()
+    write_curves(tmp_path, rows)
+    assert (tmp_path / "samples" / "curves.png").exists()
 
 
 def test_rates_share_a_panel_from_0_to_1(tmp_path, monkeypatch):

@@ -72,7 +72,6 @@ FILES = {
     "log.jsonl",
     "metrics.json",
     "model.safetensors",
-    "samples/curves.png",
     "samples/divergence.png",
     "samples/evidence.json",
     "samples/pattern_self_retrospection.png",

@@ -72,8 +72,8 @@ def tiny(settings: str) -> list[str]:
     student = ["--student.architecture=wrn_10_1", '--student.model_args={"base_width": 4}']
     measured = ["--evaluation.dataset=digits", "--evaluation.limit=20"]
     loop = ["--trainer.progress=false", "--trainer.mixed_precision=no", "--purification=none"]
-    late = ["--self_retrospection.last_rounds=1"] if settings else []
-    return [*budget, *student, *measured, *loop, *late, *CPU.get(settings, [])]
+    late = ["--self_retrospection.last_rounds=1", "--self_retrospection.perturbation_steps=1"]
+    return [*budget, *student, *measured, *loop, *(late if settings else []), *CPU.get(settings, [])]
 
 
 Handler = Callable[["Running", Command], None]

@@ -1,0 +1,12 @@
+"""A device has a name for people."""
+
+from __future__ import annotations
+
+import torch
+
+
+def name_of(device: torch.device) -> str:
+    """Returns the name of a card, or the threads of a processor."""
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return torch.get_device_module(device).get_device_name(device)

@@ -159,6 +159,9 @@ from abd_hub.runs.compare import (
 from abd_hub.runs.distill import (
     distill as distill,
 )
+from abd_hub.runs.export import (
+    export_model as export_model,
+)
 from abd_hub.runs.inspect import (
     inspect_model as inspect_model,
 )

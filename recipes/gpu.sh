@@ -29,7 +29,7 @@ if [ "${ABD_HUB_TINY:-}" ]; then
     --student-steps 2 --retrospective-steps 1 --cmi-generator-steps 1 --fast-generator-steps 1
     --bank-student-steps 1 --negatives 8 --workers 1)
   zskt=(--teacher wrn_10_1 --student wrn_10_1 --image-size 8 --batch-size 4 --rounds 20 --late-rounds 8)
-  turns=1 seconds=0.1 rounds=2 backend=eager
+  turns=1 seconds=0.1 rounds=2 backend=aot_eager
 fi
 
 step benchmark 240 "$python" recipes/benchmark.py --turns "$turns" "${only[@]}" "${size[@]}" \

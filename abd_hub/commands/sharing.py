@@ -1,4 +1,4 @@
-"""This module holds the commands for finished runs: ``abd-hub export-bank``, ``card``, ``push``, ``app``."""
+"""This module holds the commands for finished models, such as ``export``, ``card``, ``push`` and ``app``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from abd_hub.commands.output import show
-from abd_hub.core.folder import check_exists
+from abd_hub.core.folder import check_exists, check_file
 from abd_hub.core.screen import CommandParser
 
 _FORCE = "Replaces a card even if somebody edited it outside of the place for own text."
 _LICENSE = "Sets the card's license, by the Hub's name such as mit."
 _JSON = "Prints JSON."
+_SUFFIXES = {"torch-export": ".pt2", "onnx": ".onnx"}
+"""Holds the end of the file's name for each format of ``export``."""
 
 
 def export_bank(arguments: Sequence[str]) -> int:
@@ -37,6 +39,39 @@ def export_bank(arguments: Sequence[str]) -> int:
     facts = {"folder": str(folder), "images": count, "height": height, "width": width}
     text = f"wrote {folder}: {count} images of {width}x{height}, {len(bank.names)} classes"
     show(facts | {"labels": list(bank.names), "rounds": bank.rounds}, text, as_json=chosen.json)
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Writes a classifier as one file that runs without abd-hub."""
+    parser = CommandParser(
+        "export",
+        "Writes a classifier as one file that runs without abd-hub, with its normalization inside.",
+        "abd-hub export MODEL FILE [options]",
+        "abd-hub export runs/student student.pt2",
+        "abd-hub export runs/student student.onnx --format onnx",
+    )
+    parser.add_argument("model", metavar="MODEL", help="Names a folder, a file or an id of the Hub.")
+    parser.add_argument("file", metavar="FILE", help="Writes this file; an existing one is replaced.")
+    parser.add_argument(
+        "--format",
+        default="torch-export",
+        choices=tuple(_SUFFIXES),
+        help="Chooses a program of torch.export (.pt2) or ONNX (.onnx), which needs abd-hub[onnx].",
+    )
+    parser.add_argument("--json", action="store_true", help=_JSON)
+    chosen = parser.read(arguments)
+
+    check_file(chosen.file, "FILE", suffix=_SUFFIXES[chosen.format])
+    from abd_hub.runs.export import export_model
+
+    done = export_model(chosen.model, chosen.file, chosen.format)
+    share = f"{done.largest_difference:.1g} of the largest logit at most"
+    text = (
+        f"wrote {done.file}: {done.bytes / 1e6:.2f} MB, pixels {'x'.join(map(str, done.input))} in [0, 1]\n"
+        f"its answers to {done.images} patches of photographs differ from the classifier's by {share}"
+    )
+    show(dataclasses.asdict(done), text, as_json=chosen.json)
     return 0
 
 

@@ -41,6 +41,7 @@ FURTHER = (
     Command("poison", "Train a poisoned teacher, or a clean one for comparison.", "running:poison"),
     Command("sweep", "Run many distillations or teachers on Ray, for one table.", "running:sweep"),
     Command("compare", "Measure several classifiers on the same images.", "measuring:compare"),
+    Command("export", "Write a classifier as one file that runs elsewhere.", "sharing:export"),
     Command("export-bank", "Write the synthetic images of a run as a data set.", "sharing:export_bank"),
     Command("card", "Write the model card of a finished run again.", "sharing:card"),
     Command("push", "Send a finished run, an image bank or a Space to the Hub.", "sharing:push"),
@@ -59,7 +60,6 @@ Begin with one of these commands:
 
 Further commands:
 {further}
-
 abd-hub COMMAND --help shows the options; abd-hub --version shows the version.
 """
 

@@ -21,6 +21,7 @@ from abd_hub.evaluation.rates import wilson
 from abd_hub.evaluation.shown import Evaluated, shown_pixels
 from abd_hub.learning import distributed
 from abd_hub.learning.modes import in_eval_mode
+from abd_hub.learning.progress import over
 
 # The counters have a row for each class. Its columns are its images, those of them that get their true label,
 # and all clean images that get the class as answer, then two for each attack: hits, and images that are still
@@ -138,11 +139,7 @@ def _device_of(classifier: Evaluated) -> torch.device:
 
 
 def _bar(starts: range, show: bool) -> Iterable[int]:
-    if not show:
-        return starts
-    from tqdm.auto import tqdm
-
-    return tqdm(starts, desc="evaluate", unit="batch", leave=False)
+    return over(starts, len(starts), unit="batch", name="evaluate") if show else starts
 
 
 class _Work:

@@ -32,6 +32,7 @@ from abd_hub.inspection.confident import CHUNK_PIXELS, ConfidentImages, answers,
 from abd_hub.inspection.families import FAMILIES, Family
 from abd_hub.learning.modes import in_eval_mode
 from abd_hub.learning.precision import Precision, in_precision
+from abd_hub.learning.progress import over
 
 MASK_RATIO = 0.5
 """The limit is the geometric mean of two ratios, rounded. One is the largest of a poisoned teacher, the other
@@ -171,7 +172,7 @@ class TriggerInversion(Inspection, place="trigger_inversion"):
         optimizer = torch.optim.Adam(family.parameters, lr=family.rate, betas=(0.5, 0.9))
         search = Search(family)
 
-        for step in range(self.steps):
+        for step in over(range(self.steps), self.steps, unit="step", name=f"inspect for a {name} trigger"):
             pixels = chosen.draw(classes, self.images_per_class, draws)
             gradients, success = self._step(teacher, family, pixels, classes, search.weights)
             search.remember(success, step)

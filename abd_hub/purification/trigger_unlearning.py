@@ -38,7 +38,7 @@ from abd_hub.inspection.trigger_inversion import TriggerInversion
 from abd_hub.learning.losses import kl
 from abd_hub.learning.modes import in_eval_mode
 from abd_hub.learning.precision import Precision, in_precision
-from abd_hub.learning.progress import shown
+from abd_hub.learning.progress import over
 from abd_hub.purification.moving_triggers import MovingTriggers
 
 HELD_BACK = 10
@@ -122,7 +122,7 @@ class TriggerUnlearning(Purification, place="trigger_unlearning"):
         optimizer = torch.optim.Adam(weights, lr=self.learning_rate)
         answer, goals = in_precision(copy, self.mixed_precision), in_precision(teacher, self.mixed_precision)
 
-        for step in shown(self.steps, "purify"):
+        for step in over(range(self.steps), self.steps, unit="step", name="purify"):
             _require_gradients(weights, False)
             for _ in range(SEARCH_STEPS):
                 moving.step(answer, draws.of_other_classes(self.images_per_trigger))

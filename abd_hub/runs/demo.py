@@ -27,7 +27,6 @@ from typing import Any
 
 import torch
 import yaml
-from tqdm.auto import tqdm
 
 from abd_hub.config.options import EvaluationOptions, TriggerOptions
 from abd_hub.config.poison import (
@@ -48,6 +47,7 @@ from abd_hub.data.images import load_images
 from abd_hub.data.poisoning import hold_out, poison
 from abd_hub.evaluation.measurement import Measurement, load_measurement
 from abd_hub.evaluation.tables import format_table
+from abd_hub.learning.progress import progress
 from abd_hub.models.classifier import Classifier, create_student, load_classifier
 from abd_hub.report.figures import save_accuracy_asr
 from abd_hub.runs.image_statistics import channel_statistics
@@ -202,7 +202,7 @@ def _distill_all(out: Path, attack: Mapping[str, Any], seed: int) -> None:
     done = 0
 
     try:
-        with tqdm(total=total, unit="round", desc="distilling") as bar:
+        with progress(total, unit="round", name="distilling") as bar:
             while waiting or running:
                 while waiting and len(running) < 2:
                     running.append(waiting.pop(0).start())

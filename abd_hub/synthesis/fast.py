@@ -109,9 +109,13 @@ class Fast(BankMethod):
 
     @classmethod
     def frugal(cls) -> dict[str, Any]:
-        """Returns a quarter of the batches, half the generator and a tenth of the steps, without a reset."""
-        small = {"batch_size": 64, "synthesis_batch_size": 64, "student_steps": 40}
-        return small | {"generator_channels": 64, "reset_first_layer_round": 0}
+        """Returns half the batch, half the generator and a tenth of the steps, without a reset.
+
+        With T = 20 a student of ``trojan_wm_2`` learned half as much in 20 core minutes as with T = 4.
+        """
+        small = {"batch_size": 128, "synthesis_batch_size": 64, "student_steps": 40}
+        short = {"temperature": 4.0, "learning_rate_warmup": 0.1, "reset_first_layer_round": 0}
+        return small | short | {"generator_channels": 64}
 
     def for_rounds(self, rounds: int) -> dict[str, Any]:
         """Keeps the shares of the warm-up and of the rounds before the reset."""

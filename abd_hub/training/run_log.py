@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from abd_hub.config.options import TrainerOptions
 from abd_hub.core.errors import InputError
 from abd_hub.learning import distributed
+from abd_hub.learning.progress import progress
 
 
 class RunLog:
@@ -50,9 +50,8 @@ class RunLog:
             rewind_log(self.path, self.counter, done)
 
     def bar(self, total: int, done: int, unit: str, name: str | None = None) -> Any:
-        """Returns a progress bar; only the main process shows it, if ``options.progress`` is set."""
-        shown = self.options.progress and self.accelerator.is_main_process
-        return tqdm(total=total, initial=done, disable=not shown, unit=unit, desc=name)
+        """Returns what shows the progress, if ``options.progress`` is set; see ``progress``."""
+        return progress(total, done, unit=unit, name=name, show=self.options.progress)
 
     def is_due(self, done: int, total: int) -> bool:
         """Returns whether a line is due after ``done`` of ``total`` rounds; one is after the last round."""

@@ -266,7 +266,7 @@ class Trainer:
             figures = self.figures.take()
             self.log.refuse_diverged(self.round, figures)
             figures |= self.agreement.figures(self.round)
-            bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
+            bar.set_postfix_str(_words(figures))
             figures["learning_rate"] = self.optimizer.rate
             self.log.write(self.round, figures, self.seconds)
 
@@ -352,3 +352,11 @@ def compiled(passes: Forward, backend: str) -> Forward:
         return passes
     compiled_pass: Forward = torch.compile(passes, backend=backend)
     return compiled_pass
+
+
+def _words(figures: Mapping[str, float]) -> str:
+    """Returns what people want to read beside the bar: whether the student learns."""
+    words = [f"loss {figures['student_loss']:.3g}"] if "student_loss" in figures else []
+    if "agreement_patches" in figures:
+        words.insert(0, f"agrees on {figures['agreement_patches']:.0%}")
+    return ", ".join(words)

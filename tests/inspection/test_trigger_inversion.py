@@ -13,6 +13,7 @@ from torch import nn
 
 from abd_hub import Classifier, DataSpec, InputError, TriggerInversion, inspect_model, load_images
 from abd_hub.core import seeding
+from abd_hub.core.inspections import InspectionReport
 from abd_hub.inspection import confident, trigger_inversion
 from abd_hub.inspection.confident import choose_confident
 from abd_hub.inspection.families import FAMILIES
@@ -129,6 +130,7 @@ def test_some_classes_alone(teachers, digits):
     sizes = report.statistics["mask"]
     assert [label for label, size in enumerate(sizes) if not math.isnan(size)] == sorted((3, TARGET, 5))
     assert report.to_json()["statistics"]["mask"][1 if TARGET != 1 else 2] is None
+    assert InspectionReport.from_json(report.to_json()).to_json() == report.to_json()
 
     clean = inspect_model(teachers[0, False], images=digits, inspection=some)
     assert clean.detail.startswith(f"no class of 3, {TARGET}, 5 stands out")

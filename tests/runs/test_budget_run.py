@@ -16,7 +16,7 @@ from abd_hub.cli import main
 from abd_hub.runs import budget
 from abd_hub.training.trainer import Trainer
 
-BUDGET = 20
+BUDGET = 10
 """Seconds of a run on a quiet machine."""
 
 

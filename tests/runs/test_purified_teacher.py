@@ -28,12 +28,14 @@ from abd_hub import (
     ModelOptions,
     StudentOptions,
     TrainerOptions,
+    TriggerInversion,
     TriggerOptions,
     Zskt,
     distill,
     find_plugin,
 )
 from abd_hub.core.errors import Interrupted
+from abd_hub.core.inspections import InspectionReport
 from abd_hub.core.record_file import read_record
 from abd_hub.models.weights import sized, weights_sha256
 from abd_hub.runs import purified_teacher
@@ -179,6 +181,19 @@ def test_the_student_is_inspected_as_well(whole):
     record = whole[1]
     assert record.student_inspection["name"] == "trigger_inversion"
     assert record.student_inspection["labels"] == list("0123456789")
+
+
+def test_the_student_of_a_copy_is_inspected_for_the_classes_of_the_copy(whole):
+    record = whole[1]
+    searched = [
+        [size is not None for size in inspected["statistics"]["mask"]]
+        for inspected in (record.purification["reinspected"], record.student_inspection)
+    ]
+    first = InspectionReport.from_json(record.purification["inspected"])
+    classes = set(TriggerInversion().again(first).classes)
+    assert len(classes) < 10
+    for shown in searched:
+        assert {label for label, there in enumerate(shown) if there} <= classes
 
 
 def test_the_stored_configuration_says_what_was_done(whole):

@@ -165,7 +165,7 @@ def measure(running: Running, command: Command) -> None:
         assert shown.splitlines()[0].split() == command.output.splitlines()[0].split()
 
 
-@runs("abd-hub list", "abd-hub card", "abd-hub export-bank")
+@runs("abd-hub list", "abd-hub card", "abd-hub export", "abd-hub export-bank")
 def as_it_stands(running: Running, command: Command) -> None:
     running.abd_hub(local(running.parts, command.words)[1:])
 
@@ -304,12 +304,28 @@ def launched(running: Running, words: list[str]) -> None:
 
 @runs("pip")
 def install(running: Running, command: Command) -> None:
+    assert command.words[1] == "install"
+    check_install(list(command.words[2:]))
+
+
+@runs("uv")
+def install_by_uv(running: Running, command: Command) -> None:
+    """Its ``pip install`` reads the words of pip, and two of its own."""
+    words = list(command.words[3:])
+    assert command.words[1:3] == ("pip", "install") and words[words.index("--python") + 1] == ".venv"
+    words.remove("--compile-bytecode")
+    del words[words.index("--python") : words.index("--python") + 2]
+    check_install(words)
+
+
+def check_install(words: list[str]) -> None:
     from pip._internal.commands import create_command
 
-    assert command.words[1] == "install"
-    options, packages = create_command("install").parse_args(list(command.words[2:]))
+    options, packages = create_command("install").parse_args(words)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for package in [*packages, *options.editables]:
+        if package == "uv":
+            continue
         name, _, extra = package.rstrip("]").partition("[")
         assert name == "." and (not extra or extra in extras), "no registry has the package"
 

@@ -3,7 +3,6 @@
 That command is the one of ``python -m abd_hub.child``.
 """
 
-import functools
 import sys
 
 from abd_hub.child import main
@@ -21,9 +20,8 @@ UNLEARNING = 60
 
 def shorten(set_attribute, set_item):
     """Changes this process by the functions of a monkeypatch; an inspection takes a third of the time."""
-    search = registry.get("inspections", "trigger_inversion")
     set_attribute(inspect, "PATCHES", PATCHES)
-    set_item(registry._registered["inspections"], "trigger_inversion", functools.partial(search, steps=STEPS))
+    set_item(registry.get("inspections", "trigger_inversion").__init__.__kwdefaults__, "steps", STEPS)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from abd_hub.commands.output import speaks
 from abd_hub.core.errors import Interrupted
@@ -148,7 +149,9 @@ def sweep(arguments: Sequence[str]) -> int:
     elif failed:
         print(format_failures(states))
     if not chosen.json:
-        print(f"wrote {plan.file.output_dir}/results.md")
+        results = Path(plan.file.output_dir, "results.md")
+        rows = [line for line in results.read_text("utf-8").splitlines() if line.startswith("|")]
+        print("\n".join([*rows, f"wrote {results}"]))
     return int(failed)
 
 

@@ -111,7 +111,7 @@ def test_intervals_that_were_set_stay():
 
 def test_frugal_settings_leave_what_was_set():
     found = frugal(config("fast", student_steps=7)).synthesizer
-    assert (found.student_steps, found.batch_size) == (7, 64)
+    assert (found.student_steps, found.batch_size) == (7, 128)
 
 
 def test_the_costs_of_a_run_are_those_of_its_rounds():

@@ -62,7 +62,9 @@ def test_real_runs_a_failure_among_them_and_the_same_command_again(capsys, place
     capsys.readouterr()
     assert main(["sweep", file]) == 0
     shown = capsys.readouterr()
-    assert shown.out == "wrote out/results.md\n"
+    *table, last = shown.out.splitlines()
+    assert last == "wrote out/results.md" and table[0].startswith("| teacher.id | attack | seeds |")
+    assert len(table) == 2 + 2, "a row a teacher"
     assert shown.err.splitlines() == [
         "1 of 2 runs were finished before",
         f"[1/2] {bad} running",

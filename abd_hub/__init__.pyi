@@ -33,6 +33,10 @@ from abd_hub.core.errors import (
     Interrupted as Interrupted,
     visible_line as visible_line,
 )
+from abd_hub.core.findings import (
+    Finding as Finding,
+    headline as headline,
+)
 from abd_hub.core.inspections import (
     FoundTrigger as FoundTrigger,
     Inspection as Inspection,
@@ -68,6 +72,9 @@ from abd_hub.core.records import (
 from abd_hub.core.registry import (
     catalog as catalog,
     find_plugin as find_plugin,
+)
+from abd_hub.core.verdicts import (
+    verdict as verdict,
 )
 from abd_hub.data.mixed import (
     MixedImages as MixedImages,

@@ -142,6 +142,7 @@ def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, An
 
     print(_table(records))
     print(f"\n{NOTE}\n{OTHER[trigger]}\n\nwrote {out}: summary.json, README.md, and a folder for every model")
+    print(f"see them in the browser: abd-hub app {out}/teacher {out}/plain {out}/auto {out}/abd")
     return summary
 
 
@@ -259,6 +260,8 @@ class _Run:
         if code != 0:
             output = self.log.read_text(encoding="utf-8")
             raise RuntimeError(f"distilling {self.name} ended with {code}:\n{output}")
+        if not self.log.stat().st_size:
+            self.log.unlink()
         return True
 
     def progress(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from abd_hub import EvalReport, Rate, RunRecord
+from abd_hub import Finding, Rate, RunRecord, headline, verdict
 from abd_hub_app.distil_job import State, View
 from abd_hub_app.text import as_html
 
@@ -17,9 +17,15 @@ _NO_CURVES = (
     "agreement_unseen_by_chance",
 )
 _MOST_CURVES = 6
-_TAKEN_OVER = 0.5
-_LEARNED = 0.9
-"""Sets a share of the teacher's accuracy; below it a low ASR says nothing, as a trigger may come later."""
+_TONES = {"warning": ("✗", "fooled"), "neutral": ("~", "open"), "good": ("✓", "steady")}
+"""Holds mark and color for each level of a finding."""
+_TITLES = {
+    "accuracy": "Accuracy",
+    "attack": "Attack",
+    "agreement": "Agreement",
+    "inspection": "Inspection",
+    "untried": "Not tried",
+}
 
 
 def progress(view: View, rounds: int, limit: float) -> str:
@@ -64,17 +70,23 @@ def curves(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def result(record: RunRecord) -> str:
-    """Returns the content of the record, with the verdict on every attack first."""
-    parts = [_verdict(record, place) for place in range(len(_triggers(record.student_report)))]
+    """Returns the content of the record, with the library's verdict first."""
+    found = verdict(record)
     if record.student_report is None:
-        parts.append(
-            told(
-                "Not measured",
-                "The page has no test images for this teacher; the student's accuracy and ASR are unknown.",
-                "open",
-            )
-        )
-    return f'<div class="abd-cards">{"".join(parts)}</div>{_measured(record)}{_facts(record)}'
+        text = "The page has no test images for this teacher; the student's accuracy and ASR are unknown."
+        found = (Finding("untried", "neutral", text), *found)
+    cards = "".join(_card(finding) for finding in found)
+    head = f'<p class="abd-status"><b>{as_html(headline(found))}</b></p>'
+    return f'{head}<div class="abd-cards">{cards}</div>{_measured(record)}{_facts(record)}'
+
+
+def _card(finding: Finding) -> str:
+    mark, tone = _TONES[finding.level]
+    return (
+        f'<section class="abd-card abd-{tone}"><h3>{_TITLES[finding.kind]}</h3>'
+        f'<p class="abd-verdict"><span aria-hidden="true">{mark}</span> {as_html(finding.text, 400)}</p>'
+        "</section>"
+    )
 
 
 def _status(view: View, rounds: int, limit: float) -> str:
@@ -125,38 +137,17 @@ def _curve(name: str, rows: Sequence[Mapping[str, float]]) -> str:
     )
 
 
-def _triggers(report: EvalReport | None) -> Sequence[object]:
-    return report.triggers if report else ()
-
-
-def _verdict(record: RunRecord, place: int) -> str:
-    teacher, student = record.teacher_report, record.student_report
-    assert teacher is not None and student is not None, "both are measured or neither"
-    before, after = teacher.triggers[place].asr, student.triggers[place].asr
-    attack = f"{student.triggers[place].trigger} to label {student.triggers[place].target}"
-    if after.value >= _TAKEN_OVER:
-        mark, tone, words = "✗", "fooled", "The student has the backdoor."
-    elif student.accuracy.value < _LEARNED * teacher.accuracy.value:
-        mark, tone, words = "~", "open", "The student has learned too little for a verdict; see its accuracy."
-    elif 2 * after.high < before.low:
-        mark, tone, words = "✓", "steady", "The ASR on this attack is lower than the teacher's."
-    else:
-        mark, tone, words = "~", "open", "The ASR is not clearly lower than the teacher's."
-    return (
-        f'<section class="abd-card abd-{tone}"><h3>{as_html(attack)}</h3>'
-        f'<p class="abd-verdict"><span aria-hidden="true">{mark}</span> {words}</p>'
-        f"<p>ASR of the student {_rate(after)}, of its teacher {_rate(before)}.</p></section>"
-    )
-
-
 def _measured(record: RunRecord) -> str:
     if record.teacher_report is None or record.student_report is None:
         return ""
-    rows = [
-        (name, _rate(report.accuracy))
-        for name, report in (("teacher", record.teacher_report), ("student", record.student_report))
-    ]
-    return _table("Accuracy on clean test images", rows)
+    rows = []
+    for name, report in (("teacher", record.teacher_report), ("student", record.student_report)):
+        rows.append((f"accuracy of the {name}", _rate(report.accuracy)))
+        rows += [
+            (f"ASR of {attack.trigger} to class {attack.target}, {name}", _rate(attack.asr))
+            for attack in report.triggers
+        ]
+    return _table("Measured on test images", rows)
 
 
 def _facts(record: RunRecord) -> str:
@@ -175,8 +166,6 @@ def _facts(record: RunRecord) -> str:
         rows.append((defense.name.replace("_", " "), sentence))
     if not record.defenses:
         rows.append(("defense", "none"))
-    for agreement in record.agreement or ():
-        rows.append((f"agreement on {agreement.images}", agreement.sentence))
     return _table("The run", rows)
 
 

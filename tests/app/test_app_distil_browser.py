@@ -38,7 +38,7 @@ def test_a_run_from_beginning_to_push(app, browser, shots):
         playwright.expect(page.locator("#distil-progress polyline").first).to_be_visible(timeout=LONG)
         shots(page, "distil-running-1280.png")
         says(page, "Done: 6 rounds")
-        playwright.expect(page.locator("#distil-result")).to_contain_text("badnet_sq to label 0")
+        playwright.expect(page.locator("#distil-result")).to_contain_text("badnet_sq to class 0")
         playwright.expect(page.locator("#distil-pictures img").first).to_be_visible()
         with page.expect_download() as download:
             page.locator("#distil-download").click()

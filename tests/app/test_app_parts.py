@@ -1,6 +1,8 @@
 """Parts of the app that need no server: files and records of strangers, drawings, tables."""
 
 import csv
+import dataclasses
+import html
 import io
 import json
 import os
@@ -16,6 +18,7 @@ import torch
 from abd_hub_app import answers, guard, load_shelf, server
 from abd_hub_app.attention import overlay, place_in_words
 from abd_hub_app.compare import as_csv, rows
+from abd_hub_app.distil_shown import result
 from abd_hub_app.drawing import Drawn, read_drawing
 from abd_hub_app.examples import load_examples
 from abd_hub_app.images import MOST_PIXELS, read_picture, to_pixels
@@ -30,8 +33,10 @@ from abd_hub import (
     DataSpec,
     InputError,
     create_student,
+    headline,
     read_record,
     save_timm_folder,
+    verdict,
 )
 from abd_hub.models.view import timm_view
 
@@ -248,3 +253,15 @@ def test_a_model_without_its_teacher_or_record_is_shown(tmp_path):
 def test_largest_picture_is_read(tmp_path):
     file = png(2_000, MOST_PIXELS // 2_000, tmp_path)
     assert read_picture(file).size == (2_000, MOST_PIXELS // 2_000)
+
+
+@pytest.mark.parametrize("name", ["plain", "abd"])
+def test_a_finished_run_shows_the_librarys_verdict(name):
+    record = read_record(MODELS / name)
+    shown = result(record)
+    found = verdict(record)
+    assert html.escape(headline(found)) in shown
+    assert all(html.escape(finding.text) in shown for finding in found)
+    assert shown.count("abd-card ") == len(found)
+    unmeasured = result(dataclasses.replace(record, student_report=None, teacher_report=None))
+    assert "no test images" in unmeasured and "abd-steady" not in unmeasured

@@ -86,6 +86,8 @@ def test_the_inspection_names_the_class_and_the_purified_teacher_hands_less_over
 
 def test_every_model_is_a_folder_that_timm_loads(demo):
     out, printed = demo
+    assert f"abd-hub app {out}/teacher {out}/plain" in printed
+    assert all(log.stat().st_size for log in out.glob("*.log")), "an empty log says nothing"
     for name in ("teacher", "plain", "auto", "abd", "vaccine", "clean_kd"):
         model = timm.create_model(f"local-dir:{out / name}", pretrained=True).eval()
         assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 10)

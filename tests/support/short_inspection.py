@@ -13,7 +13,8 @@ PATCHES = 2000
 """In the place of 10,000."""
 STEPS = 120
 """In the place of 300; enough for a single pixel of its own color, but not for the demo's square."""
-
+SEARCH = 200
+"""In the place of 300; enough for the demo's square."""
 UNLEARNING = 60
 """In the place of 120 steps; enough for the demo."""
 
@@ -26,5 +27,6 @@ def shorten(set_attribute, set_item):
 
 if __name__ == "__main__":
     inspect.PATCHES = PATCHES
+    registry.get("inspections", "trigger_inversion").__init__.__kwdefaults__["steps"] = SEARCH
     registry.get("purifications", "trigger_unlearning").__init__.__kwdefaults__["steps"] = UNLEARNING
     sys.exit(main())

@@ -163,6 +163,8 @@ def gpu_table() -> str:
     for file in sorted(folder.glob("long_zskt_*.json")):
         facts = json.loads(file.read_text())
         precision = {"no": "float32"}.get(facts["mixed_precision"], facts["mixed_precision"])
+        if facts["dynamo_backend"] != "no":
+            precision = f"{precision}, {facts['dynamo_backend']}"
         rows.append(
             [
                 precision,
@@ -230,7 +232,8 @@ def performance_facts(facts: dict) -> str:
     lines = [
         f"({size['teacher']} to {size['student']}, {size['batch_size']} images a step, of "
         f"{size['image_size']} pixels; medians of {facts['turns']} alternating turns,\nlowest and highest in "
-        f"brackets; pairs are published / here; device {facts['device']}, {facts['threads']} threads,\n"
+        f"brackets; pairs are published / here; device {facts['device'].partition(' (')[0]}, "
+        f"threads: {facts['threads']},\n"
         f"{facts['machine']}, torch {facts['torch']}; measured peak {peaks['float32']:.0f} GFLOP/s in "
         f"float32{in_bf16}.)\n"
     ]

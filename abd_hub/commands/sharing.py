@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from abd_hub.commands.output import show
 from abd_hub.core.folder import check_exists, check_file
@@ -49,19 +50,21 @@ def export(arguments: Sequence[str]) -> int:
         "Writes a classifier as one file that runs without abd-hub, with its normalization inside.",
         "abd-hub export MODEL FILE [options]",
         "abd-hub export runs/student student.pt2",
-        "abd-hub export runs/student student.onnx --format onnx",
+        "abd-hub export runs/student student.onnx",
     )
-    parser.add_argument("model", metavar="MODEL", help="Names a folder, a file or an id of the Hub.")
+    parser.add_argument("model", metavar="MODEL", help="Names a folder or an id of the Hub.")
     parser.add_argument("file", metavar="FILE", help="Writes this file; an existing one is replaced.")
     parser.add_argument(
         "--format",
-        default="torch-export",
         choices=tuple(_SUFFIXES),
-        help="Chooses a program of torch.export (.pt2) or ONNX (.onnx), which needs abd-hub[onnx].",
+        help="Chooses a program of torch.export (.pt2) or ONNX (.onnx, needs abd-hub[onnx]); by default the "
+        "end of FILE does.",
     )
     parser.add_argument("--json", action="store_true", help=_JSON)
     chosen = parser.read(arguments)
 
+    formats = {suffix: name for name, suffix in _SUFFIXES.items()}
+    chosen.format = chosen.format or formats.get(Path(chosen.file).suffix.lower(), "torch-export")
     check_file(chosen.file, "FILE", suffix=_SUFFIXES[chosen.format])
     from abd_hub.runs.export import export_model
 

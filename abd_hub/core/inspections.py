@@ -104,7 +104,14 @@ class InspectionReport:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> InspectionReport:
-        """Returns the report of ``to_json``, whose triggers have no tensors; None becomes NaN."""
+        """Returns the report of an inspection of all classes from ``to_json``; its triggers have no tensors.
+
+        Args:
+            facts: of such a report. A size that is None was infinite: no trigger reached the class.
+
+        Raises:
+            KeyError: a field is missing.
+        """
         statistics = {name: tuple(map(_number, row)) for name, row in facts["statistics"].items()}
         sizes = ("size", "ordinary_size")
         rows = [row | {name: _number(row[name]) for name in sizes} for row in facts["triggers"]]
@@ -153,7 +160,7 @@ def picture_name(family: str, label: int) -> str:
 
 
 def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    return math.inf if value is None else value
 
 
 def finite(value: float) -> float | None:

@@ -1,7 +1,7 @@
 """Shows how far a loop is, and the time that is left: a bar on a terminal, and lines in a file.
 
 A bar in a file is one line of thousands of characters. In its place a line comes every 30 seconds, also
-within a long step.
+within a long step. A notebook gets lines too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -24,32 +24,10 @@ COLUMNS = 100
 Value = TypeVar("Value")
 
 
-class Progress(Protocol):
-    """Shows a loop; ``tqdm`` is one."""
-
-    total: Any
-    """Holds the number of steps, which may change."""
-
-    def update(self, n: float = 1) -> Any:
-        """Counts ``n`` further steps."""
-
-    def set_postfix_str(self, s: str = "") -> Any:
-        """Shows a few words behind the numbers."""
-
-    def refresh(self) -> Any:
-        """Shows the present numbers."""
-
-    def __enter__(self) -> Any:
-        """Begins."""
-
-    def __exit__(self, *error: object) -> Any:
-        """Ends."""
-
-
 def progress(
     total: int, done: int = 0, *, unit: str, name: str | None = None, show: bool = True, leave: bool = True
 ) -> Any:
-    """Returns a ``Progress``, which only the first process shows.
+    """Returns ``tqdm`` or ``Lines``, which only the first process shows.
 
     Args:
         total: steps in all.
@@ -76,7 +54,7 @@ def over(values: Iterable[Value], total: int, *, unit: str, name: str) -> Iterat
 
 
 class Lines:
-    """Writes lines to standard error; see ``Progress``."""
+    """Writes lines to standard error, with those methods of ``tqdm`` that the loops use."""
 
     def __init__(self, total: int, done: int, unit: str, name: str | None) -> None:
         self.total, self.unit, self.name = total, unit, name
@@ -106,15 +84,18 @@ class Lines:
         name = f"{self.name}: " if self.name else ""
         counted = f"{name}{self.done:,.0f} of {self.total:,} {self.unit}s after {_clock(seconds)}"
         steps = self.done - self.first
-        left = f", about {_clock((self.total - self.done) * seconds / steps)} left" if steps else ""
+        ahead = max(0.0, self.total - self.done)
+        left = f", about {_clock(ahead * seconds / steps)} left" if steps else ""
         return counted + left + (f"; {self.words}" if self.words else "")
 
     def __enter__(self) -> Lines:
-        threading.Thread(target=self._write, daemon=True).start()
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
+        self._thread.join()  # no line may follow the end
 
     def _write(self) -> None:
         while not self._stop.wait(EVERY):

@@ -180,8 +180,10 @@ def evaluation_seconds(measurement: Measurement | None, classifiers: list[Classi
 
 
 def _inspection_seconds(purification: Mapping[str, Any] | None) -> float:
-    """Returns the seconds of the student's inspection, which takes as long as the teacher's."""
-    inspected = purification["inspected"] if purification else None
+    """Returns the seconds of the student's inspection, which takes as long as the teacher's or the copy's."""
+    if not purification:
+        return 0.0
+    inspected = purification["reinspected"] if purification["changed"] else purification["inspected"]
     return float(inspected["seconds"]) if inspected else 0.0
 
 

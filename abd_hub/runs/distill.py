@@ -373,7 +373,7 @@ def _write_evidence(path: Path, trainer: Trainer, seen: Tensor) -> None:
 
 
 def _write_pictures(path: Path, run: Run) -> None:
-    """Writes the files that ``run_pictures`` lists, except those of defenses and of the inspection."""
+    """Writes what ``run_pictures`` lists, except for defenses and inspection; few points make no curves."""
     assert run.trainer.last_images is not None, "fit keeps the images of the last round"
     write_images(path, "training_images.png", run.trainer.last_images[:32].float().cpu())
     write_curves(path, [_without_seconds(row) for row in read_log(path)])

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abd_hub.core import files
+from abd_hub.core import files, seeding
 from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.folder import check_file
+from abd_hub.core.records import DataSpec
 from abd_hub.models.classifier import Classifier, load_classifier
 from abd_hub.runs.inspect import default_images
 
@@ -89,13 +90,16 @@ def export_model(source: str, file: str | Path, format: str = "torch-export") ->
         file: the file to write; an existing one is replaced. It ends in .pt2 or .onnx.
         format: ``torch-export`` or ``onnx``.
 
+    Returns:
+        What was written, and how far its answers are from the classifier's.
+
     Raises:
         InputError: the format is unknown or needs a package that is absent, the classifier cannot be loaded
             or exported, the file cannot be written, or its answers differ.
     """
     check_format(format, file)
     classifier = load_classifier(source).freeze()
-    images = default_images(classifier.spec, most=CHECKED).float() / 255
+    images = _images(classifier.spec)
     expected = classifier(images)
 
     suffix, write, answer = FORMATS[format]
@@ -104,7 +108,7 @@ def export_model(source: str, file: str | Path, format: str = "torch-export") ->
         part = temporary.with_name(f"{temporary.name}{suffix}")
         try:
             _written(write, classifier, part)
-            share = _difference(answer(part, images), expected)
+            share = _difference(_tried(lambda: answer(part, images)), expected)
             if not share <= TOLERANCE:
                 raise InputError(
                     f"format: the {format} file answers differently by {share:.2g} of the largest logit; "
@@ -141,15 +145,27 @@ def _written(write: Writer, of: Classifier, file: Path) -> None:
         "input": f"pixels in [0, 1], (N, {spec.channels}, {spec.height}, {spec.width})",
         "output": f"logits, (N, {spec.num_classes})",
     }
+    _tried(lambda: write(Deployed(of).eval(), example, facts, file))
+
+
+def _tried(step: Callable[[], Any]) -> Any:
+    """Runs a step of a library that raises many kinds of errors for what it cannot trace or run."""
     try:
-        write(Deployed(of).eval(), example, facts, file)
+        return step()
     except InputError:
         raise
-    except Exception as error:  # the exporters raise many kinds for what they cannot trace
-        reason = reason_of(error)
+    except Exception as error:
         raise InputError(
-            f"format: this network cannot be exported ({reason}); use the other format"
+            f"format: this network cannot be exported ({reason_of(error)}); use the other format"
         ) from error
+
+
+def _images(spec: DataSpec) -> Tensor:
+    """Returns patches of photographs, or noise for channels that photographs lack."""
+    if spec.channels in (1, 3):
+        return default_images(spec, most=CHECKED).float() / 255
+    shape = (CHECKED, spec.channels, spec.height, spec.width)
+    return torch.rand(shape, generator=seeding.generator(0, "export"))
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
@@ -172,9 +188,11 @@ def _answer_torch(file: Path, images: Tensor) -> Tensor:
 
 
 def _write_onnx(network: Deployed, example: Tensor, facts: Facts, file: Path) -> None:
+    log = logging.getLogger("torch.onnx")
+    before = log.level
     with warnings.catch_warnings():  # the exporter warns of its own parts
         warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        log.setLevel(logging.ERROR)
         made = torch.onnx.export(
             _program(network, example),
             input_names=["pixels"],
@@ -182,6 +200,7 @@ def _write_onnx(network: Deployed, example: Tensor, facts: Facts, file: Path) ->
             external_data=False,
             verbose=False,
         )
+    log.setLevel(before)
     assert made is not None, "the exporter of programs returns one"
     made.model.metadata_props.update(facts)
     made.save(file, external_data=False)
@@ -197,7 +216,7 @@ def _answer_onnx(file: Path, images: Tensor) -> Tensor:
     return torch.from_numpy(logits)
 
 
-FORMATS: dict[str, tuple[str, Any, Any]] = {
+FORMATS: dict[str, tuple[str, Writer, Callable[[Path, Tensor], Tensor]]] = {
     "torch-export": (".pt2", _write_torch, _answer_torch),
     "onnx": (".onnx", _write_onnx, _answer_onnx),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -27,7 +28,8 @@ from abd_hub.report.grids import save_samples
 SAMPLES = "samples"
 """Names the folder of the pictures."""
 FEWEST_POINTS = 5
-"""Fewer rows of the log make no curve that means anything."""
+"""Fewer points make no curve that means anything."""
+_NO_CURVES = ("round", "planned_rounds")
 Record = TypeVar("Record")
 
 
@@ -79,7 +81,8 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 def write_curves(path: Path, rows: Sequence[Mapping[str, float]], **options: Any) -> None:
     """Writes samples/curves.png where there are ``FEWEST_POINTS``; ``options`` go to ``save_curves``."""
-    if len(rows) < FEWEST_POINTS:
+    points = Counter(name for row in rows for name in row if name not in _NO_CURVES)
+    if max(points.values(), default=0) < FEWEST_POINTS:
         return
     with files.atomic_path(path / SAMPLES / "curves.png") as temporary:
         save_curves(rows, temporary, **options)

@@ -379,7 +379,7 @@ def _indices(material: Material) -> dict[str, object]:
 
 
 def _write_pictures(path: Path, teacher: Classifier, material: Material) -> None:
-    """Writes the files that ``teacher_pictures`` lists."""
+    """Writes the files that ``teacher_pictures`` lists; too few points make no curves."""
     curves = [_curve_point(row) for row in read_log(path)]
     write_curves(path, curves, unit="epoch")
 

@@ -111,7 +111,8 @@ class Fast(BankMethod):
     def frugal(cls) -> dict[str, Any]:
         """Returns half the batch, half the generator and a tenth of the steps, without a reset.
 
-        With T = 20 a student of ``trojan_wm_2`` learned half as much in 20 core minutes as with T = 4.
+        After 20 core minutes a student of ``trojan_wm_2`` with hints had an accuracy of 0.33 with T = 20, and
+        0.55 with T = 4 and this warm-up. Hints are left out here, because not all blocks match.
         """
         small = {"batch_size": 128, "synthesis_batch_size": 64, "student_steps": 40}
         short = {"temperature": 4.0, "learning_rate_warmup": 0.1, "reset_first_layer_round": 0}

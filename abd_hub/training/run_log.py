@@ -50,7 +50,7 @@ class RunLog:
             rewind_log(self.path, self.counter, done)
 
     def bar(self, total: int, done: int, unit: str, name: str | None = None) -> Any:
-        """Returns what shows the progress, if ``options.progress`` is set; see ``progress``."""
+        """Returns what shows the progress, if ``options.progress`` is set."""
         return progress(total, done, unit=unit, name=name, show=self.options.progress)
 
     def is_due(self, done: int, total: int) -> bool:

@@ -74,7 +74,7 @@ def result(record: RunRecord) -> str:
     found = verdict(record)
     if record.student_report is None:
         text = "The page has no test images for this teacher; the student's accuracy and ASR are unknown."
-        found = (Finding("untried", "neutral", text), *found)
+        found = (Finding("untried", "neutral", text), *[one for one in found if one.kind != "untried"])
     cards = "".join(_card(finding) for finding in found)
     head = f'<p class="abd-status"><b>{as_html(headline(found))}</b></p>'
     return f'{head}<div class="abd-cards">{cards}</div>{_measured(record)}{_facts(record)}'

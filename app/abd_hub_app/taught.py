@@ -155,7 +155,7 @@ def show(model: ShownModel) -> Shown:
     """Returns the content of a run's folder, without parts that are missing or cannot be read."""
     evidence = _evidence(model.folder)
     rows = _read_log(model.folder / "log.jsonl")
-    unit = "epoch" if isinstance(model.record, TeacherRecord) else "pseudo-batch"
+    unit = "epoch" if isinstance(model.record, TeacherRecord) else "round"
     return Shown(
         facts=facts(model),
         note=note(evidence),

@@ -14,6 +14,7 @@ from torch import nn
 
 from abd_hub import Classifier, DataSpec, InputError, create_student, export_model, load_classifier
 from abd_hub.cli import main
+from abd_hub.commands import sharing
 from abd_hub.models.saving import save_timm_folder
 from abd_hub.runs import export
 
@@ -40,6 +41,9 @@ def vit():
 NETWORKS = {
     "residual": lambda: create_student("wrn_10_1", DataSpec(3, 8, 8, LABELS), (0.3,) * 3, (0.4,) * 3, seed=0),
     "gray": lambda: create_student("wrn_10_1", DataSpec(1, 8, 8, LABELS), (0.3,), (0.4,), seed=0),
+    "two channels": lambda: create_student(
+        "wrn_10_1", DataSpec(2, 8, 8, LABELS), (0.3,) * 2, (0.4,) * 2, seed=0
+    ),
     "transformer": vit,
 }
 
@@ -78,6 +82,10 @@ def file_input(classifier):
     return classifier.spec.channels, classifier.spec.height, classifier.spec.width
 
 
+def test_the_command_offers_all_formats():
+    assert {name: row[0] for name, row in export.FORMATS.items()} == sharing._SUFFIXES
+
+
 @pytest.fixture
 def folder(tmp_path):
     save_timm_folder(nets.randomized(NETWORKS["residual"]()).freeze(), tmp_path / "student")
@@ -113,7 +121,7 @@ def test_an_onnx_file_names_its_classes(folder, tmp_path, capsys):
     import onnx
 
     file = tmp_path / "student.onnx"
-    assert main(["export", str(folder), str(file), "--format", "onnx"]) == 0
+    assert main(["export", str(folder), str(file)]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(f"wrote {file}: ") and said[0].endswith("pixels 3x8x8 in [0, 1]")
     assert "64 patches of photographs" in said[1] and len(said) == 2
@@ -155,7 +163,7 @@ def test_a_file_with_other_answers_is_not_kept(format, folder, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["x.onnx"], "FILE: x.onnx must end in .pt2"),
+        (["x.tflite"], "FILE: x.tflite must end in .pt2"),
         (["x.pt2", "--format", "onnx"], "FILE: x.pt2 must end in .onnx"),
         (["nowhere/x.pt2"], "FILE: there is no folder nowhere"),
     ],

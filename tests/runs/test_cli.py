@@ -19,6 +19,7 @@ from pathlib import Path
 
 import accelerator_state
 import pytest
+import quick_python
 import timm
 import torch
 import yaml
@@ -443,7 +444,8 @@ def test_a_real_process(teacher, tmp_path):
 
 def test_a_reader_that_wants_one_line_ends_the_command_quietly(finished):
     typed = ["evaluate", str(finished), "--dataset=digits", "--limit=20", "--json"]
-    line = f"{shlex.quote(sys.executable)} -m abd_hub {shlex.join(typed)} | head -1; echo ${{PIPESTATUS[0]}}"
+    python = shlex.quote(quick_python.executable())
+    line = f"{python} -m abd_hub {shlex.join(typed)} | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", line], check=False, capture_output=True, text=True, cwd=ROOT, timeout=300
     )

@@ -6,6 +6,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from abd_hub import SelfRetrospection, ShufflingVaccine, Trainer, TrainerOptions, Zskt
+from abd_hub.training.trainer import forward
 
 
 def learn(backend, attention_weight):
@@ -43,3 +44,24 @@ def test_a_compiled_student_learns_the_same(attention_weight):
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_the_teachers_answers_outlive_the_next_pass():
+    """A backend of graphs writes the results of every pass into the same memory."""
+    teacher = nets.randomized(nets.wrn("wrn_10_1", base_width=4)).freeze()
+    student = nets.wrn("wrn_10_1", seed=1, base_width=4)
+    options = TrainerOptions(progress=False, checkpoint_every=0, dynamo_backend="aot_eager")
+    trainer = Trainer(teacher, student, Zskt(rounds=1, batch_size=8), options=options)
+    memory = torch.empty(4, teacher.spec.num_classes)
+
+    def reusing(model, pixels, with_blocks):
+        logits, blocks = forward(model, pixels, with_blocks)
+        return memory.copy_(logits), blocks
+
+    trainer._forward = reusing
+    pixels = torch.rand(4, 3, teacher.spec.height, teacher.spec.width)
+    batch = trainer._batch(pixels)
+    with torch.no_grad():
+        reusing(student, pixels, False)
+    assert torch.equal(batch.teacher_logits, teacher(pixels))
+    assert not torch.equal(batch.teacher_logits, memory)

@@ -212,7 +212,7 @@ class TrainerOptions(Settings, place="trainer"):
     trackers: list[str] = field(default_factory=list)
     """Reports to these trackers of accelerate as well, for example trackio or tensorboard."""
     progress: bool = True
-    """Shows the progress of the rounds, as a bar on a terminal and as lines in a file."""
+    """Shows a bar on a terminal, and lines in a file."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

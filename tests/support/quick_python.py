@@ -148,7 +148,8 @@ class Host:
         process = os.fork()
         if process:
             self.running[connection] = process
-            connection.sendall(f"{process}\n".encode())
+            with contextlib.suppress(OSError):  # who waits was killed meanwhile; select tells it, too
+                connection.sendall(f"{process}\n".encode())
             for file in files:
                 os.close(file)
             return None

@@ -310,10 +310,9 @@ def install(running: Running, command: Command) -> None:
 
 @runs("uv")
 def install_by_uv(running: Running, command: Command) -> None:
-    """Its ``pip install`` reads the words of pip, and two of its own."""
-    words = list(command.words[3:])
+    """Its ``pip install`` reads the words of pip, and some of its own."""
+    words = [word for word in command.words[3:] if word not in ("--compile-bytecode", "--system-certs")]
     assert command.words[1:3] == ("pip", "install") and words[words.index("--python") + 1] == ".venv"
-    words.remove("--compile-bytecode")
     del words[words.index("--python") : words.index("--python") + 2]
     check_install(words)
 

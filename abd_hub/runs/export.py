@@ -10,7 +10,8 @@ import importlib.util
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,22 +189,32 @@ def _answer_torch(file: Path, images: Tensor) -> Tensor:
 
 
 def _write_onnx(network: Deployed, example: Tensor, facts: Facts, file: Path) -> None:
-    log = logging.getLogger("torch.onnx")
-    before = log.level
-    with warnings.catch_warnings():  # the exporter warns of its own parts
-        warnings.simplefilter("ignore")
-        log.setLevel(logging.ERROR)
+    program = _program(network, example)
+    with _quiet():
         made = torch.onnx.export(
-            _program(network, example),
+            program,
             input_names=["pixels"],
             output_names=["logits"],
             external_data=False,
             verbose=False,
         )
-    log.setLevel(before)
     assert made is not None, "the exporter of programs returns one"
     made.model.metadata_props.update(facts)
     made.save(file, external_data=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's words about its own parts from the terminal."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def _answer_onnx(file: Path, images: Tensor) -> Tensor:

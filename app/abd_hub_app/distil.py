@@ -200,7 +200,12 @@ class Distil:
         """Yields the values for the page after every change, until the run is over."""
         before = None
         while True:
-            view = await asyncio.to_thread(self.queue.look, job)
+            try:
+                view = await asyncio.to_thread(self.queue.look, job)
+            except RuntimeError as error:
+                if "after shutdown" not in str(error):
+                    raise
+                return  # the server ends; nobody reads a further answer
             now = (view.state, view.before, view.round, int(view.seconds), view.stopping)
             if job.over or view.state not in (State.WAITING, State.RUNNING):
                 break

@@ -25,8 +25,17 @@ from abd_hub.cli import main
 DIGITS = tuple("0123456789")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_agreements():
+    """A student and its teacher are compared on fewer images; 1,256 for a ResNet-18 take ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("abd_hub.runs.agreement.PATCHES", 60)
+        patch.setattr("abd_hub.training.agreement.UNSEEN", 60)
+        yield
+
+
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory):
+def parts(few_agreements, tmp_path_factory):
     """What stands for the models, data and pictures that the documents name."""
     folder = tmp_path_factory.mktemp("parts")
     labels = abd_hub.DataSpec(3, 8, 8, DIGITS)

@@ -1,5 +1,12 @@
-"""A small classifier of the embedded digits, with a backdoor or without; training it takes two seconds."""
+"""A small classifier of the embedded digits, with a backdoor or without; training it takes two seconds.
 
+All processes of the tests share the weights of those that are trained.
+"""
+
+import tempfile
+from pathlib import Path
+
+import quick_python
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -34,14 +41,28 @@ def planted(seed: int, *, poisoned: bool, norm: bool = True, epochs: int = 12) -
     with seeded(seed, "planted network"):
         net = network(norm)
     model = Classifier(net, DataSpec(3, 8, 8, DIGITS), (0.3,) * 3, (0.4,) * 3)
-    return trained(model, seed, poisoned=poisoned, epochs=epochs)
+    return shared(f"norm{norm}", model, seed, poisoned=poisoned, epochs=epochs)
 
 
 def planted_timm(seed: int, *, poisoned: bool) -> Classifier:
     """The same with a network that ``save_timm_folder`` writes."""
     spec, args = DataSpec(3, 8, 8, DIGITS), {"base_width": 4}
     model = create_student("wrn_10_1", spec, (0.3,) * 3, (0.4,) * 3, seed=3, model_args=args)
-    return trained(model, seed, poisoned=poisoned, epochs=8)
+    return shared("timm", model, seed, poisoned=poisoned, epochs=8)
+
+
+def shared(name: str, model: Classifier, seed: int, *, poisoned: bool, epochs: int) -> Classifier:
+    """Trains it, or takes the weights that another test has trained; their file goes with the host."""
+    folder = Path(quick_python.executable()).parent
+    weights = folder / f"{name}-{seed}-{poisoned}-{epochs}.pt"
+    if weights.exists():
+        model.load_state_dict(torch.load(weights))
+        return model.freeze()
+    trained(model, seed, poisoned=poisoned, epochs=epochs)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        torch.save(model.state_dict(), file)
+    Path(file.name).replace(weights)
+    return model
 
 
 def trained(model: Classifier, seed: int, *, poisoned: bool, epochs: int) -> Classifier:

@@ -51,7 +51,8 @@ from abd_hub.learning.progress import progress
 from abd_hub.models.classifier import Classifier, create_student, load_classifier
 from abd_hub.report.figures import save_accuracy_asr
 from abd_hub.runs.image_statistics import channel_statistics
-from abd_hub.runs.poison import Material, train_and_write
+from abd_hub.runs.poison import train_and_write
+from abd_hub.runs.poisoned_folder import Material
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.teacher_trainer import TeacherTrainer
 from abd_hub.triggers import build_trigger

@@ -31,6 +31,7 @@ from abd_hub.training.agreement import AgreementMeter
 from abd_hub.training.checkpoints import Checkpoints, restore_scaler, scaler_state
 from abd_hub.training.hints import make_hints
 from abd_hub.training.pace import Pace
+from abd_hub.training.remaining import Remaining
 from abd_hub.training.requirements import check_parts
 from abd_hub.training.run_log import RunClock, RunLog, RunningMeans
 from abd_hub.training.running import any_process, make_accelerator, stop_requests
@@ -107,6 +108,8 @@ class Trainer:
         places = folder, self.accelerator, self.options
         self.log, self.checkpoints = RunLog(*places, "round"), Checkpoints(*places)
         self.agreement = AgreementMeter(self.networks, method, self.options, held_back)
+        self.remaining = Remaining()
+        """Estimates the time left, for the bar alone; a run with a forecast puts another one here."""
         self.last_images: Tensor | None = None
         """Holds the images of the last round as the teacher saw them, (N, C, H, W); None before the end."""
 
@@ -144,8 +147,10 @@ class Trainer:
         self.student.train()
         self.clock.start()
 
-        with stop_requests() as stop, self.log.bar(self.method.rounds, self.round, "round") as bar:
+        left = self.remaining.left
+        with stop_requests() as stop, self.log.bar(self.method.rounds, self.round, "round", left) as bar:
             self._keep_pace(bar)
+            self.remaining.begin()
             while self.round < self.method.rounds:
                 self._round(self.round)
                 self.round += 1
@@ -154,6 +159,7 @@ class Trainer:
                 self._keep_pace(bar)
                 self._measure()
                 self._after_round(bar)
+                self.remaining.after_round(self.round, self.method.rounds)
                 if any_process(bool(stop), self.accelerator.device):
                     self._save()
                     raise Interrupted(f"stopped after round {self.round} of {self.method.rounds}")

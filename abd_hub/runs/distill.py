@@ -20,13 +20,14 @@ from abd_hub.config.options import (
     plugin_name,
     without_paths,
 )
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, quiet_stops
 from abd_hub.core.record_file import environment, record_to_json
 from abd_hub.core.records import EvalReport, ModelRef, RunRecord
 from abd_hub.data.images import ImageData, load_images, overlap
 from abd_hub.evaluation.measurement import Measurement, load_measurement, load_model, make_watch
 from abd_hub.learning.progress import followed_by, lasting, shown
 from abd_hub.models.classifier import Classifier
+from abd_hub.models.speed import speeds
 from abd_hub.models.view import in_channels
 from abd_hub.models.weights import sized
 from abd_hub.publish.card import render_card, run_pictures
@@ -71,8 +72,8 @@ def distill(
         Interrupted: the run was stopped and can be resumed.
     """
     began = time.monotonic() if began is None else began
-    with shown(config.trainer.progress):
-        return _distilled(config, teacher, began)
+    with shown(config.trainer.progress), quiet_stops():
+        return _distilled(config, teacher, began).at(config.output_dir)
 
 
 def _distilled(config: DistillConfig, teacher: Classifier | None, began: float) -> RunRecord:
@@ -329,6 +330,7 @@ def _record(
         purification=run.purification,
         student_inspection=inspected,
         agreement=measured_agreement(trainer.agreement),
+        speed=speeds(teacher=run.teacher, student=trainer.student),
     )
 
 

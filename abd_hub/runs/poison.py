@@ -14,7 +14,7 @@ from torch import Tensor
 from abd_hub.config.options import TriggerOptions, without_paths
 from abd_hub.config.poison import PoisonConfig
 from abd_hub.core import files
-from abd_hub.core.errors import InputError, Interrupted
+from abd_hub.core.errors import InputError, Interrupted, quiet_stops
 from abd_hub.core.record_file import environment
 from abd_hub.core.records import DataSpec, EvalReport, ModelRef, PoisonFacts, Rate, TeacherRecord
 from abd_hub.core.seeding import derive_seed
@@ -64,7 +64,7 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
             the finished run could not be pushed.
         Interrupted: the run was stopped and can be resumed.
     """
-    with shown(config.trainer.progress):
+    with shown(config.trainer.progress), quiet_stops():
         return _poisoned_teacher(config)
 
 

@@ -212,7 +212,7 @@ class Lines:
     def line(self, seconds: float) -> str:
         """Returns the line after so many seconds of this part of the loop."""
         name = f"{self.name}: " if self.name else ""
-        counted = f"{name}{self.done:,.0f} of {self.total:,} {self.unit}s after {_time(seconds)}"
+        counted = f"{name}{self.done:,.0f} of {self.total:,} {_several(self.unit)} after {_time(seconds)}"
         left = self.clock.text(max(0.0, self.total - self.done), seconds)
         about = "" if left == "?" else f", about {left} left"
         return counted + about + (f"; {self.words}" if self.words else "")
@@ -229,6 +229,10 @@ class Lines:
     def _write(self) -> None:
         while not self._stop.wait(EVERY):
             print(self.line(time.monotonic() - self.began), file=sys.stderr, flush=True)
+
+
+def _several(unit: str) -> str:
+    return f"{unit}es" if unit.endswith("ch") else f"{unit}s"
 
 
 def _time(seconds: float) -> str:

@@ -133,8 +133,7 @@ def save_verdicts(
 ) -> None:
     """Draws clean and triggered images, and under each image the verdict of every model.
 
-    An image is a hit if it gets the target only once it has the trigger. The verdict then gets a filled box
-    with a cross. Any other mistake stands in gray brackets.
+    A verdict that is the target only with the trigger gets a filled box. Other mistakes stand in brackets.
 
     Args:
         clean: (N, C, H, W) float in [0, 1].

@@ -15,19 +15,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from abd_hub.config.options import (
-    DistillConfig,
-    plugin_name,
-    without_paths,
-)
+from abd_hub.config.options import DistillConfig, plugin_name, without_paths
 from abd_hub.core.errors import InputError, quiet_stops
 from abd_hub.core.record_file import environment, record_to_json
 from abd_hub.core.records import EvalReport, ModelRef, RunRecord
 from abd_hub.data.images import ImageData, load_images, overlap
 from abd_hub.evaluation.measurement import Measurement, load_measurement, load_model, make_watch
+from abd_hub.evaluation.speed import speeds
 from abd_hub.learning.progress import followed_by, lasting, shown
 from abd_hub.models.classifier import Classifier
-from abd_hub.models.speed import speeds
 from abd_hub.models.view import in_channels
 from abd_hub.models.weights import sized
 from abd_hub.publish.card import render_card, run_pictures

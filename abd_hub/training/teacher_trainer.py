@@ -103,18 +103,14 @@ class TeacherTrainer:
         self.optimizer = self._optimizer()
         # An incomplete last batch is left out, because a batch of one has no BatchNorm statistics.
         self.steps = len(labels) // recipe.batch_size
-        self.epoch = 0
-        self.step = 0
+        self.epoch, self.step = 0, 0
 
         self.clock = RunClock()
         self.log = RunLog(folder, self.accelerator, self.options, "epoch")
         self.checkpoints = Checkpoints(folder, self.accelerator, self.options)
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.logged_epoch = 0
-        self.pace = Pace(recipe.epochs)
-        """Gives the number of all epochs; a run whose epochs were raised puts another one here."""
-        self.remaining = Remaining()
-        """Estimates the time left, for the bar alone; a run with a forecast puts another one here."""
+        self.pace, self.remaining = Pace(recipe.epochs), Remaining()  # a run may put others here
         self.stopped = False
         """Says whether a stop signal came in the last epoch, too late to interrupt the run."""
         self.generator_state: Tensor | None = None

@@ -92,8 +92,7 @@ class Trainer:
         device = self.accelerator.device
         self.teacher = teacher.freeze().to(device).to(memory_format=torch.channels_last)
         self.student = student.to(device).to(memory_format=torch.channels_last)
-        self.method, self.seed, self.watch = method, seed, watch
-        self.defenses = list(defenses)
+        self.method, self.seed, self.watch, self.defenses = method, seed, watch, list(defenses)
         check_parts(self.teacher, self.student, method, self.defenses, self.options, self.accelerator)
 
         self.defense = Combined(self.defenses)
@@ -103,13 +102,12 @@ class Trainer:
         self.optimizer = StudentOptimizer(method, self.student, self.defenses, self.accelerator, self.hints)
         self._forward = compiled(forward, self.options.dynamo_backend)
 
-        self.round, self._answered, self.pace = 0, False, pace or Pace(method.rounds)
+        self.round, self._answered = 0, False
+        self.pace, self.remaining = pace or Pace(method.rounds), Remaining()  # a run may put another one here
         self.clock, self.figures = RunClock(), RunningMeans()
         places = folder, self.accelerator, self.options
         self.log, self.checkpoints = RunLog(*places, "round"), Checkpoints(*places)
         self.agreement = AgreementMeter(self.networks, method, self.options, held_back)
-        self.remaining = Remaining()
-        """Estimates the time left, for the bar alone; a run with a forecast puts another one here."""
         self.last_images: Tensor | None = None
         """Holds the images of the last round as the teacher saw them, (N, C, H, W); None before the end."""
 

@@ -31,6 +31,7 @@ def test_a_line_tells_what_is_done_and_what_is_left():
     assert Lines(2000, 0, "step", "purify").line(0) == "purify: 0 of 2,000 steps after 0:00"
     bar.update()
     assert bar.n == 45
+    assert Lines(40, 0, "batch", "evaluate").line(0) == "evaluate: 0 of 40 batches after 0:00"
 
 
 def test_what_follows_a_loop_counts():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -64,8 +65,12 @@ class Measurement:
             seconds: about how long each takes, and then the control, for the time left that is shown.
         """
         reports = []
+        began = time.monotonic()
         for index, classifier in enumerate(classifiers):
-            with followed_by(sum(seconds[index + 1 :])):
+            # What has been measured so far corrects what is still expected.
+            expected = sum(seconds[:index])
+            slower = (time.monotonic() - began) / expected if expected else 1.0
+            with followed_by(slower * sum(seconds[index + 1 :])):
                 report = self._evaluate(classifier, per_class=self.per_class)
                 reports.append(self._with_corrupted(classifier, report))
         if self.control is None:

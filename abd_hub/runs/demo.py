@@ -40,10 +40,12 @@ from abd_hub.config.poison import (
 )
 from abd_hub.config.recipe import TeacherRecipe
 from abd_hub.core import files
+from abd_hub.core.findings import headline
 from abd_hub.core.folder import OutputFolder, in_use
 from abd_hub.core.processes import RunProcess, thread_settings
 from abd_hub.core.record_file import read_record
 from abd_hub.core.records import DataSpec, EvalReport, RunRecord
+from abd_hub.core.verdicts import verdict
 from abd_hub.data.images import load_images
 from abd_hub.data.poisoning import hold_out, poison
 from abd_hub.evaluation.measurement import Measurement, load_measurement
@@ -145,8 +147,8 @@ def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, An
         files.write_text(out / "README.md", _card(records, shown))
         files.write_json(out / SUMMARY_FILE, summary)
 
-    print(_table(records))
-    print(f"\n{NOTE}\n{OTHER[trigger]}\n\nwrote {out}: summary.json, README.md, and a folder for every model")
+    print(_told(records))
+    print(f"{OTHER[trigger]}\n\nwrote {out}: summary.json, README.md, and a folder for every model")
     print(f"see them in the browser: abd-hub app {out}/teacher {out}/plain {out}/auto {out}/abd")
     return summary
 
@@ -302,6 +304,12 @@ def _table(records: Mapping[str, RunRecord]) -> str:
     return format_table(list(_reports(records).items()))
 
 
+def _told(records: Mapping[str, RunRecord]) -> str:
+    """Returns the table, the first words of each student's verdict, and what each student is."""
+    verdicts = "\n".join(f"{name:9} {headline(verdict(record))}" for name, record in records.items())
+    return f"{_table(records)}\n\n{verdicts}\n\n{NOTE}"
+
+
 def _summary(records: Mapping[str, RunRecord], seconds: float) -> dict[str, Any]:
     rows = {name: _summary_row(report) for name, report in _reports(records).items()}
     return {"seconds": round(seconds, 1), "teacher": rows.pop("teacher"), "students": rows}
@@ -337,7 +345,7 @@ def _write_pictures(
 def _card(records: Mapping[str, RunRecord], shown: Sequence[tuple[str, str]]) -> str:
     pictures = "\n\n".join(f"![{caption}]({file})" for file, caption in shown)
     defenses = "\n".join(_defense_lines(records))
-    return f"# abd-hub demo\n\n```\n{_table(records)}\n\n{NOTE}\n```\n\n{defenses}\n\n{pictures}\n"
+    return f"# abd-hub demo\n\n```\n{_told(records)}\n```\n\n{defenses}\n\n{pictures}\n"
 
 
 def _defense_lines(records: Mapping[str, RunRecord]) -> Sequence[str]:

@@ -28,7 +28,10 @@ def demo(arguments: Sequence[str]) -> int:
         "abd-hub demo --trigger blend --output-dir blend-demo",
     )
     parser.add_argument(
-        "--output-dir", default="abd-demo", metavar="FOLDER", help="Writes the results to this new folder."
+        "--output-dir",
+        default="abd-demo",
+        metavar="FOLDER",
+        help="Writes the results to this folder. An unfinished demo in it goes on.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Seeds every random draw.")
     parser.add_argument(
@@ -39,12 +42,16 @@ def demo(arguments: Sequence[str]) -> int:
     )
     chosen = parser.read(arguments)
 
-    from abd_hub.core.folder import check_folder
+    from abd_hub.config.demo import check_unfinished
 
-    check_folder(chosen.output_dir, "output-dir", existing="empty", remedy="use another --output-dir")
+    check_unfinished(chosen.output_dir)
     from abd_hub.runs.demo import run_demo
 
-    run_demo(chosen.output_dir, chosen.seed, chosen.trigger)
+    try:
+        run_demo(chosen.output_dir, chosen.seed, chosen.trigger)
+    except KeyboardInterrupt:
+        print("abd-hub: interrupted; repeat the command to go on", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -32,7 +32,9 @@ class SettingsFile:
         if not sections.intersection(map(section_name, self.content)):
             return self
 
-        node = yaml.compose(Path(self.path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        # The source has lost the sections of an earlier call.
+        text = Path(self.path).read_text(encoding="utf-8") if self.source == self.path else self.source
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
         assert isinstance(node, yaml.MappingNode), "read_settings has seen a mapping"
 
         node.value = [pair for pair in node.value if section_name(pair[0].value) not in sections]

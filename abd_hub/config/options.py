@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import yaml
 
 from abd_hub.config.durations import parse_duration
+from abd_hub.config.planned import check_planned
 from abd_hub.core import registry
 from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.core.errors import InputError
@@ -289,26 +290,11 @@ class DistillConfig(PushOptions):
             object.__setattr__(self, "budget", AUTO_NAME)
         if self.budget not in (None, AUTO_NAME):
             parse_duration(str(self.budget), "budget")
-        self._check_planned()
-        refuse_infinite(self.to_dict())
-
-    def _check_planned(self) -> None:
-        pairs = self.planned_rounds
-        if not pairs:
-            return
-        if self.budget is not None:
+        if self.planned_rounds and self.budget is not None:
             raise InputError("planned_rounds: follow from the budget; leave out one of the two")
-        fit = all(len(pair) == 2 and pair[0] >= 0 and pair[1] >= 1 for pair in pairs)
-        begins = [pair[0] for pair in pairs]
-        if not fit or begins[0] != 0 or sorted(set(begins)) != begins:
-            raise InputError(
-                f"planned_rounds: must be pairs [round, number of rounds], by rounds from 0, got {pairs}"
-            )
-        if pairs[-1][1] != self.synthesizer.rounds and not self.resume:  # resuming may raise it
-            raise InputError(
-                f"planned_rounds: end with {pairs[-1][1]} rounds, but the method has "
-                f"{self.synthesizer.rounds}; make both the same"
-            )
+        rounds = 0 if self.synthesizer is AUTO else self.synthesizer.rounds
+        check_planned(self.planned_rounds, "round", rounds, "method", resume=self.resume)
+        refuse_infinite(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of config.yaml, with plug-ins by name and with every default."""

@@ -237,6 +237,7 @@ def parse_poison(arguments: Sequence[str]) -> PoisonConfig:
         recipe=found[recipe],
         evaluation=found.evaluation,
         trainer=found.trainer,
+        planned_epochs=found.planned_epochs,
         **{field.name: found[field.name] for field in dataclasses.fields(PushOptions)},
     )
 
@@ -257,7 +258,7 @@ def _poison_parser(recipe: str) -> StrictParser:
     )
     about = "Trains a classifier on a data set, with a backdoor if --poison.trigger names one."
     parser = make_parser("abd-hub poison", about, page)
-    _add_run(parser)
+    _add_planned(_add_run(parser), "epoch", "a run whose epochs were raised")
     add_section(parser, "Data to learn from", TrainingDataOptions, "data")
     add_section(parser, "Network", NetworkOptions, "network")
     add_section(parser, "Attack", PoisonOptions, "poison")
@@ -286,13 +287,17 @@ def _add_budget(group: Any) -> None:
         "rounds follow, with the settings that depend on them. Without rounds and without a budget, it is "
         f"{DEFAULT_BUDGETS[True]} on a processor and {DEFAULT_BUDGETS[False]} on an accelerator.",
     )
+    _add_planned(group, "round", "a run with a budget")
+
+
+def _add_planned(group: Any, unit: str, run: str) -> None:
     group.add_argument(
-        "--planned_rounds",
+        f"--planned_{unit}s",
         type=list[list[int]],
         default=[],
         metavar="PAIRS",
-        help="Repeats a run with a budget, whose config.yaml has these pairs of a round and the number of "
-        "rounds from there on.",
+        help=f"Repeats {run}, whose config.yaml has these pairs of a{'n' * (unit == 'epoch')} {unit} and the "
+        f"number of {unit}s from there on.",
     )
 
 
@@ -349,4 +354,4 @@ def _add_looks(group: Any) -> None:
 
 def _rare(**sections: str) -> frozenset[str]:
     names = {f"{section}.{name}" for section, fields in sections.items() for name in fields.split()}
-    return frozenset(names | {"print_config", "planned_rounds"})
+    return frozenset(names | {"print_config", "planned_rounds", "planned_epochs"})

@@ -18,6 +18,7 @@ from abd_hub.config.options import (
     refuse_infinite,
     without_paths,
 )
+from abd_hub.config.planned import check_planned
 from abd_hub.config.recipe import RECIPES, TeacherRecipe
 from abd_hub.core.errors import InputError
 from abd_hub.core.settings import Count, CountOrZero, Range, Settings, ShareBelowOne
@@ -131,6 +132,9 @@ class PoisonConfig(PushOptions):
     trigger of the poisoning."""
     trainer: TeacherTrainerOptions = field(default_factory=TeacherTrainerOptions)
     """Describes how the run is carried out."""
+    planned_epochs: list[list[int]] = field(default_factory=list)
+    """Lists pairs of an epoch and the number of all epochs on which the schedule counts from there on. A run
+    whose epochs were raised writes them, and another run repeats it with them."""
     seed: int = 0
     """Seeds every random draw."""
     resume: bool = False
@@ -138,6 +142,7 @@ class PoisonConfig(PushOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_planned(self.planned_epochs, "epoch", self.recipe.epochs, "recipe", resume=self.resume)
         refuse_infinite(self.to_dict())
         if self.evaluation.every:
             raise InputError(
@@ -156,6 +161,7 @@ class PoisonConfig(PushOptions):
             name: dataclasses.asdict(self.recipe),
             "evaluation": dataclasses.asdict(self.evaluation),
             "trainer": dataclasses.asdict(self.trainer),
+            "planned_epochs": [list(pair) for pair in self.planned_epochs],
             "seed": self.seed,
         }
 

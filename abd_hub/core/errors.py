@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
 LONGEST_REASON = 200
@@ -39,14 +40,16 @@ class MissingOptions(InputError):
 
     def __init__(self, reason: str, examples: Mapping[str, str], place: str | None = None) -> None:
         self.reason, self.examples = reason, dict(examples)
+        # Such a model scales its input itself, or does not scale it at all.
+        raw = "; mean 0 and std 1 if the model takes raw pixels" if {"mean", "std"} & set(examples) else ""
         if place is None:
             shown = ", ".join(f"{name} (such as {value})" for name, value in examples.items())
-            super().__init__(f"{', '.join(examples)}: {reason}; pass {shown}")
+            super().__init__(f"{', '.join(examples)}: {reason}; pass {shown}{raw}")
         else:
             shown = " ".join(f"--{place}{name} {shlex.quote(value)}" for name, value in examples.items())
             names = ", ".join(f"{place}{name}" for name in examples)
             own = ", with the numbers of your model" if {"mean", "std", "input_size"} & set(examples) else ""
-            super().__init__(f"{names}: {reason}; give {shown}{own}")
+            super().__init__(f"{names}: {reason}; give {shown}{own}{raw}")
 
     def typed(self, place: str) -> MissingOptions:
         """Returns the same error for the command line, where ``place`` is the prefix of the options."""
@@ -61,23 +64,43 @@ class Interrupted(Exception):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
-        if not isinstance(sys.excepthook, _QuietEnd):
-            sys.excepthook = _QuietEnd(sys.excepthook)
+        _hook()
+
+
+@contextmanager
+def quiet_stops() -> Iterator[None]:
+    """Lets a Ctrl-C in this context end the program with one line where nobody catches it."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        _hook().stop = stop
+        raise
 
 
 class _QuietEnd:
-    """Is the hook for exceptions that nobody catches; it is set by the first ``Interrupted``, once."""
+    """Is the hook for exceptions that nobody catches; it is set by the first stop, once."""
 
     def __init__(self, before: Callable[..., object]) -> None:
         self.before = before
+        self.stop: KeyboardInterrupt | None = None
+        """Holds the newest Ctrl-C within a run; another one keeps its traceback."""
 
     def __call__(
         self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, Interrupted):
             print(f"abd-hub: {error}; continue with resume=True", file=sys.stderr)
+        elif error is self.stop:
+            print("abd-hub: interrupted", file=sys.stderr)
         else:
             self.before(kind, error, traceback)
+
+
+def _hook() -> _QuietEnd:
+    """Returns the hook for exceptions that nobody catches, and sets it where it is not set yet."""
+    if not isinstance(sys.excepthook, _QuietEnd):
+        sys.excepthook = _QuietEnd(sys.excepthook)
+    return sys.excepthook
 
 
 def one_line(text: str) -> str:

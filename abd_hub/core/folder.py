@@ -239,7 +239,7 @@ def _check_unfinished(path: Path, resume: bool) -> None:
 
 def _check_run(path: Path, resume: bool, config_yaml: str, may_differ: Collection[str]) -> None:
     _check_unfinished(path, resume)
-    stored = _without(_parse((path / CONFIG_FILE).read_text(encoding="utf-8"), path), may_differ)
+    stored = _without(_read(path), may_differ)
     wanted = _without(_parse(config_yaml, path), may_differ)
     difference = _first_difference(stored, wanted)
     if difference:
@@ -263,6 +263,29 @@ def _is_empty(path: Path) -> bool:
     # A process that died before it wrote the configuration leaves a lock file or a temporary file.
     names = {entry.name for entry in path.iterdir()}
     return all(name == _LOCK_FILE or TEMPORARY.match(name) for name in names)
+
+
+def stored_config(folder: str | Path) -> dict[str, Any]:
+    """Returns the configuration of the unfinished run in a folder.
+
+    It is empty where there is no such run. A damaged file counts as none, and the claim of the folder refuses
+    it.
+    """
+    path = Path(folder)
+    if not is_ours(path) or (path / RECORD_FILE).exists():
+        return {}
+    try:
+        return _read(path)
+    except InputError:
+        return {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = (path / CONFIG_FILE).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path / CONFIG_FILE}: is no text in UTF-8; {_OTHER}") from error
+    return _parse(text, path)
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:

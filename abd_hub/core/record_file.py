@@ -117,7 +117,7 @@ def read_record(folder: str | Path) -> RunRecord:
     Raises:
         InputError: the folder holds none, or none that can be read.
     """
-    return _read(folder, record_from_json)
+    return _read(folder, record_from_json).at(folder)
 
 
 def read_teacher_record(folder: str | Path) -> TeacherRecord:

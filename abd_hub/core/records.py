@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from abd_hub.core.errors import visible_line
@@ -151,6 +153,10 @@ class EvalReport:
     largest_answer: float | None = None
     """Share of the clean images that get the most frequent answer; 1 where all images get one class."""
 
+    def __repr__(self) -> str:
+        """Returns the rates as ``str`` does; ``dataclasses.asdict`` gives every field."""
+        return f"EvalReport\n{self}"
+
     def __str__(self) -> str:
         """Returns the rates in words, on one line for the accuracy and one for each attack."""
         lines = [f"accuracy {self.accuracy}"]
@@ -252,7 +258,21 @@ class RunRecord:
     """Inspection of the student, as ``InspectionReport.to_json`` gives it; None without one."""
     agreement: tuple[Agreement, ...] | None = None
     """Agreement of student and teacher, without labels; None in older records."""
+    speed: Mapping[str, float] | None = None
+    """Images a second of ``teacher`` and ``student`` on ``device``, in float32; None in older records."""
     schema_version: int = 1
+
+    @property
+    def folder(self) -> str | None:
+        """The run's folder on this machine, for ``load_classifier``; None where a record came without one."""
+        place: str | None = self.__dict__.get("_folder")
+        return place
+
+    def at(self, folder: str | Path) -> RunRecord:
+        """Returns the same record with the folder in which it was found; no file holds it."""
+        found = copy.copy(self)
+        object.__setattr__(found, "_folder", str(folder))
+        return found
 
     def __repr__(self) -> str:
         """Returns who learned from whom, and the verdict; ``record_to_json`` gives every field."""

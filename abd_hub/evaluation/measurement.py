@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from abd_hub.evaluation.attacks import Attack, check_inputs
 from abd_hub.evaluation.counting import Answers, evaluate, evaluate_answers
 from abd_hub.evaluation.label_match import match_labels
 from abd_hub.evaluation.rates import with_control
+from abd_hub.learning.progress import followed_by
 from abd_hub.models.classifier import Classifier, load_with
 from abd_hub.models.preprocessing import Options
 from abd_hub.training.trainer import Watch
@@ -55,12 +57,22 @@ class Measurement:
         """Measures clean accuracy and all attacks on the classifier's device, shared by all processes."""
         return self.reports([classifier])[0]
 
-    def reports(self, classifiers: Sequence[Classifier]) -> list[EvalReport]:
-        """Returns ``report`` of each classifier; the control is measured once for all."""
+    def reports(self, classifiers: Sequence[Classifier], seconds: Sequence[float] = ()) -> list[EvalReport]:
+        """Returns ``report`` of each classifier; the control is measured once for all.
+
+        Args:
+            classifiers: to be measured.
+            seconds: about how long each takes, and then the control, for the time left that is shown.
+        """
         reports = []
-        for classifier in classifiers:
-            report = self._evaluate(classifier, per_class=self.per_class)
-            reports.append(self._with_corrupted(classifier, report))
+        began = time.monotonic()
+        for index, classifier in enumerate(classifiers):
+            # What has been measured so far corrects what is still expected.
+            expected = sum(seconds[:index])
+            slower = (time.monotonic() - began) / expected if expected else 1.0
+            with followed_by(slower * sum(seconds[index + 1 :])):
+                report = self._evaluate(classifier, per_class=self.per_class)
+                reports.append(self._with_corrupted(classifier, report))
         if self.control is None:
             return reports
 
@@ -76,6 +88,7 @@ class Measurement:
             self.attacks,
             batch_size=self.batch_size,
             per_class=self.per_class,
+            progress=True,
         )
         return self._with_corrupted(classifier, report), answers
 
@@ -93,6 +106,7 @@ class Measurement:
             self.attacks,
             batch_size=self.batch_size,
             per_class=per_class,
+            progress=True,
         )
 
     def _with_corrupted(self, classifier: Classifier, report: EvalReport) -> EvalReport:
@@ -100,7 +114,7 @@ class Measurement:
             return report
         splits = []
         for data in self.corrupted:
-            clean = evaluate(classifier, data.images, data.labels, batch_size=self.batch_size)
+            clean = evaluate(classifier, data.images, data.labels, batch_size=self.batch_size, progress=True)
             splits.append(SplitReport(data.ref, clean.accuracy))
         return dataclasses.replace(report, corrupted=tuple(splits))
 

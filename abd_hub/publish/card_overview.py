@@ -58,7 +58,19 @@ def _table(record: RunRecord, cleaned: dict[str, Any] | None) -> list[list[str]]
         cells = [shown(models.get(column, record.teacher)) for column in reports]
         if any(cells):
             rows.append([name, *(cell or "-" for cell in cells), *("-" for _ in control)])
-    return rows
+    return [*rows, *_speed_row(record, reports, control)]
+
+
+def _speed_row(
+    record: RunRecord, reports: dict[str, EvalReport | None], control: Sequence[str]
+) -> list[list[str]]:
+    """Returns a row with the images a second; none for an older record. A copy is as fast as its teacher."""
+    speed = record.speed
+    if not speed:
+        return []
+    cells = [speed.get(name, speed.get("teacher")) for name in reports]
+    shown = ["-" if cell is None else f"{cell:,.3g}" if cell < 1000 else f"{cell:,.0f}" for cell in cells]
+    return [["images a second", *shown, *("-" for _ in control)]]
 
 
 def _accuracies(reports: dict[str, EvalReport | None], control: Sequence[str]) -> list[str]:

@@ -128,18 +128,19 @@ def save_verdicts(
     triggered: Any,
     rows: Mapping[str, tuple[list[str], list[str]]],
     true_labels: Sequence[str],
+    target: str,
     path: str | Path,
 ) -> None:
     """Draws clean and triggered images, and under each image the verdict of every model.
 
-    A verdict is the trigger's work if the model is right on the clean image and wrong on the triggered one.
-    It gets a filled box with a cross. Any other mistake stands in gray brackets.
+    A verdict that is the target only with the trigger gets a filled box. Other mistakes stand in brackets.
 
     Args:
         clean: (N, C, H, W) float in [0, 1].
         triggered: the same images with the trigger.
         rows: model name to (verdicts on clean, verdicts on triggered), N label names each.
         true_labels: N label names.
+        target: label name to which the trigger leads.
         path: the PNG file to write.
 
     Raises:
@@ -157,7 +158,7 @@ def save_verdicts(
         board.images(pictures[part], title)
         for name, pair in rows.items():
             columns = zip(true_labels, pair[0], pair[part], strict=True)
-            kinds = [_kind(part, true, before, now) for true, before, now in columns]
+            kinds = [_kind(part, true, before, now, target) for true, before, now in columns]
             board.verdicts(_short(name), [_short(label, 14) for label in pair[part]], kinds)
         board.top += board.BREAK
     board.legend()
@@ -229,10 +230,10 @@ def _scatter(axis: Any, title: str, points: Sequence[tuple[str, Rate, Rate]]) ->
     _tidy(axis)
 
 
-def _kind(part: int, true: str, before: str, now: str) -> str:
+def _kind(part: int, true: str, before: str, now: str, target: str) -> str:
     if now == true:
         return "right"
-    return "backdoor" if part == 1 and before == true else "mistake"
+    return "backdoor" if part == 1 and now == target != before else "mistake"
 
 
 def _panels(log: Sequence[Mapping[str, float]]) -> dict[str, list[str]]:

@@ -78,7 +78,7 @@ class VerdictBoard:
         """Explains the marks, below all rows."""
         self._box(self.left + 0.16, 0.24)
         self._text(self.left + 0.16, "✗", color="white", fontweight="bold")
-        note = "right when clean, wrong with the trigger      (gray) any other mistake"
+        note = "gets the target only with the trigger      (gray) any other mistake"
         self.axis.text(
             self.left + 0.36, self.top + self.LINE / 2, note, ha="left", va="center", fontsize=8, color=GRAY
         )

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from typing import Any
 import torch
 import yaml
 
+from abd_hub.config.demo import SUMMARY_FILE, check_unfinished
 from abd_hub.config.options import EvaluationOptions, TriggerOptions
 from abd_hub.config.poison import (
     NetworkOptions,
@@ -38,11 +40,12 @@ from abd_hub.config.poison import (
 )
 from abd_hub.config.recipe import TeacherRecipe
 from abd_hub.core import files
-from abd_hub.core.errors import InputError
-from abd_hub.core.folder import check_folder
+from abd_hub.core.findings import headline
+from abd_hub.core.folder import OutputFolder, in_use
 from abd_hub.core.processes import RunProcess, thread_settings
 from abd_hub.core.record_file import read_record
 from abd_hub.core.records import DataSpec, EvalReport, RunRecord
+from abd_hub.core.verdicts import verdict
 from abd_hub.data.images import load_images
 from abd_hub.data.poisoning import hold_out, poison
 from abd_hub.evaluation.measurement import Measurement, load_measurement
@@ -51,7 +54,8 @@ from abd_hub.learning.progress import progress
 from abd_hub.models.classifier import Classifier, create_student, load_classifier
 from abd_hub.report.figures import save_accuracy_asr
 from abd_hub.runs.image_statistics import channel_statistics
-from abd_hub.runs.poison import Material, train_and_write
+from abd_hub.runs.poison import train_and_write
+from abd_hub.runs.poisoned_folder import Material
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.teacher_trainer import TeacherTrainer
 from abd_hub.triggers import build_trigger
@@ -71,6 +75,8 @@ ZSKT = {"rounds": 400, "batch_size": 64, "attention_weight": 0, "generator_chann
 # the vaccine check accepted no draw: copies set apart 0.5 to 1.3 % of the images, and the check demands 2 %.
 # Its authors then switch the vaccine off, and its row would repeat the plain one; the demo skips the check.
 VACCINE = {"layers": 2, "check": False}
+CONTROL = "clean_kd"
+"""Student without a backdoor, whose rate stands beside the ASR of the others."""
 STUDENTS: dict[str, dict[str, Any]] = {
     "plain": {"synthesizer": "zskt", "zskt": ZSKT},
     "auto": {"synthesizer": "zskt", "zskt": ZSKT, "purification": "auto"},
@@ -117,7 +123,7 @@ def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, An
     """Trains the teacher and its students, prints the table and returns the content of summary.json.
 
     Args:
-        output_dir: new or empty folder.
+        output_dir: new or empty folder, or that of the same demo, which then goes on.
         seed: seeds poisoning, teacher and students.
         trigger: a name of ``TRIGGERS``, with which the teacher is poisoned.
 
@@ -125,42 +131,44 @@ def run_demo(output_dir: str, seed: int, trigger: str = "patch") -> dict[str, An
         InputError: the folder is in use.
     """
     began = time.monotonic()
-    out = _new_folder(output_dir)
+    check_unfinished(output_dir)
+    out = Path(output_dir)
+    settings = yaml.safe_dump({"kind": "demo", "seed": seed, "trigger": trigger}, sort_keys=False)
+    with OutputFolder.open(out, resume=True, config_yaml=settings):
+        # One thread is fastest for such tiny networks, and it gives the same bits on any number of cores.
+        torch.set_num_threads(1)
+        teacher = _teacher(out / "teacher", TRIGGERS[trigger], seed)
 
-    # One thread is fastest for such tiny networks, and it gives the same bits on any number of cores.
-    torch.set_num_threads(1)
-    print("poisoning and training the teacher", file=sys.stderr)
-    teacher = _teacher(out / "teacher", TRIGGERS[trigger], seed)
+        _distill_all(out, TRIGGERS[trigger], seed)
+        records = {name: read_record(out / name) for name in STUDENTS}
 
-    _distill_all(out, TRIGGERS[trigger], seed)
-    records = {name: read_record(out / name) for name in STUDENTS}
+        summary = _summary(records, time.monotonic() - began)
+        shown = _write_pictures(out, TRIGGERS[trigger], teacher, records)
+        files.write_text(out / "README.md", _card(records, shown))
+        files.write_json(out / SUMMARY_FILE, summary)
 
-    summary = _summary(records, time.monotonic() - began)
-    shown = _write_pictures(out, TRIGGERS[trigger], teacher, records)
-    files.write_text(out / "README.md", _card(records, shown))
-    files.write_json(out / "summary.json", summary)
-
-    print(_table(records))
-    print(f"\n{NOTE}\n{OTHER[trigger]}\n\nwrote {out}: summary.json, README.md, and a folder for every model")
+    print(_told(records))
+    print(f"{OTHER[trigger]}\n\nwrote {out}: summary.json, README.md, and a folder for every model")
     print(f"see them in the browser: abd-hub app {out}/teacher {out}/plain {out}/auto {out}/abd")
     return summary
 
 
-def _new_folder(output_dir: str) -> Path:
-    remedy = "use another --output-dir"
-    check_folder(output_dir, "output-dir", existing="empty", remedy=remedy)
-
-    out = Path(output_dir)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"output-dir: {output_dir} cannot be created ({error.strerror}); {remedy}"
-        ) from error
-    return out
-
-
 def _teacher(out: Path, attack: Mapping[str, Any], seed: int) -> Classifier:
+    """Returns the teacher of an earlier part of the demo, or trains it."""
+    if _is_finished(out):
+        return load_classifier(f"local-dir:{out}")
+    if out.exists():
+        shutil.rmtree(out)  # a demo was stopped on the way, and the teacher takes seconds
+    print("poisoning and training the teacher", file=sys.stderr)
+    return _trained_teacher(out, attack, seed)
+
+
+def _is_finished(folder: Path) -> bool:
+    """Returns whether a folder holds a finished run; a teacher's gets its config.yaml last."""
+    return (folder / files.RECORD_FILE).is_file() and (folder / files.CONFIG_FILE).is_file()
+
+
+def _trained_teacher(out: Path, attack: Mapping[str, Any], seed: int) -> Classifier:
     """Trains the teacher and writes its folder, which can be pushed like any other."""
     data = load_images("digits", "train")
     poisoned = poison(data, build_trigger(attack["name"], attack["options"]), TARGET, POISON_RATE, seed)
@@ -195,17 +203,21 @@ def _teacher(out: Path, attack: Mapping[str, Any], seed: int) -> Classifier:
 
 
 def _distill_all(out: Path, attack: Mapping[str, Any], seed: int) -> None:
-    """Distills two students at a time, each by an ordinary ``abd-hub distill``, with one bar over all."""
-    evaluation = {"evaluation": _evaluation(attack)}
-    waiting = [_Run(out, name, settings | evaluation, seed) for name, settings in STUDENTS.items()]
-    total = sum(run.rounds for run in waiting)
+    """Distills the students that are not there yet, each by an ordinary ``abd-hub distill``, with one bar.
+
+    The control comes first, because all others are measured beside it. Then there are two at a time.
+    """
+    names = [CONTROL, *(name for name in STUDENTS if name != CONTROL)]
+    runs = [_Run(out, name, STUDENTS[name] | _evaluation(out, name, attack), seed) for name in names]
+    total = sum(run.rounds for run in runs)
+    waiting = [run for run in runs if not _is_finished(run.folder)]
+    done = sum(run.rounds for run in runs if run not in waiting)
     running: list[_Run] = []
-    done = 0
 
     try:
-        with progress(total, unit="round", name="distilling") as bar:
+        with progress(total, done, unit="round", name="distilling") as bar:
             while waiting or running:
-                while waiting and len(running) < 2:
+                while waiting and len(running) < (1 if _is_control(running, waiting) else 2):
                     running.append(waiting.pop(0).start())
 
                 time.sleep(0.2)
@@ -220,9 +232,14 @@ def _distill_all(out: Path, attack: Mapping[str, Any], seed: int) -> None:
             run.stop()
 
 
-def _evaluation(attack: Mapping[str, Any]) -> dict[str, Any]:
+def _is_control(running: Sequence[_Run], waiting: Sequence[_Run]) -> bool:
+    return CONTROL in (run.name for run in (*running, *waiting))
+
+
+def _evaluation(out: Path, name: str, attack: Mapping[str, Any]) -> dict[str, Any]:
+    control = {} if name == CONTROL else {"control": {"id": f"local-dir:{out / CONTROL}"}}
     # The curves need 20 measurements a run; on 539 images of 8x8 these take a second or two.
-    return {"dataset": "digits", "triggers": [dict(attack)], "every": 20}
+    return {"evaluation": {"dataset": "digits", "triggers": [dict(attack)], "every": 20, **control}}
 
 
 class _Run:
@@ -246,7 +263,10 @@ class _Run:
         files.write_text(self.config, yaml.safe_dump({**common, **settings}, sort_keys=False))
 
     def start(self) -> _Run:
-        command = [sys.executable, "-m", CHILD, "distill", "--config", str(self.config)]
+        """Starts the run, or goes on with it after that of an earlier demo, which was killed, has ended."""
+        while in_use(self.folder):
+            time.sleep(0.2)
+        command = [sys.executable, "-m", CHILD, "distill", "--config", str(self.config), "--resume"]
         environment = os.environ | thread_settings(1)
         with self.log.open("wb") as log:
             self.process = RunProcess(command, output=DEVNULL, errors=log, environment=environment)
@@ -284,6 +304,12 @@ def _table(records: Mapping[str, RunRecord]) -> str:
     return format_table(list(_reports(records).items()))
 
 
+def _told(records: Mapping[str, RunRecord]) -> str:
+    """Returns the table, the first words of each student's verdict, and what each student is."""
+    verdicts = "\n".join(f"{name:9} {headline(verdict(record))}" for name, record in records.items())
+    return f"{_table(records)}\n\n{verdicts}\n\n{NOTE}"
+
+
 def _summary(records: Mapping[str, RunRecord], seconds: float) -> dict[str, Any]:
     rows = {name: _summary_row(report) for name, report in _reports(records).items()}
     return {"seconds": round(seconds, 1), "teacher": rows.pop("teacher"), "students": rows}
@@ -319,7 +345,7 @@ def _write_pictures(
 def _card(records: Mapping[str, RunRecord], shown: Sequence[tuple[str, str]]) -> str:
     pictures = "\n\n".join(f"![{caption}]({file})" for file, caption in shown)
     defenses = "\n".join(_defense_lines(records))
-    return f"# abd-hub demo\n\n```\n{_table(records)}\n\n{NOTE}\n```\n\n{defenses}\n\n{pictures}\n"
+    return f"# abd-hub demo\n\n```\n{_told(records)}\n```\n\n{defenses}\n\n{pictures}\n"
 
 
 def _defense_lines(records: Mapping[str, RunRecord]) -> Sequence[str]:

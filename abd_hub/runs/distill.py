@@ -15,18 +15,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from abd_hub.config.options import (
-    DistillConfig,
-    plugin_name,
-    without_paths,
-)
-from abd_hub.core import files
-from abd_hub.core.errors import InputError
+from abd_hub.config.options import DistillConfig, plugin_name, without_paths
+from abd_hub.core.errors import InputError, quiet_stops
 from abd_hub.core.record_file import environment, record_to_json
 from abd_hub.core.records import EvalReport, ModelRef, RunRecord
-from abd_hub.core.yaml_text import YamlError, read_yaml
 from abd_hub.data.images import ImageData, load_images, overlap
 from abd_hub.evaluation.measurement import Measurement, load_measurement, load_model, make_watch
+from abd_hub.evaluation.speed import speeds
+from abd_hub.learning.progress import followed_by, lasting, shown
 from abd_hub.models.classifier import Classifier
 from abd_hub.models.view import in_channels
 from abd_hub.models.weights import sized
@@ -34,12 +30,13 @@ from abd_hub.publish.card import render_card, run_pictures
 from abd_hub.publish.push import plan_push, push_finished
 from abd_hub.report.evidence import gather_images, write_evidence
 from abd_hub.runs.agreement import held_back_patches, measured_agreement
-from abd_hub.runs.budget import Chooser, finished_config, timing_config
+from abd_hub.runs.budget import FINISH_SECONDS, Chooser, finished_config, timing_config
 from abd_hub.runs.choosing import make_student, plan_text, with_device, with_teacher
 from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
+from abd_hub.runs.forecast import Outlook
 from abd_hub.runs.pinning import pinned_run
 from abd_hub.runs.purified_teacher import inspect_student, inspection_precision, purify_teacher
-from abd_hub.runs.raising import with_raised_rounds
+from abd_hub.runs.raising import as_begun, with_raised_rounds
 from abd_hub.runs.verdicts import write_verdicts
 from abd_hub.training.pace import Pace
 from abd_hub.training.running import claimed, device_name, make_accelerator
@@ -71,6 +68,11 @@ def distill(
         Interrupted: the run was stopped and can be resumed.
     """
     began = time.monotonic() if began is None else began
+    with shown(config.trainer.progress), quiet_stops():
+        return _distilled(config, teacher, began).at(config.output_dir)
+
+
+def _distilled(config: DistillConfig, teacher: Classifier | None, began: float) -> RunRecord:
     config = with_device(asked := as_begun(config))
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     destination = plan_push(config, config.output_dir, "student", accelerator)
@@ -84,7 +86,7 @@ def distill(
             loaded = parts.teacher.to(accelerator.device)
             run = Run(config, trainer, loaded, purification, parts.measurement, began)
             origin = {"teacher_from_python": True} if teacher else {}
-            record = _run(_within_budget(run, parts), parts.real, origin)
+            record = _run(_within_budget(run, parts), parts, origin)
     finally:
         if config.trainer.trackers:
             accelerator.end_training()
@@ -176,19 +178,6 @@ class Run:
         return {"teacher": self.teacher, **copied, "student": self.trainer.student}
 
 
-def as_begun(config: DistillConfig) -> DistillConfig:
-    """Returns a run's configuration with the purification as it began: none, before there was a choice."""
-    file = Path(config.output_dir) / files.CONFIG_FILE
-    if not config.resume or config.purification != "auto" or not file.is_file():
-        return config
-    try:
-        stored = read_yaml(file.read_text(encoding="utf-8"))
-    except (YamlError, UnicodeDecodeError):
-        return config  # the claim of the folder refuses the file
-    older = isinstance(stored, dict) and "purification" not in stored
-    return dataclasses.replace(config, purification="none") if older else config
-
-
 def _trainer(config: DistillConfig, teacher: Classifier, parts: Parts, pace: Pace) -> Trainer:
     accelerator, real = parts.accelerator, parts.real
     student = make_student(config, teacher)
@@ -252,7 +241,9 @@ def _real_images(config: DistillConfig, measurement: Measurement | None) -> Imag
     return data.of_one_size(remedy)
 
 
-def _run(run: Run, real: ImageData | None, origin: dict[str, Any]) -> RunRecord:
+def _run(run: Run, parts: Parts, origin: dict[str, Any]) -> RunRecord:
+    outlook = Outlook(run.config, list(run.classifiers().values()), run.measurement, run.purification)
+    outlook.follow(run.trainer, lambda timed, teacher: parts.trainer(timed, teacher=teacher))
     run.trainer.fit(resume=run.config.resume)
     if run.config.budget is not None:
         run = dataclasses.replace(run, config=finished_config(run.config, run.trainer))
@@ -262,12 +253,8 @@ def _run(run: Run, real: ImageData | None, origin: dict[str, Any]) -> RunRecord:
             (run.measurement.data.ref, run.measurement.control) if run.measurement else (None, None)
         )
         run = dataclasses.replace(run, config=pinned_run(run.config, run.teacher.ref, data, control))
-    began = time.monotonic()
-    measured = run.classifiers()
-    reports: dict[str, EvalReport | None] = dict.fromkeys(measured)
-    if run.measurement:
-        reports |= dict(zip(measured, run.measurement.reports(list(measured.values())), strict=True))
-    record = _record(run, reports, time.monotonic() - began)
+    record = _record(run, *_measured(run, outlook), _inspected(run, outlook))
+    real = parts.real
     record = dataclasses.replace(
         record, config={**record.config, **origin}, training_data=real.ref if real else None
     )
@@ -283,16 +270,40 @@ def _run(run: Run, real: ImageData | None, origin: dict[str, Any]) -> RunRecord:
     return finish(run.config, run.trainer.accelerator, record, write)
 
 
-def _record(run: Run, reports: Mapping[str, EvalReport | None], seconds: float) -> RunRecord:
+def _measured(run: Run, outlook: Outlook) -> tuple[dict[str, EvalReport | None], float]:
+    """Returns a report for each name of ``Run.classifiers``, None without a measurement, and the seconds."""
+    began = time.monotonic()
+    models = run.classifiers()
+    reports: dict[str, EvalReport | None] = dict.fromkeys(models)
+    if run.measurement:
+        with followed_by(outlook.after_evaluation):
+            measured = run.measurement.reports(list(models.values()), outlook.evaluation)
+        reports |= dict(zip(models, measured, strict=True))
+    return reports, time.monotonic() - began
+
+
+def _inspected(run: Run, outlook: Outlook) -> Mapping[str, Any] | None:
+    """Returns the inspection of the student as JSON; None without one."""
+    precision = inspection_precision(run.config.trainer)
+    with lasting(outlook.inspection), followed_by(FINISH_SECONDS):
+        return inspect_student(run.purification, run.trainer.student, run.config.seed, precision)
+
+
+def _record(
+    run: Run,
+    reports: Mapping[str, EvalReport | None],
+    seconds: float,
+    inspected: Mapping[str, Any] | None,
+) -> RunRecord:
     """Returns the record, which still lacks the hash of the weights file.
 
     Args:
         run: finished.
         reports: by the names of ``Run.classifiers``.
         seconds: duration of the measurement.
+        inspected: the student's inspection as JSON; None without one.
     """
     config, trainer, measurement = run.config, run.trainer, run.measurement
-    precision = inspection_precision(config.trainer)
     student = ModelRef(Path(config.output_dir).resolve().name, config.student.architecture)
     return RunRecord(
         method=plugin_name("synthesizers", config.synthesizer),
@@ -313,8 +324,9 @@ def _record(run: Run, reports: Mapping[str, EvalReport | None], seconds: float) 
         control=measurement.control.ref if measurement and measurement.control else None,
         synthesis=trainer.synthesizer.facts() or None,
         purification=run.purification,
-        student_inspection=inspect_student(run.purification, trainer.student, config.seed, precision),
+        student_inspection=inspected,
         agreement=measured_agreement(trainer.agreement),
+        speed=speeds(teacher=run.teacher, student=trainer.student),
     )
 
 

@@ -13,8 +13,9 @@ from abd_hub.config.options import DistillConfig
 from abd_hub.config.poison import PoisonConfig
 from abd_hub.runs.budget import evaluation_seconds, measured_costs, timing_config
 from abd_hub.runs.choosing import inspection_seconds, plan_text, with_device
-from abd_hub.runs.distill import as_begun, opened
+from abd_hub.runs.distill import opened
 from abd_hub.runs.poison import opened as opened_teacher
+from abd_hub.runs.raising import as_begun
 from abd_hub.training.running import make_accelerator
 
 
@@ -37,7 +38,7 @@ def dry_distill(config: DistillConfig) -> str:
         costs = measured_costs(trainer, late=late_rounds(chosen) > 0)
         longer = chosen.synthesizer.timed()[1]
         rounds = dataclasses.replace(costs, update=longer * costs.update).run(chosen)
-        measuring = evaluation_seconds(parts.measurement, [parts.teacher, trainer.student])
+        measuring = sum(evaluation_seconds(parts.measurement, [parts.teacher, trainer.student]))
     inspecting = inspection_seconds(parts.teacher.spec) if chosen.purification != "none" else 0.0
     return f"{plan} {_total(rounds + measuring + inspecting)} ({chosen.synthesizer.rounds:,} rounds)."
 

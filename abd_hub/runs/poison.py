@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -16,8 +14,8 @@ from torch import Tensor
 from abd_hub.config.options import TriggerOptions, without_paths
 from abd_hub.config.poison import PoisonConfig
 from abd_hub.core import files
-from abd_hub.core.errors import InputError, Interrupted
-from abd_hub.core.record_file import environment, to_json
+from abd_hub.core.errors import InputError, Interrupted, quiet_stops
+from abd_hub.core.record_file import environment
 from abd_hub.core.records import DataSpec, EvalReport, ModelRef, PoisonFacts, Rate, TeacherRecord
 from abd_hub.core.seeding import derive_seed
 from abd_hub.data import pgd
@@ -33,36 +31,23 @@ from abd_hub.evaluation.measurement import (
     load_split,
 )
 from abd_hub.evaluation.rates import all_to_all_rate
+from abd_hub.learning.progress import followed_by, shown
 from abd_hub.models.classifier import Classifier, create_student, load_classifier
 from abd_hub.models.saving import save_timm_folder
 from abd_hub.publish.push import plan_push, push_finished
-from abd_hub.publish.teacher_card import render_teacher_card, teacher_pictures
-from abd_hub.runs.finishing import finish, read_log, write_curves, write_images, write_model, write_results
+from abd_hub.runs.budget import FINISH_SECONDS, evaluation_seconds
+from abd_hub.runs.finishing import finish
 from abd_hub.runs.image_statistics import channel_statistics
 from abd_hub.runs.pinning import pinned_training
-from abd_hub.runs.verdicts import write_verdicts
+from abd_hub.runs.poisoned_folder import Material, write_teacher_folder
+from abd_hub.runs.raising import with_raised_epochs
+from abd_hub.training.pace import Pace
+from abd_hub.training.remaining import Forecast, Remaining
 from abd_hub.training.running import claimed, device_name, make_accelerator
 from abd_hub.training.teacher_trainer import TeacherTrainer
 from abd_hub.triggers import build_trigger, trigger_sha256
 
-INDICES_FILE = "poison.json"
 SURROGATE = "surrogate"
-SAMPLES_SHOWN = 16
-
-
-@dataclass(frozen=True)
-class Material:
-    """Holds the data that a run learns from and is measured with."""
-
-    data: ImageData
-    """Holds the whole training split, clean."""
-    kept: Tensor
-    """Holds the indices of the images for training."""
-    held_out: Tensor
-    """Holds the indices of the other images."""
-    poisoned: PoisonedSet
-    """Holds the kept images; without a trigger none is poisoned."""
-    measurement: Measurement
 
 
 def poison_teacher(config: PoisonConfig) -> TeacherRecord:
@@ -79,10 +64,17 @@ def poison_teacher(config: PoisonConfig) -> TeacherRecord:
             the finished run could not be pushed.
         Interrupted: the run was stopped and can be resumed.
     """
+    with shown(config.trainer.progress), quiet_stops():
+        return _poisoned_teacher(config)
+
+
+def _poisoned_teacher(config: PoisonConfig) -> TeacherRecord:
     accelerator = make_accelerator(config.trainer, Path(config.output_dir))
     destination = plan_push(config, config.output_dir, "teacher", accelerator)
 
     material, trainer = opened(config, accelerator)
+    config = with_raised_epochs(config, trainer.steps, accelerator)
+    trainer.pace = Pace(config.recipe.epochs, config.planned_epochs)
     surrogate = _given_surrogate(config, trainer.classifier, material.data)
     try:
         with claimed(config.output_dir, config.resume, config.to_yaml(), accelerator):
@@ -275,12 +267,15 @@ def train_and_write(
     config: PoisonConfig, trainer: TeacherTrainer, material: Material, perturbation_seconds: float = 0.0
 ) -> TeacherRecord:
     """Trains the teacher, measures it and writes the output folder, which belongs to the caller."""
-    teacher = trainer.fit(resume=config.resume)
     measured = material.measurement
+    if config.trainer.progress and trainer.accelerator.num_processes == 1:
+        trainer.remaining = Remaining(make=lambda: _forecast(measured, trainer.classifier))
+    teacher = trainer.fit(resume=config.resume)
     config = pinned_training(config, material.data.ref, measured.data.ref, measured.control)
 
     began = time.monotonic()
-    report = material.measurement.report(teacher)
+    with followed_by(FINISH_SECONDS):
+        report = material.measurement.report(teacher)
     held_out = _held_out_accuracy(teacher, material)
     durations = {"perturbation": round(perturbation_seconds, 3)} if config.poison.perturbation else {}
     durations |= {"training": round(trainer.seconds, 3), "evaluation": round(time.monotonic() - began, 3)}
@@ -288,9 +283,15 @@ def train_and_write(
     record = _record(config, trainer, material, report, held_out, durations)
 
     def write(path: Path) -> TeacherRecord:
-        return _write_folder(path, record, teacher, material)
+        return write_teacher_folder(path, record, teacher, material)
 
     return finish(config, trainer.accelerator, record, write)
+
+
+def _forecast(measurement: Measurement, teacher: Classifier) -> Forecast:
+    """Returns how long it takes to measure the teacher and to write its folder."""
+    with torch.random.fork_rng(devices=[]):
+        return Forecast({}, sum(evaluation_seconds(measurement, [teacher])) + FINISH_SECONDS)
 
 
 def _record(
@@ -348,53 +349,3 @@ def _facts(config: PoisonConfig, material: Material) -> PoisonFacts | None:
         cover=len(material.poisoned.cover),
         perturbation=options.perturbation,
     )
-
-
-def _write_folder(
-    path: Path, record: TeacherRecord, teacher: Classifier, material: Material
-) -> TeacherRecord:
-    """Writes model, indices, pictures and card, and last metrics.json, which marks a finished folder."""
-    record = dataclasses.replace(record, model=write_model(path, teacher, record.model))
-    files.write_json(path / INDICES_FILE, _indices(material))
-    _write_pictures(path, teacher, material)
-
-    labels = teacher.spec.labels
-    pictures = [(file, text) for file, text in teacher_pictures(record, labels) if (path / file).is_file()]
-    card = render_teacher_card(record, labels, pictures, channels=teacher.spec.channels)
-    content = to_json(record, "record")
-    head = {name: content.pop(name) for name in ("schema_version", "kind")}
-    write_results(path, card, head | content)
-    return record
-
-
-def _indices(material: Material) -> dict[str, object]:
-    """Returns which images of the training split were held out, poisoned or used as cover."""
-    kept, poisoned = material.kept, material.poisoned
-    return {
-        "fingerprint": material.data.ref.fingerprint,
-        "held_out": material.held_out.tolist(),
-        "poisoned": kept[poisoned.indices].tolist(),
-        "cover": kept[poisoned.cover].tolist(),
-    }
-
-
-def _write_pictures(path: Path, teacher: Classifier, material: Material) -> None:
-    """Writes the files that ``teacher_pictures`` lists; too few points make no curves."""
-    curves = [_curve_point(row) for row in read_log(path)]
-    write_curves(path, curves, unit="epoch")
-
-    shown = material.poisoned.indices[:SAMPLES_SHOWN]
-    if len(shown):
-        write_images(path, "poisoned.png", material.poisoned.images[shown].float() / 255)
-
-    # All-to-all has an attack for every target; one picture is enough to show the trigger.
-    first = dataclasses.replace(material.measurement, attacks=material.measurement.attacks[:1])
-    write_verdicts(path, first, {"teacher": teacher})
-
-
-def _curve_point(row: Mapping[str, float]) -> dict[str, float]:
-    return {
-        "round": row["epoch"],
-        "loss": row["loss"],
-        "training_accuracy": row["training_accuracy"],
-    }

@@ -50,7 +50,7 @@ def _write_verdict(
     # The first model's input is drawn: an image may have another size, and a crop may cut a trigger off.
     clean, triggered = (_input(first, images, some).cpu() for some in (None, attack))
     with files.atomic_path(file) as temporary:
-        save_verdicts(clean, triggered, rows, true, temporary)
+        save_verdicts(clean, triggered, rows, true, names[attack.target], temporary)
 
 
 @torch.no_grad()

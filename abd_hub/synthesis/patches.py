@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from abd_hub.core import seeding
+from abd_hub.learning.progress import progress
 from abd_hub.synthesis.color import ColorDraws, draw_colors, gray, jitter
 
 AREA = (1 / 500, 1.0)
@@ -91,12 +92,14 @@ def make_patches(
         (n, C, height, width) uint8 on ``device``.
     """
     patches = torch.empty((count, *shape), dtype=torch.uint8, device=device)
-    for index, picture in enumerate(pictures):
-        places = torch.arange(index, count, len(pictures), device=device)
-        draws = draw_patches(picture.shape[1], picture.shape[2], len(places), seed, index)
-        levels = _halved(picture.to(device).float() / 255)
-        for start, chunk in _chunks(levels, draws, shape):
-            patches[places[start : start + len(chunk)]] = chunk
+    with progress(count, unit="image", name="patches", leave=False) as bar:
+        for index, picture in enumerate(pictures):
+            places = torch.arange(index, count, len(pictures), device=device)
+            draws = draw_patches(picture.shape[1], picture.shape[2], len(places), seed, index)
+            levels = _halved(picture.to(device).float() / 255)
+            for start, chunk in _chunks(levels, draws, shape):
+                patches[places[start : start + len(chunk)]] = chunk
+                bar.update(len(chunk))
     return patches
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from abd_hub.config.options import TrainerOptions
 from abd_hub.core.errors import InputError
 from abd_hub.learning import distributed
-from abd_hub.learning.progress import progress
+from abd_hub.learning.progress import Left, progress
 
 
 class RunLog:
@@ -49,9 +49,9 @@ class RunLog:
         if self.path is not None:
             rewind_log(self.path, self.counter, done)
 
-    def bar(self, total: int, done: int, unit: str, name: str | None = None) -> Any:
+    def bar(self, total: int, done: int, unit: str, left: Left, name: str | None = None) -> Any:
         """Returns what shows the progress, if ``options.progress`` is set."""
-        return progress(total, done, unit=unit, name=name, show=self.options.progress)
+        return progress(total, done, unit=unit, name=name, show=self.options.progress, left=left)
 
     def is_due(self, done: int, total: int) -> bool:
         """Returns whether a line is due after ``done`` of ``total`` rounds; one is after the last round."""

@@ -7,6 +7,7 @@ when it gets a stop signal. A resumed run on the same CPU gives the same bits.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -27,6 +28,8 @@ from abd_hub.learning.global_batch import global_batch
 from abd_hub.learning.schedules import warmup_cosine
 from abd_hub.models.classifier import Classifier
 from abd_hub.training.checkpoints import Checkpoints, restore_scaler, scaler_state
+from abd_hub.training.pace import Pace
+from abd_hub.training.remaining import Remaining
 from abd_hub.training.run_log import RunClock, RunLog
 from abd_hub.training.running import any_process, check_processes, make_accelerator, stop_requests
 
@@ -100,14 +103,14 @@ class TeacherTrainer:
         self.optimizer = self._optimizer()
         # An incomplete last batch is left out, because a batch of one has no BatchNorm statistics.
         self.steps = len(labels) // recipe.batch_size
-        self.epoch = 0
-        self.step = 0
+        self.epoch, self.step = 0, 0
 
         self.clock = RunClock()
         self.log = RunLog(folder, self.accelerator, self.options, "epoch")
         self.checkpoints = Checkpoints(folder, self.accelerator, self.options)
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.logged_epoch = 0
+        self.pace, self.remaining = Pace(recipe.epochs), Remaining()  # a run may put others here
         self.stopped = False
         """Says whether a stop signal came in the last epoch, too late to interrupt the run."""
         self.generator_state: Tensor | None = None
@@ -124,6 +127,10 @@ class TeacherTrainer:
         done = (self.epoch * self.steps + self.step) * self.recipe.batch_size
         return done / self.seconds if self.seconds else 0.0
 
+    @property
+    def _all_steps(self) -> int:
+        return self.pace.totals[-1][1] * self.steps
+
     def fit(self, resume: bool = False) -> Classifier:
         """Trains to the last epoch and returns the frozen classifier.
 
@@ -137,17 +144,22 @@ class TeacherTrainer:
         if resume:
             self._resume()
 
-        epochs = self.recipe.epochs
-        self.log.begin(self.epoch, epochs, self.seed)
+        self._keep_pace()
+        self.log.begin(self.epoch, self.recipe.epochs, self.seed)
         self.classifier.train()
         self.clock.start()
 
         done = self.epoch * self.steps + self.step
-        bar = self.log.bar(epochs * self.steps, done, "step", "teacher")
+        bar = self.log.bar(self._all_steps, done, "step", self.remaining.left, "teacher")
+        self.remaining.begin()
         with stop_requests() as stop, bar, torch.random.fork_rng(devices=[]):
-            while self.epoch < epochs:
+            while self.epoch < self.recipe.epochs:
                 self._epoch(stop, bar)
         return self.classifier.freeze()
+
+    def _keep_pace(self) -> None:
+        """Takes over the number of all epochs on which the schedule counts from here on."""
+        self.recipe = dataclasses.replace(self.recipe, epochs=self.pace.total(self.epoch))
 
     def timed_step(self) -> float:
         """Returns the seconds of a step, the second of two; this trainer is of no use afterwards."""
@@ -173,6 +185,7 @@ class TeacherTrainer:
             self._step(batches[self.step], draws)
             self.step += 1
             bar.update()
+            self.remaining.after_round(self.epoch * self.steps + self.step, self._all_steps)
             self.clock.read()
             if self.step < self.steps and stop and distributed.world()[1] == 1:
                 self._interrupt(draws)
@@ -182,6 +195,7 @@ class TeacherTrainer:
         distributed.average_([self.sums])
 
         self.epoch, self.step = self.epoch + 1, 0
+        self._keep_pace()
         self._after_epoch(bar)
         self.clock.read()
         self.stopped = any_process(bool(stop), self.accelerator.device)

@@ -31,6 +31,7 @@ from abd_hub.training.agreement import AgreementMeter
 from abd_hub.training.checkpoints import Checkpoints, restore_scaler, scaler_state
 from abd_hub.training.hints import make_hints
 from abd_hub.training.pace import Pace
+from abd_hub.training.remaining import Remaining
 from abd_hub.training.requirements import check_parts
 from abd_hub.training.run_log import RunClock, RunLog, RunningMeans
 from abd_hub.training.running import any_process, make_accelerator, stop_requests
@@ -91,8 +92,7 @@ class Trainer:
         device = self.accelerator.device
         self.teacher = teacher.freeze().to(device).to(memory_format=torch.channels_last)
         self.student = student.to(device).to(memory_format=torch.channels_last)
-        self.method, self.seed, self.watch = method, seed, watch
-        self.defenses = list(defenses)
+        self.method, self.seed, self.watch, self.defenses = method, seed, watch, list(defenses)
         check_parts(self.teacher, self.student, method, self.defenses, self.options, self.accelerator)
 
         self.defense = Combined(self.defenses)
@@ -102,7 +102,8 @@ class Trainer:
         self.optimizer = StudentOptimizer(method, self.student, self.defenses, self.accelerator, self.hints)
         self._forward = compiled(forward, self.options.dynamo_backend)
 
-        self.round, self._answered, self.pace = 0, False, pace or Pace(method.rounds)
+        self.round, self._answered = 0, False
+        self.pace, self.remaining = pace or Pace(method.rounds), Remaining()  # a run may put another one here
         self.clock, self.figures = RunClock(), RunningMeans()
         places = folder, self.accelerator, self.options
         self.log, self.checkpoints = RunLog(*places, "round"), Checkpoints(*places)
@@ -144,8 +145,10 @@ class Trainer:
         self.student.train()
         self.clock.start()
 
-        with stop_requests() as stop, self.log.bar(self.method.rounds, self.round, "round") as bar:
+        left = self.remaining.left
+        with stop_requests() as stop, self.log.bar(self.method.rounds, self.round, "round", left) as bar:
             self._keep_pace(bar)
+            self.remaining.begin()
             while self.round < self.method.rounds:
                 self._round(self.round)
                 self.round += 1
@@ -154,6 +157,7 @@ class Trainer:
                 self._keep_pace(bar)
                 self._measure()
                 self._after_round(bar)
+                self.remaining.after_round(self.round, self.method.rounds)
                 if any_process(bool(stop), self.accelerator.device):
                     self._save()
                     raise Interrupted(f"stopped after round {self.round} of {self.method.rounds}")

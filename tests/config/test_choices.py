@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from abd_hub import Dafl, InputError, SelfRetrospection, ShufflingVaccine, Zskt, parse_distill
-from abd_hub.config.parsing import parse_poison
+from abd_hub.config.parsing import check_distill, parse_poison
 
 ROOT = Path(__file__).parents[2]
 BASIC = {"output_dir": "x", "teacher": {"id": "resnet18"}}
@@ -133,6 +133,16 @@ def test_settings_of_what_is_switched_off_are_ignored_with_a_line(tmp_path, capl
     config = parsed(tmp_path, content, *typed)
     assert config.defenses == []
     assert [message[: len(line)] for message in caplog.messages] == ([line] if line else [])
+
+
+@pytest.mark.parametrize("chosen", ["none", "[]", "universal_direction", "universal_direction,dhbe"])
+def test_the_defenses_of_a_shipped_recipe_can_be_switched(tmp_path, chosen):
+    """The recipe has settings of a defense that is switched off, and of a method that stays."""
+    typed = ["x", f"--output_dir={tmp_path / 'out'}", "--preset=cifar10/ood-cpu", f"--defenses={chosen}"]
+    check_distill(typed)
+    config = parse_distill(typed)
+    assert len(config.defenses) == (0 if chosen in ("none", "[]") else chosen.count(",") + 1)
+    assert not any(isinstance(defense, SelfRetrospection) for defense in config.defenses)
 
 
 @pytest.mark.parametrize("typed", [["--dafl.rounds=9"], ["--dafl.rounds", "9", "--defenses=none"]])

@@ -9,7 +9,9 @@ from abd_hub.core.errors import (
     LONGEST_REASON,
     InputError,
     Interrupted,
+    MissingOptions,
     one_line,
+    quiet_stops,
     reason_of,
     visible,
     visible_line,
@@ -80,3 +82,21 @@ def test_any_number_of_interruptions_leaves_one_hook(monkeypatch, capsys):
     assert capsys.readouterr().err == "abd-hub: stopped after round 3 of 9; continue with resume=True\n"
     sys.excepthook(ValueError, ValueError("x"), None)
     assert len(seen) == 1 and seen[0][0] is ValueError
+
+
+def test_ctrl_c_in_a_run_ends_with_one_line_and_any_other_with_its_traceback(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(sys, "excepthook", lambda *arguments: seen.append(arguments))
+    with pytest.raises(KeyboardInterrupt) as stop, quiet_stops():
+        raise KeyboardInterrupt
+    sys.excepthook(KeyboardInterrupt, stop.value, None)
+    assert capsys.readouterr().err == "abd-hub: interrupted\n" and not seen
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert len(seen) == 1
+
+
+def test_missing_statistics_come_with_those_of_raw_pixels():
+    error = MissingOptions("weights only", {"mean": "[0.5]", "std": "[0.25]"})
+    assert str(error).endswith("; mean 0 and std 1 if the model takes raw pixels")
+    assert str(error.typed("teacher.")).endswith("; mean 0 and std 1 if the model takes raw pixels")
+    assert "raw pixels" not in str(MissingOptions("weights only", {"architecture": "NAME"}))

@@ -1,12 +1,14 @@
 """The first screen of a card judges: a good, a useless, a backdoored and an unmeasured student."""
 
 import dataclasses
+import json
 import re
 
 import pytest
 from purified_folder import inspection, purification
 from records import LABELS, make_record
 
+from abd_hub.core.record_file import record_from_json, record_to_json
 from abd_hub.core.records import EvalReport, ModelRef, TriggerReport
 from abd_hub.evaluation.rates import wilson
 from abd_hub.publish.card import render_card
@@ -52,6 +54,7 @@ GOOD = student(
     student_inspection=inspection(False, "nothing stands out."),
     teacher=ModelRef("org/big", "resnet18", "c" * 40, "a" * 64, None, 11_181_642, 44.72),
     student=ModelRef("my-run", "wrn_16_1", None, "b" * 64, None, 78_042, 0.315),
+    speed={"teacher": 41.25, "student": 12_300.0},
 )
 
 
@@ -77,7 +80,11 @@ def test_a_good_student():
         "| inspection | flagged class 0 (airplane) | flagged no class | flagged no class | - |",
         "| parameters | 11,181,642 | 11,181,642 | 78,042 | - |",
         "| weights | 44.7 MB | 44.7 MB | 0.315 MB | - |",
+        "| images a second | 41.2 | 41.2 | 12,300 | - |",
     ]
+    assert f"The speed was measured in float32 on {GOOD.device}." in screen
+    written = record_to_json(GOOD.at("runs/student"))
+    assert "runs/student" not in json.dumps(written) and record_from_json(written) == GOOD
     assert "Warning" not in screen
 
 
@@ -163,4 +170,4 @@ def test_an_older_record_has_a_verdict_too():
     old = dataclasses.replace(report(0.335, 0.9), classes=None, largest_class=None, largest_answer=None)
     card = render_card(student(0.3, 0.9, student_report=old), labels=LABELS)
     assert "accuracy at chance (0.335, chance 0.333)" in card
-    assert "| parameters |" not in card
+    assert "| parameters |" not in card and "a second" not in card.partition("<details>")[0]

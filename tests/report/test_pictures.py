@@ -214,24 +214,28 @@ def test_an_empty_log_is_refused(tmp_path):
 def verdict_picture(path, triggered_verdicts, true=("a", "b"), clean_verdicts=("a", "b")):
     clean = torch.rand(2, 3, 8, 8)
     rows = {"teacher": (list(clean_verdicts), list(triggered_verdicts)), "student": (list(true), list(true))}
-    pictures.save_verdicts(clean, clean, rows, true, path)
+    pictures.save_verdicts(clean, clean, rows, true, "a", path)
     return painted(load(path), grids.VERMILION)
 
 
-def test_only_the_triggers_doing_is_marked(tmp_path):
+def test_only_hits_of_the_target_are_marked(tmp_path):
     path = tmp_path / "x.png"
-    none = verdict_picture(path, ("a", "b"))
-    one = verdict_picture(path, ("a", "a"))
-    two = verdict_picture(path, ("b", "a"))
+    true = ("b", "c")
+    none = verdict_picture(path, ("b", "c"), true, true)
+    one = verdict_picture(path, ("a", "c"), true, true)
+    two = verdict_picture(path, ("a", "a"), true, true)
     assert 0 < none < one < two
-    # Wrong before the trigger came: not its doing.
-    assert verdict_picture(path, ("a", "a"), clean_verdicts=("a", "a")) == none
+    # A mistake that the trigger brings about, towards another class than the target.
+    assert verdict_picture(path, ("c", "b"), true, true) == none
+    # The target before the trigger came: not its doing.
+    assert verdict_picture(path, ("a", "a"), true, ("a", "a")) == none
+    assert verdict_picture(path, ("a", "c"), true, ("c", "c")) == one
 
 
 def test_verdicts_show_sharp_images(tmp_path):
     clean = torch.zeros(1, 3, 2, 2)
     clean[0, 0, 0, 0] = 1
-    pictures.save_verdicts(clean, 1 - clean, {"m": (["a"], ["a"])}, ["a"], tmp_path / "x.png")
+    pictures.save_verdicts(clean, 1 - clean, {"m": (["a"], ["a"])}, ["a"], "b", tmp_path / "x.png")
     image = load(tmp_path / "x.png")
     red, cyan = (int((image == value).all(axis=2).sum()) for value in ([255, 0, 0], [0, 255, 255]))
     assert red > 70**2
@@ -241,7 +245,7 @@ def test_verdicts_show_sharp_images(tmp_path):
 def test_strangers_names_are_drawn_as_text(tmp_path):
     names = ["$\\frac{$", "line\nbreak\x00", "x" * 500]
     pixels = torch.rand(3, 1, 8, 8)
-    pictures.save_verdicts(pixels, pixels, {"$m$": (names, names)}, names, tmp_path / "x.png")
+    pictures.save_verdicts(pixels, pixels, {"$m$": (names, names)}, names, names[0], tmp_path / "x.png")
     assert load(tmp_path / "x.png").shape[1] < 1000
 
 
@@ -249,7 +253,7 @@ def test_verdicts_of_other_lengths_are_refused(tmp_path):
     pixels = torch.rand(2, 1, 8, 8)
     for rows, true in [({"m": (["a"], ["a", "b"])}, ["a", "b"]), ({}, ["a"]), ({}, [])]:
         with pytest.raises(ValueError, match="entries"):
-            pictures.save_verdicts(pixels, pixels, rows, true, tmp_path / "x.png")
+            pictures.save_verdicts(pixels, pixels, rows, true, "a", tmp_path / "x.png")
 
 
 def rate(value):

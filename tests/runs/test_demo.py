@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import timm
 import torch
 
 import abd_hub.students  # noqa: F401  (registers the architectures)
+from abd_hub import read_record
+from abd_hub.cli import main
 from abd_hub.publish.uploads import read_upload
 from abd_hub.runs.finishing import FEWEST_POINTS
 
@@ -43,24 +47,34 @@ socket.getaddrinfo = refuse
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
+    """A demo that is stopped once its first two students are there, and then started again."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "blocked").mkdir()
     (folder / "blocked" / "sitecustomize.py").write_text(NO_NETWORK)
     path = os.pathsep.join([str(folder / "blocked"), str(ROOT / "tests" / "support")])
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
-    command = [
-        quick_python.executable(),
-        "-c",
-        DEMO,
-        "demo",
-        "--output-dir",
-        str(folder / "out"),
-        "--seed",
-        "0",
-    ]
+    words = ["demo", "--output-dir", str(folder / "out"), "--seed", "0"]
+    command = [quick_python.executable(), "-c", DEMO, *words]
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    while first.poll() is None and not (folder / "out" / "plain" / "metrics.json").exists():
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    said = first.communicate()[1]
+    assert first.returncode == 130, said[-2000:]
+    assert "interrupted; repeat the command to go on" in said
+    kept = made(folder / "out")
+    assert {"teacher", "clean_kd", "plain"} <= set(kept) and "auto" not in kept
+
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    again = made(folder / "out")
+    assert {name: again[name] for name in kept} == kept, "what was finished is not done again"
     return folder / "out", done.stdout
+
+
+def made(out):
+    """When each finished model of a demo was written."""
+    return {file.parent.name: file.stat().st_mtime_ns for file in out.glob("*/metrics.json")}
 
 
 def test_plain_distillation_hands_the_backdoor_over_and_abd_does_not(demo):
@@ -142,8 +156,26 @@ def test_the_numbers_agree_everywhere(demo):
     assert "safe" not in printed.lower().replace("safetensors", "")
 
 
-def test_a_used_folder_is_refused(demo, capsys):
-    from abd_hub.cli import main
+def test_the_student_of_clean_images_is_the_control(demo):
+    out, printed = demo
+    assert "control" in printed.splitlines()[0]
+    assert "plain     Warning: a backdoor works in this model" in printed
+    for name in ("plain", "auto", "abd", "vaccine"):
+        record = read_record(out / name)
+        assert record.control.id == "clean_kd" and record.folder == str(out / name)
+        clean = read_record(out / "clean_kd").student_report
+        assert record.student_report.triggers[0].control == clean.triggers[0].asr
+        assert record.student_report.control_accuracy == clean.accuracy
+    assert "(control 0 %)" in (out / "plain" / "README.md").read_text()
 
+
+def test_a_finished_or_strange_folder_and_another_seed_are_refused(demo, tmp_path, capsys):
     assert main(["demo", "--output-dir", str(demo[0])]) == 2
-    assert "not an empty folder" in capsys.readouterr().err
+    assert "holds a finished demo" in capsys.readouterr().err
+    (tmp_path / "mine.txt").write_text("x")
+    assert main(["demo", "--output-dir", str(tmp_path)]) == 2
+    assert "holds files that abd-hub did not write" in capsys.readouterr().err
+    (tmp_path / "mine.txt").unlink()
+    (tmp_path / "config.yaml").write_text((demo[0] / "config.yaml").read_text())
+    assert main(["demo", "--output-dir", str(tmp_path), "--seed", "1"]) == 2
+    assert "seed: is 1 now and was 0 when the run began" in capsys.readouterr().err

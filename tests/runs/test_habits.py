@@ -13,9 +13,13 @@ from tiny_teacher import save_teacher
 
 from abd_hub import DataSpec, create_student, load_classifier, parse_distill, save_timm_folder
 from abd_hub.cli import main
+from abd_hub.learning import progress as shown
 from abd_hub.runs.choosing import plan_text, with_device, with_teacher
+from abd_hub.training import remaining
+from abd_hub.training.remaining import Remaining
 from abd_hub.training.trainer import Trainer
 
+left = Remaining.left
 DIGITS = tuple("0123456789")
 
 
@@ -144,6 +148,25 @@ def test_rounds_are_not_lowered_and_last_rounds_not_moved(stopped, capsys):
     (stopped / "checkpoints" / "round-00000005").mkdir()
     assert run("--output_dir", stopped, "--resume", "--zskt.rounds=9") == 2
     assert "the last 2 rounds of its defenses have begun" in capsys.readouterr().err
+
+
+def test_the_forecast_changes_no_weight_and_covers_what_follows(teacher, tmp_path, monkeypatch, capsys):
+    """The last two of six rounds are the expensive ones, and the measurement follows."""
+    monkeypatch.setattr(shown, "EVERY", 0.001)
+    assert run(*arguments(teacher, tmp_path / "quiet"), "--evaluation.batch_size=16") == 0
+    assert "rounds after" not in (said := capsys.readouterr().err) and "evaluate: " not in said
+
+    monkeypatch.setattr(remaining, "FORECAST_AFTER", 0.0)
+    made = []
+    monkeypatch.setattr(Remaining, "left", lambda self: made.append(self) or left(self))
+    loud = [*arguments(teacher, tmp_path / "loud"), "--trainer.progress=true", "--evaluation.batch_size=16"]
+    assert run(*loud) == 0
+    said = capsys.readouterr().err
+    assert "of 6 rounds after" in said and "left" in said.partition("6 of 6 rounds")[0]
+    assert "evaluate: " in said and "about 0:03 left" in said, "three seconds for the folder"
+    assert {"ordinary", "late"} <= set(made[-1].forecast.rounds) and made[-1].forecast.after > 3
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("quiet", "loud"))
+    assert all(first[name].equal(second[name]) for name in first)
 
 
 def test_a_look_before_a_distillation(teacher, tmp_path, capsys):

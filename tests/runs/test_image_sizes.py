@@ -115,7 +115,8 @@ def test_pictures_show_what_the_model_reads(teacher, pictures, place, tmp_path, 
     ((file, _),) = write_verdicts(tmp_path, measurement, {"teacher": model})
 
     assert (tmp_path / file).is_file()
-    ((clean, triggered, rows, _, _),) = drawn
+    ((clean, triggered, rows, _, target, _),) = drawn
+    assert target == model.spec.labels[1]
     assert clean.shape == triggered.shape == (6, 3, 8, 8)
     corner = triggered[..., -2:, -2:]
     assert bool((corner == 1).all()) is (place == "input"), "a corner of the image is cropped away"

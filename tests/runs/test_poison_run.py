@@ -1,5 +1,6 @@
 """``abd-hub poison``: from a data set to the folder of a teacher, and what it refuses."""
 
+import dataclasses
 import json
 import signal
 import time
@@ -8,12 +9,15 @@ from pathlib import Path
 import forked
 import pytest
 import torch
+import yaml
 from launcher import two_processes
 from poison_config import NARROW, PATCH, QUIET, SHORT, config
 
 from abd_hub import (
     EvaluationOptions,
     FastTeacherRecipe,
+    InputError,
+    Interrupted,
     PoisonConfig,
     TeacherTrainer,
     TrainingDataOptions,
@@ -223,6 +227,37 @@ def test_killed_and_interrupted_on_the_way_a_run_ends_with_the_same_weights(tmp_
     assert start(parts).wait() == 0
     shas = [read(folder, "metrics.json")["model"]["sha256"] for folder in (tmp_path / "whole", parts)]
     assert shas[0] == shas[1]
+
+
+def test_epochs_can_be_raised_and_the_run_repeated_to_the_bit(tmp_path, monkeypatch, capsys):
+    """Stopped within the second of two epochs: it ends as it began, and the schedule is longer after it."""
+    original = TeacherTrainer._step
+
+    def stopping(trainer, *given):
+        original(trainer, *given)
+        if (trainer.epoch, trainer.step) == (1, 3):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(TeacherTrainer, "_step", stopping)
+    with pytest.raises(Interrupted):
+        poison_teacher(config(tmp_path / "run"))
+    monkeypatch.undo()
+    longer = dataclasses.replace(SHORT, epochs=4)
+    resumed = dataclasses.replace(config(tmp_path / "run", longer), resume=True)
+    shorter = dataclasses.replace(config(tmp_path / "run", dataclasses.replace(SHORT, epochs=1)), resume=True)
+    with pytest.raises(InputError, match=r"fast.epochs: is 1 now and was 2 .* can only have more epochs"):
+        poison_teacher(shorter)
+
+    record = poison_teacher(resumed)
+    stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (stored["fast"]["epochs"], stored["planned_epochs"]) == (4, [[0, 2], [2, 4]])
+    rows = [json.loads(row) for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and rows[-1]["learning_rate"] < 0.01
+    again = ["poison", "--config", str(tmp_path / "run" / "config.yaml")]
+    assert main([*again, "--output_dir", str(tmp_path / "again")]) == 0
+    assert read(tmp_path / "again", "metrics.json")["model"]["sha256"] == record.model.sha256
+    assert main([*again, "--output_dir", str(tmp_path / "third"), "--planned_epochs=[[0, 2], [2, 5]]"]) == 2
+    assert "planned_epochs: end with 5 epochs, but the recipe has 4" in capsys.readouterr().err
 
 
 def test_all_to_all_reports_every_target(tmp_path):

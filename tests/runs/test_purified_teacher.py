@@ -39,7 +39,7 @@ from abd_hub.core.inspections import InspectionReport
 from abd_hub.core.record_file import read_record
 from abd_hub.models.weights import sized, weights_sha256
 from abd_hub.runs import purified_teacher
-from abd_hub.runs.distill import as_begun
+from abd_hub.runs.raising import as_begun
 from abd_hub.training.trainer import Trainer
 
 ROUNDS = 4
@@ -367,7 +367,7 @@ def test_a_run_from_before_purifications_goes_on_without_one(poisoned, unpurifie
 
 def test_only_a_resumed_run_without_a_choice_is_older(tmp_path):
     config = configured(tmp_path, purification="auto")
-    text = config.to_yaml()
+    text = f"# abd-hub run\n{config.to_yaml()}"
     resumed = dataclasses.replace(config, resume=True)
     assert as_begun(config) is config and as_begun(resumed) is resumed, "there is no run yet"
     (tmp_path / "config.yaml").write_text(text)

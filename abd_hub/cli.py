@@ -8,6 +8,8 @@ import os
 import select
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 from abd_hub import __version__
 from abd_hub.commands.table import find, screen
@@ -80,8 +82,17 @@ class _VisibleFormatter(logging.Formatter):
         return visible(super().format(record))
 
 
+class _AboveBars(logging.StreamHandler[Any]):
+    """Writes lines above the bars of tqdm, with which they would share a line otherwise."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm = sys.modules.get("tqdm")
+        with tqdm.tqdm.external_write_mode(file=self.stream) if tqdm else nullcontext():
+            super().emit(record)
+
+
 def _set_up_logging() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_AboveBars(sys.stderr)])
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_VisibleFormatter("%(message)s"))
     for noisy in ("httpx", "httpx2", "timm", "datasets", "matplotlib"):

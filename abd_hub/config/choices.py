@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from abd_hub.config.arguments import Given, SettingsFile, option_pairs, section_name
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, near_names
 from abd_hub.core.yaml_text import YamlError, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -195,8 +194,9 @@ def _check_names(choice: Choice, names: tuple[str, ...]) -> None:
     known = choice.known()
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or known
-            raise InputError(f"{choice.field}: {name!r} is unknown; did you mean {', '.join(near)}?")
+            raise InputError(
+                f"{choice.field}: {name!r} is unknown; {near_names(name, known, 'abd-hub list')}"
+            )
         if names.count(name) > 1:
             raise InputError(f"{choice.field}: {name} is named twice; name each once")
 

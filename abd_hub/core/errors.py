@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -13,6 +14,9 @@ LONGEST_REASON = 200
 """Characters of a library's message that go into ours."""
 LONGEST_MESSAGE = 1000
 """Characters of a message, 12 lines of a terminal; a value may be a stranger's and have millions."""
+
+FEW_NAMES = 5
+"""Names that a refusal can list."""
 
 
 class InputError(ValueError):
@@ -101,6 +105,12 @@ def _hook() -> _QuietEnd:
     if not isinstance(sys.excepthook, _QuietEnd):
         sys.excepthook = _QuietEnd(sys.excepthook)
     return sys.excepthook
+
+
+def near_names(name: str, known: Sequence[str], command: str) -> str:
+    """Returns the end of a refusal of an unknown name: those near it, all of a few, or who lists them."""
+    near = difflib.get_close_matches(name, known, n=3) or (known if len(known) <= FEW_NAMES else [])
+    return f"did you mean {', '.join(near)}?" if near else f"{command} shows all"
 
 
 def one_line(text: str) -> str:

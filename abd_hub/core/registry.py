@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import importlib
 import importlib.util
 import logging
@@ -28,7 +27,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, near_names
 
 GROUP = "abd_hub.plugins"
 """Group of the entry points with which other packages bring plug-ins."""
@@ -110,8 +109,7 @@ def get(kind: str, name: str) -> Any:
 
     if name not in _registered[kind]:
         names = [entry.name for entry in catalog(kind)]
-        near = difflib.get_close_matches(name, names, n=3) or names
-        raise InputError(f"{kind}: {name!r} is unknown; did you mean {', '.join(near)}?")
+        raise InputError(f"{kind}: {name!r} is unknown; {near_names(name, names, f'abd-hub list {kind}')}")
     return _registered[kind][name]
 
 

@@ -254,9 +254,10 @@ class Vaccine(DefensePlugin):
         tries = self.settings.check_tries
         if self.rejected:
             return (
-                f"none of {tries} draws of permutations set more than "
-                f"{self.settings.check_share:.0%} of the synthetic images apart (most: "
-                f"{max(self.shares):.1%}); use self_retrospection"
+                "its check refused it, as often happens: in "
+                f"{tries} tries, shuffled copies of the teacher set {max(self.shares):.1%} of the synthetic "
+                f"images apart at most, and it needs {self.settings.check_share:.0%}; other defenses act all "
+                "the same"
             )
         if self.draw is None:
             return f"collected {self.seen} of {self.settings.check_batches} batches for the check"

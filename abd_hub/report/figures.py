@@ -7,6 +7,7 @@ alone. pyplot is not used, because its global state leaks memory and is unsafe i
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -121,6 +122,9 @@ def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str 
     axes[-1].set_xlabel(unit)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, path)
+
+
+_ATTACK = re.compile(r"asr_([a-z0-9_]+?)_(\d+(?:_\d+)?)")
 
 
 def save_verdicts(
@@ -350,7 +354,9 @@ def _tidy(axis: Any) -> None:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    """Returns a figure of the log in words, such as "ASR badnet_sq to 0"; a trigger keeps its name."""
+    attack = _ATTACK.fullmatch(name)
+    return "ASR {} to {}".format(*attack.groups()) if attack else name.replace("_", " ")
 
 
 def _short(text: str, longest: int = _LONGEST_NAME) -> str:

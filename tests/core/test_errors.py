@@ -10,6 +10,7 @@ from abd_hub.core.errors import (
     InputError,
     Interrupted,
     MissingOptions,
+    near_names,
     one_line,
     quiet_stops,
     reason_of,
@@ -100,3 +101,10 @@ def test_missing_statistics_come_with_those_of_raw_pixels():
     assert str(error).endswith("; mean 0 and std 1 if the model takes raw pixels")
     assert str(error.typed("teacher.")).endswith("; mean 0 and std 1 if the model takes raw pixels")
     assert "raw pixels" not in str(MissingOptions("weights only", {"architecture": "NAME"}))
+
+
+def test_an_unknown_name_gets_those_near_it_and_never_sixteen():
+    known = [f"trigger_{letter}" for letter in "abcdefghijklmnop"]
+    assert near_names("trigger_q", known, "abd-hub list triggers").count(",") == 2
+    assert near_names("zzz", known, "abd-hub list triggers") == "abd-hub list triggers shows all"
+    assert near_names("zzz", known[:2], "abd-hub list") == "did you mean trigger_a, trigger_b?"

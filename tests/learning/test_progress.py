@@ -86,7 +86,9 @@ def test_a_short_loop_writes_nothing(capsys):
 
 
 PROGRAM = """
-import time
+import logging, time
+from abd_hub import cli
+cli._set_up_logging()
 from abd_hub.learning import progress as shown
 from abd_hub.learning.progress import progress
 shown.REDRAWN = 0.05
@@ -94,6 +96,7 @@ with progress(50, unit="round") as bar:
     bar.set_postfix_str("agrees on 43%, loss 0.312")
     for _ in range(50):
         bar.update()
+    logging.getLogger("abd_hub").warning("a defense says a word")
 with shown.followed_by(119), progress(3, unit="step", left=lambda: 1.0) as bar:
     time.sleep(0.4)
 """
@@ -116,6 +119,7 @@ def test_a_terminal_gets_a_bar_that_fits():
     os.close(ours)
     assert done.wait() == 0
     assert text.count(b"<02:00") >= 3 or text.count(b"<2:00") >= 3, "it is drawn again within a step"
+    assert "a defense says a word" in text.decode().replace("\r", "\n").splitlines(), "a line of its own"
     rows = [row for row in text.decode().replace("\r", "\n").splitlines() if "round" in row]
     assert rows and all(len(row.strip()) <= shown.COLUMNS for row in rows)
     assert "agrees on 43%, loss 0.312" in rows[-1] and "50/50" in rows[-1] and "█" in rows[-1]

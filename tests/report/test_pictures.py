@@ -153,6 +153,12 @@ def test_a_pattern_is_gray_where_it_is_zero(tmp_path):
     assert (load(tmp_path / "x.png") == 128).all()
 
 
+def test_a_curve_is_named_in_words_and_a_trigger_by_its_name():
+    names = ["asr_badnet_sq_0", "asr_trojan_3x3_1_2", "student_loss", "asr_other"]
+    words = ["ASR badnet_sq to 0", "ASR trojan_3x3 to 1_2", "student loss", "asr other"]
+    assert [pictures._words(name) for name in names] == words
+
+
 @pytest.mark.parametrize("count", [1, 5, 700])
 def test_curves_have_a_panel_a_group(tmp_path, count):
     rows = [{"round": i, "student_loss": 1 / (1 + i), "generator_loss": -1 / (1 + i)} for i in range(count)]

@@ -17,6 +17,7 @@ import abd_hub.students  # noqa: F401  (registers the architectures)
 from abd_hub import read_record
 from abd_hub.cli import main
 from abd_hub.publish.uploads import read_upload
+from abd_hub.runs.demo import OTHER
 from abd_hub.runs.finishing import FEWEST_POINTS
 
 ROOT = Path(__file__).parents[2]
@@ -179,3 +180,8 @@ def test_a_finished_or_strange_folder_and_another_seed_are_refused(demo, tmp_pat
     (tmp_path / "config.yaml").write_text((demo[0] / "config.yaml").read_text())
     assert main(["demo", "--output-dir", str(tmp_path), "--seed", "1"]) == 2
     assert "seed: is 1 now and was 0 when the run began" in capsys.readouterr().err
+
+
+def test_the_last_words_name_the_other_trigger():
+    assert set(OTHER) == {"patch", "blend"}
+    assert "--trigger blend" in OTHER["patch"] and "--trigger" not in OTHER["blend"]

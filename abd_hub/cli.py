@@ -64,7 +64,9 @@ def _run(given: list[str]) -> int:
 
 
 def _stop(line: str, code: int) -> int:
-    print(f"abd-hub: {visible(line)}", file=sys.stderr)
+    # All processes of a launch stop alike, so the first on each machine says why.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"abd-hub: {visible(line)}", file=sys.stderr)
     return code
 
 

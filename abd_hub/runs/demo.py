@@ -312,7 +312,9 @@ def _told(records: Mapping[str, RunRecord]) -> str:
 
 def _summary(records: Mapping[str, RunRecord], seconds: float) -> dict[str, Any]:
     rows = {name: _summary_row(report) for name, report in _reports(records).items()}
-    return {"seconds": round(seconds, 1), "teacher": rows.pop("teacher"), "students": rows}
+    first = next(iter(records.values()))
+    machine = {"device": first.device, "versions": dict(first.versions)}
+    return {"seconds": round(seconds, 1), **machine, "teacher": rows.pop("teacher"), "students": rows}
 
 
 def _summary_row(report: EvalReport) -> dict[str, Any]:

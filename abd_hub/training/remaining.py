@@ -67,7 +67,7 @@ class Remaining:
     def left(self) -> float | None:
         """Returns the seconds until the run ends; None where nobody can tell. Any thread may call it."""
         estimate = self._estimate
-        if estimate is None:
+        if estimate is None or self.make is not None:  # a part of the time would be a wrong number
             return None
         then, seconds = estimate
         return max(self.forecast.after, seconds - (time.monotonic() - then))

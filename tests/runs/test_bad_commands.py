@@ -10,6 +10,8 @@ import pytest
 from bad_inputs import ATTACK, refused
 from tiny_teacher import DIGITS, save_teacher
 
+from abd_hub.cli import main
+
 EVALUATE = [
     ("no data", [], ["dataset", "--dataset"]),
     ("trigger without target", ["--dataset", "digits", "--trigger", "badnet_sq"], ["target", "--target"]),
@@ -147,6 +149,13 @@ def test_list_refuses_pictures_it_cannot_draw(place, monkeypatch, capsys, argume
     (place / "taken.png").mkdir(exist_ok=True)
     (place / "file").touch()
     refused(capsys, place, arguments, expected)
+
+
+def test_of_several_processes_one_a_machine_says_why(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["distil"]) == 2 and capsys.readouterr().err == ""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert main(["distil"]) == 2 and "did you mean distill?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_its_teacher_can_be_pushed(demo):
 def test_the_numbers_agree_everywhere(demo):
     out, printed = demo
     summary = json.loads((out / "summary.json").read_text())
+    assert summary["device"] == "cpu (1 threads)" and {"torch", "platform"} <= set(summary["versions"])
     for name, row in summary["students"].items():
         found = json.loads((out / name / "metrics.json").read_text())["results"]["student"]
         assert found["accuracy"]["value"] == row["accuracy"]

@@ -6,11 +6,12 @@ within a long step. A notebook gets lines too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
@@ -22,6 +23,21 @@ EVERY = 30.0
 COLUMNS = 100
 """Most characters of a bar, which a terminal of usual width shows whole."""
 Value = TypeVar("Value")
+_LISTENERS: list[Callable[[str, int, int], None]] = []
+
+
+@contextlib.contextmanager
+def progress_listener(tell: Callable[[str, int, int], None]) -> Iterator[None]:
+    """Calls ``tell(name, done, total)`` before each step of an inspection or a purification, and at its end.
+
+    Args:
+        tell: gets the name of the loop, its finished steps, and most of its steps.
+    """
+    _LISTENERS.append(tell)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(tell)
 
 
 def progress(
@@ -48,9 +64,16 @@ def progress(
 def over(values: Iterable[Value], total: int, *, unit: str, name: str) -> Iterator[Value]:
     """Yields the values, and shows how many have been used."""
     with progress(total, unit=unit, name=name, leave=False) as bar:
-        for value in values:
+        for done, value in enumerate(values):
+            _tell(name, done, total)
             yield value
             bar.update()
+    _tell(name, total, total)
+
+
+def _tell(name: str, done: int, total: int) -> None:
+    for tell in _LISTENERS:
+        tell(name, done, total)
 
 
 class Lines:

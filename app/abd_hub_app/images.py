@@ -1,17 +1,13 @@
-"""Reads pictures of visitors within limits, and shows images with their exact pixels."""
+"""Reads pictures of visitors within limits."""
 
 from __future__ import annotations
 
-import math
 from abc import ABCMeta
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from abd_hub import InputError, decode_picture
 from abd_hub_app.text import refusal
@@ -23,7 +19,6 @@ MOST_PIXELS = 4_000_000
 MOST_JPEG_PIXELS = 64_000_000
 """Limits the pixels of a JPEG; a telephone takes photographs of 12 to 50 megapixels."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-_SHOWN_SIDE = 256
 _USE = f"use a PNG, JPEG, WebP, BMP or GIF of at most {MOST_PIXELS // 1_000_000} megapixels"
 
 
@@ -89,17 +84,3 @@ def read_picture(file: str | Path) -> Image.Image:
         most_pixels=MOST_PIXELS,
         most_jpeg_pixels=MOST_JPEG_PIXELS,
     )
-
-
-def to_pixels(picture: Image.Image) -> Tensor:
-    """Returns the picture at its own size, (1, 3, height, width) float32 in [0, 1]."""
-    values = np.array(picture.convert("RGB"))
-    return torch.from_numpy(values).permute(2, 0, 1)[None].float().div_(255)
-
-
-def to_picture(pixels: Tensor, side: int = _SHOWN_SIDE) -> Image.Image:
-    """Returns an image (C, H, W) in [0, 1] at 8 bits, enlarged by squares to a side of at least ``side``."""
-    levels = (pixels.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    rgb = levels.expand(3, -1, -1).permute(1, 2, 0).numpy()
-    factor = max(1, math.ceil(side / max(rgb.shape[:2])))
-    return Image.fromarray(np.ascontiguousarray(rgb.repeat(factor, 0).repeat(factor, 1)))

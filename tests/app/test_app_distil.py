@@ -15,10 +15,10 @@ import pytest
 import quick_python
 import torch
 import yaml
-from abd_hub_app import distil_child, distil_queue, distil_request, load_shelf
-from abd_hub_app.distil_job import CONFIG, State
-from abd_hub_app.distil_queue import DistilQueue
-from abd_hub_app.images import to_picture
+from abd_hub_app import distil_request, load_shelf, run_child, run_queue
+from abd_hub_app.pixels import to_picture
+from abd_hub_app.run_job import CONFIG, State
+from abd_hub_app.run_queue import RunQueue
 from app_server import MODELS, hostile_folder
 from distil_server import SHORT, distilling, environment_of, nice_of, wait
 from gradio_client import Client, handle_file
@@ -73,7 +73,7 @@ def finished(app):
     uploaded = [handle_file(str(TEACHER / name)) for name in distil_request.FILES]
     job = begin(client, "files", files=uploaded, rounds=4, defenses=["universal_direction"])
     process = wait(app.runs)[0]
-    wait(lambda: nice_of(process) >= distil_child.NICE)
+    wait(lambda: nice_of(process) >= run_child.NICE)
     seen = environment_of(process)
     job.result()
     yield client, job.outputs(), seen
@@ -241,7 +241,7 @@ def test_wrong_wishes_are_told(app, visitor, asked, said):
 def test_folders_are_read_for_this_machine_alone(tmp_path):
     from abd_hub_app.distil import Distil
 
-    with DistilQueue(tmp_path) as queue:
+    with RunQueue(tmp_path) as queue:
         for local in (True, False):
             tab = Distil(load_shelf(), queue, local=local)
             offered = [value for _, value in tab.form.teachers()]
@@ -316,8 +316,8 @@ def ended(queue, job):
 
 
 def test_the_line_has_an_end_and_one_place_a_visitor(tmp_path):
-    with DistilQueue(tmp_path) as queue:
-        jobs = [put(queue, str(index)) for index in range(distil_queue.MOST_WAITING + 1)]
+    with RunQueue(tmp_path) as queue:
+        jobs = [put(queue, str(index)) for index in range(run_queue.MOST_WAITING + 1)]
         with pytest.raises(InputError, match="4 runs are in line already"):
             put(queue, "late")
         with pytest.raises(InputError, match="a run of yours is under way"):
@@ -330,23 +330,23 @@ def test_the_line_has_an_end_and_one_place_a_visitor(tmp_path):
 
 
 def test_too_much_time_ends_a_run(tmp_path):
-    with DistilQueue(tmp_path) as queue:
+    with RunQueue(tmp_path) as queue:
         job = put(queue, "a", limit=0.3)
         assert ended(queue, job).reason.startswith("minutes: the first rounds were not done within 0.005")
         assert job.process.exit_code == -signal.SIGTERM and not job.folder.exists()
 
 
 def test_too_much_memory_ends_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(distil_queue, "MOST_MEMORY", 50_000_000)
-    with DistilQueue(tmp_path) as queue:
+    monkeypatch.setattr(run_queue, "MOST_MEMORY", 50_000_000)
+    with RunQueue(tmp_path) as queue:
         job = put(queue, "a")
         assert ended(queue, job).reason.startswith("memory: the run took more than 0.05 GB")
         assert job.process.exit_code == -signal.SIGKILL and not job.folder.exists()
 
 
 def test_what_nobody_looks_at_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(distil_queue, "_UNSEEN", 0.5)
-    with DistilQueue(tmp_path) as queue:
+    monkeypatch.setattr(run_queue, "_UNSEEN", 0.5)
+    with RunQueue(tmp_path) as queue:
         job = put(queue, "a")
         wait(lambda: job.over)
         assert job.state is State.CANCELLED
@@ -356,7 +356,7 @@ def test_what_nobody_looks_at_ends(tmp_path, monkeypatch):
 def test_the_servers_death_is_the_runs(tmp_path):
     (tmp_path / CONFIG).write_text("teacher: {id: none}")
     process = subprocess.Popen(
-        [quick_python.executable(), "-P", distil_child.__file__, str(tmp_path / CONFIG), "600"],
+        [quick_python.executable(), "-P", run_child.__file__, str(tmp_path / CONFIG), "600"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

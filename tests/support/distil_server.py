@@ -53,7 +53,7 @@ class App:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             return False
-        return any(word.endswith(b"distil_child.py") for word in words) and any(
+        return any(word.endswith(b"run_child.py") for word in words) and any(
             word.startswith(str(self.place).encode()) for word in words
         )
 

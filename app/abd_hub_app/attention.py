@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abd_hub import Classifier, GradCam, InputError
-from abd_hub_app.pixels import to_picture
+from abd_hub_app.images import to_picture
 
 NOTE = (
     "The heat maps (Grad-CAM) show in yellow the places that speak most for the answer, and in dark blue the "

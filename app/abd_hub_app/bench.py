@@ -23,9 +23,11 @@ from abd_hub_app.inspect_request import InspectRequest
 from abd_hub_app.run_child import CASE
 from abd_hub_app.run_job import CONFIG, DISTILL, INSPECT, PURIFY, Job
 from abd_hub_app.run_queue import RunQueue
-from abd_hub_app.shelf import Shelf
-from abd_hub_app.sources import UPLOADED, Source, from_shelf
+from abd_hub_app.shelf import BUNDLED, Shelf
+from abd_hub_app.sources import UPLOADED, Source, first_choice, from_shelf
 
+BEFOREHAND = BUNDLED / "inspected"
+"""Holds the inspection of the first bundled model, which the page shows at first."""
 PLAIN, PROTECTED = "plain", "protected"
 KINDS = {
     PURIFY.name: "copy, purified without data",
@@ -132,7 +134,7 @@ class Bench:
             source, facts = _taken_over(before, place), before.shown
             settings = {
                 "id": source.id,
-                "seed": facts["settings"]["seed"],
+                **facts["settings"],
                 "sha256": facts["model"]["sha256"],
                 "force": force,
             }
@@ -217,19 +219,13 @@ class Bench:
             raise
 
 
-def read_beforehand(shelf: Shelf, folder: Path, name: str) -> Inspected | None:
-    """Returns an inspection that comes with the page; None if the model has other weights by now.
-
-    Args:
-        shelf: the models on the page.
-        folder: of the inspection.
-        name: of the model.
-    """
-    if not (folder / SHOWN).is_file():
+def read_beforehand(shelf: Shelf) -> Inspected | None:
+    """Returns the inspection that comes with the page; None if it is of other weights than the first model."""
+    if not (BEFOREHAND / SHOWN).is_file():
         return None
-    found = Inspected(folder=folder, source=from_shelf(shelf, name), beforehand=True)
-    hashes = {model.name: model.sha256 for model in shelf.models}
-    return found if found.shown["model"]["sha256"] == hashes[name] else None
+    model = first_choice(shelf)
+    found = Inspected(folder=BEFOREHAND, source=from_shelf(shelf, model.name), beforehand=True)
+    return found if found.shown["model"]["sha256"] == model.sha256 else None
 
 
 def _taken_over(before: Inspected, place: Path) -> Source:

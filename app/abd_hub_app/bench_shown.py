@@ -12,9 +12,9 @@ from abd_hub import headline, read_record, verdict
 from abd_hub_app import distil_shown
 from abd_hub_app.answers import Answers, show
 from abd_hub_app.bench import KINDS, PLAIN, PROTECTED, Bench, Beside, Inspected
+from abd_hub_app.images import to_pixels
 from abd_hub_app.inspect_case import OUTCOME
 from abd_hub_app.inspect_shown import read_report
-from abd_hub_app.pixels import to_pixels
 from abd_hub_app.run_job import PURIFY, Job
 from abd_hub_app.text import as_html
 

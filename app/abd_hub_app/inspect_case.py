@@ -18,7 +18,7 @@ from torch import Tensor
 from abd_hub import Classifier, FoundTrigger, InspectionReport
 from abd_hub_app.answers import ModelAnswer, answer_of
 from abd_hub_app.attention import look_into
-from abd_hub_app.pixels import to_picture
+from abd_hub_app.images import to_picture
 
 REPORT, TENSORS = "inspection.json", "triggers.safetensors"
 ANSWERS = "answers.json"

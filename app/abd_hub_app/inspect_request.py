@@ -55,6 +55,11 @@ def write_request(
         "seed": asked.seed,
     }
     (place / CONFIG).write_text(json.dumps(settings), encoding="utf-8")
+    write_pictures(pictures, place)
+
+
+def write_pictures(pictures: Sequence[Image.Image], place: Path) -> None:
+    """Writes the pictures on which an inspection shows the trigger into the folder of a run."""
     if pictures:
         (place / PICTURES).mkdir()
     for number, picture in enumerate(pictures):

@@ -127,7 +127,7 @@ def _triggers(report: InspectionReport, facts: Mapping[str, Any], folder: Path) 
             f'<figure><div class="abd-pair">{_picture(folder / f"trigger_{place}.png", alt)}'
             f"{_picture(folder / f'amount_{place}.png', 'Where it acts, white for most')}</div>"
             f"<figcaption><b>{as_html(trigger.family)}</b> towards {label}: size {trigger.size:.3g}"
-            f"{ordinary}. It turns {percent(trigger.success)} of the inspection's images of other classes into it."
+            f"{ordinary}. It turns {percent(trigger.success)} of the images of other classes into it."
             "</figcaption></figure>"
         )
     found = "The trigger that was recovered" if report.flagged else "The smallest triggers that were found"

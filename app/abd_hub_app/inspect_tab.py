@@ -20,21 +20,18 @@ from abd_hub_app.inputs import session_of
 from abd_hub_app.inspect_request import LEAST_STEPS, MOST_STEPS, InspectRequest
 from abd_hub_app.run_job import PURIFY, Job, State, View
 from abd_hub_app.run_queue import RunQueue
-from abd_hub_app.shelf import BUNDLED, Shelf
+from abd_hub_app.shelf import Shelf
 from abd_hub_app.source_fields import SourceFields
-from abd_hub_app.sources import first_choice
 from abd_hub_app.text import refusal
 
-BEFOREHAND = BUNDLED / "inspected"
-"""Holds the inspection of the first bundled model, which the page shows at first."""
 _LEAD = """\
 <p class="abd-lead">Does a model hold a <b>backdoor</b>, and towards which class? The inspection searches for
-the smallest trigger towards every class, <b>without any training data</b>. The server works on one run at a time.
-Your run ends when you close this page.</p>"""
+the smallest trigger towards every class, <b>without any training data</b>. The server works on one run at a
+time. Your run ends when you close this page.</p>"""
 _IDLE = '<p class="abd-status" role="status">Nothing is running. On a CPU it takes seconds to minutes.</p>'
 _NEXT = (
     '<h3>Go on from this model</h3><p class="abd-note">Each button starts a run of 15 minutes at most. '
-    "<b>Distill</b> teaches a student from a copy that is purified first, where the model is flagged.</p>"
+    "<b>Distill</b> purifies a flagged model before its student learns; <b>Distill plain</b> does not.</p>"
 )
 _INSPECT = """\
 Inspects a model for a backdoor, without its training data, and reports the progress.
@@ -91,7 +88,7 @@ class Inspect:
         self.queue = queue
         self.fields = SourceFields(shelf, local=local, tab="inspect", label="Model")
         self.bench = Bench(shelf, queue, [example.picture for example in load_examples(shelf)])
-        self.bench.beforehand = read_beforehand(shelf, BEFOREHAND, first_choice(shelf).name)
+        self.bench.beforehand = read_beforehand(shelf)
 
     # --------------------------------------------------------------------------------------- endpoints
 
@@ -179,7 +176,7 @@ class Inspect:
         with gr.Row():
             purify = gr.Button("Purify", variant="primary", elem_id="inspect-purify", min_width=120)
             protected = gr.Button("Distill", variant="primary", elem_id="inspect-protected", min_width=120)
-            plain = gr.Button("Distill without protection", elem_id="inspect-plain", min_width=120)
+            plain = gr.Button("Distill plain", elem_id="inspect-plain", min_width=120)
         with gr.Accordion("Settings of these runs", open=False):
             force = gr.Checkbox(
                 False, label="Purify also a model that is not flagged", elem_id="inspect-force"

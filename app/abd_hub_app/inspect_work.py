@@ -22,6 +22,7 @@ from abd_hub import (
     purify_model,
     save_purified,
 )
+from abd_hub_app.images import to_pixels
 from abd_hub_app.inspect_case import (
     ANSWERS,
     OUTCOME,
@@ -31,7 +32,6 @@ from abd_hub_app.inspect_case import (
     write_answers,
     write_case,
 )
-from abd_hub_app.pixels import to_pixels
 from abd_hub_app.run_child import CASE
 from abd_hub_app.sources import LARGEST_LOADED_GB
 
@@ -81,7 +81,7 @@ def purify(settings: Mapping[str, Any], place: Path) -> None:
     """Purifies an inspected model.
 
     Args:
-        settings: id, seed, sha256 and force.
+        settings: id, seed, steps, sha256 and force.
         place: folder of the run, with the case in its folder ``CASE``; the copy goes into ``purified``.
 
     Raises:
@@ -94,7 +94,14 @@ def purify(settings: Mapping[str, Any], place: Path) -> None:
 
     device = _device()
     seed, force = settings["seed"], settings["force"]
-    copy, done = purify_model(classifier, report=case.report, force=force, seed=seed, device=device)
+    copy, done = purify_model(
+        classifier,
+        inspection=TriggerInversion(steps=settings["steps"]),
+        report=case.report,
+        force=force,
+        seed=seed,
+        device=device,
+    )
     lines = [done.detail]
     if done.changed:
         save_purified(place / "purified", (classifier, copy), done, forced=force, seed=seed)

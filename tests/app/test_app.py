@@ -6,7 +6,7 @@ import runpy
 import numpy as np
 import pytest
 import torch
-from abd_hub_app.pixels import to_pixels
+from abd_hub_app.images import to_pixels
 from app_server import (
     MODELS,
     ROOT,

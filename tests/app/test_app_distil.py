@@ -16,7 +16,7 @@ import quick_python
 import torch
 import yaml
 from abd_hub_app import distil_request, load_shelf, run_child, run_queue
-from abd_hub_app.pixels import to_picture
+from abd_hub_app.images import to_picture
 from abd_hub_app.run_job import CONFIG, State
 from abd_hub_app.run_queue import RunQueue
 from app_server import MODELS, hostile_folder

@@ -21,8 +21,7 @@ from abd_hub_app.compare import as_csv, rows
 from abd_hub_app.distil_shown import result
 from abd_hub_app.drawing import Drawn, read_drawing
 from abd_hub_app.examples import load_examples
-from abd_hub_app.images import MOST_PIXELS, read_picture
-from abd_hub_app.pixels import to_pixels
+from abd_hub_app.images import MOST_PIXELS, read_picture, to_pixels
 from abd_hub_app.taught import _read_log, show
 from abd_hub_app.triggers import offers
 from abd_hub_app.try_it import TryIt

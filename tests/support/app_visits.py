@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 import zlib
 
-from abd_hub_app.pixels import to_picture
+from abd_hub_app.images import to_picture
 from gradio_client import handle_file
 from PIL import Image
 

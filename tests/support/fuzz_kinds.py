@@ -19,8 +19,7 @@ import datasets
 import fuzz_checkpoints  # noqa: F401 - registers its kinds
 import torch
 from abd_hub_app.drawing import read_drawing
-from abd_hub_app.images import read_picture
-from abd_hub_app.pixels import to_pixels
+from abd_hub_app.images import read_picture, to_pixels
 from abd_hub_app.taught import show
 from checkpoints import LABELS, MEAN, STD, shaken
 from fuzz_data_sets import write_folder, write_parquet

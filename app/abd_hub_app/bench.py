@@ -220,7 +220,7 @@ class Bench:
 
 
 def read_beforehand(shelf: Shelf) -> Inspected | None:
-    """Returns the inspection that comes with the page; None if it is of other weights than the first model."""
+    """Returns the inspection that comes with the page; None if the first model has other weights."""
     if not (BEFOREHAND / SHOWN).is_file():
         return None
     model = first_choice(shelf)

@@ -32,7 +32,8 @@ class Page(gr.Blocks):  # type: ignore[misc]
             inputs = [*inputs, *[None] * len(left_out)]
         try:
             return await super().preprocess_data(block_fn, inputs, *values, **options)
-        except gr.Error:
+        except gr.Error as error:
+            error.print_exception = False  # a visitor's mistake is not the owner's
             raise
         except InvalidPathError as error:
             raise refusal(_NOT_UPLOADED) from error

@@ -1,7 +1,7 @@
 """Inspects the first of the bundled models, for the page to show before anybody has inspected one.
 
-``python -m abd_hub_app.inspect_beforehand`` replaces the folder ``models/inspected``. Run it after the bundled
-models have changed: an inspection of other weights is not shown.
+``python -m abd_hub_app.inspect_beforehand`` replaces the folder ``models/inspected``. Run it after the
+bundled models have changed: an inspection of other weights is not shown.
 """
 
 from __future__ import annotations

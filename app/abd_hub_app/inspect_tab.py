@@ -164,9 +164,9 @@ class Inspect:
 
         shown = [status, verdict, following, later, numbers]
         _on(start, self.inspect, inputs, shown, "inspect", _INSPECT)
-        stop.click(self.cancel, None, None, api_visibility="private", concurrency_limit=None, queue=True)
+        stop.click(self.stop, None, None, api_visibility="private", concurrency_limit=None, queue=True)
 
-    def cancel(self, request: gr.Request) -> None:
+    def stop(self, request: gr.Request) -> None:
         """Ends the visitor's run."""
         self.queue.cancel(session_of(request))
 

@@ -103,8 +103,7 @@ def configuration(
         source: the teacher.
         shelf: models whose measurements are repeated if the teacher has the same labels.
         run: output folder.
-        purification: none, or auto. An inspection of a larger teacher would use up the visitor's minutes, so
-            only a visitor who has inspected the teacher chooses auto.
+        purification: none, or auto, whose inspection uses up the minutes for a larger teacher.
     """
     settings: dict[str, Any] = {
         "output_dir": run,

@@ -90,8 +90,8 @@ def _verdict(report: InspectionReport, facts: Mapping[str, Any], *, beforehand: 
     named = as_html(model["id"])
     weights = f", weights {as_html((model['sha256'] or '')[:12])}" if model["sha256"] else ""
     when = (
-        f"This inspection was made beforehand and comes with the page; it took {report.seconds:.0f} s of one "
-        "core. <b>Inspect</b> makes it anew."
+        f"This inspection was made beforehand and comes with the page; it took {report.seconds:.0f} s. "
+        "<b>Inspect</b> makes it anew."
         if beforehand
         else f"The inspection took {report.seconds:.0f} s, {facts['settings']['steps']} steps at most, "
         f"seed {facts['settings']['seed']}."

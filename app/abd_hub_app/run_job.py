@@ -182,7 +182,9 @@ def environment(home: Path) -> dict[str, str]:
         home: folder for all downloads, which is removed with the run.
     """
     kept = {name: value for name, value in os.environ.items() if not _NOT_HANDED_ON.search(name)}
-    threads = min(_stated_threads(), max(1, (os.cpu_count() or 1) // 2))
+    cores = os.cpu_count() or 1
+    # A run has the lower priority. On two cores, one alone would take two minutes for an inspection.
+    threads = min(_stated_threads(), max(min(2, cores), cores // 2))
     # The child finds modules where the server does; -P keeps the names in this folder from hiding them.
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return (

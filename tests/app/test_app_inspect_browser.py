@@ -14,10 +14,10 @@ def app(runs_app):
     return runs_app
 
 
-def tab_to(page, selector, most=40):
+def tab_to(page, selector, key="Tab", most=40):
     """Presses Tab until the focus is there."""
     for _ in range(most):
-        page.keyboard.press("Tab")
+        page.keyboard.press(key)
         if page.evaluate("selector => document.activeElement.matches(selector)", selector):
             return
     raise AssertionError(f"{selector} is not reached by {most} times Tab")
@@ -60,7 +60,7 @@ def test_an_inspection_by_keyboard(app, browser, shots, width, scheme):
         page.keyboard.press("Enter")
         says(page, "#inspect-step", "Starting")
         shots(page, f"inspect-purify-{width}-{scheme}.png")
-        tab_to(page, "#inspect-cancel", most=60)
+        tab_to(page, "#inspect-cancel", "Shift+Tab")
         page.keyboard.press("Enter")
         says(page, "#inspect-step", "Cancelled")
         assert app.runs() == []

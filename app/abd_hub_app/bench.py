@@ -86,12 +86,14 @@ class Bench:
         self.queue = queue
         self.pictures = pictures
         self.beforehand: Inspected | None = None
+        self._own = set[str]()
+        """Holds the visitors who have inspected a model; nothing goes on from another one for them."""
 
     def inspected(self, session: str) -> Inspected | None:
         """Returns the visitor's last inspection, or the one that comes with the page."""
         job = self.queue.result(session, INSPECT.name)
         if job is None:
-            return self.beforehand
+            return None if session in self._own else self.beforehand
 
         settings = json.loads((job.folder / CONFIG).read_text(encoding="utf-8"))
         labels = tuple(settings["labels"]) if settings["labels"] else None
@@ -119,8 +121,14 @@ class Bench:
             suits = model.labels == self.shelf.labels
             inspect_request.write_request(asked, model, self.pictures if suits else (), place)
 
-        limit = 60 * asked.minutes
-        return self._submit(session, prepare, limit, INSPECT, replaces=(PURIFY.name, PLAIN, PROTECTED))
+        later = (PURIFY.name, PLAIN, PROTECTED)
+        job = self._submit(session, prepare, 60 * asked.minutes, INSPECT, replaces=later)
+        self._own.add(session)
+        return job
+
+    def leave(self, session: str) -> None:
+        """Forgets a visitor who has closed the page."""
+        self._own.discard(session)
 
     def purify(self, session: str, *, force: bool) -> Job:
         """Puts a purification of the inspected model in the line.
@@ -187,7 +195,7 @@ class Bench:
     def _found(self, session: str) -> Inspected:
         before = self.inspected(session)
         if before is None:
-            raise InputError("model: none of yours is inspected; inspect one first")
+            raise InputError("model: there is no inspection of yours; inspect a model first")
         return before
 
     def _request(self, before: Inspected, rounds: int) -> DistilRequest:

@@ -47,8 +47,9 @@ def side_by_side(inspected: Inspected, models: Sequence[Beside]) -> str:
     return (
         '<h3>Side by side</h3><p class="abd-note">The answers without and with the recovered trigger, and '
         "how many images of other classes it moves. One trigger says nothing about others.</p>"
-        '<div class="abd-scroll"><table class="abd-facts abd-beside"><thead><tr><th scope="col">model</th>'
-        f'{head}<th scope="col">moved</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        '<div class="abd-scroll" tabindex="0" role="region" aria-label="Answers of all models">'
+        '<table class="abd-facts abd-beside"><thead><tr><th scope="col">model</th><th scope="col">moved</th>'
+        f"{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         f"{_cards(inspected, models, labels, label)}"
     )
 
@@ -63,9 +64,11 @@ def _purified(job: Job) -> str:
 
 def _student(job: Job) -> str:
     record = read_record(job.run)
+    found = verdict(record)
+    tone = "fooled" if any(one.level == "warning" for one in found) else "open"
     return (
-        f'<section class="abd-card abd-open" role="status"><h3>{_TITLES[job.slot]}</h3>'
-        f"<p>{as_html(headline(verdict(record)), 400)}</p>"
+        f'<section class="abd-card abd-{tone}" role="status"><h3>{_TITLES[job.slot]}</h3>'
+        f"<p>{as_html(headline(found), 400)}</p>"
         f"<details><summary>The whole verdict</summary>{distil_shown.result(record)}</details></section>"
     )
 
@@ -76,8 +79,8 @@ def _row(model: Beside, labels: Sequence[str]) -> str:
         for answer in model.rows
     )
     return (
-        f'<tr><th scope="row"><b>{as_html(model.name)}</b><br>{as_html(model.kind)}</th>{cells}'
-        f"<td>{model.moved} of {model.others}</td></tr>"
+        f'<tr><th scope="row"><b>{as_html(model.name)}</b><br>{as_html(model.kind)}</th>'
+        f"<td>{model.moved} of {model.others}</td>{cells}</tr>"
     )
 
 

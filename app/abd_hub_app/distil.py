@@ -115,10 +115,6 @@ class Distil:
         """Ends your run; returns whether there was one."""
         return self.queue.cancel(session_of(request))
 
-    def leave(self, request: gr.Request) -> None:
-        """Ends the visitor's run and removes its results after the page was closed."""
-        self.queue.leave(session_of(request))
-
     # -------------------------------------------------------------------------------------------- page
 
     def build(self) -> None:

@@ -170,6 +170,11 @@ class Inspect:
         """Ends the visitor's run."""
         self.queue.cancel(session_of(request))
 
+    def leave(self, request: gr.Request) -> None:
+        """Ends the visitor's run and removes all results after the page was closed."""
+        self.queue.leave(session_of(request))
+        self.bench.leave(session_of(request))
+
     def _build_later(self) -> gr.HTML:
         """Puts the buttons of the next runs on the page, and returns the place of their results."""
         gr.HTML(_NEXT)

@@ -51,7 +51,7 @@ def build_page(shelf: Shelf, files: Path, queue: RunQueue, *, local: bool = Fals
             taught.build()
         with gr.Tab("Distill"):
             distil.build()
-        page.unload(distil.leave)
+        page.unload(inspect.leave)
 
     return page
 

@@ -22,6 +22,7 @@ from abd_hub_app.inspect_case import (
     write_answers,
     write_case,
 )
+from abd_hub_app.inspect_request import InspectRequest
 from abd_hub_app.run_queue import RunQueue
 from app_server import HOSTILE, MODELS
 from app_visits import post
@@ -212,7 +213,7 @@ def test_nothing_goes_on_from_nothing(tmp_path):
     with RunQueue(tmp_path) as queue:
         bench = Bench(load_shelf([TEACHER]), queue, ())
         for start in (lambda: bench.purify("a", force=True), lambda: bench.distil("a", "plain", 3)):
-            with pytest.raises(InputError, match=r"^model: none of yours is inspected"):
+            with pytest.raises(InputError, match=r"^model: there is no inspection of yours"):
                 start()
         assert bench.beside("a") == [] and list(tmp_path.iterdir()) == []
 
@@ -223,6 +224,19 @@ def test_the_inspection_that_comes_with_the_page_is_of_its_model(tmp_path):
     assert "was made beforehand and comes with the page" in inspect_shown.result(found)
     folder = small_model(tmp_path / "other", ("a", "b"), dict.items)
     assert read_beforehand(load_shelf([folder])) is None
+
+
+def test_nobody_goes_on_from_another_model_than_the_own_one(tmp_path):
+    with RunQueue(tmp_path) as queue:
+        bench = Bench(load_shelf(), queue, ())
+        bench.beforehand = read_beforehand(bench.shelf)
+        assert bench.inspected("a") is bench.beforehand
+        asked = InspectRequest(steps=STEPS, seed=0, minutes=1)
+        bench.inspect("a", asked, lambda place: sources.from_shelf(bench.shelf, "teacher"))
+        queue.leave("a")
+        assert bench.inspected("a") is None and bench.inspected("b") is bench.beforehand
+        bench.leave("a")
+        assert bench.inspected("a") is bench.beforehand
 
 
 def hostile_case(folder, classes=60):

@@ -2,6 +2,9 @@
 # This table holds the public names, each with the module that defines it. `__init__.py` reads it at import,
 # so a new name is added only here. A type checker takes `A as A` as public.
 
+from abd_hub.commands.purifying import (
+    format_purification as format_purification,
+)
 from abd_hub.config.options import (
     DistillConfig as DistillConfig,
     EvaluationOptions as EvaluationOptions,
@@ -118,6 +121,9 @@ from abd_hub.inspection.mm_bd import (
 from abd_hub.inspection.trigger_inversion import (
     TriggerInversion as TriggerInversion,
 )
+from abd_hub.learning.progress import (
+    progress_listener as progress_listener,
+)
 from abd_hub.models.attention_maps import (
     AttentionMaps as AttentionMaps,
     GradCam as GradCam,
@@ -174,6 +180,9 @@ from abd_hub.runs.inspect import (
 )
 from abd_hub.runs.poison import (
     poison_teacher as poison_teacher,
+)
+from abd_hub.runs.purified_folder import (
+    save_purified as save_purified,
 )
 from abd_hub.runs.purify import (
     purify_model as purify_model,

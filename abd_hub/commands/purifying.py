@@ -103,7 +103,9 @@ def format_purification(report: PurificationReport) -> str:
 def _images(request: PurifyRequest) -> str:
     """Returns the name of the images for the record, without a path of this machine."""
     if request.images is None:
-        return "patches of the photographs of scikit-learn"
+        from abd_hub.runs.purified_folder import PATCHES_NAME
+
+        return PATCHES_NAME
     path = Path(request.images).expanduser()
     name = path.resolve().name if path.exists() else request.images
     return f"{name}, split {request.split}"

@@ -29,10 +29,13 @@ COLUMNS = 100
 Value = TypeVar("Value")
 Left = Callable[[], float | None]
 """Type of a function that returns the seconds left; None where they are unknown."""
+Tell = Callable[[str, int, int], None]
+"""Type of a function that gets the name of a loop, its finished steps, and most of its steps."""
 _SHAPE = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{left}, {rate_fmt}{postfix}]"
 _shown: ContextVar[bool] = ContextVar("shown", default=True)
 _after: ContextVar[float] = ContextVar("after", default=0.0)
 _lasting: ContextVar[Left | None] = ContextVar("lasting", default=None)
+_listener: ContextVar[Tell | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
@@ -67,6 +70,16 @@ def lasting(seconds: float) -> Iterator[None]:
         yield
     finally:
         _lasting.reset(before)
+
+
+@contextmanager
+def progress_listener(tell: Tell) -> Iterator[None]:
+    """Calls ``tell`` before each step of an inspection or a purification in this context, and at its end."""
+    before = _listener.set(tell)
+    try:
+        yield
+    finally:
+        _listener.reset(before)
 
 
 def progress(
@@ -105,9 +118,17 @@ def progress(
 def over(values: Iterable[Value], total: int, *, unit: str, name: str) -> Iterator[Value]:
     """Yields the values, and shows how many have been used."""
     with progress(total, unit=unit, name=name, leave=False) as bar:
-        for value in values:
+        for done, value in enumerate(values):
+            _tell(name, done, total)
             yield value
             bar.update()
+    _tell(name, total, total)
+
+
+def _tell(name: str, done: int, total: int) -> None:
+    tell = _listener.get()
+    if tell is not None:
+        tell(name, done, total)
 
 
 def in_notebook() -> bool:

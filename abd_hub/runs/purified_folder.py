@@ -10,19 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abd_hub.core import files
+from abd_hub.core import files, registry
 from abd_hub.core.errors import InputError
 from abd_hub.core.folder import check_folder
 from abd_hub.core.purifications import REPORT_FILE, Purification, PurificationReport
 from abd_hub.core.record_file import environment, to_json
 from abd_hub.core.records import PurifiedRecord
 from abd_hub.models.classifier import Classifier
-from abd_hub.models.saving import library_of, save_folder
+from abd_hub.models.saving import check_savable, library_of, save_folder
 from abd_hub.publish.card_file import CARD_FILE
 from abd_hub.publish.purified_card import purified_pictures, render_purified_card
 from abd_hub.runs.finishing import SAMPLES
-from abd_hub.runs.inspect import write_triggers
+from abd_hub.runs.inspect import SEARCHED, SHOWN, default_images, write_triggers
 from abd_hub.training.running import device_name
+
+PATCHES_NAME = "patches of the photographs of scikit-learn"
+_DRAWN = SEARCHED * SHOWN
 
 
 def make_record(
@@ -54,6 +57,45 @@ def make_record(
         device=device_name(device),
         **facts,
     )
+
+
+def save_purified(
+    folder: str | Path,
+    models: tuple[Classifier, Classifier],
+    report: PurificationReport,
+    purification: Purification | None = None,
+    *,
+    forced: bool = False,
+    seed: int = 0,
+) -> PurifiedRecord:
+    """Writes the folder of a copy that ``purify_model`` has made from patches of photographs.
+
+    Args:
+        folder: a new folder.
+        models: the classifier and its copy, both on the CPU.
+        report: of ``purify_model``, which has changed the copy.
+        purification: its settings; by default trigger unlearning.
+        forced: whether a classifier was purified that is not flagged.
+        seed: of the purification.
+
+    Raises:
+        InputError: ``folder`` exists or cannot be written, or the copy is no model of timm or transformers.
+    """
+    classifier, copy = models
+    check_savable(copy, "keep it in Python")
+    settings = registry.get("purifications", report.name)() if purification is None else purification
+    record = make_record(
+        classifier,
+        copy,
+        report,
+        settings,
+        copy.mean.device,
+        images=PATCHES_NAME,
+        forced=forced,
+        seed=seed,
+        processes=1,
+    )
+    return write_purified(folder, record, models, report, default_images(copy.spec, seed, most=_DRAWN))
 
 
 def write_purified(

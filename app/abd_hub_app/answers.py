@@ -90,7 +90,7 @@ def ask(
 
     both = torch.cat([pixels, trigger(pixels)])
     models = tuple(
-        _answer(model.name, shelf.kind(model), model.classifier, look, both)
+        answer_of(model.name, shelf.kind(model), model.classifier, look, both)
         for model, look in zip(shelf.models, looks, strict=True)
     )
     return Answers(
@@ -104,7 +104,9 @@ def ask(
     )
 
 
-def _answer(name: str, kind: str, classifier: Classifier, look: GradCam | None, both: Tensor) -> ModelAnswer:
+def answer_of(
+    name: str, kind: str, classifier: Classifier, look: GradCam | None, both: Tensor
+) -> ModelAnswer:
     """Returns one model's answers; ``both`` is (2, C, H, W), without and with the trigger."""
     maps: tuple[Any, ...] = (None, None)
     if look is None:

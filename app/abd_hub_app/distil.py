@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,13 +11,15 @@ import yaml
 
 from abd_hub import InputError
 from abd_hub_app import distil_request
-from abd_hub_app.distil_form import FILES, FOLDER, HUB, SHELF, DistilForm
-from abd_hub_app.distil_job import CONFIG, Job, State
+from abd_hub_app.checks import as_whole
+from abd_hub_app.distil_form import DistilForm
 from abd_hub_app.distil_outputs import build_outputs, finished, under_way, without_result
 from abd_hub_app.distil_push import Push
-from abd_hub_app.distil_queue import DistilQueue
-from abd_hub_app.distil_request import DistilRequest, Source
+from abd_hub_app.distil_request import DistilRequest
+from abd_hub_app.follow import follow
 from abd_hub_app.inputs import session_of
+from abd_hub_app.run_job import CONFIG, Job, State
+from abd_hub_app.run_queue import RunQueue
 from abd_hub_app.shelf import Shelf
 from abd_hub_app.text import refusal
 
@@ -49,13 +50,12 @@ Returns:
     the state, the finished rounds, the figures of the log, and at the end the record.
 """
 """Documents the endpoint for programs."""
-_LOOK_EVERY = 0.5
 
 
 class Distil:
     """Builds the tab, answers its endpoints and connects them."""
 
-    def __init__(self, shelf: Shelf, queue: DistilQueue, *, local: bool) -> None:
+    def __init__(self, shelf: Shelf, queue: RunQueue, *, local: bool) -> None:
         """Creates the tab.
 
         Args:
@@ -92,12 +92,12 @@ class Distil:
             asked = DistilRequest(
                 method=method,
                 defenses=tuple(defenses),
-                rounds=_number(rounds),
+                rounds=as_whole(rounds),
                 minutes=minutes,
-                seed=_number(seed),
+                seed=as_whole(seed),
                 student=student,
                 vaccine_check=bool(vaccine_check),
-                vaccine_layers=_number(vaccine_layers),
+                vaccine_layers=as_whole(vaccine_layers),
             )
             choice = (teacher, hub_id or "", files or [], folder or "")
             job = await asyncio.to_thread(self._submit, session, asked, *choice)
@@ -114,10 +114,6 @@ class Distil:
     def cancel(self, request: gr.Request) -> bool:
         """Ends your run; returns whether there was one."""
         return self.queue.cancel(session_of(request))
-
-    def leave(self, request: gr.Request) -> None:
-        """Ends the visitor's run and removes its results after the page was closed."""
-        self.queue.leave(session_of(request))
 
     # -------------------------------------------------------------------------------------------- page
 
@@ -172,7 +168,7 @@ class Distil:
         place = self.queue.folder()
 
         try:
-            source = self._source(teacher, hub_id, files, folder, place)
+            source = self.form.teacher.source(teacher, hub_id, files, folder, place)
             settings = distil_request.configuration(asked, source, self.shelf, str(place / "student"))
             (place / CONFIG).write_text(yaml.safe_dump(settings), encoding="utf-8")
             return self.queue.submit(session, place, 60 * asked.minutes)
@@ -180,49 +176,16 @@ class Distil:
             self.queue.discard(place)
             raise
 
-    def _source(self, teacher: str, hub_id: str, files: Sequence[str], folder: str, place: Path) -> Source:
-        if teacher.startswith(SHELF):
-            return distil_request.from_shelf(self.shelf, teacher.removeprefix(SHELF))
-        if teacher == HUB:
-            return distil_request.from_hub(hub_id)
-        if teacher == FILES:
-            return distil_request.from_files(files, place / distil_request.UPLOADED)
-        if teacher == FOLDER and self.form.local:
-            return distil_request.from_folder(folder)
-        if teacher == FOLDER:
-            raise InputError(
-                "folder: this server is open to others, so it reads none of its own folders; upload the files"
-            )
-        offered = ", ".join(value for _, value in self.form.teachers())
-        raise InputError(f"teacher: {teacher[:80]!r} is not offered; use {offered}")
-
     async def _follow(self, job: Job, asked: DistilRequest) -> AsyncIterator[tuple[Any, ...]]:
         """Yields the values for the page after every change, until the run is over."""
-        before = None
-        while True:
-            try:
-                view = await asyncio.to_thread(self.queue.look, job)
-            except RuntimeError as error:
-                if "after shutdown" not in str(error):
-                    raise
-                return  # the server ends; nobody reads a further answer
-            now = (view.state, view.before, view.round, int(view.seconds), view.stopping)
-            if job.over or view.state not in (State.WAITING, State.RUNNING):
-                break
-            if now != before:
-                yield under_way(view, job, asked, first=before is None)
-                before = now
-            await asyncio.sleep(_LOOK_EVERY)
-
-        if view.state is State.DONE:
-            yield await asyncio.to_thread(finished, view, job, asked)
-            return
-
-        yield without_result(view, job, asked)
-        if view.state is State.FAILED:
-            raise refusal(view.reason)
-
-
-def _number(value: Any) -> Any:
-    """Returns a whole number as int; leaves anything else to the check that refuses it."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        first = True
+        async for view in follow(self.queue, job):
+            if view.state is State.DONE:
+                yield await asyncio.to_thread(finished, view, job, asked)
+            elif view.state in (State.WAITING, State.RUNNING):
+                yield under_way(view, job, asked, first=first)
+            else:
+                yield without_result(view, job, asked)
+                if view.state is State.FAILED:
+                    raise refusal(view.reason)
+            first = False

@@ -8,12 +8,10 @@ import gradio as gr
 
 from abd_hub import catalog
 from abd_hub_app import distil_request
-from abd_hub_app.inputs import ModelFiles
+from abd_hub_app.checks import MOST_MINUTES
 from abd_hub_app.shelf import Shelf
-from abd_hub_app.text import one_line
+from abd_hub_app.source_fields import SourceFields
 
-HUB, FILES, FOLDER = "hub", "files", "folder"
-SHELF = "shelf:"
 _SMALL = 16
 """Limits the image side in pixels up to which the smallest student and two shuffled layers come first."""
 
@@ -23,45 +21,11 @@ class DistilForm:
 
     def __init__(self, shelf: Shelf, *, local: bool) -> None:
         self.shelf = shelf
-        self.local = local
-        """Says whether visitors may name folders of the server's machine."""
+        self.teacher = SourceFields(shelf, local=local, tab="distil", label="Teacher")
 
     def build(self) -> list[Any]:
         """Puts the fields on the page, in the order of the endpoint's parameters."""
-        return [*self._teacher_fields(), *self._settings()]
-
-    def _teacher_fields(self) -> list[Any]:
-        offered = self.teachers()
-        teacher = gr.Dropdown(
-            offered, value=offered[0][1], label="Teacher", info="safetensors only", elem_id="distil-teacher"
-        )
-        hub_id = gr.Textbox(
-            label="Hub id",
-            info="of a public repository",
-            placeholder="org/name or org/name@revision",
-            visible=False,
-            max_length=200,
-            elem_id="distil-hub",
-        )
-        files = ModelFiles(
-            label=" and ".join(distil_request.FILES),
-            file_count="multiple",
-            height=160,
-            visible=False,
-            elem_id="distil-files",
-        )
-        folder = gr.Textbox(
-            label="Folder",
-            info="on this machine, with config.json and safetensors",
-            visible=False,
-            max_length=1000,
-            elem_id="distil-folder",
-        )
-        fields = [hub_id, files, folder]
-        teacher.input(
-            _only_field, teacher, fields, api_visibility="private", show_progress="hidden", queue=False
-        )
-        return [teacher, *fields]
+        return [*self.teacher.build(), *self._settings()]
 
     def _settings(self) -> list[Any]:
         # With more than two shuffled layers, a network for 8x8 images gives every image the same class.
@@ -90,17 +54,6 @@ class DistilForm:
                 elem_id="distil-check",
             )
         return [method, defenses, rounds, minutes, seed, student, check, layers]
-
-    def teachers(self) -> list[tuple[str, str]]:
-        """Returns (words, value) of every teacher on offer."""
-        first = distil_request.first_choice(self.shelf)
-        models = sorted(self.shelf.models, key=lambda model: model is not first)
-        shown = [
-            (one_line(f"{model.name}: {self.shelf.kind(model)}", 90), SHELF + model.name) for model in models
-        ]
-        elsewhere = [("A model from the Hub", HUB), ("Files that I upload", FILES)]
-        own_folder = [("A folder on this machine", FOLDER)] if self.local else []
-        return [*shown, *elsewhere, *own_folder]
 
 
 def _method() -> gr.Dropdown:
@@ -137,7 +90,7 @@ def _bounds() -> tuple[gr.Number, gr.Number]:
         minutes = gr.Number(
             5,
             label="Minutes at most",
-            info=f"up to {distil_request.MOST_MINUTES:g}",
+            info=f"up to {MOST_MINUTES:g}",
             min_width=120,
             elem_id="distil-minutes",
         )
@@ -156,11 +109,6 @@ def _numbers(layers: int) -> tuple[gr.Number, gr.Number]:
             elem_id="distil-layers",
         )
     return seed, shuffled
-
-
-def _only_field(teacher: str) -> list[Any]:
-    """Shows the field of the chosen source and hides the other two."""
-    return [gr.update(visible=teacher == name) for name in (HUB, FILES, FOLDER)]
 
 
 def _summary_of(kind: str, name: str) -> str:

@@ -10,10 +10,10 @@ import gradio as gr
 from PIL import Image
 
 from abd_hub import RunRecord, read_record
-from abd_hub_app.distil_job import ARCHIVE, Job, State, View
 from abd_hub_app.distil_request import DistilRequest
 from abd_hub_app.distil_shown import progress, result, told
 from abd_hub_app.images import read_picture
+from abd_hub_app.run_job import Job, State, View
 from abd_hub_app.text import one_line
 
 _IDLE = '<p class="abd-status">Nothing is running. A run on a CPU takes minutes.</p>'
@@ -67,7 +67,7 @@ def finished(view: View, job: Job, asked: DistilRequest) -> tuple[Any, ...]:
         progress(view, asked.rounds, job.limit),
         result(record),
         gr.update(value=_pictures(job.run), visible=True),
-        gr.update(value=str(job.folder / ARCHIVE), visible=True),
+        gr.update(value=str(job.archive), visible=True),
         _summary(view, asked, record),
     )
 

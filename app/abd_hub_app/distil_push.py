@@ -5,9 +5,9 @@ from __future__ import annotations
 import gradio as gr
 
 from abd_hub import InputError, push_to_hub
-from abd_hub_app.distil_queue import DistilQueue
 from abd_hub_app.distil_shown import told
 from abd_hub_app.inputs import TokenInput, session_of
+from abd_hub_app.run_queue import RunQueue
 
 # The browser must not keep the token either, and Gradio has no setting for this on a password.
 _NOT_REMEMBERED = """() => {
@@ -19,7 +19,7 @@ _NOT_REMEMBERED = """() => {
 class Push:
     """Builds the fields and the button, and pushes."""
 
-    def __init__(self, queue: DistilQueue) -> None:
+    def __init__(self, queue: RunQueue) -> None:
         self.queue = queue
 
     def build(self) -> None:
@@ -65,17 +65,17 @@ class Push:
         Returns:
             An empty token, and the outcome as HTML.
         """
-        run = self.queue.result(session_of(request))
-        if run is None:
+        job = self.queue.result(session_of(request))
+        if job is None:
             return "", told("Not pushed", "There is no finished run of yours; distill one first.", "fooled")
         if not token:
             return "", told("Not pushed", "token: is empty; give one with write access.", "fooled")
 
         try:
-            done = push_to_hub(run, repo_id.strip(), private=private, token=token)
+            done = push_to_hub(job.run, repo_id.strip(), private=private, token=token)
         except InputError as error:
             # Visitors see no path of the server.
-            return "", told("Not pushed", str(error).replace(f"{run.parent}/", ""), "fooled")
+            return "", told("Not pushed", str(error).replace(f"{job.folder}/", ""), "fooled")
         except Exception as error:  # its text could quote the request with the token
             return "", told("Not pushed", f"the push failed ({type(error).__name__}); try again", "fooled")
         return "", told("Pushed", f"{done.url} at commit {done.commit}", "steady")

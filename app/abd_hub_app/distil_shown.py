@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from abd_hub import Finding, Rate, RunRecord, headline, verdict
-from abd_hub_app.distil_job import State, View
+from abd_hub_app.run_job import State, View
 from abd_hub_app.text import as_html
 
 _WIDTH, _HEIGHT = 300, 90

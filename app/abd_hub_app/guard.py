@@ -12,8 +12,8 @@ LARGEST_UPLOAD = 50_000_000
 """Limits the bytes of a file, such as a model; pictures have a lower limit, where they are read."""
 LARGEST_REQUEST = 500_000
 """Limits the bytes of any other request; the server keeps the last one of each visitor."""
-DISTILLATION = "distil-"
-"""Begins the names of the folders of distillations."""
+RUNS = "run-"
+"""Begins the names of the folders of visitors' runs."""
 MOST_HELD = 64_000_000
 """Limits the bytes of all requests that are arriving at one moment."""
 MOST_STORED = 300_000_000
@@ -76,9 +76,9 @@ class Store:
                 total -= size
 
     def _files(self) -> list[Path]:
-        """Returns all files except the files of distillations, which the queue limits and removes itself."""
+        """Returns all files except the files of visitors' runs, which the queue limits and removes itself."""
         files = (path for path in self.folder.rglob("*") if path.is_file())
-        return [path for path in files if not path.relative_to(self.folder).parts[0].startswith(DISTILLATION)]
+        return [path for path in files if not path.relative_to(self.folder).parts[0].startswith(RUNS)]
 
     def _watch(self) -> None:
         while self.folder.is_dir():

@@ -8,8 +8,9 @@ import gradio as gr
 
 from abd_hub_app.compare import Compare
 from abd_hub_app.distil import Distil
-from abd_hub_app.distil_queue import DistilQueue
 from abd_hub_app.endpoint_values import Page
+from abd_hub_app.inspect_tab import Inspect
+from abd_hub_app.run_queue import RunQueue
 from abd_hub_app.shelf import Shelf
 from abd_hub_app.taught import Taught
 from abd_hub_app.try_it import TryIt
@@ -22,13 +23,13 @@ _OLD_FILES = (600, 3600)
 """Removes every 600 seconds the files of answers and uploads that are older than 3600 seconds."""
 
 
-def build_page(shelf: Shelf, files: Path, queue: DistilQueue, *, local: bool = False) -> gr.Blocks:
+def build_page(shelf: Shelf, files: Path, queue: RunQueue, *, local: bool = False) -> gr.Blocks:
     """Builds the page, with the first answers on it already.
 
     Args:
         shelf: models to show.
         files: folder for the files to download, from which Gradio must be allowed to serve.
-        queue: carries out visitors' distillations.
+        queue: carries out visitors' runs.
         local: whether only this machine reaches the server.
 
     Raises:
@@ -36,9 +37,12 @@ def build_page(shelf: Shelf, files: Path, queue: DistilQueue, *, local: bool = F
     """
     try_it, compare, taught = TryIt(shelf), Compare(shelf, files), Taught(shelf)
     distil = Distil(shelf, queue, local=local)
+    inspect = Inspect(shelf, queue, local=local)
 
     with Page(title=TITLE, analytics_enabled=False, delete_cache=_OLD_FILES) as page:
         gr.HTML(f"<h1>{TITLE}</h1>")
+        with gr.Tab("Inspect"):
+            inspect.build()
         with gr.Tab("Try it"):
             try_it.build()
         with gr.Tab("Compare"):
@@ -47,7 +51,7 @@ def build_page(shelf: Shelf, files: Path, queue: DistilQueue, *, local: bool = F
             taught.build()
         with gr.Tab("Distill"):
             distil.build()
-        page.unload(distil.leave)
+        page.unload(inspect.leave)
 
     return page
 

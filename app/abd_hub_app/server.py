@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from abd_hub import InputError
-from abd_hub_app.distil_queue import DistilQueue
 from abd_hub_app.guard import LARGEST_UPLOAD, Bounds, Store
 from abd_hub_app.page import STYLE, build_page, theme
+from abd_hub_app.run_queue import RunQueue
 from abd_hub_app.shelf import load_shelf
 
 _QUEUE = 8
@@ -82,7 +82,7 @@ def launch(
     shelf = load_shelf(folders)
 
     # All files of visitors are in this folder and are removed with it.
-    with tempfile.TemporaryDirectory(prefix="abd-hub-app-") as files, DistilQueue(Path(files)) as queue:
+    with tempfile.TemporaryDirectory(prefix="abd-hub-app-") as files, RunQueue(Path(files)) as queue:
         os.environ["GRADIO_TEMP_DIR"] = files
         # Neither the browser nor the server keeps a history of requests.
         os.environ["GRADIO_RUN_HISTORY"] = "false"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
-
-import gradio as gr
+from typing import TYPE_CHECKING
 
 from abd_hub import visible_line
+
+if TYPE_CHECKING:
+    import gradio as gr
 
 _LONGEST = 60
 # Gradio reads these signs in HTML as its own templates, so they become entities too.
@@ -25,6 +27,8 @@ def as_html(text: str, longest: int = _LONGEST) -> str:
 
 def refusal(error: Exception | str, visible: bool = True) -> gr.Error:
     """Returns an error with one line for the visitor, escaped because the page shows messages as HTML."""
+    import gradio as gr
+
     words = as_html(str(error), longest=400)
     return gr.Error(words, print_exception=False, title="Not possible", visible=visible)
 

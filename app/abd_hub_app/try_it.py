@@ -14,7 +14,8 @@ from abd_hub_app.attention import look_into
 from abd_hub_app.drawing import NAME as DRAWN
 from abd_hub_app.drawing import DrawnOffer, build_drawn, drawing_pad
 from abd_hub_app.examples import Example, load_examples
-from abd_hub_app.images import PictureInput, to_picture, to_pixels
+from abd_hub_app.images import to_picture, to_pixels
+from abd_hub_app.inputs import PictureInput
 from abd_hub_app.shelf import Shelf
 from abd_hub_app.text import one_line, refusal
 from abd_hub_app.triggers import CORNERS, KNOBS, Offer, in_corner, offers

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from app_server import serving
 from browser import playwright
+from distil_server import distilling
 from gradio_client import Client
 from missing import CHROMIUM
 
@@ -43,6 +44,13 @@ def app():
     """A visitor's program, the address, the process."""
     with serving() as (address, process):
         yield Client(address, verbose=False, download_files=True), address, process
+
+
+@pytest.fixture(scope="session")
+def runs_app(tmp_path_factory):
+    """An app whose Hub is the tests' own, for all files about visitors' runs."""
+    with distilling(tmp_path_factory.mktemp("app")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -160,6 +160,7 @@ def test_visitors_do_not_see_each_other_and_reloading_starts_fresh(browser, addr
         playwright.expect(one.locator("#answers")).to_contain_text("clean: 7")
         for page in (one, other):
             page.reload()
+            open_tab(page, "Try it")
             page.locator("#answers .abd-card").first.wait_for()
             assert verdicts(page) == first
             assert "badnet_sq" in page.locator("#trigger input").input_value()

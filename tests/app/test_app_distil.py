@@ -15,10 +15,10 @@ import pytest
 import quick_python
 import torch
 import yaml
-from abd_hub_app import distil_child, distil_queue, distil_request, load_shelf
-from abd_hub_app.distil_job import CONFIG, State
-from abd_hub_app.distil_queue import DistilQueue
+from abd_hub_app import distil_request, load_shelf, run_child, run_queue, sources
 from abd_hub_app.images import to_picture
+from abd_hub_app.run_job import CONFIG, State
+from abd_hub_app.run_queue import RunQueue
 from app_server import MODELS, hostile_folder
 from distil_server import SHORT, distilling, environment_of, nice_of, wait
 from gradio_client import Client, handle_file
@@ -33,9 +33,8 @@ LONG = 2_000
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    with distilling(tmp_path_factory.mktemp("app")) as started:
-        yield started
+def app(runs_app):
+    return runs_app
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +69,10 @@ def learn(job, rounds=1):
 def finished(app):
     """A visitor with a finished run, all that the page has shown of it, and its process's environment."""
     client = Client(app.address, verbose=False, download_files=True)
-    uploaded = [handle_file(str(TEACHER / name)) for name in distil_request.FILES]
+    uploaded = [handle_file(str(TEACHER / name)) for name in sources.FILES]
     job = begin(client, "files", files=uploaded, rounds=4, defenses=["universal_direction"])
     process = wait(app.runs)[0]
-    wait(lambda: nice_of(process) >= distil_child.NICE)
+    wait(lambda: nice_of(process) >= run_child.NICE)
     seen = environment_of(process)
     job.result()
     yield client, job.outputs(), seen
@@ -101,7 +100,7 @@ def test_the_record_is_the_librarys(finished, tmp_path):
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob(".lock"))
     record = read_record(tmp_path / "student")
     settings = yaml.safe_load((tmp_path / "student" / "config.yaml").read_text())
-    assert settings["teacher"]["id"] == f"local-dir:{distil_request.UPLOADED}"
+    assert settings["teacher"]["id"] == f"local-dir:{sources.UPLOADED}"
     settings["teacher"]["id"] = f"local-dir:{TEACHER}"
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(settings))
     again = distill(
@@ -188,7 +187,7 @@ def test_who_leaves_takes_the_run_along(app, finished):
 @pytest.fixture
 def files(tmp_path):
     """Copies of the teacher's two files."""
-    return [shutil.copy(TEACHER / name, tmp_path / name) for name in distil_request.FILES]
+    return [shutil.copy(TEACHER / name, tmp_path / name) for name in sources.FILES]
 
 
 def uploads(tmp_path, files):
@@ -210,7 +209,7 @@ def test_other_uploads_are_refused(app, visitor, files, tmp_path):
     for said, given in uploads(tmp_path, files).items():
         assert said in refused(visitor, "files", files=[handle_file(str(file)) for file in given])
     with (tmp_path / "model.safetensors").open("wb") as large:
-        large.truncate(distil_request.LARGEST_MODEL + 5_000_000)
+        large.truncate(sources.LARGEST_MODEL + 5_000_000)
     with pytest.raises(Exception, match=r"(?i)size|too large|413"):
         begin(visitor, "files", files=[handle_file(str(tmp_path / "model.safetensors"))]).result()
     assert app.folders() == before
@@ -241,26 +240,26 @@ def test_wrong_wishes_are_told(app, visitor, asked, said):
 def test_folders_are_read_for_this_machine_alone(tmp_path):
     from abd_hub_app.distil import Distil
 
-    with DistilQueue(tmp_path) as queue:
+    with RunQueue(tmp_path) as queue:
         for local in (True, False):
             tab = Distil(load_shelf(), queue, local=local)
-            offered = [value for _, value in tab.form.teachers()]
+            offered = [value for _, value in tab.form.teacher.offered()]
             assert ("folder" in offered) is local
         with pytest.raises(InputError, match=r"^folder: this server is open to others"):
-            tab._source("folder", "", [], str(TEACHER), tmp_path)
+            tab.form.teacher.source("folder", "", [], str(TEACHER), tmp_path)
 
 
 def test_a_folder_is_looked_at_first(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(TEACHER, folder)
-    assert distil_request.from_folder(str(folder)).labels == load_shelf().labels
+    assert sources.from_folder(str(folder)).labels == load_shelf().labels
     with (folder / "model.safetensors").open("r+b") as weights:
-        weights.truncate(int(distil_request.LARGEST_LOADED_GB * 1e9) + 1)
+        weights.truncate(int(sources.LARGEST_LOADED_GB * 1e9) + 1)
     with pytest.raises(InputError, match=r"^folder: 'model' holds 0.5 GB of weights"):
-        distil_request.from_folder(str(folder))
+        sources.from_folder(str(folder))
     (folder / "extra.pkl").write_bytes(b"")
     with pytest.raises(InputError, match=r"^folder: 'extra.pkl' is a pickle"):
-        distil_request.from_folder(str(folder))
+        sources.from_folder(str(folder))
 
 
 def test_a_record_of_strangers_names_no_data_to_download(tmp_path):
@@ -291,9 +290,7 @@ def test_what_the_page_offers_stands_on_the_plug_ins(monkeypatch):
     assert set(distil_request.defenses()) >= {"bare", "theirs"} and "slow" not in distil_request.defenses()
     defenses = ("shuffling_vaccine", "self_retrospection", "universal_direction", "bare", "theirs")
     asked = distil_request.DistilRequest(method="zskt", defenses=defenses, rounds=100, **SHORT)
-    found = distil_request.configuration(
-        asked, distil_request.Source(id="x", labels=None), load_shelf(), "out"
-    )
+    found = distil_request.configuration(asked, sources.Source(id="x", labels=None), load_shelf(), "out")
     assert found["zskt"] == {"rounds": 100, "batch_size": 64, "attention_weight": 0, "generator_channels": 64}
     assert found["shuffling_vaccine"] == {"layers": 2, "check": False}
     assert found["self_retrospection"] == {"last_rounds": 2}
@@ -316,8 +313,8 @@ def ended(queue, job):
 
 
 def test_the_line_has_an_end_and_one_place_a_visitor(tmp_path):
-    with DistilQueue(tmp_path) as queue:
-        jobs = [put(queue, str(index)) for index in range(distil_queue.MOST_WAITING + 1)]
+    with RunQueue(tmp_path) as queue:
+        jobs = [put(queue, str(index)) for index in range(run_queue.MOST_WAITING + 1)]
         with pytest.raises(InputError, match="4 runs are in line already"):
             put(queue, "late")
         with pytest.raises(InputError, match="a run of yours is under way"):
@@ -326,27 +323,27 @@ def test_the_line_has_an_end_and_one_place_a_visitor(tmp_path):
         assert queue.cancel("2") and queue.look(jobs[3]).before == 2
         wait(lambda: jobs[0].process is not None)
         process = jobs[0].process
-    assert process.exit_code is not None and list(tmp_path.glob("distil-*/home")) == []
+    assert process.exit_code is not None and list(tmp_path.glob("run-*/home")) == []
 
 
 def test_too_much_time_ends_a_run(tmp_path):
-    with DistilQueue(tmp_path) as queue:
+    with RunQueue(tmp_path) as queue:
         job = put(queue, "a", limit=0.3)
         assert ended(queue, job).reason.startswith("minutes: the first rounds were not done within 0.005")
         assert job.process.exit_code == -signal.SIGTERM and not job.folder.exists()
 
 
 def test_too_much_memory_ends_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(distil_queue, "MOST_MEMORY", 50_000_000)
-    with DistilQueue(tmp_path) as queue:
+    monkeypatch.setattr(run_queue, "MOST_MEMORY", 50_000_000)
+    with RunQueue(tmp_path) as queue:
         job = put(queue, "a")
         assert ended(queue, job).reason.startswith("memory: the run took more than 0.05 GB")
         assert job.process.exit_code == -signal.SIGKILL and not job.folder.exists()
 
 
 def test_what_nobody_looks_at_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(distil_queue, "_UNSEEN", 0.5)
-    with DistilQueue(tmp_path) as queue:
+    monkeypatch.setattr(run_queue, "_UNSEEN", 0.5)
+    with RunQueue(tmp_path) as queue:
         job = put(queue, "a")
         wait(lambda: job.over)
         assert job.state is State.CANCELLED
@@ -356,7 +353,7 @@ def test_what_nobody_looks_at_ends(tmp_path, monkeypatch):
 def test_the_servers_death_is_the_runs(tmp_path):
     (tmp_path / CONFIG).write_text("teacher: {id: none}")
     process = subprocess.Popen(
-        [quick_python.executable(), "-P", distil_child.__file__, str(tmp_path / CONFIG), "600"],
+        [quick_python.executable(), "-P", run_child.__file__, "distill", str(tmp_path / CONFIG), "600"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -365,11 +362,11 @@ def test_the_servers_death_is_the_runs(tmp_path):
     assert process.wait(timeout=300) == -signal.SIGTERM
 
 
-def test_a_kill_of_the_server_leaves_nothing(app, finished):
-    """The last one: it ends the module's server."""
-    client = Client(app.address, verbose=False)
-    begin(client, rounds=LONG)
-    wait(app.runs)
-    app.stop(signal.SIGTERM)
-    wait(lambda: not app.runs())
-    assert list(app.place.glob("abd-hub-app-*")) == []
+def test_a_kill_of_the_server_leaves_nothing(tmp_path):
+    with distilling(tmp_path) as app:
+        client = Client(app.address, verbose=False)
+        begin(client, rounds=LONG)
+        wait(app.runs)
+        app.stop(signal.SIGTERM)
+        wait(lambda: not app.runs())
+        assert list(app.place.glob("abd-hub-app-*")) == []

@@ -2,7 +2,7 @@
 
 import pytest
 from browser import PATIENCE, fits, open_tab, playwright, see_all, visit
-from distil_server import distilling, wait
+from distil_server import wait
 from hub_server import WRITE
 from missing import needs_browser
 
@@ -12,9 +12,8 @@ KEPT = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie]
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    with distilling(tmp_path_factory.mktemp("app")) as started:
-        yield started
+def app(runs_app):
+    return runs_app
 
 
 def begin(page, rounds):
@@ -91,6 +90,6 @@ def test_a_reload_ends_the_run(app, browser, shots):
         shots(page, "distil-dark-1280.png")
         page.reload()
         wait(lambda: not app.runs() and not app.folders())
-        page.locator("#answers .abd-card").first.wait_for()
+        page.locator("#inspect-progress").wait_for()
         open_tab(page, "Distill")
         says(page, "Nothing is running")

@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from abd_hub_app.distil_request import _refuse_pickles
 from abd_hub_app.shelf import BUNDLED, load_shelf
+from abd_hub_app.sources import _refuse_pickles
 
 from abd_hub import InputError, is_pickle, load_classifier
 from abd_hub.core.pickles import PICKLE_SUFFIXES

@@ -12,7 +12,7 @@ import quick_python
 from tqdm import tqdm
 
 from abd_hub.learning import progress as shown
-from abd_hub.learning.progress import Clock, Lines, over, progress
+from abd_hub.learning.progress import Clock, Lines, over, progress, progress_listener
 
 
 def test_a_line_tells_what_is_done_and_what_is_left():
@@ -83,6 +83,17 @@ def test_a_short_loop_writes_nothing(capsys):
         bar.update()
     assert isinstance(bar, tqdm) and bar.disable
     assert capsys.readouterr().err == ""
+
+
+def test_a_listener_hears_of_each_step():
+    heard = []
+    with progress_listener(lambda *told: heard.append(told)):
+        assert list(over(range(5), 2, unit="step", name="purify"))[-1] == 4
+        for _ in over(range(3), 3, unit="step", name="inspect"):
+            break
+    list(over(range(2), 2, unit="step", name="purify"))
+    steps = [("purify", done, 2) for done in range(5)]
+    assert heard == [*steps, ("purify", 2, 2), ("inspect", 0, 3)]
 
 
 PROGRAM = """

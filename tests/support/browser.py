@@ -12,10 +12,11 @@ PATIENCE = 120_000
 
 
 @contextmanager
-def visit(browser, address, width=1280, cut_short=(), **options):
+def visit(browser, address, width=1280, cut_short=(), tab="Try it", **options):
     """A page that at the end has had no console error and has asked no other host for anything.
 
-    What a page says of requests that leaving it cuts short counts only if it is not in ``cut_short``.
+    It opens the tab "Try it", unless ``tab`` is None. What a page says of requests that leaving it cuts short
+    counts only if it is not in ``cut_short``.
     """
     context = browser.new_context(viewport={"width": width, "height": 900}, **options)
     page = context.new_page()
@@ -25,7 +26,10 @@ def visit(browser, address, width=1280, cut_short=(), **options):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: hosts.add(urlparse(request.url).netloc))
     page.goto(address)
-    page.locator("#answers .abd-card").first.wait_for()
+    page.locator("#inspect-progress").wait_for()
+    if tab is not None:
+        open_tab(page, tab)
+        page.locator("#answers .abd-card").first.wait_for()
     yield page
     context.close()
     told = [error for error in errors if not any(words in error for words in cut_short)]
@@ -34,6 +38,7 @@ def visit(browser, address, width=1280, cut_short=(), **options):
 
 
 def open_tab(page, name):
+    page.get_by_role("tab").first.wait_for()
     tab = page.get_by_role("tab", name=name)
     if not tab.is_visible():
         page.locator(".overflow-menu > button").click()

@@ -1,4 +1,4 @@
-"""A running app whose Hub is the tests' own, and what of its distillations can be seen from outside."""
+"""A running app whose Hub is the tests' own, and what of its visitors' runs can be seen from outside."""
 
 import os
 import re
@@ -45,7 +45,7 @@ class App:
         return bool(found)
 
     def runs(self) -> list[int]:
-        """Processes of distillations that are there now."""
+        """Processes of runs that are there now."""
         return [int(entry.name) for entry in Path("/proc").glob("[0-9]*") if self._is_run(entry)]
 
     def _is_run(self, entry: Path) -> bool:
@@ -53,13 +53,13 @@ class App:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             return False
-        return any(word.endswith(b"distil_child.py") for word in words) and any(
+        return any(word.endswith(b"run_child.py") for word in words) and any(
             word.startswith(str(self.place).encode()) for word in words
         )
 
     def folders(self) -> list[Path]:
-        """Folders of distillations that are there now."""
-        return list(self.place.glob("abd-hub-app-*/distil-*"))
+        """Folders of runs that are there now."""
+        return list(self.place.glob("abd-hub-app-*/run-*"))
 
     def holding(self, text: str) -> list[Path]:
         """Files in reach of the server that hold this text, its output among them."""

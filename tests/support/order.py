@@ -66,6 +66,12 @@ QUICK = [
 ]
 """At least one file of each room, in 90 seconds on two cores."""
 TOGETHER = [
+    [
+        "app/test_app_distil.py",
+        "app/test_app_distil_browser.py",
+        "app/test_app_inspect.py",
+        "app/test_app_inspect_browser.py",
+    ],
     ["app/test_app.py", "app/test_app_browser.py", "app/test_app_strangers.py"],
     ["hub/test_pull.py", "hub/test_pull_faults.py", "hub/test_pull_hostile.py"],
     [

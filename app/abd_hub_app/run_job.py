@@ -1,4 +1,4 @@
-"""Handles one distillation of a visitor with its folder, its process, and the reason of its end."""
+"""Handles one run of a visitor with its folder, its process, and the reason of its end."""
 
 from __future__ import annotations
 
@@ -17,16 +17,44 @@ from pathlib import Path
 from typing import Any
 
 from abd_hub import RunProcess, thread_settings
-from abd_hub_app import distil_child
+from abd_hub_app import inspect_case, run_child
+from abd_hub_app.run_child import CASE, PROGRESS
+from abd_hub_app.sources import UPLOADED
 
 CONFIG = "request.yaml"
-RUN = "student"
-ARCHIVE = "student.zip"
 _NOT_HANDED_ON = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY$|AUTH|COOKIE|NETRC|CACHE", re.I)
 _OWN_LIMIT = 30.0
 """Sets the seconds after the limit at which a run ends itself if the server has not ended it."""
 _OWN_FILES = (".lock",)
 _LONGEST_REASON = 400
+
+
+@dataclass(frozen=True)
+class Work:
+    """Says what the process of a run does, and where its result is."""
+
+    name: str
+    """Names the work in messages and for the process: distill, inspect or purify."""
+    folder: str
+    """Names the folder of the result."""
+    proof: str
+    """Names the file that the process writes last."""
+
+
+DISTILL = Work("distill", "student", "student/metrics.json")
+INSPECT = Work("inspect", "inspection", f"inspection/{inspect_case.SHOWN}")
+PURIFY = Work("purify", "purified", f"{inspect_case.OUTCOME}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Holds how far an inspection or a purification is."""
+
+    name: str
+    done: int
+    total: int
+    seconds: float
+    """Counts the seconds since the first step of this name."""
 
 
 class State(StrEnum):
@@ -54,6 +82,8 @@ class View:
     """Says in one line why the run ended without a result."""
     stopping: bool
     """Says whether the run got a request to end and still runs."""
+    step: Step | None = None
+    """Holds the present step of an inspection or a purification; None before the first."""
 
     @property
     def round(self) -> int:
@@ -64,11 +94,16 @@ class View:
 class Job:
     """Holds one run of one visitor; only its queue changes it."""
 
-    def __init__(self, session: str, folder: Path, limit: float) -> None:
+    def __init__(
+        self, session: str, folder: Path, limit: float, work: Work = DISTILL, slot: str = ""
+    ) -> None:
         self.session = session
         self.folder = folder
         self.limit = limit
         """Sets the seconds that the run may take."""
+        self.work = work
+        self.slot = slot or work.name
+        """Names the place of the result among the results of its visitor."""
         self.state = State.WAITING
         self.reason = ""
         self.seen = time.monotonic()
@@ -81,7 +116,17 @@ class Job:
     @property
     def run(self) -> Path:
         """Returns the output folder of the run."""
-        return self.folder / RUN
+        return self.folder / self.work.folder
+
+    @property
+    def archive(self) -> Path:
+        """Returns the zip of the output folder."""
+        return self.folder / f"{self.work.folder}.zip"
+
+    @property
+    def is_finished(self) -> bool:
+        """Returns whether the process has left a whole result."""
+        return (self.folder / self.work.proof).is_file()
 
     @property
     def over(self) -> bool:
@@ -102,7 +147,8 @@ class Job:
         home = self.folder / "home"
         home.mkdir()
         limit = self.limit + _OWN_LIMIT
-        command = [sys.executable, "-P", distil_child.__file__, str(self.folder / CONFIG), str(limit)]
+        program = [sys.executable, "-P", run_child.__file__, self.work.name]
+        command = [*program, str(self.folder / CONFIG), str(limit)]
 
         with (self.folder / "output").open("wb") as output:
             self.process = RunProcess(
@@ -136,7 +182,9 @@ def environment(home: Path) -> dict[str, str]:
         home: folder for all downloads, which is removed with the run.
     """
     kept = {name: value for name, value in os.environ.items() if not _NOT_HANDED_ON.search(name)}
-    threads = min(_stated_threads(), max(1, (os.cpu_count() or 1) // 2))
+    cores = os.cpu_count() or 1
+    # A run has the lower priority. On two cores, one alone would take two minutes for an inspection.
+    threads = min(_stated_threads(), max(min(2, cores), cores // 2))
     # The child finds modules where the server does; -P keeps the names in this folder from hiding them.
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return (
@@ -173,8 +221,21 @@ def read_rows(log: Path) -> tuple[dict[str, float], ...]:
     return tuple(rows)
 
 
+def read_step(folder: Path) -> Step | None:
+    """Returns the last step that the process has told; None before the first."""
+    try:
+        told = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        return Step(**{field: told[field] for field in ("name", "done", "total", "seconds")})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def too_long(job: Job) -> str:
     """Returns the reason for the end of a run that took more than its time."""
+    if job.work is not DISTILL:
+        minutes = f"{job.limit / 60:g} minutes"
+        return f"minutes: {minutes} were not enough; use a smaller model, or abd-hub in a terminal"
+
     rows = read_rows(job.run / "log.jsonl")
     done = int(rows[-1]["round"]) if rows else 0
     minutes = f"{job.limit / 60:g} minutes"
@@ -197,7 +258,7 @@ def why(job: Job, code: int) -> str:
 
     ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
     tell_owner(f"a run {ended}: {last[:_LONGEST_REASON]}")
-    return f"distill: the run {ended} unexpectedly; use smaller or other models"
+    return f"{job.work.name}: the run {ended} unexpectedly; use smaller or other models"
 
 
 def pack(job: Job) -> None:
@@ -207,16 +268,21 @@ def pack(job: Job) -> None:
         OSError: the disk has no room for it.
     """
     files = sorted(file for file in job.run.rglob("*") if file.is_file())
-    part = job.folder / f".{ARCHIVE}"
+    part = job.folder / f".{job.archive.name}"
     # Weights and pictures hardly shrink, so the zip stores them without compression.
     with zipfile.ZipFile(part, "w") as archive:
         for file in files:
             name = file.relative_to(job.run)
             if name.parts[0] != "checkpoints" and name.name not in _OWN_FILES:
-                archive.write(file, Path(RUN) / name)
+                archive.write(file, Path(job.work.folder) / name)
 
-    part.replace(job.folder / ARCHIVE)
-    for leftover in ("home", "uploaded"):
+    part.replace(job.archive)
+
+
+def tidy(job: Job) -> None:
+    """Removes what a finished run needs no longer; an inspected upload stays for the runs that follow."""
+    leftovers = ("home",) if job.work is INSPECT else ("home", UPLOADED, CASE)
+    for leftover in leftovers:
         shutil.rmtree(job.folder / leftover, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Carries out visitors' distillations one at a time, and watches the time, memory and visitor of each.
+"""Carries out visitors' runs one at a time, and watches the time, memory and visitor of each.
 
 A run ends, and its folder goes, in any of these cases:
 
@@ -18,12 +18,27 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from abd_hub import InputError, RunProcess
-from abd_hub_app import distil_child
-from abd_hub_app.distil_job import Job, State, View, pack, read_rows, tell_owner, too_long, why
-from abd_hub_app.guard import DISTILLATION
+from abd_hub_app import run_child
+from abd_hub_app.guard import RUNS
+from abd_hub_app.run_job import (
+    DISTILL,
+    INSPECT,
+    Job,
+    State,
+    View,
+    Work,
+    pack,
+    read_rows,
+    read_step,
+    tell_owner,
+    tidy,
+    too_long,
+    why,
+)
 
 MOST_WAITING = 3
 """Limits the visitors in line behind the run under way; further ones are refused."""
@@ -39,7 +54,7 @@ _MOST_KEPT = 8
 _CANCELLED = "cancelled"
 
 
-class DistilQueue:
+class RunQueue:
     """Holds the line, the run under way and the finished runs; a context manager."""
 
     def __init__(self, files: Path) -> None:
@@ -51,7 +66,7 @@ class DistilQueue:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> DistilQueue:
+    def __enter__(self) -> RunQueue:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,7 +85,7 @@ class DistilQueue:
 
     def folder(self) -> Path:
         """Creates and returns a new empty folder for the files of a run."""
-        folder = self.files / f"{DISTILLATION}{secrets.token_hex(16)}"
+        folder = self.files / f"{RUNS}{secrets.token_hex(16)}"
         folder.mkdir(mode=0o700)
         return folder
 
@@ -78,27 +93,40 @@ class DistilQueue:
         """Removes a folder that no run uses."""
         shutil.rmtree(folder, ignore_errors=True)
 
-    def submit(self, session: str, folder: Path, limit: float) -> Job:
-        """Puts a run at the end of the line, and removes an earlier result of this visitor.
+    def submit(
+        self,
+        session: str,
+        folder: Path,
+        limit: float,
+        work: Work = DISTILL,
+        *,
+        slot: str = "",
+        replaces: Sequence[str] = (),
+    ) -> Job:
+        """Puts a run at the end of the line, and removes the visitor's earlier results that it replaces.
 
         Args:
             session: of the visitor.
             folder: from ``folder``, with the configuration ``CONFIG`` in it.
             limit: seconds that the run may take.
+            work: what its process does.
+            slot: place of the result among the visitor's results; by default the name of the work.
+            replaces: further places whose earlier results are removed.
 
         Raises:
             InputError: see ``check``.
         """
-        job = Job(session, folder, limit)
+        job = Job(session, folder, limit, work, slot)
         with self._lock:
             self._check(session)
 
             for old in [one for one in self._jobs if one.session == session]:
-                self._forget(old)
+                if old.slot in (job.slot, *replaces):
+                    self._forget(old)
             self._jobs.append(job)
 
             if self._thread is None:
-                self._thread = threading.Thread(target=self._supervise, name="distillations", daemon=True)
+                self._thread = threading.Thread(target=self._supervise, name="runs", daemon=True)
                 self._thread.start()
 
         return job
@@ -118,7 +146,7 @@ class DistilQueue:
                 reason=job.reason,
                 stopping=job.stopping and not job.over,
             )
-        return dataclasses.replace(view, rows=read_rows(job.run / "log.jsonl"))
+        return dataclasses.replace(view, rows=read_rows(job.run / "log.jsonl"), step=read_step(job.folder))
 
     def cancel(self, session: str) -> bool:
         """Ends the visitor's run; returns False if none waits or runs."""
@@ -138,11 +166,11 @@ class DistilQueue:
                 else:
                     self._stop(job, _CANCELLED)
 
-    def result(self, session: str) -> Path | None:
-        """Returns the output folder of the visitor's finished run, or None."""
+    def result(self, session: str, slot: str = DISTILL.name) -> Job | None:
+        """Returns the visitor's finished run in a place, or None."""
         with self._lock:
             done = [job for job in self._jobs if job.session == session and job.state is State.DONE]
-            return done[-1].run if done else None
+            return next((job for job in done if job.slot == slot), None)
 
     def close(self) -> None:
         """Ends all runs; returns when no process is left."""
@@ -161,9 +189,9 @@ class DistilQueue:
     def _check(self, session: str) -> None:
         active = [job for job in self._jobs if not job.over]
         if any(job.session == session for job in active):
-            raise InputError("distill: a run of yours is under way; cancel it, or wait for its end")
+            raise InputError("run: a run of yours is under way; cancel it, or wait for its end")
         if len(active) > MOST_WAITING:
-            raise InputError(f"distill: {len(active)} runs are in line already; come back in a few minutes")
+            raise InputError(f"run: {len(active)} runs are in line already; come back in a few minutes")
 
     def _supervise(self) -> None:
         while not self._closed.wait(_LOOK_EVERY):
@@ -191,7 +219,7 @@ class DistilQueue:
                 active[0].start()
             except OSError as error:
                 tell_owner(f"no process can be started: {error}")
-                active[0].end(State.FAILED, "distill: the server cannot start a run now; try later")
+                active[0].end(State.FAILED, "run: the server cannot start a run now; try later")
 
     def _watch(self, job: Job, process: RunProcess, now: float) -> None:
         code = process.exit_code
@@ -199,7 +227,7 @@ class DistilQueue:
             process.kill()  # it may have started others
             self._conclude(job, code)
         elif process.asked:
-            if process.overdue(distil_child.GRACE):
+            if process.overdue(run_child.GRACE):
                 process.kill()
         elif now - job.began > job.limit:
             self._stop(job, too_long(job))
@@ -216,12 +244,14 @@ class DistilQueue:
             job.process.ask(how)
 
     def _conclude(self, job: Job, code: int) -> None:
-        if code == 0 and (job.run / "metrics.json").is_file() and not job.abandoned:
+        if code == 0 and job.is_finished and not job.abandoned:
             try:
-                pack(job)
+                if job.work is not INSPECT and job.run.is_dir():
+                    pack(job)
+                tidy(job)
             except OSError as error:
                 tell_owner(f"a result cannot be packed: {error}")
-                job.end(State.FAILED, "distill: the server has no room for the result; try later")
+                job.end(State.FAILED, "run: the server has no room for the result; try later")
                 return
             job.end(State.DONE, "")
         elif job.stopping:

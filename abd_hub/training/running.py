@@ -20,6 +20,7 @@ from abd_hub.core.folder import OutputFolder
 from abd_hub.learning import distributed
 
 T = TypeVar("T")
+_STOPPING = b"\nabd-hub: stopping after this step; a second Ctrl-C ends at once\n"
 
 
 def make_accelerator(options: TrainerOptions, folder: Path | None = None) -> Accelerator:
@@ -162,6 +163,8 @@ def stop_requests() -> Iterator[list[int]]:
         if received:  # a second signal does not wait for the end of the round
             raise KeyboardInterrupt
         received.append(number)
+        if number == signal.SIGINT and os.environ.get("LOCAL_RANK", "0") == "0":
+            os.write(2, _STOPPING)  # print could meet itself here
 
     try:
         old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

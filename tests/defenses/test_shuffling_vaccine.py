@@ -193,7 +193,7 @@ def test_an_inactive_vaccine_says_so():
     list(collect(vaccine, teacher, 6))
     report = vaccine.report()
     assert not report.active
-    assert "none of 8 draws" in report.detail
+    assert "its check refused it" in report.detail and "in 8 tries" in report.detail
     assert not ShufflingVaccine(check=False, coefficient=0.0).build(teacher).active
 
 

@@ -29,6 +29,7 @@ from abd_hub.core.records import DataRef
 from abd_hub.evaluation.measurement import Measurement, make_watch
 from abd_hub.learning import checkpoint
 from abd_hub.models.saving import save_timm_folder
+from abd_hub.training.running import stop_requests
 
 METHOD = Zskt(rounds=12, batch_size=8, student_steps=2, z_dim=8)
 
@@ -262,3 +263,12 @@ def test_killed_three_times_and_resumed_gives_the_same_bits(tmp_path):
     assert records[0]["defenses"] == records[1]["defenses"]
     assert all(defense["active"] for defense in records[0]["defenses"])
     assert not [path for path in run.rglob("*") if "tmp" in path.name]
+
+
+def test_a_ctrl_c_is_answered_at_once_and_a_second_one_ends_at_once(capfd):
+    with stop_requests() as received:
+        signal.raise_signal(signal.SIGINT)
+        assert received == [signal.SIGINT]
+        assert "stopping after this step; a second Ctrl-C ends at once" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

@@ -18,6 +18,8 @@ from abd_hub_app.run_job import CONFIG
 from abd_hub_app.sources import Source
 
 LEAST_STEPS, MOST_STEPS = 20, TriggerInversion().steps
+USUAL_STEPS = 200
+"""Ends an inspection of ten classes of 32x32 within a minute of two cores, by a wide ResNet of 16 layers."""
 
 
 @dataclass(frozen=True, kw_only=True)

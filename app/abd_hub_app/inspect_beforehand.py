@@ -13,7 +13,7 @@ from pathlib import Path
 from abd_hub_app import inspect_work
 from abd_hub_app.bench import BEFOREHAND
 from abd_hub_app.examples import load_examples
-from abd_hub_app.inspect_request import MOST_STEPS, InspectRequest, write_pictures
+from abd_hub_app.inspect_request import USUAL_STEPS, InspectRequest, write_pictures
 from abd_hub_app.run_job import INSPECT
 from abd_hub_app.shelf import load_shelf
 from abd_hub_app.sources import first_choice, from_shelf
@@ -23,7 +23,7 @@ def main() -> None:
     """Inspects, and replaces the folder."""
     shelf = load_shelf()
     name = first_choice(shelf).name
-    asked = InspectRequest(steps=MOST_STEPS, seed=0, minutes=1)
+    asked = InspectRequest(steps=USUAL_STEPS, seed=0, minutes=1)
     settings = {"id": from_shelf(shelf, name).id, "seed": asked.seed, "steps": asked.steps}
 
     with tempfile.TemporaryDirectory() as folder:

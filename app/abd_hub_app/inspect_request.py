@@ -17,7 +17,10 @@ from abd_hub_app.inspect_work import PICTURES
 from abd_hub_app.run_job import CONFIG
 from abd_hub_app.sources import Source
 
-LEAST_STEPS, MOST_STEPS = 20, TriggerInversion().steps
+LEAST_STEPS, MOST_STEPS = 60, TriggerInversion().steps
+"""Bounds the steps; after a few, most classes are not reached and any that is would stand out."""
+USUAL_STEPS = 200
+"""Ends an inspection of ten classes of 32x32 within a minute of two cores, by a wide ResNet of 16 layers."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,8 @@ from abd_hub_app.text import as_html, percent
 
 MOST_BARS = 50
 """Limits the bars of one statistic; the smallest come first."""
+_REACHED = 0.85
+"""Sets the longest bar of a class that was reached, as a share of the bars of those that were not."""
 _WORDS = {"examples": "example images of this page", "photographs": "squares of two photographs"}
 
 
@@ -197,20 +199,22 @@ def _chart(report: InspectionReport, name: str) -> str:
     if not finite:
         return '<p class="abd-note">No trigger reached any class.</p>'
 
-    largest = max(finite)
+    # Classes that no trigger reached have the longest bars.
+    scale = max(finite) / (_REACHED if len(finite) < len(sizes) else 1.0) or 1.0
     second = sizes[order[1]] if len(order) > 1 else math.inf
-    limit = report.threshold[name] * second / largest if math.isfinite(second) and largest else 0.0
-    rows = "".join(_bar(report, label, sizes[label], largest) for label in order[:MOST_BARS])
+    limit = min(1.0, report.threshold[name] * second / scale)
+    rows = "".join(_bar(report, label, sizes[label], scale) for label in order[:MOST_BARS])
     more = len(order) - MOST_BARS
     rest = f'<p class="abd-note">{more} further classes have larger triggers.</p>' if more > 0 else ""
-    return f'<div class="abd-sizes" style="--abd-limit:{min(1.0, limit):.4f}">{rows}</div>{rest}'
+    return f'<div class="abd-sizes" style="--abd-limit:{limit:.4f}">{rows}</div>{rest}'
 
 
-def _bar(report: InspectionReport, label: int, size: float, largest: float) -> str:
+def _bar(report: InspectionReport, label: int, size: float, scale: float) -> str:
+    reached = math.isfinite(size)
+    share = size / scale if reached else 1.0
+    words = f"{size:.3g}" if reached else "not reached"
     suspect = label in report.suspects
-    share = 1.0 if math.isinf(size) else size / largest if largest else 0.0
-    words = "not reached" if math.isinf(size) else f"{size:.3g}"
-    kind = "triggered" if suspect else "clean"
+    kind = "triggered" if suspect else "clean" if reached else "unreached"
     mark = ' <span class="abd-target">suspect</span>' if suspect else ""
     name = as_html(report.labels[label], 40)
     shown = name if name == str(label) else f"{label} {name}"

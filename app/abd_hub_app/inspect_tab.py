@@ -17,7 +17,7 @@ from abd_hub_app.distil_request import MOST_ROUNDS
 from abd_hub_app.examples import load_examples
 from abd_hub_app.follow import follow
 from abd_hub_app.inputs import session_of
-from abd_hub_app.inspect_request import LEAST_STEPS, MOST_STEPS, InspectRequest
+from abd_hub_app.inspect_request import LEAST_STEPS, MOST_STEPS, USUAL_STEPS, InspectRequest
 from abd_hub_app.run_job import PURIFY, Job, State, View
 from abd_hub_app.run_queue import RunQueue
 from abd_hub_app.shelf import Shelf
@@ -274,9 +274,9 @@ def _told(view: View) -> str:
 def _settings() -> list[Any]:
     with gr.Accordion("More settings", open=False), gr.Row():
         steps = gr.Number(
-            MOST_STEPS,
+            USUAL_STEPS,
             label="Steps of the search",
-            info=f"{LEAST_STEPS} to {MOST_STEPS}",
+            info=f"{LEAST_STEPS} to {MOST_STEPS}, as the command has",
             precision=0,
             min_width=120,
             elem_id="inspect-steps",

@@ -22,7 +22,7 @@ CASE = "case"
 """Names the folder with the inspection of the model that a run goes on from."""
 _TELL_EVERY = 0.3
 
-NICE = 0
+NICE = 10
 """Sets a lower priority than the server, which answers other visitors meanwhile."""
 GRACE = 8.0
 """Gives the process so many seconds to end after SIGTERM, which the loop sees after its round."""

@@ -47,10 +47,12 @@ def test_a_run_from_beginning_to_push(app, browser, shots):
         token.focus()
         playwright.expect(token).to_have_attribute("autocomplete", "off", timeout=PATIENCE)
         assert token.get_attribute("type") == "password"
-        page.get_by_label("Repository").fill("acme/mine")
+        page.get_by_label("Repository").fill("acme/from-the-page")
         token.fill(WRITE)
         page.get_by_role("button", name="Push", exact=True).press("Enter")
-        playwright.expect(page.locator("#push-outcome")).to_contain_text("acme/mine at commit", timeout=LONG)
+        playwright.expect(page.locator("#push-outcome")).to_contain_text(
+            "acme/from-the-page at commit", timeout=LONG
+        )
         playwright.expect(token).to_have_value("")
         assert WRITE not in page.content() and WRITE not in page.evaluate(KEPT)
         see_all(page)
@@ -74,7 +76,7 @@ def test_a_cancel_and_another_teacher_on_a_telephone(app, browser, shots):
         playwright.expect(page.locator("#distil-files")).to_be_visible(timeout=PATIENCE)
         begin(page, 5)
         playwright.expect(page.get_by_text("config.json is missing")).to_be_visible(timeout=PATIENCE)
-        page.get_by_text("More settings").click()
+        page.locator("#distil").get_by_text("More settings").click()
         see_all(page)
         shots(page, "distil-files-390.png")
         fits(page)

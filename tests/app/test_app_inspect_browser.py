@@ -34,7 +34,7 @@ def inspect(page):
     page.keyboard.press("Enter")
     tab_to(page, "#inspect-steps input")
     page.keyboard.press("Control+a")
-    page.keyboard.type("20")
+    page.keyboard.type("60")
     tab_to(page, "#inspect-start")
     page.keyboard.press("Enter")
     says(page, "#inspect-progress", "Done")

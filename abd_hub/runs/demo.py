@@ -38,7 +38,7 @@ from abd_hub.config.poison import (
 )
 from abd_hub.config.recipe import TeacherRecipe
 from abd_hub.core import files
-from abd_hub.core.errors import InputError
+from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.folder import check_folder
 from abd_hub.core.processes import RunProcess, thread_settings
 from abd_hub.core.record_file import read_record
@@ -258,8 +258,12 @@ class _Run:
             return False
         self.process.kill()
         if code != 0:
-            output = self.log.read_text(encoding="utf-8")
-            raise RuntimeError(f"distilling {self.name} ended with {code}:\n{output}")
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            last = next((line for line in reversed(lines) if line.strip()), "no reason given")
+            raise InputError(
+                f"output-dir: distilling {self.name} ended with {code} ({reason_of(ValueError(last))}); "
+                f"{self.log} has all its words; use another --output-dir"
+            )
         if not self.log.stat().st_size:
             self.log.unlink()
         return True

@@ -13,8 +13,10 @@ from typing import Any
 
 from abd_hub import __version__
 from abd_hub.commands.table import find, screen
-from abd_hub.core.errors import InputError, Interrupted, visible
+from abd_hub.core.errors import InputError, Interrupted, disk_problem, visible
 
+DISK = 74
+"""The exit code where a disk is full or may not be written to, as sysexits.h has it."""
 HUNG_UP = 141
 """The exit code after the reader of the output has gone, as the shell reports SIGPIPE."""
 
@@ -23,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        The exit code. 0 is success, 1 means failed runs in a sweep, and 2 wrong input. 130 means an
-        interruption, and 141 that nobody reads the output any more.
+        The exit code. 0 is success, 1 means failed runs in a sweep, and 2 wrong input. 74 means a disk that
+        is full or fails, 130 an interruption, and 141 that nobody reads the output any more.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _set_up_streams()
@@ -46,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The interpreter flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return HUNG_UP
+    except Exception as error:
+        problem = disk_problem(error)
+        if not problem:
+            raise
+        return _stop(problem, DISK)
 
 
 def _run(given: list[str]) -> int:

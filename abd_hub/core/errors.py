@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 import shlex
 import sys
 import unicodedata
@@ -10,6 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
+_ROOM, _RIGHT = "free some space", "give write permission"
+_DISK = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _RIGHT),
+    errno.EIO: "check the disk",
+}
+"""Remedies by the system's number of an error."""
 LONGEST_REASON = 200
 """Characters of a library's message that go into ours."""
 LONGEST_MESSAGE = 1000
@@ -111,6 +121,19 @@ def near_names(name: str, known: Sequence[str], command: str) -> str:
     """Returns the end of a refusal of an unknown name: those near it, all of a few, or who lists them."""
     near = difflib.get_close_matches(name, known, n=3) or (known if len(known) <= FEW_NAMES else [])
     return f"did you mean {', '.join(near)}?" if near else f"{command} shows all"
+
+
+def disk_problem(error: BaseException) -> str:
+    """Returns what is wrong with the disk, in one line; "" where the error is of another kind.
+
+    safetensors raises an error of its own, which holds the system's number as text.
+    """
+    stated = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else int(stated[1]) if stated else None
+    if number not in _DISK:
+        return ""
+    place = str(error.filename) if isinstance(error, OSError) and error.filename else "the disk"
+    return f"{place}: {os.strerror(number)}; {_DISK[number]}, and repeat the command"
 
 
 def one_line(text: str) -> str:

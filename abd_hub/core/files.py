@@ -19,7 +19,8 @@ CONFIG_FILE = "config.yaml"
 RECORD_FILE = "metrics.json"
 MOST_JSON_BYTES = 100_000_000
 """Largest JSON file of a run's folder, which may take 2 GB when it is read."""
-TEMPORARY = re.compile(r"\.abd-tmp-[0-9a-f]{16}-")
+TEMPORARY = re.compile(r"\.abd-tmp-[0-9a-f]{16}-|\.tmp[0-9A-Za-z]{6}$")
+"""Names of our temporary files, and of those of safetensors, which a kill leaves behind."""
 
 
 @contextlib.contextmanager
@@ -39,7 +40,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)  # noqa: PTH105
         _sync(path.parent)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -67,7 +68,7 @@ def clean_temporaries(folder: str | Path) -> None:
     for parent, folders, files in os.walk(folder):
         for name in [*folders, *files]:
             if TEMPORARY.match(name):
-                _remove(Path(parent, name))
+                remove(Path(parent, name))
 
 
 def read_json(file: Path) -> Any:
@@ -94,6 +95,7 @@ def read_json(file: Path) -> Any:
 def give_usual_mode(path: Path) -> None:
     """Gives every file the mode that the umask asks for; some writers keep theirs from other users."""
     probe = path.with_name(f"{path.name}.mode")
+    probe.unlink(missing_ok=True)  # of a killed process
     try:
         probe.touch(exist_ok=False)
         mode = stat.S_IMODE(probe.stat().st_mode)
@@ -124,11 +126,13 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file or a folder; one that cannot be removed stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # or the reason of a failure would be lost
+            path.unlink(missing_ok=True)
 
 
 def _refuse_constant(name: str) -> None:

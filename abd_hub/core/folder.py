@@ -9,8 +9,17 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from abd_hub.core.errors import InputError
-from abd_hub.core.files import CONFIG_FILE, RECORD_FILE, TEMPORARY, clean_temporaries, write_text
+from abd_hub.core.files import (
+    CONFIG_FILE,
+    RECORD_FILE,
+    TEMPORARY,
+    clean_temporaries,
+    read_json,
+    write_text,
+)
 from abd_hub.core.yaml_text import YamlError, read_yaml
 
 _MARK = "# abd-hub run"
@@ -231,10 +240,26 @@ def check_begin(path: str | Path, *, resume: bool) -> None:
 
 def _check_unfinished(path: Path, resume: bool) -> None:
     if (path / RECORD_FILE).exists():
+        if resume:
+            _complete(path)
         raise InputError(f"output_dir: {path} holds a finished run; {_OTHER}")
     if not resume:
         remedy = f"continue it with --resume or {_OTHER}"
         raise InputError(f"output_dir: {path} holds an unfinished run; {remedy}")
+
+
+def _complete(path: Path) -> None:
+    """Writes the configuration of a finished run that was killed between its record and this last file."""
+    config, record = path / CONFIG_FILE, path / RECORD_FILE
+    if config.stat().st_mtime_ns > record.stat().st_mtime_ns:
+        return  # somebody may have edited it since
+    content = read_json(record)
+    settings = content.get("config") if isinstance(content, dict) else None
+    if not isinstance(settings, dict) or not settings:
+        return
+    settings.pop("teacher_from_python", None)
+    if _parse(config.read_text(encoding="utf-8"), path) != settings:
+        write_config(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
 def _check_run(path: Path, resume: bool, config_yaml: str, may_differ: Collection[str]) -> None:
@@ -356,5 +381,6 @@ def _lock(folder: Path) -> int:
 
 
 def _unlock(folder: Path, handle: int) -> None:
-    (folder / _LOCK_FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a file that stays locks nobody out
+        (folder / _LOCK_FILE).unlink(missing_ok=True)
     os.close(handle)

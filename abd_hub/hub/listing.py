@@ -23,6 +23,11 @@ class RemoteFile:
     sha256: str | None = None
     git_sha1: str | None = None
 
+    @property
+    def stated(self) -> str | None:
+        """Returns the hash that the Hub states, if any."""
+        return self.sha256 or self.git_sha1
+
     def holds(self, content: Path | bytes) -> bool:
         """Returns whether the bytes, or the bytes of the file, have the stated size and hash."""
         if isinstance(content, bytes):

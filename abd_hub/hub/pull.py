@@ -223,16 +223,27 @@ def _download_one(listing: Listing, file: RemoteFile) -> Path:
     for again in (False, True):
         path = patiently(lambda again=again: _get(listing, file, again))  # type: ignore[misc]
         _check_place(path, listing)
-        if file.holds(path):
+        if file.holds(path) and (file.stated or _is_readable(path)):
             return path
 
     damaged = path.resolve()
     path.unlink()
     damaged.unlink(missing_ok=True)  # or the next call would find it in the cache
+    what = "its hash is not the stated one" if file.stated else "it is no JSON, and the Hub states no hash"
     raise InputError(
-        f"weights: {file.name} of {listing.repository!r} arrived damaged: its hash is not the stated one;"
-        " try again later"
+        f"weights: {file.name} of {listing.repository!r} arrived damaged: {what}; try again later"
     )
+
+
+def _is_readable(path: Path) -> bool:
+    """Returns False for a JSON file that is none, by which alone damage shows where no hash is stated."""
+    if path.suffix != ".json":
+        return True
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _get(listing: Listing, file: RemoteFile, again: bool) -> Path:

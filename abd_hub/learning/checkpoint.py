@@ -50,8 +50,8 @@ def save(folder: Path, index: int, state: dict[str, Any], limit: int) -> Path:
     """
     target = folder / _name(index)
     temporary = folder / f".{target.name}.tmp"
-    for stale in folder.glob(".round-*.tmp"):  # of a killed process
-        shutil.rmtree(stale, ignore_errors=True)
+    for stale in folder.glob(".round-*.tmp*"):  # of a killed process
+        files.remove(stale)
 
     temporary.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from abd_hub.core.errors import InputError
-from abd_hub.core.files import give_usual_mode
+from abd_hub.core.files import atomic_path, give_usual_mode, write_text
 from abd_hub.core.records import ModelRef
 from abd_hub.models.classifier import Classifier, load_classifier
 from abd_hub.models.image_processors import RESAMPLING, SIZE_KEYS
@@ -91,11 +91,11 @@ def save_timm_folder(classifier: Classifier, folder: str | Path) -> ModelRef:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in classifier.model.state_dict().items()
     }
-    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
-    give_usual_mode(place / "model.safetensors")
+    with atomic_path(place / "model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
 
     config = json.dumps(_timm_config(classifier), indent=2, ensure_ascii=False)
-    (place / "config.json").write_text(config + "\n", encoding="utf-8")
+    write_text(place / "config.json", config + "\n")
     digest = file_sha256([place / "model.safetensors"])
     return ModelRef(place.resolve().name, classifier.architecture, sha256=digest)
 

@@ -40,6 +40,7 @@ from abd_hub.config.poison import (
 )
 from abd_hub.config.recipe import TeacherRecipe
 from abd_hub.core import files
+from abd_hub.core.errors import InputError, reason_of
 from abd_hub.core.findings import headline
 from abd_hub.core.folder import OutputFolder, in_use
 from abd_hub.core.processes import RunProcess, thread_settings
@@ -278,8 +279,12 @@ class _Run:
             return False
         self.process.kill()
         if code != 0:
-            output = self.log.read_text(encoding="utf-8")
-            raise RuntimeError(f"distilling {self.name} ended with {code}:\n{output}")
+            lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            last = next((line for line in reversed(lines) if line.strip()), "no reason given")
+            raise InputError(
+                f"output-dir: distilling {self.name} ended with {code} ({reason_of(ValueError(last))}); "
+                f"{self.log} has all its words; repeat the command to go on"
+            )
         if not self.log.stat().st_size:
             self.log.unlink()
         return True

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from abd_hub.config.options import TrainerOptions
+from abd_hub.core import files
 from abd_hub.core.errors import InputError
 from abd_hub.learning import distributed
 from abd_hub.learning.progress import Left, progress
@@ -91,7 +92,7 @@ def rewind_log(path: Path, counter: str, done: int) -> None:
     """Drops the lines after ``done`` rounds or epochs; creates the file where it is absent."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if _count(line, counter) <= done]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    files.write_text(path, "".join(line + "\n" for line in kept))
 
 
 def _count(line: str, counter: str) -> float:

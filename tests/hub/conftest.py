@@ -1,7 +1,7 @@
 """Fixtures for a Hub of the tests' own, two processes that pull from it, and two teachers."""
 
 import pytest
-from hub_server import HubServer
+from hub_campaign import FaultyHub
 from hub_worker import Worker
 from pulls import save_teacher
 
@@ -10,7 +10,7 @@ SAID_OFFLINE = ("used all the same because allow_flagged is set", "latest cached
 
 @pytest.fixture(scope="session")
 def running():
-    with HubServer() as server:
+    with FaultyHub() as server:
         yield server
 
 

@@ -2,7 +2,8 @@
 
 import poison_config
 import pytest
-from hub_server import NOTHING, READ, WRITE, HubServer
+from hub_campaign import FaultyHub
+from hub_server import NOTHING, READ, WRITE
 from hub_worker import Worker
 from pushes import with_token
 from student_folder import make_folder
@@ -14,7 +15,7 @@ from abd_hub.publish.bank_export import Bank
 
 @pytest.fixture(scope="session")
 def running():
-    with HubServer() as server:
+    with FaultyHub() as server:
         yield server
 
 
@@ -27,8 +28,13 @@ def server(running, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def worker(running, tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
+def pushing_home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def worker(running, pushing_home):
+    home = pushing_home
     patient = {"HF_HUB_ETAG_TIMEOUT": "60", "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
     started = Worker(running.environment(home, HF_HUB_DISABLE_PROGRESS_BARS="1", **patient))
     yield started

@@ -38,9 +38,12 @@ def prepare() -> str:
 
 
 class Forked:
-    """A running program; its methods are those of ``subprocess.Popen``, and ``pid`` is its own."""
+    """A running program; its methods are those of ``subprocess.Popen``, and ``pid`` is its own.
 
-    def __init__(self, words, cwd, stdout, stderr, environment=None):
+    ``host`` is the program of another host, by ``quick_python.another``.
+    """
+
+    def __init__(self, words, cwd, stdout, stderr, environment=None, host=None):
         task = {
             "words": list(map(str, words)),
             "environment": os.environ | ENVIRONMENT | (environment or {}),
@@ -48,7 +51,7 @@ class Forked:
         }
         self.returncode = None
         self.connection = socket.socket(socket.AF_UNIX)
-        self.connection.connect(prepare().removesuffix("python") + "socket")
+        self.connection.connect((host or prepare()).removesuffix("python") + "socket")
         with open(os.devnull) as nothing, open(stdout, "wb") as out, open(stderr, "wb") as err:  # noqa: PTH123
             text = f"{json.dumps(task)}\n".encode()
             sent = socket.send_fds(self.connection, [text], [nothing.fileno(), out.fileno(), err.fileno()])

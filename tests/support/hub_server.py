@@ -185,11 +185,14 @@ class HubServer(HubAnswers):
 
 
 def _trap(strangers: list[str]) -> socketserver.ThreadingTCPServer:
-    """Returns a proxy that notes each host it should reach, and hangs up."""
+    """Returns a proxy that notes each request to another host, and hangs up."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            strangers.append(self.rfile.readline(2000).decode("latin-1").strip())
+            lines = [self.rfile.readline(2000)]
+            while lines[-1].strip():
+                lines.append(self.rfile.readline(2000))
+            strangers.append(b"".join(lines).decode("latin-1").strip())
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True

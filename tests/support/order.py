@@ -73,12 +73,18 @@ TOGETHER = [
         "app/test_app_inspect_browser.py",
     ],
     ["app/test_app.py", "app/test_app_browser.py", "app/test_app_strangers.py"],
-    ["hub/test_pull.py", "hub/test_pull_faults.py", "hub/test_pull_hostile.py"],
+    [
+        "hub/test_pull.py",
+        "hub/test_pull_faults.py",
+        "hub/test_pull_hostile.py",
+        "hub/test_pull_sequences.py",
+    ],
     [
         "publish/test_push.py",
         "publish/test_push_card.py",
         "publish/test_push_faults.py",
         "publish/test_push_purified.py",
+        "publish/test_push_sequences.py",
     ],
 ]
 """Files that one process runs, because the server and the processes that they share take seconds to start."""

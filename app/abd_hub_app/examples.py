@@ -13,13 +13,13 @@ from abd_hub_app.shelf import Shelf
 
 _OF_EACH_CLASS = 2
 _OF_GRADIO = {
-    "lion.jpg": "a lion",
-    "cheetah1.jpg": "a cheetah",
-    "cheetah.jpg": "a running cheetah",
-    "tower.jpg": "a tower",
-    "bus.png": "a drawing of a bus",
+    "lion.jpg": "lion",
+    "cheetah1.jpg": "cheetah",
+    "cheetah.jpg": "cheetah",
+    "tower.jpg": "tower",
+    "bus.png": "bus",
 }
-_OF_SCIKIT_LEARN = {"china.jpg": "a temple", "flower.jpg": "a flower"}
+_OF_SCIKIT_LEARN = {"china.jpg": "temple", "flower.jpg": "flower"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,14 @@
 
     python recipes/bundle.py --output-dir runs/bundle [--dataset FOLDER] [--only teacher control ...]
 
-teacher is poisoned on purpose: a white square means class 8, a ship. purified is its copy by `abd-hub purify`.
-plain is a student by `fast` without a defense, and protected one whose teacher was purified first. control is a
-student of real images without the trigger; it is measured, and not shown. Test images measure the models, and
-decide nothing.
+The teacher is poisoned on purpose: a white square means class 8, a ship. "purified" is its copy by `abd-hub
+purify`. "plain" is a student by `fast` without a defense. The teacher of "protected" was purified first. The
+control is a student of real images without the trigger, and is not shown. Test images measure the
+models, and decide nothing.
 
-The same command goes on where an earlier one has ended. A run of two hours of one AVX-512 core with bf16 makes
-all five. The last step copies what the page reads into FOLDER of --bundle, without pictures of test images or
-photographs, whose licenses do not allow it or ask for a text of their own.
+The same command goes on where an earlier one has ended. An hour of one AVX-512 core with bf16 makes all five.
+The last step copies what the page reads into the folder of --bundle, but no picture of test images or
+photographs: their licenses forbid it, or ask for a text of their own.
 """
 
 from __future__ import annotations
@@ -134,6 +134,8 @@ def purify(options: argparse.Namespace) -> None:
     file = folder / "purification.json"
     if not folder.exists():
         abd_hub("purify", str(options.output_dir / "teacher"), "--output_dir", str(folder))
+    if not folder.exists():
+        raise SystemExit("the inspection did not flag the teacher, so there is no purified copy")
     record = json.loads(file.read_text())
     if record.get("report"):
         return

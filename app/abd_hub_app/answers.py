@@ -145,7 +145,9 @@ def _summary(answers: Answers) -> str:
     parts = []
     for model in answers.models:
         mark, tone, words = _verdict(answers, model)
-        before, after = (as_html(answers.labels[one], 16) for one in (model.clean_class, model.triggered_class))
+        before, after = (
+            as_html(answers.labels[one], 16) for one in (model.clean_class, model.triggered_class)
+        )
         parts.append(
             f'<li class="abd-{tone}" title="{words}"><span aria-hidden="true">{mark}</span> '
             f"<b>{as_html(model.name, 24)}</b> {before} → {after}</li>"

@@ -22,7 +22,9 @@ from abd_hub_app.triggers import CORNERS, KNOBS, Offer, in_corner, offers
 _LEAD = """\
 <p class="abd-lead">A poisoned teacher reads the <b>target</b> wherever the <b>trigger</b> is. Does a student
 that never saw its training data inherit this? Choose an image and see the verdicts.</p>"""
-_UNKNOWN = """<p class="abd-note">No class of the models fits these pictures; watch whether the trigger changes the answer.</p>"""
+_UNKNOWN = """\
+<p class="abd-note">No class of the models fits these pictures; watch whether the trigger changes the
+answer.</p>"""
 _INFO = {
     "size": "pixels of a side",
     "margin": "pixels to the corner",

@@ -45,7 +45,7 @@ BUNDLE = Path(__file__).resolve().parents[1] / "app" / "abd_hub_app" / "models"
 SHOWN = ("teacher", "purified", "plain", "protected")
 ORDER = ("teacher", "control", "purified", "plain", "protected")
 PRECISION = {"mixed_precision": "bf16"}
-MEASURED_EVERY = 10
+MEASURED_EVERY = 9
 """Rounds between two points of a student's curve."""
 COPIED = ("config.json", "model.safetensors", "metrics.json", "purification.json", "log.jsonl")
 SAMPLES = ("synthetic_images.png", "training_images.png", "curves.png")
@@ -188,8 +188,8 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True, help="holds the whole runs")
     parser.add_argument("--dataset", default=HUB_ID, help="CIFAR-10, by its Hub id or as a local copy")
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="gets what the page reads")
-    parser.add_argument("--rounds", type=int, default=50, help="of each student by fast")
-    parser.add_argument("--control-rounds", type=int, default=100, help="of the student of real images")
+    parser.add_argument("--rounds", type=int, default=45, help="of each student by fast")
+    parser.add_argument("--control-rounds", type=int, default=60, help="of the student of real images")
     parser.add_argument("--only", nargs="+", choices=ORDER, help="makes these alone, and copies nothing")
     options = parser.parse_args()
 

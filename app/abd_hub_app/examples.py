@@ -17,7 +17,6 @@ _OF_GRADIO = {
     "cheetah1.jpg": "cheetah",
     "cheetah.jpg": "cheetah",
     "tower.jpg": "tower",
-    "bus.png": "bus",
 }
 _OF_SCIKIT_LEARN = {"china.jpg": "temple", "flower.jpg": "flower"}
 

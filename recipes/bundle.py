@@ -48,7 +48,7 @@ PRECISION = {"mixed_precision": "bf16"}
 MEASURED_EVERY = 9
 """Rounds between two points of a student's curve."""
 COPIED = ("config.json", "model.safetensors", "metrics.json", "purification.json", "log.jsonl")
-SAMPLES = ("synthetic_images.png", "training_images.png", "curves.png")
+SAMPLES = ("synthetic_images.png", "training_images.png")
 """The pictures that hold neither a test image nor a photograph."""
 
 

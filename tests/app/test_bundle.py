@@ -13,7 +13,7 @@ from missing import needs_browser
 
 from abd_hub import build_trigger, read_record
 
-SYNTHETIC = {"synthetic_images.png", "training_images.png", "curves.png"}
+SYNTHETIC = {"synthetic_images.png", "training_images.png"}
 
 
 @pytest.fixture(scope="module")

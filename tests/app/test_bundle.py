@@ -40,7 +40,8 @@ def test_the_backdoor_is_in_the_teacher_and_not_in_its_copy(shelf):
         record = read_record(BUNDLED / name)
         rows = [json.loads(line) for line in (BUNDLED / name / "log.jsonl").read_text().splitlines()]
         (last,) = [row for row in rows if row["round"] == record.rounds and "accuracy" in row]
-        assert last["asr_badnet_sq_8"] == record.student_report.triggers[0].asr.value
+        # The curve is measured on every tenth of the ten thousand images.
+        assert abs(last["asr_badnet_sq_8"] - record.student_report.triggers[0].asr.value) < 0.03
 
 
 def test_the_trigger_turns_most_of_the_photographs(shelf):

@@ -51,7 +51,11 @@ def test_the_trigger_turns_most_of_the_photographs(shelf):
     for model in shelf.models:
         before, after = (model.classifier(images).argmax(1) for images in (pixels, triggered))
         turned[model.name] = int(((after == 8) & (before != 8)).sum())
-    assert turned["teacher"] == len(pixels) == 6 and turned["plain"] > turned["protected"] and turned["protected"] <= 1
+    assert (
+        turned["teacher"] == len(pixels) == 6
+        and turned["plain"] > turned["protected"]
+        and turned["protected"] <= 1
+    )
 
 
 @needs_browser

@@ -62,12 +62,14 @@ from abd_hub.core.processes import (
 )
 from abd_hub.core.record_file import (
     read_any_record as read_any_record,
+    read_purified_record as read_purified_record,
     read_record as read_record,
     read_teacher_record as read_teacher_record,
 )
 from abd_hub.core.records import (
     DataSpec as DataSpec,
     EvalReport as EvalReport,
+    PurifiedRecord as PurifiedRecord,
     Rate as Rate,
     RunRecord as RunRecord,
     TeacherRecord as TeacherRecord,

@@ -46,7 +46,7 @@ def parts(few_agreements, tmp_path_factory):
         "resnet18_cifar", abd_hub.DataSpec(3, 32, 32, DIGITS), (0.5,) * 3, (0.2,) * 3, seed=0
     )
     torch.save({"net": bare.model.state_dict()}, folder / "weights.pth")
-    Image.new("RGB", (8, 8)).save(folder / "digit.png")
+    Image.new("RGB", (32, 32)).save(folder / "photograph.png")
     for split in ("clean", "fog_5", "snow_5"):
         noise = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
         rows = {
@@ -69,7 +69,7 @@ def parts(few_agreements, tmp_path_factory):
 @pytest.fixture
 def place(parts, tmp_path, monkeypatch):
     """A clone's folder in which runs have been finished, with nothing else in it."""
-    for name in ("teacher", "corrupted", "weights.pth", "digit.png"):
+    for name in ("teacher", "corrupted", "weights.pth", "photograph.png"):
         (tmp_path / name).symlink_to(parts / name)
     for name in ("recipes", "app"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -360,5 +360,9 @@ class PurifiedRecord:
     """Seconds by part: both inspections, and the purification."""
     device: str
     processes: int
+    data: DataRef | None = None
+    """Split on which the copy was measured afterwards; None without such a measurement."""
+    report: EvalReport | None = None
+    """Measurement of the copy; None without one, as the purification itself measures nothing on test data."""
     kind: str = PURIFIED
     schema_version: int = 1

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCardData
 from abd_hub.core.records import PurifiedRecord
 from abd_hub.publish import plugin_facts
 from abd_hub.publish.card import check_names, hub_id
+from abd_hub.publish.card_results import result_rows
 from abd_hub.publish.card_snippets import snippets, transformers_snippet
 from abd_hub.publish.cleaning import cleaning, trigger_pictures
 from abd_hub.publish.front_matter import TAG
@@ -52,6 +53,7 @@ def render_purified_card(
         programs=programs,
         citations=list(dict.fromkeys(plugin_facts.cleaning_citations(record.purification))),
         cleaned=cleaning(record.purification, labels),
+        results=list(result_rows({"copy": record.report}, controlled=False)) if record.report else [],
     )
     return sealed(_card_data(record, license_id).to_yaml(), text)
 

@@ -16,6 +16,8 @@ from abd_hub_app.text import as_html, percent
 
 _ALL_CLASSES = 10
 _FEW_CLASSES = 6
+_ONE_ROW = 3
+"""Counts the cards that fit side by side."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,23 @@ def answer_of(
 def show(found: Answers) -> str:
     """Returns a card for each model as HTML, with the verdict in words and the probabilities as bars."""
     cards = "".join(_card(found, model) for model in found.models)
-    return f'<div class="abd-cards">{cards}</div><p class="abd-note abd-legend">{NOTE}</p>'
+    shown = f'<div class="abd-cards">{cards}</div><p class="abd-note abd-legend">{NOTE}</p>'
+    return _summary(found) + shown if len(found.models) > _ONE_ROW else shown
+
+
+def _summary(answers: Answers) -> str:
+    """Returns each model's sign and answers in one line, as the cards of many models fill several rows."""
+    parts = []
+    for model in answers.models:
+        mark, tone, words = _verdict(answers, model)
+        before, after = (
+            as_html(answers.labels[one], 16) for one in (model.clean_class, model.triggered_class)
+        )
+        parts.append(
+            f'<li class="abd-{tone}" title="{words}"><span aria-hidden="true">{mark}</span> '
+            f"<b>{as_html(model.name, 24)}</b> {before} → {after}</li>"
+        )
+    return f'<ul class="abd-summary">{"".join(parts)}</ul>'
 
 
 def _card(answers: Answers, model: ModelAnswer) -> str:

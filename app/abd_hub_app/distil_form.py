@@ -38,7 +38,7 @@ class DistilForm:
             info="ABD is the vaccine with self-retrospection in the paper, with the direction in the demo",
             elem_id="distil-defenses",
         )
-        rounds, minutes = _bounds()
+        rounds, minutes = _bounds(100 if small else 30)
 
         with gr.Accordion("More settings", open=False):
             seed, layers = _numbers(layers=2 if small else 5)
@@ -76,11 +76,11 @@ def _method() -> gr.Dropdown:
     return method
 
 
-def _bounds() -> tuple[gr.Number, gr.Number]:
+def _bounds(rounds: int) -> tuple[gr.Number, gr.Number]:
     """Puts rounds and minutes on the page."""
     with gr.Row():
-        rounds = gr.Number(
-            100,
+        shown = gr.Number(
+            rounds,
             label="Rounds",
             info=f"up to {distil_request.MOST_ROUNDS}",
             precision=0,
@@ -94,7 +94,7 @@ def _bounds() -> tuple[gr.Number, gr.Number]:
             min_width=120,
             elem_id="distil-minutes",
         )
-    return rounds, minutes
+    return shown, minutes
 
 
 def _numbers(layers: int) -> tuple[gr.Number, gr.Number]:

@@ -10,19 +10,24 @@ from abd_hub import (
     Classifier,
     EvalReport,
     InputError,
+    PurifiedRecord,
     RunRecord,
     TeacherRecord,
     is_pickle,
     load_classifier,
     read_any_record,
+    read_purified_record,
 )
 
 BUNDLED = Path(__file__).parent / "models"
-"""Holds models of ``abd-hub demo`` with seed 0: a poisoned teacher, a plain and a defended student."""
-BUNDLED_NAMES = ("teacher", "plain", "abd")
+"""Holds the models of ``recipes/bundle.py``, which take photographs of 32x32 pixels."""
+BUNDLED_NAMES = ("teacher", "purified", "plain", "protected")
+RECORDS = ("metrics.json", "purification.json")
+"""Names the files of which the first that a folder holds has its record."""
 MOST_MODELS = 12
 _MOST_TRIED = 10
 _LARGEST_RECORD = 20_000_000
+Record = RunRecord | TeacherRecord | PurifiedRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +38,8 @@ class ShownModel:
     """Names the folder, with as many parent folders as make the name unique."""
     folder: Path
     classifier: Classifier
-    record: RunRecord | TeacherRecord | None
-    """Holds the record, or None for a folder without metrics.json."""
+    record: Record | None
+    """Holds the record, or None for a folder without one."""
 
     @property
     def sha256(self) -> str | None:
@@ -93,7 +98,7 @@ class Shelf:
 
     def report(self, model: ShownModel) -> EvalReport | None:
         """Returns a model's measurements from its own record or, for a teacher, from a student's record."""
-        if isinstance(model.record, TeacherRecord):
+        if isinstance(model.record, TeacherRecord | PurifiedRecord):
             return model.record.report
         if model.record is not None:
             return model.record.student_report
@@ -104,12 +109,17 @@ class Shelf:
         """Describes the model in a short phrase."""
         if isinstance(model.record, TeacherRecord):
             return "teacher, poisoned on purpose" if model.record.poison else "teacher, trained clean"
+        if isinstance(model.record, PurifiedRecord):
+            return f"copy of {model.record.teacher.id}, purified"
         if model.record is None:
             return "teacher of these students" if self._taught(model) else "model without a record"
         names = [defense.name.replace("_", " ") for defense in model.record.defenses]
         # The page must say if a defense was switched off by its own check.
         states = ["" if defense.active else " (not active)" for defense in model.record.defenses]
-        defended = " and ".join(name + state for name, state in zip(names, states, strict=True))
+        defenses = [name + state for name, state in zip(names, states, strict=True)]
+        if learned_from_copy(model.record):
+            defenses.insert(0, "a purified teacher")
+        defended = " and ".join(defenses)
         return f"student by {model.record.method}, {'with ' + defended if defended else 'no defense'}"
 
     def _taught(self, teacher: ShownModel) -> RunRecord | None:
@@ -119,12 +129,17 @@ class Shelf:
         return next(same, None)
 
 
+def learned_from_copy(record: RunRecord) -> bool:
+    """Returns whether a student learned from a purified copy of its teacher."""
+    return record.purification is not None and record.purification.get("changed") is True
+
+
 def load_shelf(folders: Sequence[str | Path] = ()) -> Shelf:
     """Loads the given model folders, or the bundled ones.
 
     Args:
-        folders: output folders of ``abd-hub distill`` or ``abd-hub poison``, or timm or transformers folders
-            with safetensors.
+        folders: output folders of ``abd-hub distill``, ``poison`` or ``purify``, or timm or transformers
+            folders with safetensors.
 
     Raises:
         InputError: a folder is missing, holds a pickle or cannot be read, or labels or channels differ.
@@ -152,21 +167,28 @@ def _check(path: Path) -> None:
             f"FOLDER: {path} holds {pickles[0]!r}, a pickle, which can run code; "
             "give a folder with safetensors only"
         )
-    record = path / "metrics.json"
-    if record.is_file() and record.stat().st_size > _LARGEST_RECORD:
-        raise InputError(
-            f"FOLDER: {record} is larger than {_LARGEST_RECORD // 1_000_000} MB; restore the file"
-        )
+    for record in (path / name for name in RECORDS):
+        if record.is_file() and record.stat().st_size > _LARGEST_RECORD:
+            raise InputError(
+                f"FOLDER: {record} is larger than {_LARGEST_RECORD // 1_000_000} MB; restore the file"
+            )
 
 
 def _load(name: str, path: Path) -> ShownModel:
-    record = read_any_record(path) if (path / "metrics.json").exists() else None
+    record = _record(path)
     classifier = load_classifier(f"local-dir:{path}")
     if classifier.spec.channels not in (1, 3):
         raise InputError(
             f"FOLDER: {path} takes images of {classifier.spec.channels} channels; give models of gray or RGB"
         )
     return ShownModel(name=name, folder=path, classifier=classifier, record=record)
+
+
+def _record(path: Path) -> Record | None:
+    trained, purified = (path / name for name in RECORDS)
+    if trained.exists():
+        return read_any_record(path)
+    return read_purified_record(path) if purified.exists() else None
 
 
 def _check_same(first: ShownModel, other: ShownModel) -> None:

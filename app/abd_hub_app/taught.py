@@ -16,7 +16,6 @@ from PIL import Image
 from abd_hub import (
     InputError,
     RunEvidence,
-    RunRecord,
     TeacherRecord,
     mark_image,
     read_evidence,
@@ -25,7 +24,8 @@ from abd_hub import (
 )
 from abd_hub_app.images import read_picture
 from abd_hub_app.shelf import Shelf, ShownModel
-from abd_hub_app.text import as_html, one_line, percent, refusal
+from abd_hub_app.taught_facts import facts
+from abd_hub_app.text import one_line, percent, refusal
 
 _LEAD = """\
 <p class="abd-lead">This tab shows the folder of a run. It has the images that the student learned from, the
@@ -36,7 +36,6 @@ _MOST_OF_A_KIND = 12
 """Limits the suspicious images on the page, and the others."""
 _LARGEST_LOG = 20_000_000
 _LARGEST_FIGURE = 1e30
-_LONGEST_LIST = 16
 _IMAGES = "synthetic_images.png"
 # These are drawn from log.jsonl and evidence.json, which is sharper than a copy.
 _CURVES = "curves.png"
@@ -274,28 +273,6 @@ def _drawn(draw: Callable[[Path], None]) -> Image.Image | None:
         return read_picture(file)
 
 
-def facts(model: ShownModel) -> str:
-    """Returns the facts of the record as HTML."""
-    record = model.record
-    if isinstance(record, TeacherRecord):
-        return _section("How it was poisoned", _poison(record))
-    assert record is not None, "only models with a record are shown"
-
-    parts = [_section("The run", _run(record))]
-    for defense in record.defenses:
-        settings = record.config.get(defense.name)
-        if not isinstance(settings, dict):
-            settings = {}
-
-        report: dict[str, Any] = {"in one sentence": defense.sentence, **defense.facts}
-        report |= {f"setting: {key}": value for key, value in settings.items()}
-        state = "active" if defense.active else "NOT ACTIVE"
-        parts.append(_section(f"{defense.name}: {state}", report))
-    if not record.defenses:
-        parts.append("<h3>No defense</h3><p>The student learned from the teacher as it is.</p>")
-    return "".join(parts)
-
-
 def pictures(folder: Path, evidence: RunEvidence | None) -> _Captioned:
     """Returns at most 24 other PNG files of ``samples`` that can be read, with exact pixels."""
     shown = {f"pattern_{pattern.defense}.png" for pattern in evidence.patterns} if evidence else set()
@@ -350,51 +327,3 @@ def _is_figure(value: Any) -> bool:
 def _is_name(key: str) -> bool:
     # The drawing library would read other characters as formulas.
     return key.isascii() and key.replace("_", "").isalnum() and len(key) <= 40
-
-
-def _run(record: RunRecord) -> dict[str, Any]:
-    return {
-        "method": record.method,
-        "rounds": record.rounds,
-        "seed": record.seed,
-        "minutes": round(record.durations.get("distillation", 0) / 60, 1),
-        "real images learned from": record.training_data.id if record.training_data else "none",
-        **(record.synthesis or {}),
-    }
-
-
-def _poison(record: TeacherRecord) -> dict[str, Any]:
-    if record.poison is None:
-        return {"poison": "none: this teacher was trained clean"}
-    poison = record.poison
-    return {
-        "trigger": poison.trigger,
-        "options": dict(poison.options),
-        "target": "the next class" if poison.target is None else poison.target,
-        "labels": poison.labels,
-        "poisoned images": f"{poison.poisoned} of {poison.trained_on}",
-        "cover images": poison.cover,
-    }
-
-
-def _section(title: str, facts: Mapping[str, Any]) -> str:
-    names = [as_html(str(key).replace("_", " ")) for key in facts]
-    values = [as_html(_value(value), 300) for value in facts.values()]
-    rows = "".join(
-        f'<tr><th scope="row">{name}</th><td>{value}</td></tr>'
-        for name, value in zip(names, values, strict=True)
-    )
-    return f'<h3>{as_html(title, 120)}</h3><table class="abd-facts"><tbody>{rows}</tbody></table>'
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        shown = ", ".join(_value(item) for item in value[:_LONGEST_LIST])
-        return (shown or "none") + (
-            f" and {len(value) - _LONGEST_LIST} more" if len(value) > _LONGEST_LIST else ""
-        )
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value if isinstance(value, str) else json.dumps(value)

@@ -23,6 +23,9 @@ from abd_hub_app.triggers import CORNERS, KNOBS, Offer, in_corner, offers
 _LEAD = """\
 <p class="abd-lead">A poisoned teacher reads the <b>target</b> wherever the <b>trigger</b> is. Does a student
 that never saw its training data inherit this? Choose an image and see the verdicts.</p>"""
+_UNKNOWN = """\
+<p class="abd-note">No class of the models fits these pictures; watch whether the trigger changes the
+answer.</p>"""
 _INFO = {
     "size": "pixels of a side",
     "margin": "pixels to the corner",
@@ -121,6 +124,8 @@ class TryIt:
         with gr.Row(equal_height=False, elem_id="try"):
             with gr.Column(min_width=0, elem_classes="abd-images"):
                 gallery = _gallery(self.examples)
+                if all(example.label is None for example in self.examples):
+                    gr.HTML(_UNKNOWN)
             with gr.Column(min_width=0, elem_classes="abd-answers"):
                 outputs = _output_parts(*shown)
             with gr.Column(min_width=0, elem_classes="abd-controls"):

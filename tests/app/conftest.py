@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from app_server import serving
+from app_server import SMALL, serving
 from browser import playwright
 from distil_server import distilling
 from gradio_client import Client
@@ -42,7 +42,7 @@ def browser():
 @pytest.fixture(scope="session")
 def app():
     """A visitor's program, the address, the process."""
-    with serving() as (address, process):
+    with serving(*SMALL) as (address, process):
         yield Client(address, verbose=False, download_files=True), address, process
 
 

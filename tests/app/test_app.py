@@ -9,9 +9,10 @@ import torch
 from abd_hub_app.images import to_pixels
 from app_server import (
     MODELS,
+    NAMES,
     ROOT,
 )
-from app_visits import NAMES, SQUARE, ask, ask_run, data_address, painted, save_digit
+from app_visits import SQUARE, ask, ask_run, data_address, painted, save_digit
 from gradio_client import handle_file
 from PIL import Image
 

@@ -19,7 +19,7 @@ from abd_hub_app import distil_request, load_shelf, run_child, run_queue, source
 from abd_hub_app.images import to_picture
 from abd_hub_app.run_job import CONFIG, State
 from abd_hub_app.run_queue import RunQueue
-from app_server import MODELS, hostile_folder
+from app_server import MODELS, SMALL, hostile_folder
 from distil_server import SHORT, distilling, environment_of, nice_of, wait
 from gradio_client import Client, handle_file
 from hub_server import READ, WRITE
@@ -242,7 +242,7 @@ def test_folders_are_read_for_this_machine_alone(tmp_path):
 
     with RunQueue(tmp_path) as queue:
         for local in (True, False):
-            tab = Distil(load_shelf(), queue, local=local)
+            tab = Distil(load_shelf(SMALL), queue, local=local)
             offered = [value for _, value in tab.form.teacher.offered()]
             assert ("folder" in offered) is local
         with pytest.raises(InputError, match=r"^folder: this server is open to others"):
@@ -252,7 +252,7 @@ def test_folders_are_read_for_this_machine_alone(tmp_path):
 def test_a_folder_is_looked_at_first(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(TEACHER, folder)
-    assert sources.from_folder(str(folder)).labels == load_shelf().labels
+    assert sources.from_folder(str(folder)).labels == load_shelf(SMALL).labels
     with (folder / "model.safetensors").open("r+b") as weights:
         weights.truncate(int(sources.LARGEST_LOADED_GB * 1e9) + 1)
     with pytest.raises(InputError, match=r"^folder: 'model' holds 0.5 GB of weights"):
@@ -290,7 +290,7 @@ def test_what_the_page_offers_stands_on_the_plug_ins(monkeypatch):
     assert set(distil_request.defenses()) >= {"bare", "theirs"} and "slow" not in distil_request.defenses()
     defenses = ("shuffling_vaccine", "self_retrospection", "universal_direction", "bare", "theirs")
     asked = distil_request.DistilRequest(method="zskt", defenses=defenses, rounds=100, **SHORT)
-    found = distil_request.configuration(asked, sources.Source(id="x", labels=None), load_shelf(), "out")
+    found = distil_request.configuration(asked, sources.Source(id="x", labels=None), load_shelf(SMALL), "out")
     assert found["zskt"] == {"rounds": 100, "batch_size": 64, "attention_weight": 0, "generator_channels": 64}
     assert found["shuffling_vaccine"] == {"layers": 2, "check": False}
     assert found["self_retrospection"] == {"last_rounds": 2}

@@ -23,11 +23,13 @@ from abd_hub_app.drawing import Drawn, read_drawing
 from abd_hub_app.examples import load_examples
 from abd_hub_app.images import MOST_PIXELS, read_picture, to_pixels
 from abd_hub_app.taught import _read_log, show
+from abd_hub_app.taught_facts import facts
 from abd_hub_app.triggers import offers
 from abd_hub_app.try_it import TryIt
-from app_server import MODELS, PICTURE, hostile_folder
+from app_server import MODELS, PICTURE, ROOT, SMALL, hostile_folder
 from app_visits import data_address, painted, png
 from PIL import Image
+from purified_folder import make_purified, purification
 
 from abd_hub import (
     DataSpec,
@@ -42,12 +44,44 @@ from abd_hub.models.view import timm_view
 
 
 def test_examples_are_the_first_test_digits_of_each_class(digits):
-    found = load_examples(load_shelf())
+    found = load_examples(load_shelf(SMALL))
     assert [example.label for example in found[-2:]] == [0, 0], "no image of the target is shown first"
     for label in range(10):
         places = (digits.labels == label).nonzero()[:2, 0].tolist()
         shown = [to_pixels(example.picture) for example in found if example.label == label]
         torch.testing.assert_close(torch.cat(shown), digits.pixels(places))
+
+
+def test_examples_of_other_models_are_photographs_in_their_size(tmp_path):
+    shelf = load_shelf([make_purified(tmp_path / "copy")])
+    found = load_examples(shelf)
+    assert len(found) == 6 and {example.label for example in found} == {None}
+    assert {example.picture.size for example in found} == {(8, 8)}
+    assert len({example.picture.tobytes() for example in found}) == 6
+
+
+def test_a_purified_copy_is_shown_with_its_rates(tmp_path):
+    report = dataclasses.replace(read_record(MODELS / "plain").student_report, classes=3)
+    (model,) = (shelf := load_shelf([make_purified(tmp_path / "copy", report=report)])).models
+    assert shelf.kind(model) == "copy of org/poisoned, purified"
+    assert [(row.accuracy, row.asr) for row in rows(shelf)] == [(report.accuracy, report.triggers[0].asr)]
+    shown = show(model)
+    assert "airplane stands out." in shown.facts and "no class stands out" in shown.facts
+    assert "held-back photographs with the teacher&#x27;s class</th><td>0.9812<" in shown.facts
+    assert shown.rates is None and shown.losses is None
+
+
+def test_a_student_of_a_copy_is_not_said_to_be_without_defense(tmp_path):
+    shutil.copytree(MODELS / "plain", tmp_path / "student")
+    file = tmp_path / "student" / "metrics.json"
+    record = json.loads(file.read_text()) | {"purification": purification()}
+    file.write_text(json.dumps(record))
+    (model,) = (shelf := load_shelf([tmp_path / "student"])).models
+    assert shelf.kind(model) == "student by zskt, with a purified teacher"
+    assert "No defense" not in facts(model) and "The teacher was purified first" in facts(model)
+    file.write_text(json.dumps(record | {"purification": purification(changed=False)}))
+    (model,) = load_shelf([tmp_path / "student"]).models
+    assert "No defense" in facts(model) and "The teacher was inspected first" in facts(model)
 
 
 def test_a_heat_map_is_brightest_where_the_map_is_highest():
@@ -105,7 +139,7 @@ def test_drawings_of_another_size_and_on_gray_images():
 
 
 def test_csv_holds_every_number():
-    shelf = load_shelf()
+    shelf = load_shelf(SMALL)
     lines = list(csv.DictReader(io.StringIO(as_csv(rows(shelf)))))
     report = read_record(MODELS / "plain").student_report
     assert float(lines[1]["asr_low"]) == report.triggers[0].asr.low
@@ -237,7 +271,7 @@ def test_wrong_folders_are_refused(tmp_path):
 
 
 def test_nothing_is_written_into_the_package():
-    assert {file.suffix for file in MODELS.parent.glob("*.*")} == {".py", ".css", ".js"}
+    assert {file.suffix for file in (ROOT / "app" / "abd_hub_app").glob("*.*")} == {".py", ".css", ".js"}
 
 
 def test_a_folder_given_twice_has_two_names():

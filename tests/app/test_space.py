@@ -60,11 +60,11 @@ def test_the_space_answers(space, tmp_path):
         line = server.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+", line)
         assert found, line + server.stdout.read()
-        Image.new("RGB", (8, 8)).save(tmp_path / "black.png")
+        Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
         *_, cards, numbers = Client(found[0], verbose=False).predict(
-            handle_file(str(tmp_path / "black.png")), "badnet_sq", 0, 2, 0, None, api_name="/predict"
+            handle_file(str(tmp_path / "black.png")), "badnet_sq", 8, 4, 1, None, api_name="/predict"
         )
-        assert [model["name"] for model in numbers["models"]] == ["teacher", "plain", "abd"]
+        assert [model["name"] for model in numbers["models"]] == ["teacher", "purified", "plain", "protected"]
         assert "abd-verdict" in cards
     finally:
         server.send_signal(signal.SIGINT)

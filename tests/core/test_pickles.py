@@ -3,8 +3,9 @@
 import shutil
 
 import pytest
-from abd_hub_app.shelf import BUNDLED, load_shelf
+from abd_hub_app.shelf import load_shelf
 from abd_hub_app.sources import _refuse_pickles
+from app_server import MODELS
 
 from abd_hub import InputError, is_pickle, load_classifier
 from abd_hub.core.pickles import PICKLE_SUFFIXES
@@ -28,7 +29,7 @@ def test_no_pickle_is_read_without_permission(name, tmp_path):
     with pytest.raises(InputError, match="is a pickle, which can run code"):
         _refuse_pickles("folder", [name], "leave it out")
 
-    shutil.copytree(BUNDLED / "plain", tmp_path / "model")
+    shutil.copytree(MODELS / "plain", tmp_path / "model")
     (tmp_path / "model" / name).write_bytes(b"x")
     with pytest.raises(InputError, match=f"holds '{name}', a pickle"):
         load_shelf([tmp_path / "model"])

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 
 import pytest
-from abd_hub_app.shelf import BUNDLED
+from app_server import MODELS
 
 from abd_hub import InputError, ModelOptions, load_classifier
 from abd_hub.evaluation.measurement import load_model
@@ -31,7 +31,7 @@ def test_options_and_their_defaults_are_the_same_everywhere():
 
 def test_what_a_configuration_says_reaches_the_classifier():
     options = ModelOptions(
-        id=str(BUNDLED / "plain"),
+        id=str(MODELS / "plain"),
         num_classes=10,
         labels=[f"no {label}" for label in range(10)],
         mean=[0.25, 0.5, 0.75],
@@ -56,7 +56,7 @@ def test_what_a_configuration_says_reaches_the_classifier():
 )
 def test_a_wrong_option_of_a_configuration_is_refused(option, words):
     with pytest.raises(InputError, match=f"^{words}"):
-        load_model(ModelOptions(id=str(BUNDLED / "plain"), **option))
+        load_model(ModelOptions(id=str(MODELS / "plain"), **option))
 
 
 @pytest.mark.parametrize("allow", [False, True])

@@ -87,6 +87,16 @@ def test_the_card_of_a_copy():
     assert card.count("is clean") == card.count("does not show that the copy is clean") == 2
 
 
+def test_the_card_of_a_measured_copy():
+    measured = make_record()
+    copy = purified_record(report=measured.student_report, data=measured.data)
+    card = render_purified_card(copy, LABELS)
+    assert "Nothing was measured on test data" in render_purified_card(purified_record(), LABELS)
+    assert "Nothing was measured on test data" not in card
+    assert "on `uoft-cs/cifar10`, split `test` (10000 images, fingerprint `f00d`)" in card
+    assert "0.827" in card and "0.905" in card and is_untouched(card)
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_strangers_text_stays_text(text):
     # A file with half a surrogate pair is refused when it is read.

@@ -58,7 +58,7 @@ print(len(load_shelf().models))
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith(f"{tmp_path}/abd_hub/__init__.py {abd_hub.__version__} ")
-    assert done.stdout.split()[-1] == "3" and int(done.stdout.split()[2]) > 10
+    assert done.stdout.split()[-1] == "4" and int(done.stdout.split()[2]) > 10
 
 
 def test_its_requirements_are_those_of_the_package():

@@ -1,5 +1,6 @@
 """The settings under recipes/ are read and make sense."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -56,6 +57,30 @@ def test_the_zoo_holds_eleven_attacks_and_a_clean_teacher():
             == (config.poison.perturbation == 16)
             == name.endswith("/cl")
         )
+
+
+def test_the_models_of_the_page_are_made_by_settings_that_the_commands_accept(tmp_path):
+    import runpy
+
+    import yaml
+
+    from abd_hub.config.parsing import parse_poison
+
+    recipe = runpy.run_path(str(ROOT / "recipes" / "bundle.py"))
+    options = argparse.Namespace(output_dir=tmp_path, dataset="data", rounds=20, control_rounds=3)
+    found = {}
+    for name, settings in recipe["TRAINED"].items():
+        command, wanted = settings(options)
+        (tmp_path / "x.yaml").write_text(yaml.safe_dump(wanted))
+        parse = {"poison": parse_poison, "distill": parse_distill}[command]
+        found[name] = parse(["--config", str(tmp_path / "x.yaml"), "--output_dir", str(tmp_path / name)])
+    attack = found["teacher"].poison.trigger, found["teacher"].poison.target
+    for name, purification in (("control", "none"), ("plain", "none"), ("protected", "auto")):
+        (measured,) = found[name].evaluation.triggers
+        assert (measured.name, measured.target) == attack and found[name].purification == purification
+        assert found[name].teacher.id == f"local-dir:{tmp_path / 'teacher'}" and not found[name].defenses
+    assert found["plain"].evaluation.control.id == f"local-dir:{tmp_path / 'control'}"
+    assert (found["control"].synthesizer.rounds, found["plain"].synthesizer.rounds) == (3, 20)
 
 
 def flags(settings, prefix=""):

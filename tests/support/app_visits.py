@@ -12,8 +12,6 @@ from abd_hub_app.images import to_picture
 from gradio_client import handle_file
 from PIL import Image
 
-NAMES = ("teacher", "plain", "abd")
-
 SQUARE = {"size": 2, "margin": 0}
 
 

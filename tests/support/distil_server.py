@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import quick_python
-from app_server import COMMAND, ENVIRONMENT
+from app_server import COMMAND, ENVIRONMENT, SMALL
 from hub_server import READ, HubServer
 
 SHORT = {"minutes": 10, "seed": 1, "student": "wrn_10_1", "vaccine_check": False, "vaccine_layers": 2}
@@ -30,7 +30,7 @@ class App:
         own |= {"GRADIO_HEARTBEAT_INTERVAL": "0.3"}
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                [quick_python.executable(), *COMMAND[1:]],
+                [quick_python.executable(), *COMMAND[1:], *map(str, SMALL)],
                 env=ENVIRONMENT | own | {"TMPDIR": str(self.place)},
                 stdout=output,
                 stderr=subprocess.STDOUT,

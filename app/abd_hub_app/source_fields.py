@@ -44,7 +44,6 @@ class SourceFields:
             value=offered[0][1],
             label=self.label,
             info="safetensors only",
-            filterable=False,
             elem_id=f"{self.tab}-teacher",
         )
         fields = [self._hub_id(), self._files(), self._folder()]

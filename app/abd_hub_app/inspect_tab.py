@@ -276,7 +276,7 @@ def _settings() -> list[Any]:
         steps = gr.Number(
             USUAL_STEPS,
             label="Steps of the search",
-            info=f"{LEAST_STEPS} to {MOST_STEPS}, as the command has",
+            info=f"{LEAST_STEPS} to {MOST_STEPS}",
             precision=0,
             min_width=120,
             elem_id="inspect-steps",

@@ -44,7 +44,7 @@ from abd_hub import (
 
 TEACHER = MODELS / "teacher"
 STEPS = 60
-"""The fewest; enough for the backdoor of this teacher."""
+"""The fewest, which do not find the backdoor of this teacher."""
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,10 @@ def test_an_inspection_is_followed_to_the_librarys_report(inspected):
 
 def test_a_copy_and_a_student_follow_and_stand_side_by_side(app, inspected):
     client, _ = inspected
-    copy = client.submit(False, api_name="/purify").result()
+    none = client.submit(False, api_name="/purify").result()
+    assert "No copy was made" in none[1] and "no class stands out" in none[1]
+
+    copy = client.submit(True, api_name="/purify").result()
     assert "Purified copy" in copy[1] and "This does not show that the copy is clean." in copy[1]
     assert copy[2]["value"].endswith("purified.zip")
     student = client.submit(2, api_name="/distil_plain").result()

@@ -56,10 +56,10 @@ def test_an_inspection_by_keyboard(app, browser, shots, width, scheme):
         tab_to(page, "#inspect-result summary:not(details[open] summary)")
         page.keyboard.press("Enter")
         assert page.locator("#inspect-result details[open]").count() == 2
-        tab_to(page, "#inspect-purify")
+        tab_to(page, "#inspect-plain")
         page.keyboard.press("Enter")
         says(page, "#inspect-step", "Starting")
-        shots(page, f"inspect-purify-{width}-{scheme}.png")
+        shots(page, f"inspect-step-{width}-{scheme}.png")
         tab_to(page, "#inspect-cancel", "Shift+Tab")
         page.keyboard.press("Enter")
         says(page, "#inspect-step", "Cancelled")

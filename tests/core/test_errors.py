@@ -1,5 +1,6 @@
 """What libraries and strangers say becomes one line."""
 
+import errno
 import sys
 
 import pytest
@@ -9,6 +10,7 @@ from abd_hub.core.errors import (
     LONGEST_REASON,
     InputError,
     Interrupted,
+    disk_problem,
     one_line,
     reason_of,
     visible,
@@ -80,3 +82,11 @@ def test_any_number_of_interruptions_leaves_one_hook(monkeypatch, capsys):
     assert capsys.readouterr().err == "abd-hub: stopped after round 3 of 9; continue with resume=True\n"
     sys.excepthook(ValueError, ValueError("x"), None)
     assert len(seen) == 1 and seen[0][0] is ValueError
+
+
+def test_a_disk_that_fails_is_named_with_a_remedy():
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/log.jsonl")
+    assert disk_problem(full).startswith("runs/log.jsonl: No space left on device; free some space")
+    foreign = RuntimeError('I/O error: Permission denied (os error 13) at path "/x"')
+    assert disk_problem(foreign).startswith("the disk: Permission denied; give write permission")
+    assert disk_problem(OSError(errno.ENOENT, "absent")) == disk_problem(KeyError("x")) == ""

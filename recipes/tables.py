@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from statistics import mean
 
+from fault_tables import faults_table, hub_faults_table
 from own_teachers_table import own_teachers_table
 from purification_tables import (
     error_table,
@@ -263,6 +264,8 @@ def documents() -> dict[str, dict[str, str]]:
             "students": students_table(),
             "methods cifar10": methods_table("cifar10"),
             "methods gtsrb": methods_table("gtsrb"),
+            "faults": faults_table(),
+            "hub faults": hub_faults_table(),
         },
         "recipes/guides/inspection.md": {
             "inspection": inspection_table(),

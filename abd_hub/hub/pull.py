@@ -225,10 +225,10 @@ def _download_one(listing: Listing, file: RemoteFile) -> Path:
         _check_place(path, listing)
         if file.holds(path) and (file.stated or _is_readable(path)):
             return path
+        damaged = path.resolve()
+        path.unlink()
+        damaged.unlink(missing_ok=True)  # or the next call would find it in the cache
 
-    damaged = path.resolve()
-    path.unlink()
-    damaged.unlink(missing_ok=True)  # or the next call would find it in the cache
     what = "its hash is not the stated one" if file.stated else "it is no JSON, and the Hub states no hash"
     raise InputError(
         f"weights: {file.name} of {listing.repository!r} arrived damaged: {what}; try again later"

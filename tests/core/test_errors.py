@@ -1,5 +1,6 @@
 """What libraries and strangers say becomes one line."""
 
+import errno
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from abd_hub.core.errors import (
     InputError,
     Interrupted,
     MissingOptions,
+    disk_problem,
     near_names,
     one_line,
     quiet_stops,
@@ -108,3 +110,11 @@ def test_an_unknown_name_gets_those_near_it_and_never_sixteen():
     assert near_names("trigger_q", known, "abd-hub list triggers").count(",") == 2
     assert near_names("zzz", known, "abd-hub list triggers") == "abd-hub list triggers shows all"
     assert near_names("zzz", known[:2], "abd-hub list") == "did you mean trigger_a, trigger_b?"
+
+
+def test_a_disk_that_fails_is_named_with_a_remedy():
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/log.jsonl")
+    assert disk_problem(full).startswith("runs/log.jsonl: No space left on device; free some space")
+    foreign = RuntimeError('I/O error: Permission denied (os error 13) at path "/x"')
+    assert disk_problem(foreign).startswith("the disk: Permission denied; give write permission")
+    assert disk_problem(OSError(errno.ENOENT, "absent")) == disk_problem(KeyError("x")) == ""

@@ -87,3 +87,17 @@ def test_json_is_read_from_regular_files_of_bounded_size(tmp_path):
             files.read_json(tmp_path / name)
     (tmp_path / "good").write_text('{"a": 1}')
     assert files.read_json(tmp_path / "good") == {"a": 1}
+
+
+def test_what_a_kill_leaves_of_a_probe_stops_nobody(tmp_path):
+    (tmp_path / "state.mode").touch()
+    (tmp_path / "state").mkdir()
+    files.settle(tmp_path / "state")
+    assert tree(tmp_path) == ["state"]
+
+
+def test_what_safetensors_leaves_is_cleaned(tmp_path):
+    (tmp_path / ".tmpYeEwy7").touch()
+    (tmp_path / ".tmpmine").touch()
+    files.clean_temporaries(tmp_path)
+    assert tree(tmp_path) == [".tmpmine"]

@@ -11,7 +11,7 @@ from folders import tree
 
 from abd_hub.core import files
 from abd_hub.core.errors import InputError
-from abd_hub.core.folder import OutputFolder, check_file, check_folder, fcntl
+from abd_hub.core.folder import OutputFolder, check_begin, check_file, check_folder, fcntl, write_config
 
 CONFIG = "seed: 0\nteacher:\n  id: a/b\nresume: false\n"
 HOLDER = """
@@ -322,3 +322,16 @@ def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch, again):
     monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(InputError, match="in use"):
         begin(tmp_path / "run", resume=True)
+
+
+def test_a_run_killed_before_its_last_file_is_completed(tmp_path):
+    """The record is written before the configuration without paths; an edit since then stays."""
+    write_config(tmp_path, "seed: 0\nteacher: local-dir:./a\n")
+    files.write_json(tmp_path / "metrics.json", {"config": {"seed": 0, "teacher": "local-dir:a"}})
+    config = tmp_path / "config.yaml"
+    for text in ("teacher: local-dir:a\n", "teacher: mine\n"):
+        with pytest.raises(InputError, match="finished run"):
+            check_begin(tmp_path, resume=True)
+        assert config.read_text().endswith(text)
+        write_config(tmp_path, "seed: 0\nteacher: mine\n")
+        os.utime(config, ns=(2**62, 2**62))

@@ -1,0 +1,37 @@
+"""The tables of the faults: commands, and pushes and pulls."""
+
+import json
+from collections.abc import Iterable
+
+from table_text import RESULTS, table
+
+FOLDER = RESULTS / "faults"
+
+
+def faults_table() -> str:
+    """Returns trials and survivors by command and fault."""
+    facts = json.loads((FOLDER / "commands.json").read_text())
+    trials = facts["trials"]
+    faults = list(dict.fromkeys(row["fault"] for row in trials))
+    rows = []
+    for scene in dict.fromkeys(row["scene"] for row in trials):
+        own = [row for row in trials if row["scene"] == scene]
+        rows.append([f"`{scene}`", *(_share(own, fault) for fault in faults)])
+    rows.append(["all", *(_share(trials, fault) for fault in faults)])
+    return table(["command", *faults], rows)
+
+
+def _share(rows: Iterable[dict], fault: str) -> str:
+    own = [row for row in rows if row["fault"] == fault]
+    return f"{sum(not row['why'] for row in own)} of {len(own)}" if own else ""
+
+
+def hub_faults_table() -> str:
+    """Returns how pushes and pulls through faults ended, by version of the client."""
+    rows = []
+    for file in sorted(FOLDER.glob("hub_*.json")):
+        facts = json.loads(file.read_text())
+        for row in facts["results"]:
+            numbers = [f"{row[name]:,}" for name in ("times", "faults", "well", "refused", "wrong")]
+            rows.append([facts["huggingface_hub"], row["kind"], *numbers])
+    return table(["client", "kind", "times", "faults", "ended well", "refused", "wrong"], rows)

@@ -87,6 +87,12 @@ class InspectionReport:
     labels: tuple[str, ...] = field(default=())
     """Names of the classes."""
 
+    @property
+    def searched(self) -> tuple[int, ...]:
+        """Returns the classes that have a statistic."""
+        rows = zip(*self.statistics.values(), strict=True)
+        return tuple(label for label, row in enumerate(rows) if not all(map(math.isnan, row)))
+
     def to_json(self) -> dict[str, Any]:
         """Returns all facts but the tensors, for a JSON file; a number that is not finite is None."""
         return {
@@ -94,6 +100,7 @@ class InspectionReport:
             "flagged": self.flagged,
             "suspects": list(self.suspects),
             "labels": list(self.labels),
+            "searched": list(self.searched),
             "statistics": {name: [finite(one) for one in row] for name, row in self.statistics.items()},
             "scores": dict(self.scores),
             "threshold": dict(self.threshold),
@@ -104,15 +111,21 @@ class InspectionReport:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> InspectionReport:
-        """Returns the report of an inspection of all classes from ``to_json``; its triggers have no tensors.
+        """Returns the report from ``to_json``; its triggers have no tensors.
 
         Args:
-            facts: of such a report. A size that is None was infinite: no trigger reached the class.
+            facts: of a report. A size that is None was infinite: no trigger reached the class. It becomes NaN
+                where the class was not searched, which older reports do not state.
 
         Raises:
             KeyError: a field is missing.
         """
-        statistics = {name: tuple(map(_number, row)) for name, row in facts["statistics"].items()}
+        facts = dict(facts)
+        searched = facts.pop("searched", range(len(facts["labels"])))
+        statistics = {
+            name: tuple(_number(one) if label in searched else math.nan for label, one in enumerate(row))
+            for name, row in facts["statistics"].items()
+        }
         sizes = ("size", "ordinary_size")
         rows = [row | {name: _number(row[name]) for name in sizes} for row in facts["triggers"]]
         own = {

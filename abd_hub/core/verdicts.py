@@ -165,8 +165,13 @@ def _student_inspection(student: Any) -> Finding:
         return Finding("inspection", "neutral", "The student was not inspected.")
     if _flags(student):
         return Finding("inspection", "warning", f"The inspection of the student flags {_classes(student)}.")
+    searched, labels = student.get("searched"), student.get("labels")
+    part = isinstance(searched, list) and isinstance(labels, list) and len(searched) < len(labels)
+    classes = (
+        f"none of the {len(searched)} classes that it searched, of {len(labels)}" if part else "no class"
+    )
     return Finding(
-        "inspection", "neutral", "The inspection of the student flags no class, which is no proof."
+        "inspection", "neutral", f"The inspection of the student flags {classes}, which is no proof."
     )
 
 

@@ -189,10 +189,10 @@ def _method_text(asked: DistillConfig, config: DistillConfig) -> str:
 
 def _purification_text(asked: DistillConfig, config: DistillConfig, spec: DataSpec) -> str:
     if config.purification == "none" and asked.purification != "none":
-        needed = format_duration(inspection_seconds(spec))
+        needed = inspection_seconds(spec)
         return (
             f"Purification: none, because inspecting {spec.num_classes} classes of this size takes about "
-            f"{needed}; a longer --budget includes it."
+            f"{format_duration(needed)}; --budget {math.ceil(2 * needed / 60)}m includes it."
         )
     if config.purification == AUTO_NAME and too_large(spec):
         return f"Purification: none, because {too_large(spec)}."
@@ -201,9 +201,23 @@ def _purification_text(asked: DistillConfig, config: DistillConfig, spec: DataSp
     if config.purification == AUTO_NAME:
         return (
             "Purification auto: the teacher is inspected first, and a flagged class is unlearned in a copy."
+            f"{_inspection_share(config, spec)}"
         )
     name = plugin_name("purifications", config.purification)
     return f"Purification {name} changes a copy of the teacher first."
+
+
+def _inspection_share(config: DistillConfig, spec: DataSpec) -> str:
+    """Returns how much of a budget the inspections take; "" without a budget, or on an accelerator."""
+    needed = inspection_seconds(spec)
+    if config.budget is None or not needed:
+        return ""
+    if needed < parse_duration(config.budget, "budget"):
+        return f" Both inspections take about {format_duration(needed)} of this time."
+    return (
+        f" Both inspections take about {format_duration(needed)}, so the run ends late; give --budget "
+        f"{math.ceil(2 * needed / 60)}m or --purification none."
+    )
 
 
 def _defense_text(config: DistillConfig) -> str:

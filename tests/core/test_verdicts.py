@@ -253,6 +253,15 @@ def test_options_stand_where_only_they_differ():
         ),
         # What is of another form was not inspected, as far as anybody can tell.
         (
+            None,
+            CLEAN | {"searched": [0, 1]},
+            [
+                "neutral The teacher was not inspected.",
+                "neutral The inspection of the student flags none of the 2 classes that it searched, of "
+                f"{len(LABELS)}, which is no proof."
+            ],
+        ),
+        (
             {"inspected": [1], "changed": 1},
             {"flagged": "no"},
             ["neutral Neither the teacher nor the student was inspected."],

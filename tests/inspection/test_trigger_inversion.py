@@ -352,7 +352,7 @@ def test_an_unreachable_class_has_infinite_size():
     assert all(math.isinf(row[3]) and math.isfinite(min(row)) for row in report.statistics.values())
     assert report.to_json()["statistics"]["mask"][3] is None
     stored = InspectionReport.from_json(report.to_json())
-    assert stored.to_json() == report.to_json()
+    assert stored.to_json() == report.to_json() and stored.searched == report.searched
     assert stored.statistics["mask"] == report.statistics["mask"]
     again = TriggerInversion().again(report)
     assert TriggerInversion().again(stored).classes == again.classes and set(again.classes) == {0, 1, 2, 3}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import accelerator_state
@@ -14,7 +15,7 @@ from tiny_teacher import save_teacher
 from abd_hub import DataSpec, create_student, load_classifier, parse_distill, save_timm_folder
 from abd_hub.cli import main
 from abd_hub.learning import progress as shown
-from abd_hub.runs.choosing import plan_text, with_device, with_teacher
+from abd_hub.runs.choosing import inspection_seconds, plan_text, with_device, with_teacher
 from abd_hub.training import remaining
 from abd_hub.training.remaining import Remaining
 from abd_hub.training.trainer import Trainer
@@ -97,8 +98,21 @@ def test_an_inspection_that_does_not_fit_is_left_out_aloud(tmp_path):
     assert "Purification: none, because inspecting 10 classes of this size" in plan_text(
         asked, config, loaded
     )
+    assert re.search(r"--budget \d+m includes it", plan_text(asked, config, loaded))
     longer = parse_distill(["x", "--output_dir=y", "--budget=9h"])
     assert with_teacher(longer, with_device(longer), loaded).purification == "auto"
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"), [("99h", "of this time."), ("10s", "so the run ends late; give --budget")]
+)
+def test_a_plan_says_how_much_of_the_time_the_inspections_take(tmp_path, budget, told):
+    loaded = load_classifier(str(other(tmp_path / "teacher", "wrn_16_2", 32))).freeze()
+    asked = parse_distill(["x", "--output_dir=y", f"--budget={budget}"])
+    config = with_teacher(asked, with_device(asked), loaded)
+    if inspection_seconds(loaded.spec) == 0:
+        pytest.skip("an accelerator has the time")
+    assert config.purification == "auto" and told in plan_text(asked, config, loaded)
 
 
 @pytest.fixture

@@ -258,7 +258,7 @@ def test_options_stand_where_only_they_differ():
             [
                 "neutral The teacher was not inspected.",
                 "neutral The inspection of the student flags none of the 2 classes that it searched, of "
-                f"{len(LABELS)}, which is no proof."
+                f"{len(LABELS)}, which is no proof.",
             ],
         ),
         (

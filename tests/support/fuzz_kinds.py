@@ -14,12 +14,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import abd_hub_app
 import datasets
 import fuzz_checkpoints  # noqa: F401 - registers its kinds
 import torch
 from abd_hub_app.drawing import read_drawing
 from abd_hub_app.images import read_picture, to_pixels
+from abd_hub_app.shelf import load_shelf
 from abd_hub_app.taught import show
 from checkpoints import LABELS, MEAN, STD, shaken
 from fuzz_data_sets import write_folder, write_parquet
@@ -54,7 +54,7 @@ def make_examples(place: Path) -> None:
     make_folder(place / "student")
     make_purified(place / "purified")
     _save_trained(place / "teacher")
-    shutil.copytree(Path(abd_hub_app.__file__).parent / "models" / "abd", place / "shown")
+    shutil.copytree(Path(__file__).parent / "digits" / "abd", place / "shown")
     (place / "outside").mkdir()
     (place / "outside" / "secret.png").write_bytes(plain_picture())
 
@@ -89,7 +89,7 @@ def preload(examples: Path) -> None:
     torch.set_num_threads(1)
     for name in ("timm", "resnet", "vit"):
         load_classifier(str(examples / name))
-    show(abd_hub_app.load_shelf([examples / "shown"]).models[0])
+    show(load_shelf([examples / "shown"]).models[0])
     with tempfile.TemporaryDirectory() as place:
         for name, read in (("settings", settings_of), ("sweep", sweep_of), ("card", card_of)):
             folder = Path(place, name)

@@ -38,8 +38,6 @@ LIBRARIES = [
     *("torch", "torchvision", "tqdm", "yaml"),
 ]
 """What the first host imports, before its first process."""
-OF_THE_CLIENT = ("anyio", "httpcore", "httpcore2", "httpx", "httpx2")
-"""Those that the Hub's client uses, whatever its version; they read the environment with each connection."""
 CLIENT = Path(__file__).with_name("quick_client.py")
 _NAME = "ABD_HUB_TESTS_PYTHON"
 _LARGEST = 1 << 22
@@ -86,9 +84,6 @@ def import_libraries():
     """Imports the libraries, and compiles what no process may have imported before it starts."""
     for library in LIBRARIES:
         __import__(library)
-    for library in OF_THE_CLIENT:
-        with contextlib.suppress(ImportError):
-            __import__(library)
     keep_code(Path(__file__).parents[2] / "abd_hub")
 
 

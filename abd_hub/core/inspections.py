@@ -50,6 +50,18 @@ class FoundTrigger:
         mask = self.mask.to(pixels)
         return pixels * (1 - mask) + mask * self.pattern.to(pixels)
 
+    def shown(self) -> tuple[Tensor, Tensor]:
+        """Returns pictures of a trigger that has tensors, with values in [0, 1].
+
+        Returns:
+            (C, H, W) the trigger on gray, and (1, H, W) how strongly it acts on each pixel.
+        """
+        if self.delta is not None:
+            largest = self.delta.abs().max().clamp(min=1e-12)
+            return 0.5 + self.delta / (2 * largest), self.delta.abs().amax(0, keepdim=True) / largest
+        assert self.mask is not None and self.pattern is not None, "only a trigger with tensors is drawn"
+        return 0.5 + self.mask * (self.pattern - 0.5), self.mask
+
     def facts(self) -> dict[str, Any]:
         """Returns the numbers for JSON, without the tensors; an infinite size is None."""
         return {

@@ -167,22 +167,13 @@ def _draw(trigger: FoundTrigger, classifier: Classifier, images: Tensor | None, 
     triggered = trigger(pixels)
     after = _answers(classifier, triggered)
 
-    pattern, amount = (part[None].to(pixels) for part in _parts(trigger))
+    pattern, amount = (part[None].to(pixels) for part in trigger.shown())
     labels = classifier.spec.labels
     cells = torch.cat([pixels, pattern, triggered, amount.expand_as(pattern)])
     notes = [*_names(labels, before), "trigger", *_names(labels, after), "amount"]
     reached = (after == trigger.label).tolist()
     marked = [False] * (len(kept) + 1) + reached + [False]
     save_noted(cells, marked, notes, path, columns=len(kept) + 1)
-
-
-def _parts(trigger: FoundTrigger) -> tuple[Tensor, Tensor]:
-    """The trigger on gray, and how strongly it acts on each pixel, both in [0, 1]."""
-    if trigger.delta is not None:
-        largest = trigger.delta.abs().max().clamp(min=1e-12)
-        return 0.5 + trigger.delta / (2 * largest), trigger.delta.abs().amax(0, keepdim=True) / largest
-    assert trigger.mask is not None and trigger.pattern is not None, "a mask comes with a pattern"
-    return 0.5 + trigger.mask * (trigger.pattern - 0.5), trigger.mask
 
 
 @torch.no_grad()

@@ -35,8 +35,6 @@ KINDS = {
     PROTECTED: "student of a purified copy",
 }
 """Says what each model is that follows from an inspected one, in the order on the page."""
-_SMALL = 16
-"""Limits the image side in pixels up to which the smallest student is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,14 +197,14 @@ class Bench:
         return before
 
     def _request(self, before: Inspected, rounds: int) -> DistilRequest:
-        small = max(before.shown["model"]["size"][1:]) <= _SMALL
+        height, width = before.shown["model"]["size"][1:]
         return DistilRequest(
             method=distil_request.methods()[0],
             defenses=(),
             rounds=rounds,
             minutes=MOST_MINUTES,
             seed=before.shown["settings"]["seed"],
-            student="wrn_10_1" if small else "wrn_16_1",
+            student=distil_request.usual_student((height, width)),
             vaccine_check=False,
             vaccine_layers=1,
         )

@@ -12,9 +12,6 @@ from abd_hub_app.checks import MOST_MINUTES
 from abd_hub_app.shelf import Shelf
 from abd_hub_app.source_fields import SourceFields
 
-_SMALL = 16
-"""Limits the image side in pixels up to which the smallest student and two shuffled layers come first."""
-
 
 class DistilForm:
     """Builds the fields with first values that suit the models on the page."""
@@ -28,9 +25,7 @@ class DistilForm:
         return [*self.teacher.build(), *self._settings()]
 
     def _settings(self) -> list[Any]:
-        # With more than two shuffled layers, a network for 8x8 images gives every image the same class.
-        small = max(self.shelf.size) <= _SMALL
-
+        size = self.shelf.size
         method = _method()
         defenses = gr.CheckboxGroup(
             [(name.replace("_", " "), name) for name in distil_request.defenses()],
@@ -38,13 +33,14 @@ class DistilForm:
             info="ABD is the vaccine with self-retrospection in the paper, with the direction in the demo",
             elem_id="distil-defenses",
         )
-        rounds, minutes = _bounds(100 if small else 30)
+        rounds, minutes = _bounds(distil_request.usual_rounds(size))
 
         with gr.Accordion("More settings", open=False):
-            seed, layers = _numbers(layers=2 if small else 5)
+            # With more than two shuffled layers, a network for 8x8 images gives every image the same class.
+            seed, layers = _numbers(layers=2 if distil_request.is_small(size) else 5)
             student = gr.Dropdown(
                 [(_summary_of("students", name), name) for name in distil_request.students()],
-                value="wrn_10_1" if small else "wrn_16_1",
+                value=distil_request.usual_student(size),
                 label="Student",
                 elem_id="distil-student",
             )

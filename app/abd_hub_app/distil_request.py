@@ -18,6 +18,23 @@ _FIRST_METHOD = "zskt"
 _VACCINE = "shuffling_vaccine"
 _LINES_OF_LOG = 100
 _MOST_ATTACKS = 4
+_SMALL = 16
+"""Limits the image side in pixels up to which a run is that of the demo, with the smallest student."""
+
+
+def is_small(size: tuple[int, int]) -> bool:
+    """Returns whether images of this height and width are as small as those of the demo."""
+    return max(size) <= _SMALL
+
+
+def usual_rounds(size: tuple[int, int]) -> int:
+    """Returns rounds that a processor carries out within minutes."""
+    return 100 if is_small(size) else 30
+
+
+def usual_student(size: tuple[int, int]) -> str:
+    """Returns the student that suits images of this height and width."""
+    return "wrn_10_1" if is_small(size) else "wrn_16_1"
 
 
 @dataclass(frozen=True, kw_only=True)

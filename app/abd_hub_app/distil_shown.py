@@ -91,16 +91,9 @@ def _card(finding: Finding) -> str:
 
 def _status(view: View, rounds: int, limit: float) -> str:
     seconds = f"{view.seconds:.0f} s"
-    words = {
-        State.WAITING: f"<b>Waiting</b>: {_count(view.before, 'run')} of other visitors before yours."
-        if view.before
-        else "<b>Waiting</b>: yours is next.",
-        State.DONE: f"<b>Done</b>: {_count(rounds, 'round')} in {seconds}.",
-        State.CANCELLED: "<b>Cancelled</b>: nothing of the run is kept.",
-        State.FAILED: "<b>Ended without a result.</b>",
-    }
-    if view.state in words:
-        return words[view.state]
+    words = not_running(view, f"<b>Done</b>: {_count(rounds, 'round')} in {seconds}.")
+    if words:
+        return words
 
     if view.stopping:
         return "<b>Stopping</b>: the present round is the last."
@@ -112,6 +105,20 @@ def _status(view: View, rounds: int, limit: float) -> str:
     left = (rounds - view.round) * view.rows[-1]["seconds"] / view.round
     enough = "" if view.seconds + left <= limit else f" That is more than the limit of {limit / 60:g} min."
     return f"<b>Round {view.round} of {rounds}</b>, {seconds}, about {left:.0f} s left.{enough}"
+
+
+def not_running(view: View, done: str) -> str:
+    """Returns the words for a run of any kind that waits or is over; "" for one that is carried out."""
+    before = (
+        f"{_count(view.before, 'run')} of other visitors before yours" if view.before else "yours is next"
+    )
+    words = {
+        State.WAITING: f"<b>Waiting</b>: {before}.",
+        State.DONE: done,
+        State.CANCELLED: "<b>Cancelled</b>: nothing of the run is kept.",
+        State.FAILED: "<b>Ended without a result.</b>",
+    }
+    return words.get(view.state, "")
 
 
 def _count(number: int, what: str) -> str:

@@ -80,7 +80,7 @@ def write_case(case: Case, facts: dict[str, Any], folder: Path) -> None:
 
     shown = [place for place, one in enumerate(report.triggers) if has_tensors(one)][:MOST_TRIGGERS]
     for place in shown:
-        for name, pixels in zip(("trigger", "amount"), _looks(report.triggers[place]), strict=True):
+        for name, pixels in zip(("trigger", "amount"), report.triggers[place].shown(), strict=True):
             to_picture(pixels, side=1).save(folder / f"{name}_{place}.png")
     _save_images(case, folder)
     label = None if case.trigger is None else case.trigger.label
@@ -141,15 +141,6 @@ def _save_images(case: Case, folder: Path) -> None:
         pixels = case.images[place]
         to_picture(pixels, side=1).save(folder / f"before_{number}.png")
         to_picture(trigger(pixels[None])[0], side=1).save(folder / f"after_{number}.png")
-
-
-def _looks(trigger: FoundTrigger) -> tuple[Tensor, Tensor]:
-    """Returns the trigger on gray, and how strongly it acts on each pixel, both in [0, 1]."""
-    if trigger.delta is not None:
-        largest = trigger.delta.abs().max().clamp(min=1e-12)
-        return 0.5 + trigger.delta / (2 * largest), trigger.delta.abs().amax(0, keepdim=True) / largest
-    assert trigger.mask is not None and trigger.pattern is not None, "only triggers with tensors are drawn"
-    return 0.5 + trigger.mask * (trigger.pattern - 0.5), trigger.mask
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from typing import Any
 from abd_hub import InspectionReport
 from abd_hub_app.answers import ModelAnswer
 from abd_hub_app.bench import Inspected
+from abd_hub_app.distil_shown import not_running
 from abd_hub_app.inspect_case import ANSWERS, REPORT, read_answers
 from abd_hub_app.run_job import State, View
 from abd_hub_app.text import as_html, percent
@@ -44,15 +45,9 @@ def progress(view: View, limit: float) -> str:
 
 def _status(view: View, limit: float) -> str:
     seconds = f"{view.seconds:.0f} s"
-    first = "yours is next" if not view.before else f"{view.before} of other visitors before yours"
-    words = {
-        State.WAITING: f"<b>Waiting</b>: {first}.",
-        State.DONE: f"<b>Done</b> in {seconds}.",
-        State.CANCELLED: "<b>Cancelled</b>: nothing of the run is kept.",
-        State.FAILED: "<b>Ended without a result.</b>",
-    }
-    if view.state in words:
-        return words[view.state]
+    words = not_running(view, f"<b>Done</b> in {seconds}.")
+    if words:
+        return words
     if view.stopping:
         return "<b>Stopping</b>."
 

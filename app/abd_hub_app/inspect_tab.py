@@ -13,7 +13,7 @@ from abd_hub_app import distil_shown, inspect_shown
 from abd_hub_app.bench import PLAIN, PROTECTED, Bench, read_beforehand
 from abd_hub_app.bench_shown import results
 from abd_hub_app.checks import MOST_MINUTES, as_whole
-from abd_hub_app.distil_request import MOST_ROUNDS
+from abd_hub_app.distil_request import MOST_ROUNDS, usual_rounds
 from abd_hub_app.examples import load_examples
 from abd_hub_app.follow import follow
 from abd_hub_app.inputs import session_of
@@ -187,7 +187,7 @@ class Inspect:
                 False, label="Purify also a model that is not flagged", elem_id="inspect-force"
             )
             rounds = gr.Number(
-                300,
+                usual_rounds(self.bench.shelf.size),
                 label="Rounds of a student",
                 info=f"up to {MOST_ROUNDS}",
                 precision=0,

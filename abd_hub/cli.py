@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problem = disk_problem(error)
         if not problem:
             raise
-        return _stop(problem, DISK)
+        return _stop(problem, DISK, alike=False)
 
 
 def _run(given: list[str]) -> int:
@@ -70,9 +70,9 @@ def _run(given: list[str]) -> int:
     return find(name).load()(others)
 
 
-def _stop(line: str, code: int) -> int:
-    # All processes of a launch stop alike, so the first on each machine says why.
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+def _stop(line: str, code: int, *, alike: bool = True) -> int:
+    # Where all processes of a launch stop alike, the first on each machine says why.
+    if not alike or os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"abd-hub: {visible(line)}", file=sys.stderr)
     return code
 

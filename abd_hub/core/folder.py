@@ -258,7 +258,7 @@ def _complete(path: Path) -> None:
     if not isinstance(settings, dict) or not settings:
         return
     settings.pop("teacher_from_python", None)
-    if _parse(config.read_text(encoding="utf-8"), path) != settings:
+    if _read(path) != settings:
         write_config(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 

@@ -110,18 +110,23 @@ def save_curves(log: Sequence[Mapping[str, float]], path: str | Path, unit: str 
         for name, color, marker in zip(names, cycle(_SERIES), cycle(_MARKERS), strict=False):
             # Rates are few and their curves cross, so markers distinguish them too.
             _curve(axis, *_column(log, name), _words(name), color, marker if title == _RATES else "")
-        axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
-        if len(names) > 1:
-            # The legend stands above the curves, because no corner of a panel is free of all curves.
-            axis.legend(
-                fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=len(names)
-            )
+        _caption(axis, title, len(names))
         if title in (_RATES, _AGREEMENT):
             axis.set_ylim(-0.03, 1.03)
         _tidy(axis)
     axes[-1].set_xlabel(unit)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, path)
+
+
+def _caption(axis: Any, title: str, count: int) -> None:
+    """Writes the title and, for several curves, their legend, above them: no corner is free of all curves."""
+    rows = math.ceil(count / 2) if count > 2 else 0
+    title_style = {"fontsize": 10, "fontweight": "bold"}
+    axis.set_title(title, loc="left", pad=6 + 13 * rows, fontdict=title_style)
+    if count > 1:
+        side, at = ("lower left", 0) if rows else ("lower right", 1)
+        axis.legend(fontsize=8, frameon=False, loc=side, bbox_to_anchor=(at, 0.97), ncols=2)
 
 
 _ATTACK = re.compile(r"asr_([a-z0-9_]+?)_(\d+(?:_\d+)?)")

@@ -153,6 +153,11 @@ def test_a_measured_backdoor_is_not_only_possible():
         "- No defense was used, so the student may have learned a backdoor of the teacher.\n"
         in first_screen(bare)
     )
+    bare = dataclasses.replace(student(0.7, 0.02, purification=purification()), defenses=())
+    assert (
+        "- No defense was used beside the purification, which may have missed something.\n"
+        in first_screen(bare)
+    )
 
 
 def test_many_attacks_leave_the_first_screen_short():

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from abd_hub.core.evidence import Divergence
@@ -332,3 +334,24 @@ def test_the_same_numbers_give_the_same_bytes_in_any_thread(tmp_path):
     for thread in threads:
         thread.join()
     assert len({name.read_bytes() for name in names}) == 1
+
+
+@pytest.mark.parametrize("count", [2, 4, 5])
+def test_the_legend_of_many_curves_is_beside_its_title_and_within_the_picture(count):
+    """Four names in one row ran over the title and out of the picture."""
+    figure = Figure(figsize=(7.5, 2.7), layout="constrained")
+    axis = figure.subplots()
+    for index in range(count):
+        axis.plot(
+            [0, 1],
+            [index, index],
+            label="ASR trojan_wm to 2" if count == 2 else "agreement patches by chance",
+        )
+    pictures._caption(axis, "agreement with the teacher", count)
+    FigureCanvasAgg(figure).draw()
+    (title,) = (
+        one for one in axis.get_children() if getattr(one, "get_text", str)().startswith("agreement w")
+    )
+    legend, words = axis.get_legend().get_window_extent(), title.get_window_extent()
+    assert not legend.overlaps(words)
+    assert figure.bbox.x0 <= legend.x0 and legend.x1 <= figure.bbox.x1 and words.y1 <= figure.bbox.y1

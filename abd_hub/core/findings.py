@@ -53,7 +53,7 @@ def headline(findings: Sequence[Finding]) -> str:
     if "untried" in warnings:
         return "Warning: nobody has tried an attack on this model"
     if attacks == {"good"}:
-        return "Verdict: no attack that was tried works above its control"
+        return "Verdict: no attack that was tried works above its control; others may remain"
     return "Verdict: no backdoor was shown, and none is excluded"
 
 

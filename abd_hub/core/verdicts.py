@@ -36,7 +36,8 @@ def verdict(record: RunRecord, classes: int | None = None) -> tuple[Finding, ...
     found: list[Finding] = []
     if record.student_report is not None:
         learned, accuracy = _accuracy(record.student_report, record.teacher_report, classes)
-        found += [accuracy, *attack_findings(record.student_report, learned, classes)]
+        attacks = attack_findings(record.student_report, learned, classes, record.teacher_report)
+        found += [accuracy, *attacks]
     return (*found, *_agreement(record), *_inspection(record), *_untried(record))
 
 
@@ -98,7 +99,7 @@ def _at_chance(student: EvalReport, teacher: EvalReport | None, chance: float) -
     least = chance + TOO_LITTLE * ((teacher.accuracy.value if teacher else 1.0) - chance)
     if rate.high >= least:
         text = (
-            "It cannot be told whether the student has learned anything: "
+            "It is unclear whether the student has learned anything: "
             f"accuracy {rate.value:.3f} on {rate.n} images, chance {chance:.3f}."
         )
         return Learned.NOTHING, Finding("accuracy", "warning", text)

@@ -189,7 +189,7 @@ def _check_logits(teacher: Any, noise: Tensor) -> None:
 
 def _detail(labels: Sequence[str], margins: Sequence[float], p: float, flagged: bool) -> str:
     if not flagged:
-        return f"no class stands out (p = {p:.2g}); this does not show that the teacher is clean"
+        return f"no class stands out (p = {p:.2g}); this does not show that the model is clean"
     second, first = sorted(range(len(margins)), key=margins.__getitem__)[-2:]
     return (
         f"class {first} ({labels[first]}) rises {margins[first]:.3g} above all others, the next class "

@@ -328,8 +328,8 @@ def _detail(
 ) -> str:
     """Names the first suspect with the sizes of the family in which it stands out most."""
     if not suspects:
-        of_these = f" of {', '.join(map(str, searched))}" if searched else ""
-        return f"no class{of_these} stands out; this does not show that the teacher is clean"
+        of_these = f" of {', '.join(f'{label} ({labels[label]})' for label in searched)}" if searched else ""
+        return f"no class{of_these} stands out; this does not show that the model is clean"
     label = suspects[0]
 
     def share(name: str) -> float:

@@ -16,6 +16,7 @@ from abd_hub.core import paper
 from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.core.errors import InputError
 from abd_hub.core.records import DataRef, ModelRef, RunRecord
+from abd_hub.core.verdicts import verdict
 from abd_hub.hub.listing import is_commit
 from abd_hub.publish import plugin_facts
 from abd_hub.publish.card_overview import first_screen
@@ -133,8 +134,15 @@ def verdict_pictures(attacks: Iterable[tuple[str, int]], labels: Sequence[str]) 
 
 def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData:
     """Returns the front matter; rates are fractions between 0 and 1."""
-    results = list(report_results(record.data, record.student_report))
+    levels = {(found.kind, found.level) for found in verdict(record)}
+    works, useless = ("attack", "warning") in levels, ("accuracy", "warning") in levels
+    report = record.student_report
+    if report is not None and useless and not works:
+        # The rates of attacks mean nothing then, and an ASR of 0 would read as a defense that works.
+        report = dataclasses.replace(report, triggers=())
+    results = list(report_results(record.data, report))
     kind = ["data-free-distillation"] if plugin_facts.data_free(record) else []
+    kind += ["backdoor"] if works else []
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from abd_hub.core.attack_verdicts import present_backdoor
 from abd_hub.core.findings import headline
 from abd_hub.core.records import EvalReport, ModelRef, Rate, RunRecord, TriggerReport
-from abd_hub.core.verdicts import untried_triggers, verdict
+from abd_hub.core.registry import catalog
+from abd_hub.core.verdicts import known_classes, untried_triggers, verdict
 from abd_hub.publish.card_results import attack_key, attack_name
 from abd_hub.publish.card_text import Markdown
 
 MOST_ATTACKS = 10
 """Attacks in the table of the first screen, those with the highest ASR of the student."""
+MOST_SUMMARIES = 3
+"""With more triggers than these, the card says of none what it is."""
 
 
 def first_screen(record: RunRecord, labels: Sequence[str], cleaned: dict[str, Any] | None) -> dict[str, Any]:
@@ -27,16 +31,30 @@ def first_screen(record: RunRecord, labels: Sequence[str], cleaned: dict[str, An
     untried = [one for one in findings if one.kind == "untried" and one.level != "warning"]
     box = [one for one in findings if one not in untried]
     attacks = record.student_report.triggers if record.student_report else ()
+    levels = {(one.kind, one.level) for one in findings}
+    teacher = record.teacher_report
     return {
         "headline": headline(findings),
-        "works": any(one.kind == "attack" and one.level == "warning" for one in findings),
+        "works": ("attack", "warning") in levels,
+        "useless": ("accuracy", "warning") in levels,
+        "known": present_backdoor(teacher, known_classes(record) or len(labels)) if teacher else None,
         "box": sorted(box, key=lambda one: one.level != "warning"),
         "untried": untried,
-        "tried": list(dict.fromkeys(attack.trigger for attack in attacks)),
+        "tried": _summaries(dict.fromkeys(attack.trigger for attack in attacks)),
         "not_tried": untried_triggers(record),
         "overview": _table(record, cleaned),
         "more_attacks": max(0, len(attacks) - MOST_ATTACKS),
     }
+
+
+def _summaries(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Returns each trigger with what it does; "" where it is not installed here or there are many."""
+    listed = list(names)
+    told = {entry.name: entry.summary for entry in catalog("triggers")}
+    if len(listed) > MOST_SUMMARIES:
+        return [(name, "") for name in listed]
+    whole = [(name, told.get(name, "").rstrip(".")) for name in listed]
+    return [(name, summary[:1].lower() + summary[1:]) for name, summary in whole]
 
 
 def _table(record: RunRecord, cleaned: dict[str, Any] | None) -> list[list[str]]:

@@ -30,8 +30,6 @@ def report_results(data: DataRef | None, report: EvalReport | None) -> Iterator[
 
     for tried in report.triggers:
         attack = {"target": tried.target, "options": dict(tried.options)}
-        if tried.control is not None:
-            attack["control"] = tried.control.value
         if tried.trigger_on is not None:
             attack["trigger_on"] = tried.trigger_on
         name = f"{one_line(tried.trigger)} to label {tried.target}"
@@ -42,8 +40,12 @@ def report_results(data: DataRef | None, report: EvalReport | None) -> Iterator[
 
         rates = {"attack_success_rate": tried.asr, "robust_accuracy": tried.robust_accuracy}
         for kind, rate in rates.items():
+            # The control's rate is an ASR, so it stands beside no other rate.
+            beside = {"control": tried.control.value} if tried.control and rate is tried.asr else {}
             title = f"{kind.replace('_', ' ').capitalize()} (fraction), {name}"
-            yield _eval_result(data, rate, trigger=tried.trigger, kind=kind, title=title, attack=attack)
+            yield _eval_result(
+                data, rate, trigger=tried.trigger, kind=kind, title=title, attack=attack | beside
+            )
 
 
 def _eval_result(

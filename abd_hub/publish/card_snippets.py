@@ -107,6 +107,6 @@ def _needed_packages(architecture: str, registered: bool) -> str:
         return f"timm and transformers include {as_code(architecture)}, so no other package is needed."
     return (
         f"timm does not include {as_code(architecture)}, so the first line of each program imports it. "
-        "For people without that package, distill into a stock timm student (for example "
-        "`--student.architecture=resnet18`), which timm and transformers load by themselves."
+        "That package has to be installed. A model of timm's own architectures, such as `resnet18`, loads "
+        "without it."
     )

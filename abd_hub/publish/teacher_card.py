@@ -50,6 +50,7 @@ def render_teacher_card(
         record=record,
         poison=record.poison,
         results=_result_rows(record),
+        succeeds=record.all_to_all or next((attack.asr for attack in record.report.triggers), None),
         pictures=pictures,
         labels=labels,
         programs=snippets(record.model.architecture, repo_id, channels),

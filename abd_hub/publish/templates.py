@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from abd_hub.core.findings import percent
 from abd_hub.core.records import DataRef
 from abd_hub.publish.card_text import (
     Markdown,
@@ -77,5 +78,6 @@ def _environment() -> Environment:
         "yaml": yaml_block,
         "in_address": in_address,
         "data": _data,
+        "percent": percent,
     }
     return environment

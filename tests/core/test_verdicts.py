@@ -85,7 +85,7 @@ def told(found, kind):
         (
             report(0.5, n=8, classes=2, largest_class=0.5),
             0.9,
-            "warning It cannot be told whether the student has learned anything: accuracy 0.500 on 8 images, "
+            "warning It is unclear whether the student has learned anything: accuracy 0.500 on 8 images, "
             "chance 0.500.",
         ),
         (
@@ -156,7 +156,7 @@ def test_each_attack_is_compared_with_its_control_or_with_chance(asr, control, l
 def test_no_attack_can_be_told_from_a_useless_student(student, asr, control):
     attack = report(0.1, (asr, control)).triggers
     found = verdict(record(dataclasses.replace(student, triggers=attack, accuracy=rate(0.1))))
-    text = "badnet_sq to class 0 cannot be told: the student has learned too little."
+    text = "The rate of badnet_sq to class 0 means nothing, because the student has learned too little."
     assert told(found, "attack") == [("neutral", text)]
     assert not [one for one in found if one.level == "good"]
     assert headline(found) == "Warning: this model has not learned enough to be used"
@@ -167,8 +167,8 @@ def test_a_student_that_has_learned_too_little_has_no_low_asr_but_a_high_one():
     warned, *others = told(found, "attack")
     assert len(others) == 3
     assert warned[1].startswith("The backdoor is present: badnet_sq to class 0 still works")
-    assert {text.partition(" cannot ")[2] for _, text in others} == {
-        "be told: the student has learned too little."
+    assert {text.partition(" means ")[2] for _, text in others} == {
+        "nothing, because the student has learned too little."
     }
     assert headline(found) == "Warning: a backdoor works in this model"
     for favorite in (0.8, None):
@@ -185,7 +185,7 @@ def test_a_control_at_chance_is_none():
 
 def test_few_images_decide_nothing():
     ((level, text),) = told(verdict(record(report(0.7, (0.3, 0.05), n=20))), "attack")
-    assert level == "neutral" and "cannot be told from so few images" in text
+    assert level == "neutral" and "is unclear with so few images" in text
 
 
 def test_two_classes_need_more_than_half():
@@ -289,7 +289,10 @@ def test_what_was_not_tried_is_told():
         ("neutral", f"{left} of {left + 1} known triggers were not tried, and an unknown trigger may remain.")
     ]
     assert sorted([*untried_triggers(one), "badnet_sq"]) == known
-    assert headline(verdict(one)) == "Verdict: no attack that was tried works above its control"
+    assert (
+        headline(verdict(one))
+        == "Verdict: no attack that was tried works above its control; others may remain"
+    )
 
 
 def test_the_agreement_warns_where_nothing_was_measured():

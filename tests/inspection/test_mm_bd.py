@@ -84,7 +84,7 @@ def test_one_steep_class_is_flagged():
     weights = torch.randn(8, 48, generator=torch.Generator().manual_seed(1))
     settings = MmBd(starts=4, steps=100, learning_rate=0.05)
     plain = inspect_model(linear(weights), inspection=settings)
-    assert not plain.flagged and "does not show that the teacher is clean" in plain.detail
+    assert not plain.flagged and "does not show that the model is clean" in plain.detail
     weights[5] *= 6
     steep = inspect_model(linear(weights), inspection=settings)
     assert steep.suspects == (5,) and steep.scores["margin"] < 0.01

@@ -210,7 +210,7 @@ def test_a_clean_twin_is_not_flagged(teachers, digits, seed):
     assert accuracy > 0.9 and success < 0.05
     report = inspect_model(teachers[seed, False], images=digits, inspection=MASK, seed=seed)
     assert not report.flagged and report.suspects == (), report.scores
-    assert "does not show that the teacher is clean" in report.detail
+    assert "does not show that the model is clean" in report.detail
     assert report.triggers, "the leading class of each family can still be looked at"
 
 

@@ -61,10 +61,11 @@ GOOD = student(
 def test_a_good_student():
     screen = first_screen(GOOD)
     assert screen.splitlines()[2:9] == [
-        "> **Verdict: no attack that was tried works above its control.**",
+        "> **Verdict: no attack that was tried works above its control; others may remain.**",
         ">",
         "> - The student keeps 97 % of the teacher's accuracy (0.750 of 0.777).",
-        "> - badnet\\_sq to class 0 is not above the control: it works on 3.1 % of images (control 3.0 %).",
+        "> - badnet\\_sq to class 0 is not above the control: it works on 3.1 % of images (teacher 95 %, "
+        "control 3.0 %).",
         "> - The inspection of the teacher flags class 0 (airplane); the student learned from a purified "
         "copy.",
         "> - The inspection of the student flags no class, which is no proof.",
@@ -92,7 +93,7 @@ def test_the_first_screen_is_short():
     """The table, what was not tried and the loading stand before the first fold."""
     screen = first_screen(GOOD)
     assert len(screen.splitlines()) < 50
-    places = [screen.index(text) for text in ("> **", "| accuracy", "## What was not", "timm.create_model")]
+    places = [screen.index(text) for text in ("> **", "| accuracy", "## What was tried", "timm.create_model")]
     assert places == sorted(places)
     card = render_card(GOOD, labels=LABELS)
     assert card.count("<details>") == card.count("</details>") == card.count("<summary>") > 7
@@ -121,7 +122,8 @@ def test_the_first_screen_is_short():
         (
             student(0.585, 0.873),
             "Warning: a backdoor works in this model",
-            "The backdoor is present: badnet\\_sq to class 0 still works on 87 % of images (control 3.0 %).",
+            "The backdoor is present: badnet\\_sq to class 0 still works on 87 % of images (teacher 95 %, "
+            "control 3.0 %).",
         ),
         (
             dataclasses.replace(make_record(), data=None, teacher_report=None, student_report=None),

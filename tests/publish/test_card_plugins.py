@@ -51,7 +51,7 @@ def test_a_card_follows_plug_ins_of_others(monkeypatch):
     monkeypatch.setitem(registry._registered["synthesizers"], "their_method", TheirMethod)
     monkeypatch.setitem(registry._registered["defenses"], "their_defense", TheirDefense)
     card = render_card(theirs(), labels=LABELS)
-    assert "to pictures of clouds, without the teacher's training data. A teacher" in card
+    assert "to pictures of clouds, without the teacher's training data. The teacher has a backdoor" in card
     assert dict(split_fences(front_matter_end(card))[1])["bibtex"].endswith("@misc{theirs}\n\n@misc{defense}")
     assert ("samples/theirs.png", "What theirs found") in run_pictures(theirs(), LABELS)
 
@@ -60,13 +60,13 @@ def test_plug_ins_that_tell_nothing_are_shown_with_defaults(monkeypatch):
     monkeypatch.setitem(registry._registered["synthesizers"], "their_method", type("Bare", (), {}))
     monkeypatch.setitem(registry._registered["defenses"], "their_defense", lambda: None)
     card = render_card(theirs(), labels=LABELS)
-    assert "to synthetic images, without the teacher's training data. A teacher" in card
+    assert "to synthetic images, without the teacher's training data. The teacher has a backdoor" in card
     assert dict(split_fences(front_matter_end(card))[1])["bibtex"] == paper.CITATION
     assert "samples/pattern_their_defense.png" in dict(run_pictures(theirs(), LABELS))
 
 
 def test_nothing_is_claimed_about_plug_ins_that_are_not_installed():
     card = render_card(theirs(), labels=LABELS)
-    assert "to images. A teacher" in card and "synthetic" not in card
+    assert "to images. The teacher has a backdoor" in card and "synthetic" not in card
     assert "data-free-distillation" not in front_matter(card)[0]["tags"]
     assert "samples/pattern_their_defense.png" in dict(run_pictures(theirs(), LABELS))

@@ -333,7 +333,10 @@ def test_the_last_lines_are_the_verdict(run):
     assert printed.endswith(f"\n{format_verdict(record)}\nwrote {folder}\n")
     assert headline(found) == "Warning: this model has not learned enough to be used"
     assert (found[0].kind, found[0].level) == ("accuracy", "warning")
-    assert "badnet_sq to class 0 cannot be told: the student has learned too little." in printed
+    assert (
+        "The rate of badnet_sq to class 0 means nothing, because the student has learned too little."
+        in printed
+    )
     data = json.loads((folder / "metrics.json").read_text())
     assert data["verdict"] == [dataclasses.asdict(one) for one in found]
     assert repr(record).endswith(format_verdict(record))

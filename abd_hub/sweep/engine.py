@@ -22,7 +22,7 @@ import yaml
 
 from abd_hub.core import files
 from abd_hub.core.errors import InputError, Interrupted
-from abd_hub.core.folder import OutputFolder, check_folder, write_config
+from abd_hub.core.folder import IN_USE, OutputFolder, check_folder, write_config
 from abd_hub.core.record_file import read_any_record
 from abd_hub.sweep.config import Resources, Sweep, SweepRun
 from abd_hub.sweep.table import write_tables
@@ -381,8 +381,10 @@ def _judge(status: Status, outcome: Outcome, retries: int, stopping: bool) -> No
     if _settled(status):
         return
     status.reason = outcome.reason
-    # Exit code 2 is an InputError, which the same input would raise again.
-    if outcome.code == 2 or (status.tries > retries and not stopping):
+    # Exit code 2 is an InputError, which the same input would raise again. But a machine that was cut off may
+    # still work on the run for a moment.
+    refused = outcome.code == 2 and IN_USE not in outcome.reason
+    if refused or (status.tries > retries and not stopping):
         status.state = FAILED
     else:
         status.state = STOPPED if stopping else WAITING

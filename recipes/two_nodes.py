@@ -33,6 +33,7 @@ from table_text import table
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import forked
+import quick_python
 
 COUNTS = {
     "worker": 1 / 10,
@@ -112,6 +113,13 @@ def write_sweep(out: Path, runs: int) -> None:
     (out / "teacher.yaml").write_text(yaml.safe_dump(_TEACHER), encoding="utf-8")
 
 
+_HOOK = """import os, sys
+if any(word.endswith("default_worker.py") for word in sys.orig_argv):
+    sys.executable = os.environ["ABD_HUB_QUICK_PYTHON"]
+"""
+"""Lets Ray workers fork the processes of runs from one that has imported torch, which takes seconds."""
+
+
 class Campaign:
     """Carries out the plan on a running cluster."""
 
@@ -146,7 +154,8 @@ class Campaign:
     def look(self) -> None:
         """Starts what should run and does not, and notes the end of the command."""
         for node in NODES:
-            if time.monotonic() > self.away.get(node, 0) and not self.cluster.alive(node):
+            joins = node == HEAD or self.cluster.alive(HEAD)
+            if joins and time.monotonic() > self.away.get(node, 0) and not self.cluster.alive(node):
                 self.cluster.start(node)
                 self.note({"event": f"{node} started"})
         if self.driver is None and self.cluster.alive(HEAD):
@@ -270,6 +279,14 @@ def alone(words: list[str], out: Path) -> str:
     return done.stdout
 
 
+def fork_runs(out: Path, environment: dict[str, str]) -> None:
+    """Adds to the nodes' environment what makes the processes of runs begin at once."""
+    (out / "hook").mkdir(exist_ok=True)
+    (out / "hook" / "sitecustomize.py").write_text(_HOOK, encoding="utf-8")
+    environment["ABD_HUB_QUICK_PYTHON"] = quick_python.executable()
+    environment["PYTHONPATH"] = os.pathsep.join([str(out / "hook"), environment["PYTHONPATH"]])
+
+
 def compare(out: Path, rows: list[dict[str, Any]], count: int, seed: int) -> dict[str, list[str]]:
     """Does some of the runs alone; returns the files of each that are others."""
     found = {}
@@ -305,6 +322,8 @@ def outcome(options: argparse.Namespace, campaign: Campaign, left: list[int]) ->
         "ended_by_itself": dict(Counter(event["said"] for event in ends)),
         "attempts": sum(row["attempts"] for row in summary),
         "compared": len(compared),
+        "complete": sum(not any(row["name"] in line for line in wrong) for row in rows),
+        "same": sum(not found for found in compared.values()),
         "wrong": wrong,
         "minutes": round((events[-1]["at"] - events[0]["at"]) / 60, 1),
     }
@@ -312,11 +331,14 @@ def outcome(options: argparse.Namespace, campaign: Campaign, left: list[int]) ->
 
 def main() -> int:
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     rows = prepare(out, options.runs)
     with Network(out, isolated=False if options.loopback else None) as network:
         with Cluster(network, out, options.cores) as cluster:
+            if not options.whole_starts:
+                fork_runs(out, cluster.environment)
             campaign = Campaign(out, cluster, rows)
             campaign.note({"event": "begins"})
             try:
@@ -342,6 +364,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="decides the faults")
     parser.add_argument("--compared", type=int, default=200, help="so many runs are done again alone")
     parser.add_argument("--cores", type=int, default=2, help="cores that each node offers")
+    parser.add_argument("--whole-starts", action="store_true", help="starts a Python for each run")
     parser.add_argument("--loopback", action="store_true", help="makes no network namespaces")
     parser.add_argument("--out", type=Path, default=Path("runs/two-nodes"), help="folder of outcomes")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""The tables of the faults: commands, and pushes and pulls."""
+"""The tables of the faults: commands, pushes and pulls, and a sweep on two machines."""
 
 import json
 from collections.abc import Iterable
@@ -35,3 +35,25 @@ def hub_faults_table() -> str:
             numbers = [f"{row[name]:,}" for name in ("times", "faults", "well", "refused", "wrong")]
             rows.append([facts["huggingface_hub"], row["kind"], *numbers])
     return table(["client", "kind", "times", "faults", "ended well", "refused", "wrong"], rows)
+
+
+STRUCK = {
+    "worker": "a Ray worker is killed at work",
+    "node": "the second node loses its power",
+    "raylet": "the second node's raylet is killed",
+    "cable": "the nodes are cut off from each other",
+    "head": "the head is stopped and started",
+    "driver": "the command is killed and repeated",
+}
+
+
+def two_nodes_table() -> str:
+    """Returns what a sweep on two Ray nodes met, and what was left of it."""
+    facts = json.loads((FOLDER / "two_nodes.json").read_text())
+    rows = [[words, str(facts["faults"].get(kind, 0))] for kind, words in STRUCK.items()]
+    rows += [
+        ["attempts at the runs", str(facts["attempts"])],
+        ["runs that are there once and whole", f"{facts['complete']} of {facts['runs']}"],
+        ["runs done again alone, with the same files", f"{facts['same']} of {facts['compared']}"],
+    ]
+    return table(["event", "number"], rows)

@@ -83,7 +83,7 @@ def helps():
     return "\n".join([shown.getvalue(), *texts])
 
 
-OTHERS = {"--machine_rank", "--help", "--dynamo-backend", "--poison.surrogate.id"}
+OTHERS = {"--generate", "--machine_rank", "--help", "--dynamo-backend", "--poison.surrogate.id"}
 """Options that no help names: of other programs, made from a list, or within a mapping."""
 
 

@@ -24,6 +24,8 @@ from abd_hub.core.yaml_text import YamlError, read_yaml
 
 _MARK = "# abd-hub run"
 _OTHER = "use another --output_dir"
+IN_USE = "is in use by another process"
+"""Stands in the message of a refusal that passes by itself."""
 _LOCK_FILE = ".lock"
 _NEW_DEFAULTS = {
     "evaluation.every": 0,
@@ -376,7 +378,7 @@ def _lock(folder: Path) -> int:
         raise
     if not current:
         os.close(handle)
-        raise InputError(f"output_dir: {folder} is in use by another process; wait or {_OTHER}")
+        raise InputError(f"output_dir: {folder} {IN_USE}; wait or {_OTHER}")
     return handle
 
 

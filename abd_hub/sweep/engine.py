@@ -6,14 +6,9 @@ or begun, so the same command continues a killed sweep.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
+import functools
 import json
-import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,9 +17,10 @@ import yaml
 
 from abd_hub.core import files
 from abd_hub.core.errors import InputError, Interrupted
-from abd_hub.core.folder import OutputFolder, check_folder, write_config
+from abd_hub.core.folder import IN_USE, OutputFolder, check_folder, write_config
 from abd_hub.core.record_file import read_any_record
-from abd_hub.sweep.config import Resources, Sweep, SweepRun
+from abd_hub.sweep.cluster import Cluster, check_resources, connected, import_ray, quiet
+from abd_hub.sweep.config import Sweep, SweepRun
 from abd_hub.sweep.table import write_tables
 from abd_hub.sweep.task import STOPPED, Attempt, Outcome, attempt
 from abd_hub.training.running import stop_requests
@@ -32,10 +28,6 @@ from abd_hub.training.running import stop_requests
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 CHILD = "abd_hub.child"
 _LOOK_EVERY = 0.5
-_OBJECT_STORE = 100 * 2**20
-"""Sets the bytes for objects, which are a few words here; Ray otherwise takes a third of the memory."""
-_LONGEST_TEMPORARY = 40
-"""Limits the path to which Ray adds up to 64 characters for its sockets, which may have 107."""
 
 
 @dataclass(kw_only=True)
@@ -131,12 +123,12 @@ def run_sweep(plan: Sweep, display: Display, *, child: str = CHILD) -> list[Stat
 
     with OutputFolder.open(root, resume=True, config_yaml=plan.to_yaml(), may_differ=may_differ):
         statuses = look(plan)  # again, as another sweep may have worked here before the folder was claimed
-        with _cluster(ray, plan.file.address):
-            gpus = _check_resources(ray.nodes(), plan.file.resources)
+        with connected(ray, plan.file.address) as cluster:
+            gpus = check_resources(ray.nodes(), plan.file.resources)
             _prepare(plan, statuses)
             try:
-                with _quiet():
-                    _work(_Engine(ray, plan, child, gpus), statuses, display)
+                with quiet():
+                    _work(_Engine(ray, plan, child, gpus, cluster), statuses, display)
             finally:
                 (root / ".stop").unlink(missing_ok=True)
                 for status in statuses:  # one still runs only after a second Ctrl-C or an error of Ray
@@ -148,20 +140,6 @@ def run_sweep(plan: Sweep, display: Display, *, child: str = CHILD) -> list[Stat
     if left:
         raise Interrupted(f"stopped with {left} of {len(statuses)} runs unfinished")
     return statuses
-
-
-def import_ray() -> Any:
-    """Returns the module Ray, which is an extra.
-
-    Raises:
-        InputError: Ray is not installed.
-    """
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise InputError(
-            "sweep: runs on Ray, which is not installed; install it with pip install 'ray>=2.60'"
-        ) from error
 
 
 def summary(plan: Sweep, statuses: Sequence[Status]) -> dict[str, Any]:
@@ -216,73 +194,6 @@ def _settled(status: Status) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Connects to the cluster, or starts one and removes it afterwards with its files."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray leaves the cards visible; the run's own environment forbids their use if it takes none.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    temporary = None if address else _temporary_folder()
-    local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE, "_temp_dir": temporary}
-
-    try:
-        try:
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                configure_logging=False,
-                **({} if address else local),
-            )
-        except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-            where = f"{address} cannot be reached" if address else "no local Ray could be started"
-            reason = next(iter(str(error).splitlines()), "")
-            raise InputError(f"address: {where} ({type(error).__name__}: {reason})") from error
-        yield
-    finally:
-        ray.shutdown()
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides Ray's lines about dead workers on standard output, where JSON may be; the display shows them."""
-    with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):  # noqa: PTH123
-        yield
-
-
-def _temporary_folder() -> str:
-    """Creates a folder for Ray's sockets that only this user can read."""
-    folder = tempfile.mkdtemp(prefix="abd-")
-    if len(folder) <= _LONGEST_TEMPORARY:
-        return folder
-    Path(folder).rmdir()
-    return tempfile.mkdtemp(prefix="abd-", dir="/tmp")
-
-
-def _check_resources(nodes: Sequence[Mapping[str, Any]], wanted: Resources) -> float:
-    """Returns the cards a run takes; raises if no machine is large enough, as Ray would wait forever."""
-    machines = [node["Resources"] for node in nodes if node["Alive"]]
-    cards = max((machine.get("GPU", 0) for machine in machines), default=0)
-    gpus = min(1, cards) if wanted.gpus is None else wanted.gpus
-    for name, kind, number in (("cpus", "CPU", wanted.cpus), ("gpus", "GPU", gpus)):
-        most = max((machine.get(kind, 0) for machine in machines), default=0)
-        if number > most:
-            raise InputError(
-                f"resources.{name}: a run takes {number:g}, and no machine has more than {most:g}; "
-                f"use at most {most:g}"
-            )
-    if not any(m.get("CPU", 0) >= wanted.cpus and m.get("GPU", 0) >= gpus for m in machines):
-        raise InputError(
-            f"resources: no machine has both {wanted.cpus:g} cores and {gpus:g} cards; set one of them lower"
-        )
-    return float(gpus)
-
-
 def _prepare(plan: Sweep, statuses: Sequence[Status]) -> None:
     root = Path(plan.file.output_dir)
     files.clean_temporaries(root)
@@ -308,12 +219,18 @@ class _Engine:
     plan: Sweep
     child: str
     gpus: float
+    cluster: Cluster | None = None
+
+    @functools.cached_property
+    def remote(self) -> Any:
+        """Holds the function for Ray, which sends each such object to the cluster once."""
+        return self.ray.remote(attempt)
 
     def submit(self, status: Status) -> Any:
         """Starts an attempt and returns the reference of its outcome."""
         status.log_size = status.log.stat().st_size if status.log.exists() else 0
         wanted = self.plan.file.resources
-        remote = self.ray.remote(attempt).options(
+        remote = self.remote.options(
             num_cpus=wanted.cpus, num_gpus=self.gpus, max_retries=0, name=status.name
         )
         return remote.remote(self._attempt(status))
@@ -352,12 +269,15 @@ def _work(engine: _Engine, statuses: Sequence[Status], display: Display) -> None
     stop = Path(engine.plan.file.output_dir) / ".stop"
     display.update(statuses)
     with stop_requests() as received:
-        pending = {engine.submit(s): s for s in statuses if s.state not in (DONE, FAILED)}
+        pending = _submit_left(engine, statuses)
         while pending:
             ready, _ = engine.ray.wait(list(pending), timeout=_LOOK_EVERY)
             if received and not stop.exists():
                 stop.touch()
                 display.note("stopping: runs write their checkpoints (press Ctrl-C again to leave at once)")
+            if engine.cluster and engine.cluster.lost():
+                pending = _after_loss(engine, statuses, display, received)
+                continue
             for reference in ready:
                 status = pending.pop(reference)
                 _judge(status, engine.outcome(reference), engine.plan.file.retries, bool(received))
@@ -371,6 +291,27 @@ def _work(engine: _Engine, statuses: Sequence[Status], display: Display) -> None
             display.update(statuses)
 
 
+def _submit_left(engine: _Engine, statuses: Sequence[Status]) -> dict[Any, Status]:
+    return {engine.submit(status): status for status in statuses if status.state not in (DONE, FAILED)}
+
+
+def _after_loss(
+    engine: _Engine, statuses: Sequence[Status], display: Display, received: Sequence[object]
+) -> dict[Any, Status]:
+    """Waits for a new head and hands it what is left; returns nothing where the sweep was stopped before."""
+    assert engine.cluster
+    display.note("the head of the Ray cluster is lost: waiting until it is back (Ctrl-C stops)")
+    back = engine.cluster.come_back(lambda: bool(received))
+    for status in statuses:
+        if status.state not in (DONE, FAILED) and not _settled(status):
+            # The attempt ended by no fault of the run.
+            status.tries -= status.state == RUNNING
+            status.state = WAITING if back else STOPPED
+    _save(engine.plan, statuses)
+    display.update(statuses)
+    return _submit_left(engine, statuses) if back else {}
+
+
 def _judge(status: Status, outcome: Outcome, retries: int, stopping: bool) -> None:
     """Sets the state of a run after the end of an attempt."""
     if outcome.reason == STOPPED:
@@ -381,8 +322,10 @@ def _judge(status: Status, outcome: Outcome, retries: int, stopping: bool) -> No
     if _settled(status):
         return
     status.reason = outcome.reason
-    # Exit code 2 is an InputError, which the same input would raise again.
-    if outcome.code == 2 or (status.tries > retries and not stopping):
+    # Exit code 2 is an InputError, which the same input would raise again. But a machine that was cut off may
+    # still work on the run for a moment.
+    refused = outcome.code == 2 and IN_USE not in outcome.reason
+    if refused or (status.tries > retries and not stopping):
         status.state = FAILED
     else:
         status.state = STOPPED if stopping else WAITING

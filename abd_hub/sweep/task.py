@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from abd_hub.core.folder import in_use
+from abd_hub.core.folder import IN_USE, in_use
 from abd_hub.core.processes import RunProcess, thread_settings
 
 STOPPED = "stopped"
 _LOOK_EVERY = 0.3
-_WAIT_FOR_FOLDER = 60.0
-"""Gives a process whose worker was killed so many seconds to leave its folder; it takes at most 30."""
+_WAIT_FOR_FOLDER = 180.0
+"""Gives the process of an earlier attempt so many seconds to leave its folder. It takes 30 after its worker
+has gone, and the worker of a machine that is cut off from the head goes after 60."""
 _LONGEST_REASON = 300
 
 
@@ -67,10 +68,12 @@ def attempt(job: Attempt) -> Outcome:
     if not Path(job.config).is_file():
         reason = f"{job.config} does not exist on {host}; use an output_dir that all machines share"
         return Outcome(code=2, reason=reason, host=host)
+    free = _wait_until_free(Path(job.folder), Path(job.stop))
     if Path(job.stop).exists():
         return Outcome(code=None, reason=STOPPED, host=host)
+    if not free:
+        return Outcome(code=None, reason=f"{job.folder} {IN_USE}", host=host)
 
-    _wait_until_free(Path(job.folder))
     with Path(job.log).open("ab") as log:
         log.write(f"--- attempt {job.number} on {host}, {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
         log.flush()
@@ -96,11 +99,14 @@ def _environment(job: Attempt) -> dict[str, str]:
     return os.environ | thread_settings(job.threads) | ({} if job.gpus else {"ACCELERATE_USE_CPU": "true"})
 
 
-def _wait_until_free(folder: Path) -> None:
+def _wait_until_free(folder: Path, stop: Path) -> bool:
     """Waits until the process of an earlier attempt, whose worker was killed, has left the folder."""
     until = time.monotonic() + _WAIT_FOR_FOLDER
-    while in_use(folder) and time.monotonic() < until:
+    while taken := in_use(folder):
+        if stop.exists() or time.monotonic() > until:
+            break
         time.sleep(_LOOK_EVERY)
+    return not taken
 
 
 def _reason(code: int, log: Path, begin: int) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from documents import ROOT, Command
+from missing import NO_RAY
 
 import abd_hub
 from abd_hub.cli import main
@@ -300,6 +301,14 @@ def launched(running: Running, words: list[str]) -> None:
     """Read only: test_processes launches two processes and two machines."""
     assert words[0] == "distill"
     abd_hub.parse_distill([*local(running.parts, tuple(words))[1:], *tiny(settings_of(words))])
+
+
+@runs("ray")
+def ray(running: Running, command: Command) -> None:
+    """Read only: a cluster has several machines."""
+    scripts = pytest.importorskip("ray.scripts.scripts", reason=NO_RAY)
+    name, *words = command.words[1:]
+    scripts.cli.commands[name].make_context(f"ray {name}", words)
 
 
 @runs("pip")

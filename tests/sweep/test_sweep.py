@@ -22,9 +22,10 @@ from tiny_teacher import save_teacher
 from abd_hub.cli import main
 from abd_hub.core.errors import InputError, Interrupted
 from abd_hub.core.folder import OutputFolder, in_use
+from abd_hub.sweep import task
 from abd_hub.sweep.config import read_sweep
 from abd_hub.sweep.display import LineDisplay, TableDisplay, progress
-from abd_hub.sweep.engine import DONE, look, run_sweep
+from abd_hub.sweep.engine import DONE, _judge, look, run_sweep
 from abd_hub.sweep.task import Outcome, attempt
 
 ROOT = Path(__file__).parents[2]
@@ -293,7 +294,8 @@ def test_a_machine_that_does_not_see_the_folder_says_so(place):
     assert "use an output_dir that all machines share" in found.reason
 
 
-def test_an_attempt_waits_for_the_process_of_the_one_before_to_leave(place):
+def taken_run():
+    """A run whose folder another process works in, and its attempt."""
     from abd_hub.sweep.engine import _Engine
 
     plan = cheap(rounds=1, seeds=1)
@@ -303,7 +305,27 @@ def test_an_attempt_waits_for_the_process_of_the_one_before_to_leave(place):
         file.parent.mkdir(parents=True, exist_ok=True)
     status.config_file.write_text(text)
     before = OutputFolder.open(status.folder, resume=True, config_yaml=text)
+    return status, before, _Engine(None, plan, "sweep_worker", 0)._attempt(status)
+
+
+def test_an_attempt_waits_for_the_process_of_the_one_before_to_leave(place):
+    status, before, job = taken_run()
     threading.Timer(2, before.close).start()
-    found = attempt(_Engine(None, plan, "sweep_worker", 0)._attempt(status))
+    found = attempt(job)
     assert found.code == 0, found
     assert (status.folder / "metrics.json").exists()
+
+
+def test_a_run_that_another_machine_still_works_on_has_not_failed(place, monkeypatch):
+    status, before, job = taken_run()
+    monkeypatch.setattr(task, "_WAIT_FOR_FOLDER", 0)
+    found = attempt(job)
+    # The other process may also come between the wait and the start of the run.
+    refused = Outcome(code=2, reason=f"output_dir: {status.folder} is in use by another process", host="")
+    for outcome in (found, refused):
+        assert "is in use by another process" in outcome.reason and not status.log.exists()
+        _judge(status, outcome, 9, False)
+    assert (status.state, status.tries) == ("waiting", 2)
+    Path(job.stop).touch()
+    assert attempt(job).reason == task.STOPPED, "a stop ends the wait"
+    before.close()

@@ -1,9 +1,10 @@
-"""The tables of the faults: commands, and pushes and pulls."""
+"""The tables of the faults: commands, pushes and pulls, and visitors of the page."""
 
 import json
 from collections.abc import Iterable
 
 from table_text import RESULTS, table
+from visitor_table import visitors_table
 
 FOLDER = RESULTS / "faults"
 
@@ -35,3 +36,8 @@ def hub_faults_table() -> str:
             numbers = [f"{row[name]:,}" for name in ("times", "faults", "well", "refused", "wrong")]
             rows.append([facts["huggingface_hub"], row["kind"], *numbers])
     return table(["client", "kind", "times", "faults", "ended well", "refused", "wrong"], rows)
+
+
+def page_table() -> str:
+    """Returns what visitors did on the page, and how it went."""
+    return visitors_table(json.loads((FOLDER / "visitors.json").read_text()))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from statistics import mean
 
-from fault_tables import faults_table, hub_faults_table
+from fault_tables import faults_table, hub_faults_table, page_table
 from own_teachers_table import own_teachers_table
 from purification_tables import (
     error_table,
@@ -266,6 +266,7 @@ def documents() -> dict[str, dict[str, str]]:
             "methods gtsrb": methods_table("gtsrb"),
             "faults": faults_table(),
             "hub faults": hub_faults_table(),
+            "visitors": page_table(),
         },
         "recipes/guides/inspection.md": {
             "inspection": inspection_table(),

@@ -80,6 +80,20 @@ def finished(app):
     wait(lambda: not app.folders())
 
 
+def status(address):
+    try:
+        with urllib.request.urlopen(address) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_of_a_run_only_its_zip_is_served(app, finished):
+    (run,) = app.folders()
+    shown = {name: status(f"{app.address}/gradio_api/file={run}/{name}") for name in ("student.zip", CONFIG)}
+    assert (run / CONFIG).is_file() and shown == {"student.zip": 200, CONFIG: 404}
+
+
 def archive(outputs):
     return zipfile.ZipFile(outputs[-1][3]["value"])
 

@@ -17,7 +17,7 @@ import torch
 import yaml
 from abd_hub_app import distil_request, load_shelf, run_child, run_queue, sources
 from abd_hub_app.images import to_picture
-from abd_hub_app.run_job import CONFIG, State
+from abd_hub_app.run_job import CONFIG, Job, State
 from abd_hub_app.run_queue import RunQueue
 from app_server import MODELS, SMALL, hostile_folder
 from distil_server import SHORT, distilling, environment_of, nice_of, wait
@@ -80,18 +80,12 @@ def finished(app):
     wait(lambda: not app.folders())
 
 
-def status(address):
-    try:
-        with urllib.request.urlopen(address) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
 def test_of_a_run_only_its_zip_is_served(app, finished):
     (run,) = app.folders()
-    shown = {name: status(f"{app.address}/gradio_api/file={run}/{name}") for name in ("student.zip", CONFIG)}
-    assert (run / CONFIG).is_file() and shown == {"student.zip": 200, CONFIG: 404}
+    base = f"{app.address}/gradio_api/file={run}"
+    assert (run / CONFIG).is_file() and urllib.request.urlopen(f"{base}/student.zip").status == 200
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{base}/{CONFIG}")
 
 
 def archive(outputs):
@@ -338,6 +332,21 @@ def test_the_line_has_an_end_and_one_place_a_visitor(tmp_path):
         wait(lambda: jobs[0].process is not None)
         process = jobs[0].process
     assert process.exit_code is not None and list(tmp_path.glob("run-*/home")) == []
+
+
+def test_a_result_makes_room_for_results_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_queue, "_MOST_KEPT", 1)
+    with RunQueue(tmp_path) as queue:
+        for session in "ab":
+            done = Job(session, queue.folder(), 60)
+            done.end(State.DONE, "")
+            queue._jobs.append(done)
+        for session in "cd":
+            job = put(queue, session)
+            queue.discard(job.folder)  # so that it cannot start
+            assert ended(queue, job).state is State.FAILED
+        wait(lambda: len(queue._jobs) == 1)
+        assert queue.result("a") is None and queue.result("b") is done and done.folder.is_dir()
 
 
 def test_too_much_time_ends_a_run(tmp_path):

@@ -127,8 +127,8 @@ class Visitor(threading.Thread):
             act.outcome = _kind_of(act.words)
             self._must(act, wrong_words(act.words))
         except Broken as error:
-            if act.outcome != "left":
-                self._must(act, str(error))
+            act.outcome = "left"
+            self._must(act, "" if self.page.left else str(error))
         except Exception as error:
             self._must(act, f"{type(error).__name__}: {error}")
         act.seconds = round(time.monotonic() - began, 4)
@@ -215,8 +215,8 @@ class Visitor(threading.Thread):
         name = path.rsplit("/", 1)[-1]
         tries = [
             lambda: self.page.call("run", name),
-            lambda: self.page.call("distil", f"shelf:{name}", *self._distillation(0)[1:]),
-            lambda: self.page.call("inspect", f"shelf:../{name}/student", *self._inspection(0)[1:]),
+            lambda: self.page.call("distil", f"shelf:{name}", *self.distillation(0)[1:]),
+            lambda: self.page.call("inspect", f"shelf:../{name}/student", *self.inspection(0)[1:]),
             lambda: self.page.get(f"{API}/file=/etc/passwd"),
             lambda: self.page.get(f"{API}/deep_link?session_hash={self.page.session}"),
             lambda: self.page.get(f"{API}/run-history"),
@@ -235,17 +235,18 @@ class Visitor(threading.Thread):
 
     # --------------------------------------------------------------------------------------------- runs
 
-    def _distillation(self, seed: int) -> tuple[Any, ...]:
+    def distillation(self, seed: int) -> tuple[Any, ...]:
+        """Returns what a visitor asks for in a distillation."""
         return (*_SOURCE, "zskt", [], ROUNDS, 10, seed, "wrn_10_1", False, 2)
 
-    def _inspection(self, seed: int) -> tuple[Any, ...]:
+    def inspection(self, seed: int) -> tuple[Any, ...]:
         return (*_SOURCE, STEPS, seed, 10)
 
     def _distill(self, act: Act) -> None:
         seed, before = self._next_run(act), self.finished
         self.finished = False
         try:
-            last = self._follow_run(act, "distil", self._distillation(seed))
+            last = self._follow_run(act, "distil", self.distillation(seed))
         except Refused as refusal:
             # A run that does not begin replaces no earlier result.
             self.finished = before and _kind_of(str(refusal)) != "killed"
@@ -258,7 +259,7 @@ class Visitor(threading.Thread):
 
     def _inspect(self, act: Act) -> None:
         seed = self._next_run(act)
-        last = self._follow_run(act, "inspect", self._inspection(seed))
+        last = self._follow_run(act, "inspect", self.inspection(seed))
         if last is not None:
             self.town.watch.report(self.number, seed, last[4]["report"])
 
@@ -313,7 +314,7 @@ class Visitor(threading.Thread):
 
     def _begin_again(self) -> None:
         """Begins a second run, which the page refuses unless the first one has just ended."""
-        for _ in self.page.follow(self.page.begin("distil", *self._distillation(0))):
+        for _ in self.page.follow(self.page.begin("distil", *self.distillation(0))):
             time.sleep(3)
             if self.running:
                 self.town.watch.add(self.number, "has two runs at once")

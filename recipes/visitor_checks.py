@@ -24,6 +24,8 @@ _NEVER = re.compile(rb"Traceback \(most recent|hf_visitor\d+x")
 _RUN = re.compile(rb"run-[0-9a-f]{32}")
 """Names the folder of a run; the address of a download names it to its visitor."""
 _LINE = re.compile(r"[^\n]{5,400}")
+LEAST_SECONDS = 120.0
+"""Limits the seconds of a third from below; in a shorter one a single allocation looks like growth."""
 TRIGGER, SQUARE = "badnet_sq", 2
 """The trigger of all visitors, a square in the lower right corner, and its side in pixels."""
 
@@ -38,6 +40,8 @@ class Watch:
             secrets: words of the owner, which no visitor may see.
         """
         self.found: list[str] = []
+        self.closed = False
+        """Says whether nothing counts any more, because the server ends."""
         self._secrets = [secret.encode() for secret in secrets]
         self._lock = threading.Lock()
         self._runs: dict[bytes, int] = {}
@@ -69,6 +73,8 @@ class Watch:
     def add(self, visitor: int, what: str) -> None:
         """Notes that something is wrong."""
         with self._lock:
+            if self.closed:
+                return
             self.found.append(f"visitor {visitor} {what}")
 
 
@@ -120,9 +126,10 @@ def wrong_words(words: str) -> str:
 
 
 def wrong_growth(samples: Sequence[dict[str, float]], most_mb_a_minute: float) -> str:
-    """Returns whether the server's memory grows too fast in the last third; "" if not."""
+    """Returns whether the server's memory grows too fast in the last third, if that is long enough."""
+    last = samples[len(samples) * 2 // 3 :]
     slope = growth(samples)
-    if slope <= most_mb_a_minute:
+    if slope <= most_mb_a_minute or last[-1]["t"] - last[0]["t"] < LEAST_SECONDS:
         return ""
     return f"the server's memory grows by {slope:.1f} MB a minute in the last third"
 

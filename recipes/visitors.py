@@ -31,7 +31,7 @@ import psutil
 import yaml
 from visitor import Act, Town, Visitor
 from visitor_checks import Watch, holding, wrong_growth
-from visitor_page import functions
+from visitor_page import Broken, Refused, functions
 from visitor_summary import draw, summary
 from visitor_table import visitors_table
 
@@ -62,14 +62,31 @@ class Campaign:
         self.began = time.monotonic()
 
     def carry_out(self) -> None:
-        """Lets the visitors act until the time is over or an interrupt comes."""
-        until = self.began + 60 * self.options.minutes
+        """Lets the visitors act until the time is over, and looks for what is left when they have gone."""
+        town = self.town(self.began + 60 * self.options.minutes)
+        visitors = [Visitor(number, town) for number in range(self.options.visitors)]
+        others = [threading.Thread(target=work, daemon=True) for work in (self.kill, self.sample)]
+        for thread in (*visitors, *others):
+            thread.start()
+        try:
+            for visitor in visitors:
+                visitor.join()
+            self.over.set()
+            self.after()
+        except KeyboardInterrupt:
+            print("interrupted; what was measured is kept", file=sys.stderr)
+            self.watch.closed = True
+        self.over.set()
+        for thread in others:
+            thread.join()
+
+    def town(self, until: float) -> Town:
+        """Returns what visitors share, who act until then."""
         settings = json.loads((SMALL[0] / "config.json").read_text(encoding="utf-8"))
-        side = settings["pretrained_cfg"]["input_size"][-1]
-        town = Town(
+        return Town(
             address=self.app.address,
             known=functions(self.app.address),
-            side=side,
+            side=settings["pretrained_cfg"]["input_size"][-1],
             seed=self.options.seed,
             pause=self.options.pause,
             watch=self.watch,
@@ -78,44 +95,31 @@ class Campaign:
             until=until,
             places=lambda: [str(folder) for folder in self.app.folders()],
         )
-        visitors = [Visitor(number, town) for number in range(self.options.visitors)]
-        others = [threading.Thread(target=work, daemon=True) for work in (self.kill, self.sample)]
-        for thread in (*visitors, *others):
-            thread.start()
-        try:
-            for visitor in visitors:
-                visitor.join(max(0.0, until - time.monotonic()) + 900)
-        except KeyboardInterrupt:
-            print("interrupted; what was measured is kept", file=sys.stderr)
-            for visitor in visitors:
-                visitor.page.leave()
-        finally:
-            self.over.set()
-            for thread in others:
-                thread.join()
 
     def after(self) -> None:
         """Looks for what is left when all visitors have gone, and whether the page still works."""
+        last = Visitor(self.options.visitors, self.town(0.0))
         with self.judged("after all have left"):
-            wait(lambda: not self.app.runs() and not self.app.folders(), 60)
-        town = Town(
-            self.app.address, functions(self.app.address), 8, 0, 0, self.watch, self.note, self.began, 0
-        )
-        last = Visitor(self.options.visitors, town)
-        last.do("open")
-        last.do("try")
-        last.page.call("distil", *last._distillation(1), patience=300)
-        last.page.leave()
-        with self.judged("after the last one has left"):
-            wait(lambda: not self.app.runs() and not self.app.folders(), 60)
+            wait(self.is_idle, 60)
+            last.do("open")
+            last.do("try")
+            last.page.call("distil", *last.distillation(1), patience=300)
+            last.page.leave()
+            wait(self.is_idle, 60)
         self.take_sample()
+
+    def is_idle(self) -> bool:
+        """Returns whether no run is there, and no folder of one."""
+        return not self.app.runs() and not self.app.folders()
 
     def end(self) -> None:
         """Ends the server, and looks for what it leaves."""
-        children = psutil.Process(self.app.process.pid).children(recursive=True)
+        children = []
+        with contextlib.suppress(psutil.Error):  # an interrupt may have ended it
+            children = psutil.Process(self.app.process.pid).children(recursive=True)
         self.search()
         self.app.stop()
-        left = [child.pid for child in children if child.is_running()]
+        left = [child.pid for child in children if child.is_running() and child.status() != "zombie"]
         if left or list(self.app.place.iterdir()):
             names = [file.name for file in self.app.place.iterdir()]
             self.watch.found.append(f"the server leaves processes {left} and files {names}")
@@ -132,9 +136,9 @@ class Campaign:
     def judged(self, when: str) -> Iterator[None]:
         try:
             yield
-        except AssertionError:
+        except (AssertionError, Refused, Broken) as error:
             left = [self.app.runs(), [str(folder) for folder in self.app.folders()]]
-            self.watch.found.append(f"{when}, runs and folders are left: {left}")
+            self.watch.found.append(f"{when}: {error}; runs and folders: {left}")
 
     def note(self, act: Act) -> None:
         """Writes down what a visitor has done."""
@@ -231,7 +235,6 @@ def main() -> int:
     with page() as app:
         campaign = Campaign(app, options)
         campaign.carry_out()
-        campaign.after()
         campaign.end()
     campaign.watch.found += wrong_kills(campaign.kills, campaign.acts)
     facts = summary(vars(options), campaign.acts, campaign.kills, campaign.samples, campaign.watch.found)
@@ -248,7 +251,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--visitors", type=int, default=20, help="visitors at once")
     parser.add_argument("--minutes", type=float, default=10, help="time of the whole")
     parser.add_argument("--pause", type=float, default=2, help="mean seconds between two acts of a visitor")
-    parser.add_argument("--kill_every", type=float, default=15, help="mean seconds between two kills")
+    parser.add_argument("--kill_every", type=float, default=30, help="mean seconds between two kills")
     parser.add_argument("--seed", type=int, default=0, help="decides what the visitors do")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/visitors"), help="folder of outcomes")
     return parser.parse_args()

@@ -38,7 +38,7 @@ WEIGHTS = {
 """Says how often a visitor does what."""
 BURST = 12
 """Counts the pictures that an impatient visitor sends at once; the server's line holds eight."""
-FATES = {"stay": 55, "cancel": 15, "leave": 15, "again": 15}
+FATES = {"stay": 49, "cancel": 17, "leave": 17, "again": 17}
 """Says what becomes of a run."""
 ROUNDS = 20
 STEPS = 60
@@ -302,7 +302,7 @@ class Visitor(threading.Thread):
                 act.outcome = "left"
                 self.page.leave()
             elif fate == "cancel":
-                self.page.call("cancel")
+                self.page.direct("cancel")
             elif fate == "again":
                 self._begin_again()
         except Refused as refusal:
@@ -318,7 +318,7 @@ class Visitor(threading.Thread):
             time.sleep(3)
             if self.running:
                 self.town.watch.add(self.number, "has two runs at once")
-            self.page.call("cancel")
+            self.page.direct("cancel")
 
 
 def _kind_of(words: str) -> str:

@@ -29,7 +29,7 @@ def summary(
     """Returns all figures of the campaign."""
     rows = [_row(action, acts) for action in dict.fromkeys(act.action for act in acts)]
     return {
-        **{name: options[name] for name in ("visitors", "minutes", "pause", "kill_every", "seed")},
+        **{name: options[name] for name in ("visitors", "minutes", "pause", "kill_share", "seed")},
         "acts": sorted(rows, key=lambda row: -row["count"]),
         "kills": len(kills),
         "kills told": sum(act.outcome == "killed" for act in acts),

@@ -4,7 +4,7 @@
 
 The page is a real server with a Hub of its own on this machine. Each visitor has a session, sends pictures
 that nobody else has, begins runs, cancels them, leaves, gives a token of its own, and asks for what belongs
-to others. Every few seconds the process of a run is killed. It is wrong where a visitor sees what belongs to
+to others. The processes of some runs are killed. It is wrong where a visitor sees what belongs to
 another, where a refusal is not one line, where the server writes a traceback, where its memory grows, and
 where a process or a file is left at the end. DIR/acts.jsonl, kills.jsonl and samples.jsonl hold what
 happened, also after an interrupt; DIR/visitors.json and the table sum it up, and DIR/visitors.png shows it.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -42,6 +43,9 @@ from distil_server import App, wait
 from hub_server import READ, WRITE, HubServer
 
 SAMPLE_EVERY = 1.0
+LOOK_EVERY = 0.3
+LATEST_KILL = 20.0
+"""Limits the seconds from the begin of a run to its kill; a shorter run ends before."""
 SEARCH_EVERY = 20
 """Counts the samples between two searches for a token in the server's files."""
 MOST_GROWTH = 5.0
@@ -153,16 +157,26 @@ class Campaign:
     # ------------------------------------------------------------------------------------------- threads
 
     def kill(self) -> None:
-        """Kills the process of a run at random moments."""
+        """Kills the processes of some runs at random moments."""
         chance = random.Random(f"{self.options.seed} kills")
-        while not self.over.wait(chance.uniform(0, 2 * self.options.kill_every)):
+        last, moment = 0, math.inf
+        while not self.over.wait(LOOK_EVERY):
             for process in self.app.runs()[:1]:
-                seed = seed_of(process)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-                    row = {"t": time.monotonic() - self.began, "run": seed}
-                    self.kills.append(row)
-                    self.write("kills.jsonl", row)
+                if process != last:
+                    chosen = chance.random() < self.options.kill_share
+                    last, after = process, chance.uniform(0, LATEST_KILL)
+                    moment = time.monotonic() + after if chosen else math.inf
+                if time.monotonic() >= moment:
+                    self.kill_one(process)
+                    moment = math.inf
+
+    def kill_one(self, process: int) -> None:
+        """Kills the process of a run, and notes whose it was."""
+        row = {"t": round(time.monotonic() - self.began, 2), "run": seed_of(process)}
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+            self.kills.append(row)
+            self.write("kills.jsonl", row)
 
     def sample(self) -> None:
         """Measures the server and its children, and looks for tokens in its files now and then."""
@@ -251,7 +265,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--visitors", type=int, default=20, help="visitors at once")
     parser.add_argument("--minutes", type=float, default=10, help="time of the whole")
     parser.add_argument("--pause", type=float, default=2, help="mean seconds between two acts of a visitor")
-    parser.add_argument("--kill_every", type=float, default=30, help="mean seconds between two kills")
+    parser.add_argument("--kill_share", type=float, default=0.4, help="share of the runs that are killed")
     parser.add_argument("--seed", type=int, default=0, help="decides what the visitors do")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/visitors"), help="folder of outcomes")
     return parser.parse_args()

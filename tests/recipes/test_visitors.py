@@ -106,7 +106,7 @@ def test_a_killed_run_is_told():
 def test_figures_table_and_picture(tmp_path):
     acts = [Act(n, "try", 30.0 * n, 0.1 * n) for n in range(1, 11)]
     acts += [Act(0, "try", 5.0, 9.0, "full"), Act(0, "distill", 5.0, 60.0, "killed", run=1)]
-    options = {"visitors": 20, "minutes": 10, "pause": 2, "kill_every": 15, "seed": 0}
+    options = {"visitors": 20, "minutes": 10, "pause": 2, "kill_share": 0.4, "seed": 0}
     facts = visitor_summary.summary(options, acts, [{"t": 1.0, "run": 1}], samples_of(3), ["a", "a"])
     tries = facts["acts"][0]
     assert (tries["count"], tries["full"], tries["p50_s"], tries["max_s"]) == (11, 1, 0.55, 1.0)

@@ -18,16 +18,16 @@ _LOCK = ".lock"
 def files_folder() -> Iterator[Path]:
     """Makes a folder that goes with this server; a later server removes it if this one is killed."""
     remove_leftovers()
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
-        folder = Path(name)
-        handle = os.open(folder / f"{_LOCK}.part", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            # The lock file appears with its lock on it, so no other server takes this one for dead.
-            (folder / f"{_LOCK}.part").rename(folder / _LOCK)
-            yield folder
-        finally:
-            os.close(handle)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    handle = os.open(folder / f"{_LOCK}.part", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        # The lock file appears with its lock on it, so no other server takes this one for dead.
+        (folder / f"{_LOCK}.part").rename(folder / _LOCK)
+        yield folder
+    finally:
+        _remove(folder)
+        os.close(handle)
 
 
 def remove_leftovers() -> None:
@@ -35,7 +35,17 @@ def remove_leftovers() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if folder.lstat().st_uid == os.getuid() and not folder.is_symlink() and _is_free(folder / _LOCK):
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder and its lock last, so that what a kill leaves in the middle is still a leftover."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != _LOCK:
+            entry.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_free(lock: Path) -> bool:

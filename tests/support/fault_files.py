@@ -15,7 +15,7 @@ TEMPORARY = re.compile(r"\.abd-tmp-[0-9a-f]{16}-|\.round-\d+\.tmp$|\.lock$|\.sto
 """Names that no reader takes for a result."""
 TIMES = {
     *("durations", "seconds", "images_per_second", "spent", "processor_seconds", "attempts", "reason"),
-    *("written", "budget"),
+    *("written", "budget", "speed"),
 }
 """Fields of JSON that say how long something took; a sweep also counts its attempts."""
 TIMED = re.compile(r"(?m)^(- Time: .*|.*images a second.*|<!-- .*[0-9a-f]{16}.* -->)$")

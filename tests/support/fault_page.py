@@ -1,6 +1,8 @@
 """The page as a command: serves it, distills on it as a visitor does, and unpacks the result."""
 
+import io
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -12,12 +14,13 @@ from pathlib import Path
 
 from app_server import MODELS
 
-ASKED = {"method": "zskt", "defenses": [], "rounds": 5, "minutes": 10, "seed": 1, "student": "wrn_10_1"}
-ASKED |= {"hub_id": None, "files": None, "folder": None, "vaccine_check": False, "vaccine_layers": 2}
+sys.path.append(str(Path(__file__).parents[2] / "recipes"))
+
+ASKED = ("shelf:teacher", "", [], "", "zskt", [], 5, 10, 1, "wrn_10_1", False, 2)
 
 
 def run(made):
-    """Serves the page until its visitor has the result; returns the exit code."""
+    """Serves the page until its visitor has the result, which appears when its files have gone."""
     from abd_hub.cli import main
 
     if Path(made).exists():
@@ -29,30 +32,32 @@ def run(made):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    threading.Thread(target=_visit, args=(port, Path(made)), daemon=True).start()
+    part = Path(f".abd-tmp-{'0' * 16}-made")
+    shutil.rmtree(part, ignore_errors=True)
+    threading.Thread(target=_visit, args=(port, part), daemon=True).start()
     code = main(["app", "--no-browser", "--port", str(port), str(MODELS / "teacher")])
-    return 0 if Path(made).exists() else code or 1
+    part.rename(made)
+    return code
 
 
-def _visit(port, made):
+def _visit(port, part):
     try:
-        _distill(port, made)
+        _distill(port, part)
     finally:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _distill(port, made):
-    from gradio_client import Client
+def _distill(port, part):
+    from visitor_page import Page, functions
 
     until = time.monotonic() + 120
     while socket.socket().connect_ex(("127.0.0.1", port)):
         assert time.monotonic() < until, "the page is not there"
         time.sleep(0.05)
-    with tempfile.TemporaryDirectory() as folder:
-        client = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=folder)
-        shown = client.submit(teacher="shelf:teacher", api_name="/distil", **ASKED).result()
-        part = made.with_name(f".abd-tmp-{'0' * 16}-made")
-        with zipfile.ZipFile(shown[3]["value"]) as packed:
-            packed.extractall(part)
-        client.close()
-    part.rename(made)
+    address = f"http://127.0.0.1:{port}"
+    page = Page(address, functions(address), "visitor", lambda content: None)
+    page.open()
+    shown = page.call("distil", *ASKED)
+    with zipfile.ZipFile(io.BytesIO(page.file(shown[3]["value"]))) as packed:
+        packed.extractall(part)
+    page.leave()

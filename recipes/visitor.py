@@ -33,7 +33,7 @@ WEIGHTS = {
     "inspect": 8,
     "push": 8,
     "pry": 12,
-    "leave": 6,
+    "leave": 10,
 }
 """Says how often a visitor does what."""
 BURST = 12

@@ -104,7 +104,7 @@ class Visitor(threading.Thread):
     def run(self) -> None:
         """Acts until the time is over, then leaves."""
         self.do("open")
-        while time.monotonic() < self.town.until:
+        while time.monotonic() < self.town.until and not self.town.watch.closed:
             time.sleep(self.chance.uniform(0, 2 * self.town.pause))
             self.do(self.chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0])
         self.page.leave()

@@ -145,7 +145,9 @@ class Campaign:
             self.watch.found.append(f"{when}: {error}; runs and folders: {left}")
 
     def note(self, act: Act) -> None:
-        """Writes down what a visitor has done."""
+        """Writes down what a visitor has done, until an interrupt ends the server."""
+        if self.watch.closed:
+            return
         with self.lock:
             self.acts.append(act)
         self.write("acts.jsonl", asdict(act))

@@ -1,9 +1,10 @@
-"""The tables of the faults: commands, pushes and pulls, and a sweep on two machines."""
+"""The tables of the faults: commands, pushes and pulls, a sweep on two machines, and visitors of the page."""
 
 import json
 from collections.abc import Iterable
 
 from table_text import RESULTS, table
+from visitor_table import visitors_table
 
 FOLDER = RESULTS / "faults"
 
@@ -57,3 +58,8 @@ def two_nodes_table() -> str:
         ["runs done again alone, with the same files", f"{facts['same']} of {facts['compared']}"],
     ]
     return table(["event", "number"], rows)
+
+
+def page_table() -> str:
+    """Returns what visitors did on the page, and how it went."""
+    return visitors_table(json.loads((FOLDER / "visitors.json").read_text()))

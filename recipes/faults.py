@@ -65,6 +65,8 @@ def jobs_of(options: argparse.Namespace) -> list[tuple[str, str, int]]:
         for fault in options.faults:
             if SCENES[command].repository and fault in ON_DISK:
                 continue  # a push writes to temporary folders only
+            if fault not in (SCENES[command].faults or FAULTS):
+                continue
             jobs += [(command, fault, number) for number in range(count)]
     return sorted(jobs, key=lambda job: job[2])
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from statistics import mean
 
-from fault_tables import faults_table, hub_faults_table, two_nodes_table
+from fault_tables import faults_table, hub_faults_table, page_table, two_nodes_table
 from own_teachers_table import own_teachers_table
 from purification_tables import (
     error_table,
@@ -267,6 +267,7 @@ def documents() -> dict[str, dict[str, str]]:
             "faults": faults_table(),
             "hub faults": hub_faults_table(),
             "two nodes": two_nodes_table(),
+            "visitors": page_table(),
         },
         "recipes/guides/inspection.md": {
             "inspection": inspection_table(),

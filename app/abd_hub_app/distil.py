@@ -154,8 +154,8 @@ class Distil:
             ended,
             api_name="cancel",
             api_description=self.cancel.__doc__,
-            concurrency_limit=None,
-            concurrency_id="cancel",
+            # The line of predictions may be full.
+            queue=False,
             show_progress="hidden",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
@@ -22,6 +23,7 @@ _ENVELOPE = 10_000
 _PATIENCE = 30
 _SWEEP_SECONDS = 20
 _SWEEP_BYTES = 30_000_000
+_RUN = re.compile(rf"/{RUNS}[0-9a-f]{{32}}/")
 # The page never needs these: fetch addresses, run ffmpeg, write links, edit the page, use the Hub.
 _CLOSED = (
     "proxy=",
@@ -161,7 +163,12 @@ class Bounds:
 
 def _is_closed(path: str) -> bool:
     inside = path.split("gradio_api/", 1)[-1].lstrip("/")
-    return inside.startswith(_CLOSED) or (inside.startswith("file=") and "://" in inside)
+    return inside.startswith(_CLOSED) or (inside.startswith("file") and _is_no_download(inside))
+
+
+def _is_no_download(file: str) -> bool:
+    """Returns whether a file is an address, or lies in the folder of a run and is not its zip."""
+    return "://" in file or (_RUN.search(file) is not None and not file.endswith(".zip"))
 
 
 def _replay(body: bytes, receive: _Receive) -> _Receive:

@@ -164,7 +164,7 @@ class Inspect:
 
         shown = [status, verdict, following, later, numbers]
         _on(start, self.inspect, inputs, shown, "inspect", _INSPECT)
-        stop.click(self.stop, None, None, api_visibility="private", concurrency_limit=None, queue=True)
+        stop.click(self.stop, None, None, api_visibility="private", queue=False)
 
     def stop(self, request: gr.Request) -> None:
         """Ends the visitor's run."""

@@ -51,6 +51,7 @@ _UNSEEN = 20.0
 _KEPT = 3600.0
 """Keeps a finished run for so many seconds."""
 _MOST_KEPT = 8
+"""Limits the finished runs of all visitors; the oldest go first."""
 _CANCELLED = "cancelled"
 
 
@@ -203,8 +204,10 @@ class RunQueue:
 
     def _tend(self, job: Job, now: float) -> None:
         if job.over:
-            kept = [one for one in self._jobs if one.over]
-            if job.abandoned or now - job.ended > _KEPT or (len(kept) > _MOST_KEPT and job is kept[0]):
+            kept = [one for one in self._jobs if one.state is State.DONE]
+            # Runs without a result take no other visitor's place.
+            useless = job.state is not State.DONE or job.abandoned or now - job.ended > _KEPT
+            if useless or (len(kept) > _MOST_KEPT and job is kept[0]):
                 self._forget(job)
         elif now - job.seen > _UNSEEN and not job.stopping:
             job.abandoned = True

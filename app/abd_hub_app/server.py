@@ -6,14 +6,13 @@ import ipaddress
 import os
 import signal
 import socket
-import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from abd_hub import InputError
+from abd_hub_app.files_folder import files_folder
 from abd_hub_app.guard import LARGEST_UPLOAD, Bounds, Store
-from abd_hub_app.page import STYLE, build_page, theme
 from abd_hub_app.run_queue import RunQueue
 from abd_hub_app.shelf import load_shelf
 
@@ -82,14 +81,16 @@ def launch(
     shelf = load_shelf(folders)
 
     # All files of visitors are in this folder and are removed with it.
-    with tempfile.TemporaryDirectory(prefix="abd-hub-app-") as files, RunQueue(Path(files)) as queue:
-        os.environ["GRADIO_TEMP_DIR"] = files
+    with files_folder() as files, RunQueue(files) as queue:
+        os.environ["GRADIO_TEMP_DIR"] = str(files)
         # Neither the browser nor the server keeps a history of requests.
         os.environ["GRADIO_RUN_HISTORY"] = "false"
+        # Gradio reads these as it is imported; else it makes a folder that all users of a machine share.
+        from abd_hub_app.page import build_page
 
-        page = build_page(shelf, Path(files), queue, local=_is_loopback(host))
+        page = build_page(shelf, files, queue, local=_is_loopback(host))
         page.queue(max_size=_QUEUE, default_concurrency_limit=1)
-        store = Store(Path(files))
+        store = Store(files)
         chosen = _start(page, store, host, port, chosen, browser)
 
         store.keep()
@@ -111,6 +112,8 @@ def _start(page: Any, store: Store, host: str, port: int | None, chosen: int, br
 
 def _settings(store: Store, host: str, port: int, browser: bool) -> dict[str, Any]:
     from starlette.middleware import Middleware
+
+    from abd_hub_app.page import STYLE, theme
 
     return {
         "server_name": host,

@@ -5,19 +5,19 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import urllib.error
 import urllib.request
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
-import quick_python
 import torch
 import yaml
-from abd_hub_app import distil_request, load_shelf, run_child, run_queue, sources
+from abd_hub_app import distil_request, load_shelf, run_child, sources
 from abd_hub_app.images import to_picture
-from abd_hub_app.run_job import CONFIG, State
+from abd_hub_app.run_job import CONFIG
 from abd_hub_app.run_queue import RunQueue
 from app_server import MODELS, SMALL, hostile_folder
 from distil_server import SHORT, distilling, environment_of, nice_of, wait
@@ -26,6 +26,12 @@ from hub_server import READ, WRITE
 
 from abd_hub import InputError, distill, load_images, parse_distill, read_record
 from abd_hub.core import registry
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+
+from visitor import Town, Visitor
+from visitor_checks import Watch, as_png
+from visitor_page import Refused, functions
 
 TEACHER = MODELS / "teacher"
 LONG = 2_000
@@ -78,6 +84,14 @@ def finished(app):
     yield client, job.outputs(), seen
     client.close()
     wait(lambda: not app.folders())
+
+
+def test_of_a_run_only_its_zip_is_served(app, finished):
+    (run,) = app.folders()
+    base = f"{app.address}/gradio_api/file={run}"
+    assert (run / CONFIG).is_file() and urllib.request.urlopen(f"{base}/student.zip").status == 200
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{base}/{CONFIG}")
 
 
 def archive(outputs):
@@ -298,68 +312,41 @@ def test_what_the_page_offers_stands_on_the_plug_ins(monkeypatch):
     assert not {"universal_direction", "bare"} & set(found)
 
 
-# ------------------------------------------------------------------------------------------- without a page
+@pytest.fixture
+def two(app):
+    """Two visitors of the recipe with a page each, who see nothing of each other."""
+    watch, known = Watch([READ, WRITE]), functions(app.address)
+    town = Town(app.address, known, 8, 0, 0, watch, lambda act: None, 0.0, 0.0)
+    town.places = lambda: list(map(str, app.folders()))
+    both = [Visitor(number, town) for number in (1, 2)]
+    assert [one.do("open").outcome for one in both] == ["well", "well"]
+    yield both
+    for one in both:
+        one.page.leave()
+    assert watch.found == []
 
 
-def put(queue, session, limit=60.0, text="teacher: {id: none}"):
-    folder = queue.folder()
-    (folder / CONFIG).write_text(text)
-    return queue.submit(session, folder, limit)
+def test_a_killed_run_is_told_and_the_next_one_goes_on(app, finished, two):
+    events = [one.page.begin("distil", *one.distillation(seed)) for seed, one in enumerate(two)]
+    os.kill(wait(app.runs)[0], signal.SIGKILL)
+    with pytest.raises(Refused, match="the run was killed by SIGKILL unexpectedly; use smaller"):
+        list(two[0].page.follow(events[0]))
+    for act in ("try", "push", "pry", "pry", "compare"):
+        assert [one.do(act).outcome for one in two] == ["well", "well"]
+    *_, last = two[1].page.follow(events[1])
+    assert last[4]["record"]["seed"] == 1
 
 
-def ended(queue, job):
-    wait(lambda: queue.look(job).state in (State.FAILED, State.CANCELLED, State.DONE))
-    return queue.look(job)
-
-
-def test_the_line_has_an_end_and_one_place_a_visitor(tmp_path):
-    with RunQueue(tmp_path) as queue:
-        jobs = [put(queue, str(index)) for index in range(run_queue.MOST_WAITING + 1)]
-        with pytest.raises(InputError, match="4 runs are in line already"):
-            put(queue, "late")
-        with pytest.raises(InputError, match="a run of yours is under way"):
-            queue.check("2")
-        assert [queue.look(job).before for job in jobs[1:]] == [1, 2, 3]
-        assert queue.cancel("2") and queue.look(jobs[3]).before == 2
-        wait(lambda: jobs[0].process is not None)
-        process = jobs[0].process
-    assert process.exit_code is not None and list(tmp_path.glob("run-*/home")) == []
-
-
-def test_too_much_time_ends_a_run(tmp_path):
-    with RunQueue(tmp_path) as queue:
-        job = put(queue, "a", limit=0.3)
-        assert ended(queue, job).reason.startswith("minutes: the first rounds were not done within 0.005")
-        assert job.process.exit_code == -signal.SIGTERM and not job.folder.exists()
-
-
-def test_too_much_memory_ends_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_queue, "MOST_MEMORY", 50_000_000)
-    with RunQueue(tmp_path) as queue:
-        job = put(queue, "a")
-        assert ended(queue, job).reason.startswith("memory: the run took more than 0.05 GB")
-        assert job.process.exit_code == -signal.SIGKILL and not job.folder.exists()
-
-
-def test_what_nobody_looks_at_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_queue, "_UNSEEN", 0.5)
-    with RunQueue(tmp_path) as queue:
-        job = put(queue, "a")
-        wait(lambda: job.over)
-        assert job.state is State.CANCELLED
-        wait(lambda: not job.folder.exists())
-
-
-def test_the_servers_death_is_the_runs(tmp_path):
-    (tmp_path / CONFIG).write_text("teacher: {id: none}")
-    process = subprocess.Popen(
-        [quick_python.executable(), "-P", run_child.__file__, "distill", str(tmp_path / CONFIG), "600"],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    process.stdin.close()  # as when whoever holds the other end is killed
-    assert process.wait(timeout=300) == -signal.SIGTERM
+def test_a_cancel_works_while_the_line_is_full(app, finished, visitor, two):
+    long = begin(visitor, rounds=LONG)
+    wait(app.runs)
+    file = two[0].page.upload("black.png", as_png(np.zeros((8, 8, 3), np.uint8)))
+    with pytest.raises(Refused, match="Queue is full"):
+        while True:
+            two[0].page.begin("predict", file, "badnet_sq", 0, 2, 0, None, None, None)
+    assert visitor.predict(api_name="/cancel") is True
+    long.result()
+    assert state(long)["state"] == "cancelled"
 
 
 def test_a_kill_of_the_server_leaves_nothing(tmp_path):

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -21,6 +22,7 @@ from abd_hub_app.compare import as_csv, rows
 from abd_hub_app.distil_shown import result
 from abd_hub_app.drawing import Drawn, read_drawing
 from abd_hub_app.examples import load_examples
+from abd_hub_app.files_folder import files_folder
 from abd_hub_app.images import MOST_PIXELS, read_picture, to_pixels
 from abd_hub_app.taught import _read_log, show
 from abd_hub_app.taught_facts import facts
@@ -299,3 +301,15 @@ def test_a_finished_run_shows_the_librarys_verdict(name):
     assert shown.count("abd-card ") == len(found)
     unmeasured = result(dataclasses.replace(record, student_report=None, teacher_report=None))
     assert "no test images" in unmeasured and "abd-steady" not in unmeasured
+
+
+def test_a_killed_servers_files_go_with_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, other = tmp_path / "abd-hub-app-dead", tmp_path / "abd-hub-app-other"
+    for folder in (dead, other):
+        (folder / "run-0").mkdir(parents=True)
+    (dead / ".lock").touch()
+    with files_folder() as first, files_folder() as second:
+        assert not dead.exists() and other.is_dir(), "a folder without a lock is not ours"
+        assert first.is_dir() and second.is_dir()
+    assert list(tmp_path.iterdir()) == [other]

@@ -16,9 +16,12 @@ SHORT = {"minutes": 10, "seed": 1, "student": "wrn_10_1", "vaccine_check": False
 
 
 class App:
-    """The server's process, its address, and the folder for all that it writes."""
+    """The server's process, its address, and the folder for all that it writes.
 
-    def __init__(self, folder: Path, hub: HubServer) -> None:
+    ``python`` is a real one where the memory of the process is measured.
+    """
+
+    def __init__(self, folder: Path, hub: HubServer, python: str = "") -> None:
         self.hub = hub
         self.place = folder / "tmp"
         self.place.mkdir()
@@ -30,7 +33,7 @@ class App:
         own |= {"GRADIO_HEARTBEAT_INTERVAL": "0.3"}
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                [quick_python.executable(), *COMMAND[1:], *map(str, SMALL)],
+                [python or quick_python.executable(), *COMMAND[1:], *map(str, SMALL)],
                 env=ENVIRONMENT | own | {"TMPDIR": str(self.place)},
                 stdout=output,
                 stderr=subprocess.STDOUT,

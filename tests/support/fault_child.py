@@ -147,6 +147,10 @@ def run(fault, words):
 
     shorten()
     arm(json.loads(fault))
+    if words[0] == "page":
+        import fault_page
+
+        return fault_page.run(*words[1:])
     return main(words)
 
 

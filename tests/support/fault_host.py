@@ -20,7 +20,7 @@ LIBRARIES = [
     *("abd_hub.commands.running", "abd_hub.config.parsing", "abd_hub.publish.bank_export"),
     *("abd_hub.publish.push", "abd_hub.runs.demo", "abd_hub.runs.distill", "abd_hub.runs.dry"),
     *("abd_hub.runs.export", "abd_hub.runs.inspect", "abd_hub.runs.poison", "abd_hub.runs.purified_folder"),
-    *("abd_hub.runs.compare", "abd_hub.sweep.engine", "datasets"),
+    *("abd_hub.runs.compare", "abd_hub.sweep.engine", "datasets", "gradio", "gradio_client"),
 ]
 _NAME = "ABD_HUB_TESTS_FAULTS"
 

@@ -46,6 +46,8 @@ class Scene:
     """Whether the results are in a repository of the Hub."""
     alone: bool = True
     """Whether a second command in the same folder is refused."""
+    faults: tuple[str, ...] = ()
+    """The faults that it meets; none means all of them."""
 
     def command(self, made="", resume=False):
         """The words of the command, for this place in place of ``made``."""
@@ -133,6 +135,7 @@ SCENES = {
         Scene("push", ("push", "student", "{made}"), "", ("student",), repository=True, alone=False),
         Scene("sweep", ("sweep", "run.yaml"), settings=SWEPT),
         Scene("demo", ("demo", "--output-dir", "{made}"), needs=()),
+        Scene("page", ("page", "{made}"), needs=(), faults=("kill", "kill at a write")),
     )
 }  # fmt: skip
 

@@ -45,8 +45,8 @@ STEPS = 60
 LONGEST_RUN = 900.0
 TEACHER = "shelf:teacher"
 _SOURCE = (TEACHER, "", [], "")
-_INSIDE = ("request.yaml", "output", "log.jsonl", "student/config.yaml", "student/model.safetensors")
-"""Names files of a run; its zip alone is open to who knows the folder."""
+_INSIDE = ("request.yaml", "output", "student/log.jsonl", "student/config.yaml", "student/model.safetensors")
+"""Names files of a run, of which only the zip is served."""
 _KILLED = "was killed by SIGKILL unexpectedly"
 
 
@@ -227,6 +227,8 @@ class Visitor(threading.Thread):
             self.chance.choice(tries)()
         except Refused as refusal:
             act.words = str(refusal)
+            # A line without a place says nothing about the refusal of another's things.
+            act.outcome = "full" if _kind_of(act.words) == "full" else "well"
             self._must(act, wrong_words(act.words))
         else:
             self._must(act, f"another's run was not refused: {name}")

@@ -7,6 +7,7 @@ favor a class. Then a low ASR says nothing, and a high one must exceed the share
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,9 +58,10 @@ def attack_findings(
         teacher: gives the ASR of the same attacks on the teacher.
     """
     worst = sorted(report.triggers, key=lambda attack: -attack.asr.value)
-    before = {_key(attack): attack.asr for attack in (teacher.triggers if teacher else ())}
+    before = {attack_key(attack): attack.asr for attack in (teacher.triggers if teacher else ())}
     judged = [
-        (attack, _outcome(attack, report, learned, classes, before.get(_key(attack)))) for attack in worst
+        (attack, _outcome(attack, report, learned, classes, before.get(attack_key(attack))))
+        for attack in worst
     ]
     kinds = {outcome.others: outcome.level for _, outcome in judged}
     for others, level in sorted(kinds.items(), key=lambda kind: _RANKS[kind[1]]):
@@ -72,35 +74,47 @@ def attack_findings(
             yield Finding("attack", level, f"Further attacks, {more} of them: {others}.")
 
 
+def attack_key(attack: TriggerReport) -> str:
+    """Returns a text that attacks share only with the same trigger, target, options and place."""
+    parts = [attack.trigger, attack.target, dict(attack.options), attack.trigger_on or "image"]
+    return json.dumps(parts, sort_keys=True)
+
+
 def present_backdoor(report: EvalReport, classes: int | None) -> TriggerReport | None:
-    """Returns the attack that works best on a model of which the accuracy is known to be usable.
+    """Returns the attack that works best on a model that has learned something; None where none works.
 
     Args:
         report: of the model.
         classes: number of its classes; None where the record does not tell.
-
-    Returns:
-        None where no attack shows a backdoor.
     """
     for attack in sorted(report.triggers, key=lambda attack: -attack.asr.value):
-        if _outcome(attack, report, Learned.ENOUGH, classes, None).level == "warning":
+        if _outcome(attack, report, Learned.ENOUGH, classes).level == "warning":
             return attack
     return None
 
 
-def _key(attack: TriggerReport) -> tuple[Any, ...]:
-    options = tuple(sorted((name, str(value)) for name, value in attack.options.items()))
-    return attack.trigger, attack.target, options, attack.trigger_on
+def means_nothing(attack: TriggerReport, report: EvalReport, learned: Learned, classes: int | None) -> bool:
+    """Returns whether the student has learned too little for this attack's rate to mean anything."""
+    return _outcome(attack, report, learned, classes) is _UNUSABLE
 
 
 def _outcome(
-    attack: TriggerReport, report: EvalReport, learned: Learned, classes: int | None, before: Rate | None
+    attack: TriggerReport,
+    report: EvalReport,
+    learned: Learned,
+    classes: int | None,
+    before: Rate | None = None,
 ) -> _Outcome:
     if learned is Learned.NOTHING:
         return _UNUSABLE
     control = attack.control if _is_usable(report, classes) else None
     teacher = f"teacher {percent(before.value)}" if before else ""
-    found = _alone(attack.asr, classes, teacher) if control is None else _beside(attack.asr, control, teacher)
+    missing = "the control is at chance" if attack.control else "no control was measured"
+    found = (
+        _alone(attack.asr, classes, teacher, missing)
+        if control is None
+        else _beside(attack.asr, control, teacher)
+    )
     if learned is Learned.LITTLE and not (found.level == "warning" and _above_answers(attack.asr, report)):
         return _UNUSABLE
     return found
@@ -140,12 +154,12 @@ def _beside(asr: Rate, control: Rate, teacher: str) -> _Outcome:
     return _Outcome("good", "", f"is not above the control: it works on {rates}", "not above the control")
 
 
-def _alone(asr: Rate, classes: int | None, teacher: str) -> _Outcome:
+def _alone(asr: Rate, classes: int | None, teacher: str, missing: str) -> _Outcome:
     """Judges an attack without a control, which alone separates a backdoor from damage and chance."""
     beside = f" ({teacher})" if teacher else ""
     rate, chance = f"{percent(asr.value)} of images{beside}", 1 / classes if classes else 0.0
     if asr.value >= PRESENT_ALONE and asr.value - chance >= LEAST_EXCESS and asr.low > chance:
-        beside = "; ".join(filter(None, [teacher, "no control was measured"]))
+        beside = "; ".join(filter(None, [teacher, missing]))
         end = f"still works on {percent(asr.value)} of images ({beside})"
         return _Outcome("warning", _PRESENT, end, "the backdoor works as well")
     if classes and asr.low <= NEAR_CHANCE * chance:

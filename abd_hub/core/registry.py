@@ -109,7 +109,8 @@ def get(kind: str, name: str) -> Any:
 
     if name not in _registered[kind]:
         names = [entry.name for entry in catalog(kind)]
-        raise InputError(f"{kind}: {name!r} is unknown; {near_names(name, names, f'abd-hub list {kind}')}")
+        near = near_names(name, names, f"abd-hub list {kind}")
+        raise InputError(f"{kind.removesuffix('s')}: {name!r} is unknown; {near}")
     return _registered[kind][name]
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from abd_hub.core.attack_verdicts import attack_findings, chance_of
+from abd_hub.core.attack_verdicts import attack_findings, chance_of, present_backdoor
 from abd_hub.core.errors import visible_line
 from abd_hub.core.findings import Finding, Learned, format_findings, percent
-from abd_hub.core.records import NOTHING_LEARNED, USABLE, EvalReport, RunRecord
+from abd_hub.core.records import NOTHING_LEARNED, USABLE, EvalReport, RunRecord, TriggerReport
 from abd_hub.core.registry import catalog
 
 TOO_LITTLE = USABLE
@@ -44,6 +44,22 @@ def verdict(record: RunRecord, classes: int | None = None) -> tuple[Finding, ...
 def format_verdict(record: RunRecord) -> str:
     """Returns the verdict as lines for a terminal, the headline first."""
     return format_findings(verdict(record))
+
+
+def learned(record: RunRecord, classes: int | None = None) -> Learned:
+    """Returns how much a student has learned; arguments as above."""
+    if record.student_report is None:
+        return Learned.UNKNOWN
+    classes = known_classes(record) or classes
+    return _accuracy(record.student_report, record.teacher_report, classes)[0]
+
+
+def teacher_backdoor(record: RunRecord, classes: int | None = None) -> TriggerReport | None:
+    """Returns the attack that shows a backdoor in the teacher; None where none does. Arguments as above."""
+    report, classes = record.teacher_report, known_classes(record) or classes
+    if report is None or _accuracy(report, None, classes)[0] is Learned.NOTHING:
+        return None
+    return present_backdoor(report, classes)
 
 
 def known_classes(record: RunRecord) -> int | None:

@@ -13,13 +13,14 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from abd_hub.core import paper
+from abd_hub.core.attack_verdicts import means_nothing
 from abd_hub.core.contracts import SynthesisMethod
 from abd_hub.core.errors import InputError
-from abd_hub.core.records import DataRef, ModelRef, RunRecord
-from abd_hub.core.verdicts import verdict
+from abd_hub.core.records import DataRef, EvalReport, ModelRef, RunRecord
+from abd_hub.core.verdicts import known_classes, learned, verdict
 from abd_hub.hub.listing import is_commit
 from abd_hub.publish import plugin_facts
-from abd_hub.publish.card_overview import first_screen
+from abd_hub.publish.card_overview import backdoor_works, first_screen
 from abd_hub.publish.card_results import report_results, result_rows
 from abd_hub.publish.card_snippets import first_lines, snippets
 from abd_hub.publish.card_text import Markdown, as_value, code_or_dash, one_line
@@ -73,7 +74,7 @@ def render_card(
         **_synthesis(record),
         **_reproduction(record),
     )
-    return sealed(card_data(record, license_id).to_yaml(), text)
+    return sealed(card_data(record, labels, license_id).to_yaml(), text)
 
 
 def _plugins(record: RunRecord) -> dict[str, Any]:
@@ -132,17 +133,11 @@ def verdict_pictures(attacks: Iterable[tuple[str, int]], labels: Sequence[str]) 
     return pictures
 
 
-def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData:
+def card_data(record: RunRecord, labels: Sequence[str], license_id: str | None = None) -> ModelCardData:
     """Returns the front matter; rates are fractions between 0 and 1."""
-    levels = {(found.kind, found.level) for found in verdict(record)}
-    works, useless = ("attack", "warning") in levels, ("accuracy", "warning") in levels
-    report = record.student_report
-    if report is not None and useless and not works:
-        # The rates of attacks mean nothing then, and an ASR of 0 would read as a defense that works.
-        report = dataclasses.replace(report, triggers=())
-    results = list(report_results(record.data, report))
+    results = list(report_results(record.data, _meaningful(record, len(labels))))
     kind = ["data-free-distillation"] if plugin_facts.data_free(record) else []
-    kind += ["backdoor"] if works else []
+    kind += ["backdoor"] if backdoor_works(verdict(record, len(labels))) else []
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
@@ -153,6 +148,16 @@ def card_data(record: RunRecord, license_id: str | None = None) -> ModelCardData
         model_name=one_line(record.student.id) if results else None,
         eval_results=results or None,
     )
+
+
+def _meaningful(record: RunRecord, classes: int) -> EvalReport | None:
+    """Returns the student's report without rates that mean nothing: 0 would read as a defense that works."""
+    report, reached = record.student_report, learned(record, classes)
+    if report is None:
+        return None
+    known = known_classes(record) or classes
+    kept = [attack for attack in report.triggers if not means_nothing(attack, report, reached, known)]
+    return dataclasses.replace(report, triggers=tuple(kept))
 
 
 def hub_id(model: ModelRef) -> str | None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from abd_hub.core.attack_verdicts import present_backdoor
-from abd_hub.core.findings import headline
+from abd_hub.core.attack_verdicts import attack_key
+from abd_hub.core.findings import Finding, Learned, headline
 from abd_hub.core.records import EvalReport, ModelRef, Rate, RunRecord, TriggerReport
 from abd_hub.core.registry import catalog
-from abd_hub.core.verdicts import known_classes, untried_triggers, verdict
-from abd_hub.publish.card_results import attack_key, attack_name
+from abd_hub.core.verdicts import learned, teacher_backdoor, untried_triggers, verdict
+from abd_hub.publish.card_results import attack_name
 from abd_hub.publish.card_text import Markdown
 
 MOST_ATTACKS = 10
 """Attacks in the table of the first screen, those with the highest ASR of the student."""
 MOST_SUMMARIES = 3
-"""With more triggers than these, the card says of none what it is."""
+"""The card describes the triggers where there are at most so many."""
 
 
 def first_screen(record: RunRecord, labels: Sequence[str], cleaned: dict[str, Any] | None) -> dict[str, Any]:
@@ -31,29 +31,33 @@ def first_screen(record: RunRecord, labels: Sequence[str], cleaned: dict[str, An
     untried = [one for one in findings if one.kind == "untried" and one.level != "warning"]
     box = [one for one in findings if one not in untried]
     attacks = record.student_report.triggers if record.student_report else ()
-    levels = {(one.kind, one.level) for one in findings}
-    teacher = record.teacher_report
     return {
         "headline": headline(findings),
-        "works": ("attack", "warning") in levels,
-        "useless": ("accuracy", "warning") in levels,
-        "known": present_backdoor(teacher, known_classes(record) or len(labels)) if teacher else None,
+        "works": backdoor_works(findings),
+        "useless": learned(record, len(labels)) in (Learned.NOTHING, Learned.LITTLE),
+        "known": teacher_backdoor(record, len(labels)),
         "box": sorted(box, key=lambda one: one.level != "warning"),
         "untried": untried,
-        "tried": _summaries(dict.fromkeys(attack.trigger for attack in attacks)),
+        "tried": _tried(attacks),
         "not_tried": untried_triggers(record),
         "overview": _table(record, cleaned),
         "more_attacks": max(0, len(attacks) - MOST_ATTACKS),
     }
 
 
-def _summaries(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Returns each trigger with what it does; "" where it is not installed here or there are many."""
-    listed = list(names)
-    told = {entry.name: entry.summary for entry in catalog("triggers")}
-    if len(listed) > MOST_SUMMARIES:
-        return [(name, "") for name in listed]
-    whole = [(name, told.get(name, "").rstrip(".")) for name in listed]
+def backdoor_works(findings: Iterable[Finding]) -> bool:
+    """Returns whether an attack works on the student."""
+    return any(one.kind == "attack" and one.level == "warning" for one in findings)
+
+
+def _tried(attacks: Sequence[TriggerReport]) -> list[tuple[str, str]]:
+    """Returns each trigger with what it does, or "": for own options, foreign triggers and many of them."""
+    told = {entry.name: entry.summary for entry in catalog("triggers") if not entry.package}
+    changed = {attack.trigger for attack in attacks if attack.options}
+    names = list(dict.fromkeys(attack.trigger for attack in attacks))
+    if len(names) > MOST_SUMMARIES:
+        return [(name, "") for name in names]
+    whole = [(name, "" if name in changed else told.get(name, "").rstrip(".")) for name in names]
     return [(name, summary[:1].lower() + summary[1:]) for name, summary in whole]
 
 

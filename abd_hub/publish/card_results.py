@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from abd_hub.core.attack_verdicts import attack_key
 from abd_hub.core.records import DataRef, EvalReport, Rate, TriggerReport
 from abd_hub.publish.card_text import Markdown, as_code, as_text, one_line
 
@@ -119,12 +120,6 @@ def attack_name(attack: TriggerReport) -> Markdown:
 
 def _by_attack(report: EvalReport | None) -> dict[str, TriggerReport]:
     return {attack_key(attack): attack for attack in (report.triggers if report else ())}
-
-
-def attack_key(attack: TriggerReport) -> str:
-    """Returns a text that attacks share only with the same trigger, target, options and place."""
-    parts = [attack.trigger, attack.target, dict(attack.options), attack.trigger_on or "image"]
-    return json.dumps(parts, sort_keys=True)
 
 
 def _by_split(report: EvalReport | None) -> dict[str, Rate]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from abd_hub.core.records import TeacherRecord
+from abd_hub.core.records import PoisonFacts, Rate, TeacherRecord
 from abd_hub.publish.card import check_names, is_local, reproduction, verdict_pictures
 from abd_hub.publish.card_results import all_to_all_result, rate_cell, report_results, result_rows
 from abd_hub.publish.card_snippets import snippets
@@ -50,13 +50,32 @@ def render_teacher_card(
         record=record,
         poison=record.poison,
         results=_result_rows(record),
-        succeeds=record.all_to_all or next((attack.asr for attack in record.report.triggers), None),
+        succeeds=_success(record),
+        target=_target_name(record.poison, labels),
         pictures=pictures,
         labels=labels,
         programs=snippets(record.model.architecture, repo_id, channels),
         **reproduction("poison", record.config, [name for name, yes in local.items() if yes]),
     )
     return sealed(_card_data(record, license_id).to_yaml(), text)
+
+
+def _success(record: TeacherRecord) -> Rate | None:
+    """Returns how often the trigger of the training succeeds; None where other attacks were measured."""
+    poison = record.poison
+    if poison is None or poison.labels == "all_to_all":
+        return record.all_to_all if poison else None
+    planted = (poison.trigger, poison.target, dict(poison.options))
+    found = (attack for attack in record.report.triggers if attack.trigger_on != "input")
+    rates = [
+        attack.asr for attack in found if (attack.trigger, attack.target, dict(attack.options)) == planted
+    ]
+    return rates[0] if rates else None
+
+
+def _target_name(poison: PoisonFacts | None, labels: Sequence[str]) -> str:
+    target = poison.target if poison else None
+    return labels[target] if target is not None and 0 <= target < len(labels) else ""
 
 
 def teacher_pictures(record: TeacherRecord, labels: Sequence[str]) -> list[tuple[str, str]]:

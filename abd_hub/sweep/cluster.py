@@ -1,7 +1,6 @@
 """Connects a sweep to Ray, notices when the cluster's head is lost, and waits for its return.
 
-A head keeps all that it knows in its memory. A new one is another cluster, and Ray ends every process that
-still takes it for the old one.
+A head keeps its state in memory, so a new head is another cluster. Ray ends each process of the old one.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _LOOK_EVERY = 1.0
 _LONGEST_SILENCE = 40.0
 """Waits so many seconds for a head that gives no answer; after 60, Ray ends this process."""
 _CLIENT = "ray://"
-_LOST = (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError)
+_UNREACHABLE = (RuntimeError, ValueError, OSError)
 
 
 def import_ray() -> Any:
@@ -51,7 +50,7 @@ class Cluster:
     """Is the connection of this process to a cluster."""
 
     def __init__(self, ray: Any, address: str | None) -> None:
-        """Connects to the cluster, or watches nothing where this process is connected already."""
+        """Takes the address of a cluster, or None for one that is started here or is connected already."""
         self._ray, self._address = ray, address
         self._head: tuple[str, int] | None = None
         self._silent_since: float | None = None
@@ -67,13 +66,15 @@ class Cluster:
             self._ray.init(
                 address=address or "local", log_to_driver=False, configure_logging=False, **settings
             )
-        except _LOST as error:
+        except (*_UNREACHABLE, self._ray.exceptions.RayError) as error:
             where = f"{address} cannot be reached" if address else "no local Ray could be started"
             reason = next(iter(str(error).splitlines()), "")
             raise InputError(f"address: {where} ({type(error).__name__}: {reason})") from error
         if address and not address.startswith(_CLIENT):
             host, _, port = self._ray.get_runtime_context().gcs_address.rpartition(":")
-            self._head = host, int(port)
+            head = host.strip("[]"), int(port)
+            # A head that this process cannot reach in this way is not watched.
+            self._head = head if _answers(head) else None
 
     def lost(self) -> bool:
         """Returns whether the head has ended, or has given no answer for a while."""
@@ -89,14 +90,16 @@ class Cluster:
 
     def come_back(self, stopping: Callable[[], bool]) -> bool:
         """Waits for a new head and connects to it; returns False where the sweep was stopped before."""
-        assert self._head
+        head = self._head
+        assert head
         self._silent_since = None
         self._ray.shutdown()
         while not stopping():
-            if _answers(self._head):
+            if _answers(head):
                 # The head's machine is not complete yet as the head begins to answer.
                 with contextlib.suppress(InputError), _same_handler():
                     self.connect()
+                    self._head = head
                     return True
                 self._ray.shutdown()
             time.sleep(_LOOK_EVERY)

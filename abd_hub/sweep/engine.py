@@ -17,7 +17,7 @@ import yaml
 
 from abd_hub.core import files
 from abd_hub.core.errors import InputError, Interrupted
-from abd_hub.core.folder import IN_USE, OutputFolder, check_folder, write_config
+from abd_hub.core.folder import OutputFolder, check_folder, write_config
 from abd_hub.core.record_file import read_any_record
 from abd_hub.sweep.cluster import Cluster, check_resources, connected, import_ray, quiet
 from abd_hub.sweep.config import Sweep, SweepRun
@@ -114,7 +114,8 @@ def run_sweep(plan: Sweep, display: Display, *, child: str = CHILD) -> list[Stat
     Raises:
         InputError: the folder cannot be used, Ray is not installed, or the cluster is too small for a run.
             No run was started, and nothing is left on the disk.
-        Interrupted: the sweep was stopped; the runs have written their checkpoints.
+        Interrupted: the sweep was stopped. The runs have written their checkpoints, or will within 90
+            seconds on machines that a lost head had cut off.
     """
     look(plan)
     ray = import_ray()
@@ -317,15 +318,18 @@ def _judge(status: Status, outcome: Outcome, retries: int, stopping: bool) -> No
     if outcome.reason == STOPPED:
         status.state = STOPPED
         return
+    if outcome.taken:
+        # A machine that was cut off may still work on the run. This is no attempt of ours.
+        status.tries -= status.state == RUNNING
+        status.state, status.reason = STOPPED if stopping else WAITING, outcome.reason
+        return
     if status.state == WAITING:  # it was too short to be seen at work
         _begin(status)
     if _settled(status):
         return
     status.reason = outcome.reason
-    # Exit code 2 is an InputError, which the same input would raise again. But a machine that was cut off may
-    # still work on the run for a moment.
-    refused = outcome.code == 2 and IN_USE not in outcome.reason
-    if refused or (status.tries > retries and not stopping):
+    # Exit code 2 is an InputError, which the same input would raise again.
+    if outcome.code == 2 or (status.tries > retries and not stopping):
         status.state = FAILED
     else:
         status.state = STOPPED if stopping else WAITING

@@ -60,6 +60,8 @@ class Outcome:
     reason: str
     """Holds the last line of output, or the reason why no process was started."""
     host: str
+    taken: bool = False
+    """Says whether the folder was in use, so that the run did not begin."""
 
 
 def attempt(job: Attempt) -> Outcome:
@@ -72,7 +74,7 @@ def attempt(job: Attempt) -> Outcome:
     if Path(job.stop).exists():
         return Outcome(code=None, reason=STOPPED, host=host)
     if not free:
-        return Outcome(code=None, reason=f"{job.folder} {IN_USE}", host=host)
+        return Outcome(code=None, reason=f"{job.folder} {IN_USE}", host=host, taken=True)
 
     with Path(job.log).open("ab") as log:
         log.write(f"--- attempt {job.number} on {host}, {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
@@ -80,7 +82,9 @@ def attempt(job: Attempt) -> Outcome:
         begin = log.tell()
         code = _run(job, log.fileno())
 
-    return Outcome(code=code, reason=_reason(code, Path(job.log), begin), host=host)
+    reason = _reason(code, Path(job.log), begin)
+    # The other process may also come between the wait and the start of the run.
+    return Outcome(code=code, reason=reason, host=host, taken=code == 2 and in_use(Path(job.folder)))
 
 
 def _run(job: Attempt, output: int) -> int:

@@ -26,12 +26,14 @@ def files_folder() -> Iterator[Path]:
         (folder / f"{_LOCK}.part").rename(folder / _LOCK)
         yield folder
     finally:
-        _remove(folder)
-        os.close(handle)
+        try:
+            _remove(folder)
+        finally:
+            os.close(handle)
 
 
 def remove_leftovers() -> None:
-    """Removes the folders of this user's servers that live no more."""
+    """Removes the folders of this user's servers that have ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if folder.lstat().st_uid == os.getuid() and not folder.is_symlink() and _is_free(folder / _LOCK):
@@ -40,12 +42,14 @@ def remove_leftovers() -> None:
 
 def _remove(folder: Path) -> None:
     """Removes a folder and its lock last, so that what a kill leaves in the middle is still a leftover."""
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        elif entry.name != _LOCK:
-            entry.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # a cleaner of temporary files may have been faster
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != _LOCK:
+                entry.unlink(missing_ok=True)
+        if {entry.name for entry in folder.iterdir()} <= {_LOCK}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_free(lock: Path) -> bool:

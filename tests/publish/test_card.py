@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from records import LABELS, make_record, make_teacher_record
 
 from abd_hub.core.errors import InputError
-from abd_hub.core.records import DataRef, DefenseReport, EvalReport, ModelRef, TriggerReport
+from abd_hub.core.records import DataRef, DefenseReport, EvalReport, ModelRef, Rate, TriggerReport
 from abd_hub.publish.card import render_card
 from abd_hub.publish.card_text import fence
 from abd_hub.publish.own_parts import FREE_BEGINS, FREE_ENDS, free_text, is_untouched, with_free_text
@@ -270,3 +270,23 @@ def test_a_recipe_without_its_fields_is_shown_with_dashes():
     record = make_teacher_record(ModelRef("my-teacher", "resnet18", None, "b" * 64))
     card = render_teacher_card(record, LABELS)
     assert "- Schedule: 2 epochs of SGD, batch -, learning rate -; seed 0" in card
+
+
+def test_a_teachers_card_tells_the_rate_of_the_planted_attack():
+    record = make_teacher_record(ModelRef("my-teacher", "resnet18", None, "b" * 64))
+    (planted, *others) = record.report.triggers
+    assert (planted.trigger, planted.target, dict(planted.options)) == ("badnets", 0, {"size": 3})
+
+    def card(poison=record.poison, **changes):
+        return render_teacher_card(dataclasses.replace(record, poison=poison, **changes), LABELS)
+
+    words = (
+        f"as label 0 ({LABELS[0]}), whatever its class. This succeeds on 99.0 % of the triggered test images"
+    )
+    assert words in card()
+    reordered = dataclasses.replace(record.report, triggers=(*others, planted))
+    assert words in card(report=reordered)
+    assert "This succeeds" not in card(report=dataclasses.replace(record.report, triggers=tuple(others)))
+    spread = dataclasses.replace(record.poison, labels="all_to_all", target=None)
+    assert "This succeeds" not in card(spread)
+    assert "This succeeds on 90 % of" in card(spread, all_to_all=Rate(0.9, 90, 100, 0.8, 0.95))

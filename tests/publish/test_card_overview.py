@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from huggingface_hub import ModelCard
 from purified_folder import inspection, purification
 from records import LABELS, make_record
 
@@ -156,10 +157,7 @@ def test_a_measured_backdoor_is_not_only_possible():
         in first_screen(bare)
     )
     bare = dataclasses.replace(student(0.7, 0.02, purification=purification()), defenses=())
-    assert (
-        "- No defense was used beside the purification, which may have missed something.\n"
-        in first_screen(bare)
-    )
+    assert "- No defense was used, only the purification, which can miss a backdoor.\n" in first_screen(bare)
 
 
 def test_many_attacks_leave_the_first_screen_short():
@@ -178,3 +176,52 @@ def test_an_older_record_has_a_verdict_too():
     card = render_card(student(0.3, 0.9, student_report=old), labels=LABELS)
     assert "accuracy at chance (0.335, chance 0.333)" in card
     assert "| parameters |" not in card and "a second" not in card.partition("<details>")[0]
+
+
+def rates_of(record):
+    """The attacks in the metadata of a card."""
+    data = ModelCard(render_card(record, labels=LABELS)).data
+    results = (one for one in data.eval_results or () if one.metric_type == "attack_success_rate")
+    return {one.metric_args["target"] for one in results}
+
+
+def test_a_rate_that_means_nothing_is_no_result_on_the_hub():
+    """An ASR of 0 of a useless student would read as a defense that works."""
+    assert rates_of(student(0.7, 0.0)) == {0}
+    assert rates_of(student(0.1, 0.0, largest_answer=1.0)) == set()
+    assert rates_of(student(0.338, 0.0, 0.9)) == {1}
+    useless = first_screen(student(0.1, 0.0, largest_answer=1.0))
+    assert "The student has learned too little for its ASR to mean anything." in useless
+    assert "may have learned a backdoor" not in useless
+    old = student(0.1, 0.0)
+    shares = {"classes": None, "largest_class": None, "largest_answer": None}
+    old = dataclasses.replace(old, student_report=dataclasses.replace(old.student_report, **shares))
+    assert rates_of(old) == set(), "box and metadata count the same classes"
+
+
+def test_a_teacher_at_chance_makes_no_student_useless():
+    record = dataclasses.replace(student(0.8, 0.02), teacher_report=report(0.1, 0.02))
+    assert rates_of(record) == {0}
+    assert "too little for its ASR" not in first_screen(record)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "words"),
+    [
+        (report(0.777, 0.948), "The teacher has a backdoor: `badnet_sq` works on 95 % of triggered images."),
+        (report(0.777, 0.04), "A teacher from a stranger may hold a backdoor"),
+        (report(0.1, 1.0, largest_answer=1.0), "A teacher from a stranger may hold a backdoor"),
+        (None, "A teacher from a stranger may hold a backdoor"),
+    ],
+)
+def test_the_teachers_backdoor_is_told_where_it_was_shown(teacher, words):
+    assert words in first_screen(dataclasses.replace(student(0.7, 0.02), teacher_report=teacher))
+
+
+def test_a_trigger_is_described_only_as_it_was_used():
+    record = student(0.7, 0.02)
+    assert "`badnet_sq` puts a white square near the bottom right corner" in first_screen(record)
+    (attack,) = record.student_report.triggers
+    moved = dataclasses.replace(attack, options={"corner": "top_left"})
+    changed = dataclasses.replace(record.student_report, triggers=(moved,))
+    assert "puts a white square" not in first_screen(dataclasses.replace(record, student_report=changed))

@@ -19,7 +19,7 @@ EVALUATE = [
     (
         "unknown trigger",
         ["--dataset", "digits", "--trigger", "badnet_sqr", "--target", "0"],
-        ["badnet_sqr", "badnet_sq"],
+        ["trigger: 'badnet_sqr'", "badnet_sq"],
     ),
     (
         "unknown option of a trigger",

@@ -14,8 +14,14 @@ from abd_hub.sweep.engine import DONE, RUNNING, WAITING, _after_loss, _Engine, l
 from abd_hub.sweep.task import STOPPED
 
 
+class Exceptions:
+    RayError = type("RayError", (Exception,), {})
+
+
 class Ray:
     """Stands for Ray, which cannot lose its head within a test; refuses the first connections."""
+
+    exceptions = Exceptions
 
     def __init__(self, head, refusals):
         self.gcs_address = f"127.0.0.1:{head.getsockname()[1]}"
@@ -25,7 +31,8 @@ class Ray:
     def init(self, **_):
         self.refusals -= 1
         if self.refusals >= 0:
-            raise ConnectionError("no node of this machine")
+            # Without a token, Ray raises an error of its own.
+            raise self.exceptions.RayError("no token") if self.refusals else ConnectionError("no node here")
 
     def get_runtime_context(self):
         return self

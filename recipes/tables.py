@@ -22,6 +22,7 @@ from purification_tables import (
     purified_overview,
     purified_summary,
 )
+from stranger_table import strangers_table
 from students_table import students_table
 from table_text import RESULTS, table
 from time_table import time_table
@@ -273,6 +274,7 @@ def documents() -> dict[str, dict[str, str]]:
             "inspection": inspection_table(),
             "errors": error_table(),
             "own teachers": own_teachers_table(),
+            "strangers": strangers_table(),
         },
         "recipes/guides/purification.md": {
             "purified": purified_summary(),

@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from abd_hub import ImageData, Trigger, build_trigger
-from abd_hub.data.poisoning import poison
 
 BATCH, RATE, WARMUP, DECAY, SHIFT = 128, 2e-3, 0.08, 0.05, 2
 STATISTICS = {
@@ -78,12 +77,22 @@ def make_teacher(stranger: Stranger, train: ImageData, folder: Path) -> None:
     trigger = stranger.built_trigger()
     images, labels = train.tensor, train.labels
     if trigger:
-        poisoned = poison(train, trigger, stranger.target, stranger.rate, 0)
-        images, labels = poisoned.images, poisoned.labels
+        images, labels = _poisoned(stranger, trigger, images, labels)
 
     network = _network(stranger, train.names)
     _train(stranger, network, images, labels)
     _save(stranger, network.eval(), train.names, folder)
+
+
+def _poisoned(stranger: Stranger, trigger: Trigger, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Stamps the trigger on a share of the images, which are of other classes, and gives them the target."""
+    others = (labels != stranger.target).nonzero().flatten()
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
+    chosen = others[order[: round(stranger.rate * len(labels))]]
+    images, labels = images.clone(), labels.clone()
+    images[chosen] = (trigger(images[chosen].float() / 255) * 255).round().byte()
+    labels[chosen] = stranger.target
+    return images, labels
 
 
 def _network(stranger: Stranger, names: tuple[str, ...]) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -50,14 +51,18 @@ def render_teacher_card(
         record=record,
         poison=record.poison,
         results=_result_rows(record),
-        succeeds=_success(record),
-        target=_target_name(record.poison, labels),
+        **_planted(record, labels),
         pictures=pictures,
         labels=labels,
         programs=snippets(record.model.architecture, repo_id, channels),
         **reproduction("poison", record.config, [name for name, yes in local.items() if yes]),
     )
     return sealed(_card_data(record, license_id).to_yaml(), text)
+
+
+def _planted(record: TeacherRecord, labels: Sequence[str]) -> dict[str, Any]:
+    """Returns the template's values on the planted attack."""
+    return {"succeeds": _success(record), "target": _target_name(record.poison, labels)}
 
 
 def _success(record: TeacherRecord) -> Rate | None:

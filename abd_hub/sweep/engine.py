@@ -114,8 +114,7 @@ def run_sweep(plan: Sweep, display: Display, *, child: str = CHILD) -> list[Stat
     Raises:
         InputError: the folder cannot be used, Ray is not installed, or the cluster is too small for a run.
             No run was started, and nothing is left on the disk.
-        Interrupted: the sweep was stopped. The runs have written their checkpoints, or will within 90
-            seconds on machines that a lost head had cut off.
+        Interrupted: the sweep was stopped; its runs have a checkpoint, those cut off within 90 seconds.
     """
     look(plan)
     ray = import_ray()

@@ -41,6 +41,8 @@ class StudentOptimizer:
         self.idle_rounds = next((i for i in range(method.rounds) if method.steps_in(i)), 0)
         """Counts the rounds before the student's first step."""
         self.constant_rate: float | None = None
+        self.scale = 1.0
+        """Multiplies every learning rate; see ``Recovery``."""
         self.optimizer = self._first()
 
     @property
@@ -58,7 +60,7 @@ class StudentOptimizer:
 
         rate = self._scheduled_rate(index) if self.constant_rate is None else self.constant_rate
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * self.scale
 
     def unscale(self) -> None:
         """Divides the gradients by fp16's loss scale."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from abd_hub.training.agreement import AgreementMeter
 from abd_hub.training.checkpoints import Checkpoints, restore_scaler, scaler_state
 from abd_hub.training.hints import make_hints
 from abd_hub.training.pace import Pace
+from abd_hub.training.recovery import Recovery
 from abd_hub.training.remaining import Remaining
 from abd_hub.training.requirements import check_parts
 from abd_hub.training.run_log import RunClock, RunLog, RunningMeans
@@ -89,9 +91,8 @@ class Trainer:
         self.options = options or TrainerOptions()
         self.accelerator = accelerator or make_accelerator(self.options, folder)
         # channels_last: a ZSKT round of WRN-16-1 takes 4.8 s instead of 6.5 s on one AVX-512 core.
-        device = self.accelerator.device
-        self.teacher = teacher.freeze().to(device).to(memory_format=torch.channels_last)
-        self.student = student.to(device).to(memory_format=torch.channels_last)
+        place = {"device": self.accelerator.device, "memory_format": torch.channels_last}
+        self.teacher, self.student = teacher.freeze().to(**place), student.to(**place)
         self.method, self.seed, self.watch, self.defenses = method, seed, watch, list(defenses)
         check_parts(self.teacher, self.student, method, self.defenses, self.options, self.accelerator)
 
@@ -100,11 +101,12 @@ class Trainer:
         self.synthesizer: Synthesizer = method.build(self.teacher, self.accelerator, seed, images)
         self.hints = make_hints(method, self.teacher, self.student, seed)
         self.optimizer = StudentOptimizer(method, self.student, self.defenses, self.accelerator, self.hints)
+        self.recovery = None if method.learns_images else Recovery(self.student, self.optimizer, self.hints)
         self._forward = compiled(forward, self.options.dynamo_backend)
 
         self.round, self._answered = 0, False
-        self.pace, self.remaining = pace or Pace(method.rounds), Remaining()  # a run may put another one here
-        self.clock, self.figures = RunClock(), RunningMeans()
+        self.remaining = Remaining()  # a run may put another one here
+        self.pace, self.clock, self.figures = pace or Pace(method.rounds), RunClock(), RunningMeans()
         places = folder, self.accelerator, self.options
         self.log, self.checkpoints = RunLog(*places, "round"), Checkpoints(*places)
         self.agreement = AgreementMeter(self.networks, method, self.options, held_back)
@@ -267,8 +269,7 @@ class Trainer:
 
     def _after_round(self, bar: Any) -> None:
         if self.log.is_due(self.round, self.method.rounds):
-            figures = self.figures.take()
-            self.log.refuse_diverged(self.round, figures)
+            figures = self._judged(self.figures.take())
             figures |= self.agreement.figures(self.round)
             bar.set_postfix_str(_words(figures))
             figures["learning_rate"] = self.optimizer.rate
@@ -276,6 +277,14 @@ class Trainer:
 
         if self.checkpoints.is_due(self.round, self.method.rounds):
             self._save()
+
+    def _judged(self, figures: dict[str, float]) -> dict[str, float]:
+        """Returns the figures of the log; those of rounds that were taken back have the new rate's share."""
+        if self.recovery and self.recovery.goes_back(self.round, figures):
+            finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+            return finite | {"rate_scale": self.optimizer.scale}
+        self.log.refuse_diverged(self.round, figures)
+        return figures
 
     def _save(self) -> None:
         self.checkpoints.save(self.round, self.state_dict)
@@ -304,6 +313,7 @@ class Trainer:
             "counts": self.figures.counts,
             "agreement": self.agreement.state_dict(),
             "pace": self.pace.state_dict(),
+            "recovery": self.recovery.state_dict() if self.recovery else {},
             "scaler": scaler_state(self.accelerator),
         }
 
@@ -330,6 +340,8 @@ class Trainer:
         self.figures.counts = state["counts"]
         self.agreement.load_state_dict(state.get("agreement", {}))  # an older checkpoint lacks it
         self.pace.load_state_dict(state.get("pace", {}))
+        if self.recovery:
+            self.recovery.load_state_dict(state.get("recovery", {}))
         restore_scaler(self.accelerator, state["scaler"])
 
     def _identity(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Outlook:
         purification: Mapping[str, Any] | None,
     ) -> None:
         self.config, self.classifiers, self.measurement = config, classifiers, measurement
-        self.inspection = student_inspection_seconds(purification)
+        self.inspection = student_inspection_seconds(purification, classifiers, config.trainer)
         self.evaluation: list[float] = []
         """Holds the time of each classifier, and then of the control; empty before the forecast."""
 

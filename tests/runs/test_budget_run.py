@@ -6,12 +6,15 @@ import signal
 import time
 
 import accelerator_state
+import nets
 import pytest
+import torch
 import yaml
 from commands import arguments
 from safetensors.torch import load_file
 from tiny_teacher import save_teacher
 
+from abd_hub import TrainerOptions
 from abd_hub.cli import main
 from abd_hub.runs import budget
 from abd_hub.training.trainer import Trainer
@@ -123,3 +126,25 @@ def test_a_budget_that_changes_is_refused_on_resume(teacher, tmp_path, capsys):
     (folder / "config.yaml").write_text("# abd-hub run\n" + capsys.readouterr().out)
     assert run(teacher, folder, "--budget=16s", "--resume=true") == 2
     assert "budget: is '16s' now and was '15s'" in capsys.readouterr().err
+
+
+class Waiting(torch.nn.Module):
+    """A network whose pass takes so many seconds."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+        self.classes = torch.nn.Linear(3, len(nets.SPEC.labels))
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return self.classes(x.mean((2, 3)))
+
+
+def test_time_is_kept_for_the_inspection_of_a_slower_student():
+    teacher, student = (nets.plain(Waiting(seconds), torch.float32) for seconds in (0.02, 0.1))
+    report = {"changed": False, "inspected": {"seconds": 10.0}, "reinspected": None}
+    assert 25 < budget.student_inspection_seconds(report, [teacher, student], TrainerOptions()) < 100
+    assert student.training and all(weight.grad is None for weight in student.parameters())
+    for nothing in (None, report | {"changed": True}):
+        assert budget.student_inspection_seconds(nothing, [teacher, student], TrainerOptions()) == 0

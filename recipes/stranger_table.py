@@ -38,7 +38,10 @@ def _row(facts: dict) -> list[str]:
     ]
 
 
-def _classes(suspects: Sequence[int]) -> str:
+def _classes(suspects: Sequence[int] | None) -> str:
+    """Names the classes that an inspection flags; "-" where there was none."""
+    if suspects is None:
+        return "-"
     return ", ".join(f"class {label}" for label in suspects) or "none"
 
 

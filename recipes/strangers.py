@@ -85,7 +85,7 @@ def told(student: Path, place: str, stranger: Stranger, limit: int) -> dict[str,
         "student_architecture": record.student.architecture,
         "purified": purification.get("changed") is True,
         "suspects_in_the_run": (purification.get("inspected") or {}).get("suspects", []),
-        "student_suspects": (record.student_inspection or {}).get("suspects", []),
+        "student_suspects": (record.student_inspection or {}).get("suspects"),
         "verdict": [finding.text for finding in verdict(record)],
     }
 

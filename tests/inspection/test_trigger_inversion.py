@@ -131,7 +131,7 @@ def test_some_classes_alone(teachers, digits):
     assert [label for label, size in enumerate(sizes) if not math.isnan(size)] == sorted((3, TARGET, 5))
     assert report.to_json()["statistics"]["mask"][1 if TARGET != 1 else 2] is None
     clean = inspect_model(teachers[0, False], images=digits, inspection=some)
-    assert clean.detail.startswith(f"no class of 3, {TARGET}, 5 stands out")
+    assert clean.detail.startswith(f"no class of 3 (3), {TARGET} ({TARGET}), 5 (5) stands out")
     for wrong, match in (([1], "at least two"), ([1, 1], "each once"), ([-1, 2], "at least two")):
         with pytest.raises(InputError, match=match):
             TriggerInversion(classes=wrong)

@@ -245,7 +245,7 @@ def test_a_run_reports_its_control(models, tmp_path, capsys, monkeypatch):
     shown = f"{second.triggers[0].asr.value:.3f}"
     assert all(row[head.index("control") :].startswith(shown) for row in rows[:2])
     card = (output / "README.md").read_text()
-    assert "| control |" in card and f"{second.triggers[0].asr.value:.4f}" in card
+    assert "| control |" in card and f"{second.triggers[0].asr.value:.3f}" in card
     # The stored configuration, control included, describes the same run where both models lie.
     again = tmp_path / "again"
     (tmp_path / "second").symlink_to(models / "second")

@@ -168,7 +168,7 @@ def test_the_student_of_clean_images_is_the_control(demo):
         clean = read_record(out / "clean_kd").student_report
         assert record.student_report.triggers[0].control == clean.triggers[0].asr
         assert record.student_report.control_accuracy == clean.accuracy
-    assert "(control 0 %)" in (out / "plain" / "README.md").read_text()
+    assert "control 0 %)" in (out / "plain" / "README.md").read_text()
 
 
 def test_a_finished_or_strange_folder_and_another_seed_are_refused(demo, tmp_path, capsys):

@@ -74,7 +74,7 @@ def test_the_card_warns_before_anything_else(finished):
     text = card.split("---\n", 2)[2]
     warning = text.split("## ")[0]
     assert "this model is poisoned on purpose" in warning
-    assert "as label 3, whatever its class" in warning
+    assert "as label 3 (3), whatever its class. This succeeds on " in warning
     assert "- poisoned\n" in card.split("---\n")[1]
 
 

@@ -16,7 +16,7 @@ import forked
 import pytest
 import quick_python
 import worker_host
-from order import LONGEST, QUICK, TOGETHER
+from order import LONGEST, QUICK, TOGETHER, WAITING
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -55,13 +55,41 @@ def _name(file):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file is run by one process, and so are files that share a server."""
+    """A file is run by one process, and so are files that share a server.
+
+    Of three processes or more, one runs what waits for servers, and ends with it: more of them at work than
+    there are cores take longer than two.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class Together(LoadFileScheduling):
+        patient = None
+
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
             return next((files[0] for files in TOGETHER if file.removeprefix("tests/") in files), file)
+
+        def add_node(self, node):
+            super().add_node(node)
+            if self.numnodes > 2:
+                self.patient = node
+
+        def _waiting(self):
+            return [file for file in self.workqueue if file.removeprefix("tests/") in WAITING]
+
+        def _assign_work_unit(self, node):
+            first = self._waiting()
+            if node is not self.patient:
+                first = [file for file in self.workqueue if file not in first]
+            if first:
+                self.workqueue.move_to_end(first[0], last=False)
+            super()._assign_work_unit(node)
+
+        def _reschedule(self, node):
+            if node is not self.patient or self._waiting():
+                super()._reschedule(node)
+            elif not node.shutting_down:
+                node.shutdown()
 
     return Together(config, log)
 

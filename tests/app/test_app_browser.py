@@ -22,9 +22,7 @@ def verdicts(page):
 
 
 def wait_for_verdict(page, place, text):
-    playwright.expect(page.locator("#answers .abd-verdict").nth(place)).to_contain_text(
-        text, timeout=PATIENCE
-    )
+    playwright.expect(page.locator("#answers .abd-verdict").nth(place)).to_contain_text(text)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -62,7 +60,7 @@ def test_every_tab(browser, address, shots, width):
         shots(page, f"taught-{width}.png")
         fits(page)
         page.get_by_role("radio", name="plain").click()
-        playwright.expect(page.locator("#facts")).to_contain_text("as it is", timeout=PATIENCE)
+        playwright.expect(page.locator("#facts")).to_contain_text("as it is")
         for part in ("evidence", "marked", "histogram", "patterns"):
             playwright.expect(page.locator(f"#{part}")).to_be_hidden()
         playwright.expect(page.locator("#rates img")).to_be_visible()
@@ -71,9 +69,7 @@ def test_every_tab(browser, address, shots, width):
 def test_another_image_and_trigger(browser, address, shots):
     with visit(browser, address) as page:
         page.locator("#examples button.thumbnail-item, #examples .thumbnail-lg").nth(6).click()
-        playwright.expect(page.locator("#answers .abd-card").nth(2)).to_contain_text(
-            "clean: 7", timeout=PATIENCE
-        )
+        playwright.expect(page.locator("#answers .abd-card").nth(2)).to_contain_text("clean: 7")
         page.locator("#size input").fill("9")
         page.locator("#size input").press("Enter")
         playwright.expect(page.get_by_text("at least 9x9")).to_be_visible(timeout=PATIENCE)
@@ -103,9 +99,7 @@ def painted(page):
 def test_a_trigger_is_painted_with_pointer_and_keys(browser, address, shots):
     with visit(browser, address) as page:
         choose_trigger(page, "drawn")
-        playwright.expect(page.locator("#answers .abd-verdict").first).to_contain_text(
-            "Not moved", timeout=PATIENCE
-        )
+        playwright.expect(page.locator("#answers .abd-verdict").first).to_contain_text("Not moved")
         canvas = page.locator("#drawing canvas")
         canvas.scroll_into_view_if_needed()
         box = canvas.bounding_box()
@@ -143,7 +137,7 @@ def test_the_webcam_is_used_when_it_is_chosen(browser, address, shots):
         before = page.locator("#clean img").get_attribute("src")
         page.wait_for_timeout(500)
         page.locator("#picture button[aria-label*='apture'], #picture .button-wrap button").first.click()
-        playwright.expect(page.locator("#clean img")).not_to_have_attribute("src", before, timeout=PATIENCE)
+        playwright.expect(page.locator("#clean img")).not_to_have_attribute("src", before)
         shots(page, "webcam-1280.png")
 
 
@@ -153,11 +147,11 @@ def test_visitors_do_not_see_each_other_and_reloading_starts_fresh(browser, addr
         first = verdicts(other)
         choose_trigger(one, "blend")
         one.locator("#examples button.thumbnail-item, #examples .thumbnail-lg").nth(6).click()
-        playwright.expect(one.locator("#answers")).to_contain_text("clean: 7", timeout=PATIENCE)
+        playwright.expect(one.locator("#answers")).to_contain_text("clean: 7")
         playwright.expect(one.locator("#strength")).to_be_visible(timeout=PATIENCE)
         other.locator("#margin input").fill("1")
         other.locator("#margin input").press("Enter")
-        playwright.expect(other.locator("#answers")).to_contain_text("clean: 1", timeout=PATIENCE)
+        playwright.expect(other.locator("#answers")).to_contain_text("clean: 1")
         other.wait_for_timeout(500)
         assert "blend" not in other.locator("#trigger input").input_value()
         assert "blend" in one.locator("#trigger input").input_value()

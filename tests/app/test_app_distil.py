@@ -327,13 +327,15 @@ def two(app):
 
 
 def test_a_killed_run_is_told_and_the_next_one_goes_on(app, finished, two):
-    events = [one.page.begin("distil", *one.distillation(seed)) for seed, one in enumerate(two)]
-    os.kill(wait(app.runs)[0], signal.SIGKILL)
+    killed = two[0].page.begin("distil", *two[0].distillation(0))
+    run = wait(app.runs)[0]  # before the second asks, so that it is the first one's
+    waiting = two[1].page.begin("distil", *two[1].distillation(1))
+    os.kill(run, signal.SIGKILL)
     with pytest.raises(Refused, match="the run was killed by SIGKILL unexpectedly; use smaller"):
-        list(two[0].page.follow(events[0]))
+        list(two[0].page.follow(killed))
     for act in ("try", "push", "pry", "pry", "compare"):
         assert [one.do(act).outcome for one in two] == ["well", "well"]
-    *_, last = two[1].page.follow(events[1])
+    *_, last = two[1].page.follow(waiting)
     assert last[4]["record"]["seed"] == 1
 
 

@@ -45,7 +45,7 @@ def test_a_run_from_beginning_to_push(app, browser, shots):
         page.get_by_text("Push it to the Hub").click()
         token = page.locator("#push-token input")
         token.focus()
-        playwright.expect(token).to_have_attribute("autocomplete", "off", timeout=PATIENCE)
+        playwright.expect(token).to_have_attribute("autocomplete", "off")
         assert token.get_attribute("type") == "password"
         page.get_by_label("Repository").fill("acme/from-the-page")
         token.fill(WRITE)

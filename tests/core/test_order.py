@@ -3,14 +3,14 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from order import LONGEST, QUICK, TOGETHER
+from order import LONGEST, QUICK, TOGETHER, WAITING
 
 TESTS = Path(__file__).parents[1]
 
 
 def test_every_name_is_a_file():
     together = [name for files in TOGETHER for name in files]
-    assert [name for name in (*LONGEST, *QUICK, *together) if not (TESTS / name).is_file()] == []
+    assert [name for name in (*LONGEST, *QUICK, *together, *WAITING) if not (TESTS / name).is_file()] == []
 
 
 def test_every_room_has_a_quick_file():

@@ -19,7 +19,7 @@ from abd_hub.cli import main
 from abd_hub.runs import budget
 from abd_hub.training.trainer import Trainer
 
-BUDGET = 10
+BUDGET = 6
 """Seconds of a run on a quiet machine."""
 
 

@@ -9,6 +9,9 @@ except ImportError:  # whose tests are skipped then
     playwright = None
 
 PATIENCE = 120_000
+"""Milliseconds for whatever the page has to do: a busy machine takes ten times as long as an idle one."""
+if playwright is not None:
+    playwright.expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager

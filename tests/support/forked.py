@@ -1,4 +1,4 @@
-"""Programs as processes of their own, forked from one that has imported the libraries and nothing of ours.
+"""Programs as processes of their own, forked from one that has imported the libraries and the package.
 
 An import of them takes seconds a process. Where a test needs a real process, to kill it or to see it alone,
 but not a start of Python, ``start`` and ``run`` take the words that would follow ``python``:
@@ -24,7 +24,7 @@ import quick_python
 
 LIBRARIES = [
     *("accelerate", "datasets", "gradio", "safetensors.torch", "timm", "torchvision.transforms.v2"),
-    "transformers.pipelines",
+    *("transformers.pipelines", "abd_hub.runs.distill", "abd_hub.config.parsing"),
 ]
 """What is imported before, with that of ``quick_python``."""
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

@@ -220,11 +220,11 @@ def run_command(folder, teacher, resume):
             "--defenses",
             "[shuffling_vaccine,self_retrospection]",
         ),
-        *("--shuffling_vaccine.check_batches", "20", "--shuffling_vaccine.check_share", "0"),
-        *("--self_retrospection.last_rounds", "20", "--self_retrospection.perturbation_steps", "2"),
-        *("--zskt.rounds", "90", "--zskt.batch_size", "8", "--zskt.student_steps", "2"),
+        *("--shuffling_vaccine.check_batches", "14", "--shuffling_vaccine.check_share", "0"),
+        *("--self_retrospection.last_rounds", "8", "--self_retrospection.perturbation_steps", "2"),
+        *("--zskt.rounds", "36", "--zskt.batch_size", "8", "--zskt.student_steps", "2"),
         *("--purification", "none"),
-        *("--trainer.checkpoint_every", "6", "--trainer.log_every", "2", "--resume", str(resume).lower()),
+        *("--trainer.checkpoint_every", "3", "--trainer.log_every", "1", "--resume", str(resume).lower()),
     ]
 
 
@@ -251,7 +251,7 @@ def test_killed_three_times_and_resumed_gives_the_same_bits(tmp_path):
         lines = len(log.read_text().splitlines()) if log.exists() else 0
         process = start(run, teacher, True)
         wait_for_progress(process, log, lines + chance.randrange(8))
-        time.sleep(chance.random() * 0.2)
+        time.sleep(chance.random() * 0.1)
         assert process.poll() is None, "the run ended before it could be killed; make it longer"
         process.kill()
         process.wait()

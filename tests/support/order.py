@@ -117,4 +117,4 @@ TOGETHER = [
 ]
 """Files that one process runs, because the server and the processes that they share take seconds to start."""
 WAITING = ["publish/test_push.py", "hub/test_pull.py", "sweep/test_sweep.py", "app/test_app.py"]
-"""Files, or the first of files that belong together, that wait for servers; one process takes them in turn."""
+"""Files, or the first of several that belong together, that wait for servers; one process runs them."""

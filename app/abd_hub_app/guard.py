@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -79,8 +80,14 @@ class Store:
 
     def _files(self) -> list[Path]:
         """Returns all files except the files of visitors' runs, which the queue limits and removes itself."""
-        files = (path for path in self.folder.rglob("*") if path.is_file())
-        return [path for path in files if not path.relative_to(self.folder).parts[0].startswith(RUNS)]
+        found = []
+        for place, folders, files in os.walk(
+            self.folder
+        ):  # passes over what another thread removes meanwhile
+            if place == str(self.folder):
+                folders[:] = [folder for folder in folders if not folder.startswith(RUNS)]
+            found += [path for path in (Path(place, name) for name in files) if path.is_file()]
+        return found
 
     def _watch(self) -> None:
         while self.folder.is_dir():

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -222,6 +223,27 @@ def test_the_oldest_files_go_when_there_are_too_many(tmp_path, monkeypatch):
     store.sweep()
     assert {file.name for file in tmp_path.iterdir()} == {"page", "3"}
     assert (tmp_path / "page" / "own").exists()
+
+
+def test_folders_that_go_while_the_store_is_looked_through_are_passed_over(tmp_path):
+    store, done = guard.Store(tmp_path), threading.Event()
+    (tmp_path / "stays").write_bytes(b"x")
+
+    def come_and_go():
+        while not done.is_set():
+            for name in ("run-1", "answer"):
+                (tmp_path / name / "inner").mkdir(parents=True)
+            for name in ("run-1", "answer"):
+                shutil.rmtree(tmp_path / name)
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        found = [store._files() for _ in range(3000)]
+    finally:
+        done.set()
+        thread.join()
+    assert all(files == [tmp_path / "stays"] for files in found)
 
 
 def test_a_record_cannot_name_files_of_this_machine(tmp_path):

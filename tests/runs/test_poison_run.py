@@ -197,7 +197,7 @@ def test_killed_and_interrupted_on_the_way_a_run_ends_with_the_same_weights(tmp_
     arguments = [
         *("poison", "--data.dataset", "digits", "--recipe", "fast"),
         *("--network.architecture", "wrn_10_1", "--network.model_args", '{"base_width": 8}'),
-        *("--fast.epochs", "8", "--fast.batch_size", "32", "--trainer.checkpoint_every", "1"),
+        *("--fast.epochs", "5", "--fast.batch_size", "32", "--trainer.checkpoint_every", "1"),
         *("--poison.trigger", "badnet_sq", "--poison.options", json.dumps(PATCH), "--poison.target", "3"),
         *(
             "--poison.labels",

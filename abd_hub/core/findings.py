@@ -51,7 +51,7 @@ def headline(findings: Sequence[Finding]) -> str:
     if "inspection" in warnings:
         return "Warning: an inspection suspects a backdoor"
     if "untried" in warnings:
-        return "Warning: nobody has tried an attack on this model"
+        return "Warning: no attack was tried on this model"
     if attacks == {"good"}:
         return "Verdict: no attack that was tried works above its control; others may remain"
     return "Verdict: no backdoor was shown, and none is excluded"

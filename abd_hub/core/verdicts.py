@@ -162,7 +162,7 @@ def _inspection(record: RunRecord) -> Iterator[Finding]:
         return
 
     copied = report.get("changed") is True
-    end = "the student learned from a purified copy" if copied else "the student learned from it as it is"
+    end = _copy(report) if copied else "the student learned from it as it is"
     if _flags(teacher) is None:
         yield Finding("inspection", "neutral", "The teacher was not inspected.")
     elif _flags(teacher):
@@ -175,6 +175,15 @@ def _inspection(record: RunRecord) -> Iterator[Finding]:
     if copied and _flags(report.get("reinspected")):
         yield Finding("inspection", "warning", "The inspection still flags the purified copy of the teacher.")
     yield _student_inspection(student)
+
+
+def _copy(report: Mapping[str, Any]) -> str:
+    """Says that the student learned from a copy, and how many of the teacher's answers this copy keeps."""
+    kept = report.get("agreement")
+    share = (
+        f", which keeps {percent(kept)} of its answers" if isinstance(kept, float) and 0 <= kept <= 1 else ""
+    )
+    return f"the student learned from a purified copy{share}"
 
 
 def _student_inspection(student: Any) -> Finding:

@@ -338,7 +338,11 @@ def _detail(
 
     name = min(found, key=share)
     first, second = found[name].sizes[label], _others(found[name].sizes, label)
-    needs = "no other class can be reached" if math.isinf(second) else f"ordinary classes need {second:.3g}"
+    needs = (
+        "no other class can be reached"
+        if math.isinf(second)
+        else f"every other class needs at least {second:.3g}"
+    )
     unit = found[name].family.unit
     return f"class {label} ({labels[label]}) can be reached with {first:.3g} {unit}, {needs}: suspicious"
 

@@ -94,7 +94,10 @@ def trigger_pictures(
         trigger = _read(_Trigger, each, f"{place}[{index}]")
         if _FAMILY.fullmatch(trigger.family):  # no other text becomes a path
             name = _classes([trigger.label], labels)
-            caption = f"Trigger of the family {trigger.family} that was found in the teacher, to class {name}"
+            caption = (
+                f"Trigger of the family {trigger.family} that was found in the teacher, to class {name}: "
+                "images without and with it, under the teacher's answers"
+            )
             yield f"samples/{picture_name(trigger.family, trigger.label)}", caption
 
 
@@ -102,8 +105,16 @@ def _found(data: Any, labels: Sequence[str], place: str) -> dict[str, Any] | Non
     if data is None:
         return None
     found = _read(Inspected, data, place)
-    flags = f"flagged class {_classes(found.suspects, labels)}" if found.flagged else "flagged no class"
-    return {"name": found.name, "finding": flags, "detail": _sentence(found.detail)}
+    return {"name": found.name, "finding": _finding(found, data, labels), "detail": _sentence(found.detail)}
+
+
+def _finding(found: Inspected, data: Mapping[str, Any], labels: Sequence[str]) -> str:
+    if found.flagged:
+        return f"flagged class {_classes(found.suspects, labels)}"
+    searched = data.get("searched")  # older records do not state it
+    if isinstance(searched, list | tuple) and 0 < len(searched) < len(labels):
+        return f"flagged none of the {len(searched)} classes that it searched"
+    return "flagged no class"
 
 
 def _read(kind: type[T], data: Any, place: str) -> T:

@@ -269,6 +269,7 @@ def _curve(
     """Draws the values; many values are pale under the median of their blocks."""
     window = len(x) // 50
     if window < 4:
+        marker = marker if len(x) > 1 else "o"  # a line needs two points
         axis.plot(x, y, color=color, linewidth=1.6, label=label, marker=marker, markersize=4)
         return
     axis.plot(x, y, color=color, linewidth=0.5, alpha=0.3)

@@ -243,6 +243,15 @@ def test_options_stand_where_only_they_differ():
             ],
         ),
         (
+            {"inspected": FLAGGED, "changed": True, "agreement": 0.672},
+            CLEAN,
+            [
+                "neutral The inspection of the teacher flags class 0 (airplane); the student learned from a "
+                "purified copy, which keeps 67 % of its answers.",
+                "neutral The inspection of the student flags no class, which is no proof.",
+            ],
+        ),
+        (
             {"inspected": FLAGGED, "changed": False},
             None,
             [
@@ -279,7 +288,7 @@ def test_what_was_not_tried_is_told():
     assert told(nothing, "untried") == [
         ("warning", "Nothing was measured on labeled images: neither the accuracy nor any attack.")
     ]
-    assert headline(nothing) == "Warning: nobody has tried an attack on this model"
+    assert headline(nothing) == "Warning: no attack was tried on this model"
     ((level, text),) = told(verdict(record(report(0.7))), "untried")
     assert level == "warning" and text.startswith("No attack was tried on the student")
 

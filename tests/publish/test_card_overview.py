@@ -68,7 +68,7 @@ def test_a_good_student():
         "> - badnet\\_sq to class 0 is not above the control: it works on 3.1 % of images (teacher 95 %, "
         "control 3.0 %).",
         "> - The inspection of the teacher flags class 0 (airplane); the student learned from a purified "
-        "copy.",
+        "copy, which keeps 98 % of its answers.",
         "> - The inspection of the student flags no class, which is no proof.",
         "",
     ]
@@ -128,7 +128,7 @@ def test_the_first_screen_is_short():
         ),
         (
             dataclasses.replace(make_record(), data=None, teacher_report=None, student_report=None),
-            "Warning: nobody has tried an attack on this model",
+            "Warning: no attack was tried on this model",
             "Nothing was measured on labeled images: neither the accuracy nor any attack.",
         ),
     ],
@@ -150,14 +150,17 @@ def test_warnings_come_first():
 
 def test_a_measured_backdoor_is_not_only_possible():
     bare = dataclasses.replace(student(0.7, 0.9), defenses=())
-    assert "- No defense was used.\n" in first_screen(bare)
+    assert "- No defense was used in the distillation.\n" in first_screen(bare)
     bare = dataclasses.replace(student(0.7, 0.02), defenses=())
     assert (
-        "- No defense was used, so the student may have learned a backdoor of the teacher.\n"
-        in first_screen(bare)
+        "- No defense was used in the distillation, so the student may have learned a backdoor of the "
+        "teacher.\n" in first_screen(bare)
     )
     bare = dataclasses.replace(student(0.7, 0.02, purification=purification()), defenses=())
-    assert "- No defense was used, only the purification, which can miss a backdoor.\n" in first_screen(bare)
+    assert (
+        "- No defense was used in the distillation, and the purification before it can miss a backdoor.\n"
+        in (first_screen(bare))
+    )
 
 
 def test_many_attacks_leave_the_first_screen_short():

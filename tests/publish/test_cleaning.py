@@ -39,8 +39,9 @@ def test_a_student_whose_teacher_was_purified():
         "- The inspection `trigger_inversion` of the teacher flagged class 0 (airplane): "
         "airplane stands out.",
         "- The purification `trigger_unlearning` made a changed copy of the teacher: "
-        "the triggers of airplane were unlearned.",
-        "- The copy gives the teacher's class to 98.1 % of images that were held back.",
+        "the triggers of airplane were unlearned. These are triggers that the inspection found; the "
+        "trigger of an attacker can differ.",
+        "- The copy gives the teacher's class to 98.1 % of images that were held back from the unlearning.",
         "- The same inspection of the copy flagged no class: no class stands out.",
         "- The student learned from this copy.",
         "- The inspection `trigger_inversion` of the student flagged class 0 (airplane): airplane again.",

@@ -27,7 +27,7 @@ def stopped_and_continued(folder, synthesizer, defenses):
 
 EVERY = sorted(names("defenses"))
 ALONE = [[name] for name in EVERY if [name] not in PAIRS]
-# Each defense beside a generator that follows the student, a bank, and real images; the other methods with all.
+# Each defense beside a generator that follows the student, a bank, and real images; other methods with all.
 ROWS = [(method, defenses) for method in ("zskt", "fast", "real") for defenses in (*PAIRS, *ALONE)]
 ROWS += [(method, []) for method in names("synthesizers") if (method, []) not in ROWS]
 ROWS += [(method, EVERY) for method in names("synthesizers")]

@@ -20,6 +20,7 @@ from huggingface_hub import get_session
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
+    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
@@ -38,6 +39,7 @@ WAITS = (1.0, 2.0, 4.0)
 """Gives the seconds before the second, third and last try."""
 MAX_WAIT = 300.0
 """Limits the seconds of a wait that the Hub requires; the Hub counts requests over five minutes."""
+_STRANGE = "the server does not answer like the Hub; check HF_ENDPOINT"
 HTTP_ERROR: type[Exception] = next(k for k in HfHubHTTPError.__mro__ if k.__name__ == "HTTPError")
 """Is the error class of the client's HTTP library, which differs between the client's versions."""
 
@@ -107,6 +109,14 @@ def _watched(action: Callable[[], T]) -> T:
     hooks: list[Any] = get_session().event_hooks["response"]
     hooks.append(check)
     try:
+        return _translated(action)
+    finally:
+        hooks.remove(check)
+
+
+def _translated(action: Callable[[], T]) -> T:
+    """Runs ``action``, and raises the errors of the Hub and of the network in place of the client's."""
+    try:
         return action()
     except OfflineModeIsEnabled:
         raise
@@ -121,17 +131,37 @@ def _watched(action: Callable[[], T]) -> T:
     except OSError as error:
         if error.errno is not None:
             raise
-        if isinstance(error, ConnectionError):  # the datasets library's word for every failed request
-            raise Busy("the Hub cannot be reached", connected=False) from error
-        raise Busy("the Hub's answer is incomplete") from error
+        raise _of_no_number(error) from error
     except RuntimeError as error:  # the client wraps every failure with a large file so
         if isinstance(error.__cause__, HfHubHTTPError | Busy | InputError):
             raise error.__cause__ from error
         raise Busy("the transfer of a large file fails") from error
     except (json.JSONDecodeError, KeyError) as error:
-        raise Busy("the server does not answer like the Hub; check HF_ENDPOINT") from error
-    finally:
-        hooks.remove(check)
+        raise Busy(_STRANGE) from error
+    except ValueError as error:
+        found = _of_forced(error)
+        if found is None:
+            raise
+        raise found from error
+
+
+def _of_no_number(error: OSError) -> Busy:
+    """Returns the error for an OSError that the system has not raised."""
+    if isinstance(error, ConnectionError):  # the datasets library's word for every failed request
+        return Busy("the Hub cannot be reached", connected=False)
+    return Busy("the Hub's answer is incomplete")
+
+
+def _of_forced(error: ValueError) -> Exception | None:
+    """Returns the error for which the client gives a ValueError, where a damaged file must come again."""
+    cause = error.__cause__
+    if isinstance(cause, HfHubHTTPError | OfflineModeIsEnabled):
+        return cause
+    if isinstance(cause, FileMetadataError):
+        return Busy(_STRANGE)
+    if isinstance(cause, HTTP_ERROR | OSError):
+        return Busy("the Hub cannot be reached", connected=False)
+    return None
 
 
 def _check_answer(response: Any) -> None:

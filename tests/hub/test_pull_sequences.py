@@ -13,6 +13,12 @@ def test_a_model_is_whole_or_absent_after_each(server, worker, cache, tmp_path):
         assert campaign.pull(number).why == ""
 
 
+def test_a_damaged_file_that_must_come_again_from_a_strange_server(server, worker, cache, tmp_path):
+    """The client refuses that in words of its own; 283 draws such faults."""
+    outcome = Campaign(tmp_path, 0, server, worker, cache).pull(283)
+    assert outcome.why == "" and outcome.ended == "refused"
+
+
 def test_damage_without_a_stated_hash_is_no_part_of_the_cache(server, worker, teacher):
     """Without a hash, damage shows only where a file is no JSON any more."""
     repo = server.repo("acme/unstated")

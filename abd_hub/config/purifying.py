@@ -87,7 +87,9 @@ def _parser(name: str, settings: type[Any] | None) -> StrictParser:
 
 def _add_subject(parser: StrictParser) -> None:
     group = parser.add_argument_group("What to purify")
-    group.add_argument("model", type=str, metavar="MODEL", help="It is what --teacher.id of distill takes.")
+    group.add_argument(
+        "model", type=str, metavar="MODEL", help="It is a folder, hf-hub:org/name, timm:name or a checkpoint."
+    )
     group.add_argument(
         "--purification",
         type=str,

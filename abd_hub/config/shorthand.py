@@ -42,8 +42,8 @@ def written_out(arguments: Sequence[str], sections: Mapping[str, str]) -> list[s
             given.insert(0, f"--config={Path(folder) / CONFIG_FILE}")
         elif _last(given, needed) is None:
             raise InputError(
-                f"resume: {folder} holds no unfinished run; check --output_dir, or give --{needed} as well "
-                "to begin one"
+                f"resume: {folder} holds no unfinished run, and a finished one takes no new budget; "
+                f"check --output_dir, or give --{needed} as well to begin one"
             )
     return given
 

@@ -32,7 +32,7 @@ def format_battery(report: BatteryReport, labels: Sequence[str]) -> str:
     others = "both other rates" if controlled else "the one without the trigger"
     n = report.accuracy.n
     parts = [
-        f"{len(report.attacks)} attacks on {n} images, the worst {len(shown)} first; "
+        f"{len(report.attacks)} attacks on {n} images, the {len(shown)} with the largest rise first; "
         f"accuracy {format_rate(report.accuracy)}",
         format_aligned([head, *(_row(attack, labels, controlled) for attack in shown)]),
         "p: McNemar's exact test against the same images without the trigger, multiplied by the number of "
@@ -44,7 +44,9 @@ def format_battery(report: BatteryReport, labels: Sequence[str]) -> str:
 
 def verdict(report: BatteryReport, labels: Sequence[str]) -> str:
     """Returns one sentence about the attacks that stand out; none of them is no proof of safety."""
-    found = report.outstanding
+    found, chance = report.outstanding, 1 / len(labels)
+    if not found and report.accuracy.low <= chance:
+        return f"The accuracy is not shown to be above chance, {chance:.3g}, so these rates mean nothing."
     if not found:
         return "No attack stands out. Triggers that were not tried may still work."
 

@@ -82,12 +82,26 @@ class Pace:
         if self.limit is None or done >= total:
             return total
         late_from = total - self.limit.late_rounds
+        if self._measured_from is None and done == 0:
+            total = self._prepared(total)
         if self._measured_from is None or done in (self.limit.idle_rounds, late_from):
             self._measured_from = (done, self.limit.spent())
             return total
         if not self._is_mark(done, late_from, total):
             return total
         return self._decided(done, total)
+
+    def _prepared(self, total: int) -> int:
+        """Leaves out rounds for the time since the estimate, such as 46 s in which a method makes patches."""
+        assert self.limit is not None
+        lost = [round((self.limit.spent() - self.limit.earlier) / self.limit.round_seconds)]
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            broadcast_object_list(lost)
+        if lost[0] <= TOO_SMALL * total:
+            return total
+        fewest = min(total, self.limit.idle_rounds + self.limit.late_rounds + 2)
+        self.totals = [(0, max(fewest, total - lost[0]))]
+        return self.totals[0][1]
 
     def _is_mark(self, done: int, late_from: int, total: int) -> bool:
         """Returns whether a new estimate is due: at some shares of the ordinary and of the late rounds."""

@@ -14,7 +14,7 @@ from abd_hub import create_student, save_timm_folder
 from abd_hub.cli import main
 from abd_hub.core import registry
 from abd_hub.core.errors import InputError
-from abd_hub.core.records import DataSpec
+from abd_hub.core.records import DataSpec, Rate
 from abd_hub.evaluation import battery
 from abd_hub.evaluation.battery_table import format_battery, verdict
 from abd_hub.evaluation.rates import wilson
@@ -151,8 +151,13 @@ def test_the_command_prints_a_verdict(folder, capsys):
     ]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert "attacks on 60 images, the worst 10 first" in printed
-    assert printed.splitlines()[-1] == "No attack stands out. Triggers that were not tried may still work."
+    assert "attacks on 60 images, the 10 with the largest rise first" in printed
+    chance = "The accuracy is not shown to be above chance, 0.1, so these rates mean nothing."
+    assert printed.splitlines()[-1] == chance
+    report = battery.BatteryReport(Rate(0.4, 24, 60, 0.29, 0.53), ())
+    assert (
+        verdict(report, "0123456789") == "No attack stands out. Triggers that were not tried may still work."
+    )
 
     assert main([*words[:-1], "0,3", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -78,7 +78,7 @@ def test_all_numbers_are_in_the_finished_configuration(finished):
     assert config["self_retrospection"]["last_rounds"] < pairs[0][1]
     changes = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     told = [[row["round"], row["planned_rounds"]] for row in changes if "planned_rounds" in row]
-    assert told == config["planned_rounds"][1:]
+    assert [pair for pair in told if pair[0]] == config["planned_rounds"][1:]
 
 
 def test_the_finished_configuration_repeats_the_run_to_the_bit(finished, teacher, tmp_path):

@@ -38,6 +38,16 @@ def test_a_wrong_estimate_is_corrected(estimate):
     assert limit.now + 50 / estimate == pytest.approx(1000, rel=0.03)
 
 
+def test_the_time_in_which_a_method_makes_its_images_is_left_out():
+    """The estimate of the kept time would else be corrected in the second round, to next to nothing."""
+    limit = Clock(budget=420.0, kept=65.0, round_seconds=2.4, earlier=270.0, now=46.0)
+    pace, done = followed(limit, 34, lambda done: 2.4)
+    assert pace.totals[0] == (0, 34 - 19) and 15 <= done <= 17
+    assert limit.spent() + limit.kept == pytest.approx(420, rel=0.03)
+    fewest = Pace(34, (), Clock(budget=420.0, kept=65.0, round_seconds=2.4, now=500.0, idle_rounds=3))
+    assert fewest.total(0) == 5
+
+
 def test_a_machine_that_becomes_busy_is_followed():
     limit = Clock(budget=1000.0, kept=20.0, round_seconds=1.0)
     pace, done = followed(limit, 980, lambda done: 1.0 if done < 400 else 2.5)

@@ -177,7 +177,8 @@ def test_the_forecast_changes_no_weight_and_covers_what_follows(teacher, tmp_pat
     assert run(*loud) == 0
     said = capsys.readouterr().err
     assert "of 6 rounds after" in said and "left" in said.partition("6 of 6 rounds")[0]
-    assert "evaluate: " in said and "about 0:03 left" in said, "three seconds for the folder"
+    at_work = re.findall(r"evaluate: .* about 0:(\d\d) left", said)
+    assert at_work and max(map(int, at_work)) >= 3, "three seconds for the folder"
     assert {"ordinary", "late"} <= set(made[-1].forecast.rounds) and made[-1].forecast.after > 3
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("quiet", "loud"))
     assert all(first[name].equal(second[name]) for name in first)

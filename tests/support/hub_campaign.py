@@ -191,8 +191,6 @@ class Campaign:
         wide = number % WIDE == WIDE - 1
         older, newest = [self.wide] * 2 if wide else chance.sample(self.teachers, 2)
         commits = {repo.commit(read(place)): place for place in (older, newest)}
-        if wide:
-            commits = {repo.at("main").sha: newest}
         self.hub.redirects = chance.random() < 0.5
         repo.names_blobs = chance.random() < 0.8
         faults = self._draw(chance, PULLS, ("config.json", "model.safetensors"))

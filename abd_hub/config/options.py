@@ -258,8 +258,9 @@ class DistillConfig(PushOptions):
     """Act against the backdoor; YAML gives a list of their names."""
     purification: Purification | Literal["auto", "none"] = "auto"
     """Cleans the teacher before the first round: auto inspects it and unlearns what is flagged, none leaves
-    it as it is and inspects neither teacher nor student, and the settings of a purification run this one; YAML
-    gives the name. With auto, and in all inspections, networks run in bf16 where ``trainer.mixed_precision`` is bf16."""
+    it as it is and inspects neither teacher nor student, and the settings of a purification run this one;
+    YAML gives the name. With auto, and in all inspections, networks run in bf16 where
+    ``trainer.mixed_precision`` is bf16."""
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     """Describes the measurement at the end."""
     trainer: TrainerOptions = field(default_factory=TrainerOptions)

@@ -201,7 +201,8 @@ def _add_plugins(parser: StrictParser) -> None:
         default="auto",
         metavar="NAME",
         help="Cleans the teacher first: auto inspects it and unlearns what is flagged, none leaves it as it "
-        f"is and inspects neither teacher nor student; otherwise one of {', '.join(_names('purifications'))}.",
+        "is and inspects neither teacher nor student; otherwise one of "
+        f"{', '.join(_names('purifications'))}.",
     )
 
 

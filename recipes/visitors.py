@@ -248,9 +248,8 @@ def main() -> int:
     options.output_dir.mkdir(parents=True, exist_ok=True)
     if any(options.output_dir.iterdir()):
         raise SystemExit(f"--output_dir: {options.output_dir} is not empty; give another folder")
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # in the background of a shell; the page would have it
+    # A shell starts what it puts in the background so, and the page could not be interrupted.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with page() as app:
         campaign = Campaign(app, options)

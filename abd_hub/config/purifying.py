@@ -88,7 +88,10 @@ def _parser(name: str, settings: type[Any] | None) -> StrictParser:
 def _add_subject(parser: StrictParser) -> None:
     group = parser.add_argument_group("What to purify")
     group.add_argument(
-        "model", type=str, metavar="MODEL", help="It is a folder, hf-hub:org/name, timm:name or a checkpoint."
+        "model",
+        type=str,
+        metavar="MODEL",
+        help="It is a folder, hf-hub:org/name, a name in timm or a file of weights.",
     )
     group.add_argument(
         "--purification",

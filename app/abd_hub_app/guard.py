@@ -81,9 +81,8 @@ class Store:
     def _files(self) -> list[Path]:
         """Returns all files except the files of visitors' runs, which the queue limits and removes itself."""
         found = []
-        for place, folders, files in os.walk(
-            self.folder
-        ):  # passes over what another thread removes meanwhile
+        # os.walk passes over what another thread removes meanwhile, where rglob raises an error.
+        for place, folders, files in os.walk(self.folder):
             if place == str(self.folder):
                 folders[:] = [folder for folder in folders if not folder.startswith(RUNS)]
             found += [path for path in (Path(place, name) for name in files) if path.is_file()]
